@@ -1,0 +1,244 @@
+"""Every error that leaves a function of this project.
+
+    AudioBatchError
+    ├── ConfigError             settings or arguments that cannot work; nothing was sent
+    │   └── FolderInUse         another run holds the output folder
+    ├── InputError              one input cannot be sent; the others can
+    ├── StorageError            the output cannot be written
+    ├── BudgetReached           the next call could pass a cost limit
+    ├── RequestRejected         the service refuses this request for good
+    │   └── ContentFiltered     … because of its content
+    ├── BadReply                paid for, but not what was asked
+    ├── OutcomeUnknown          sent; perhaps answered, perhaps billed
+    ├── TransientError          nothing was bought; the same request may pass later
+    │   ├── RateLimited         … after `retry_after_s`
+    │   ├── Unavailable         the service is in trouble
+    │   └── Disconnected        the service was not reached
+    └── DeploymentFatal         no request to this deployment can pass
+        ├── AuthenticationFailed
+        ├── PermissionMissing
+        ├── DeploymentGone
+        └── CreditExhausted
+
+An error knows whose fault it is (its class) and the word for it in the manifest (`error_type`).
+Retry decisions are made by class, never by message text.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ErrorType(StrEnum):
+    """The manifest's `error_type`: a closed list that users filter by."""
+
+    INPUT = "input"
+    REJECTED = "rejected"
+    CONTENT_FILTER = "content_filter"
+    BAD_REPLY = "bad_reply"
+    RATE_LIMITED = "rate_limited"
+    UNAVAILABLE = "unavailable"
+    DISCONNECTED = "disconnected"
+    TIMED_OUT = "timed_out"
+    AUTHENTICATION = "authentication"
+    PERMISSION = "permission"
+    DEPLOYMENT = "deployment"
+    CREDIT = "credit"
+    BUDGET = "budget"
+    STORAGE = "storage"
+    INTERNAL = "internal"
+
+
+#: A failure of one of these types is sent again by the next `run`; the others only by `retry`.
+RETRYABLE: frozenset[ErrorType] = frozenset(
+    {
+        ErrorType.RATE_LIMITED,
+        ErrorType.UNAVAILABLE,
+        ErrorType.DISCONNECTED,
+        ErrorType.TIMED_OUT,
+        ErrorType.AUTHENTICATION,
+        ErrorType.PERMISSION,
+        ErrorType.DEPLOYMENT,
+        ErrorType.CREDIT,
+        ErrorType.BUDGET,
+        ErrorType.STORAGE,
+        ErrorType.INTERNAL,
+        ErrorType.INPUT,
+    }
+)
+
+
+class AudioBatchError(Exception):
+    """The root: `except AudioBatchError` catches all that this project raises on purpose."""
+
+    error_type: ErrorType = ErrorType.INTERNAL
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigError(AudioBatchError):
+    """Settings or arguments that cannot work. The message says which, and what is allowed."""
+
+
+class FolderInUse(ConfigError):
+    """Another run holds the output folder's lock."""
+
+
+class InputError(AudioBatchError):
+    """One input cannot be sent. The message is the reason, ready for the manifest."""
+
+    error_type = ErrorType.INPUT
+
+
+class StorageError(AudioBatchError):
+    """The output cannot be written: no space, no permission, gone."""
+
+    error_type = ErrorType.STORAGE
+
+
+class BudgetReached(AudioBatchError):
+    """The next call could pass `--max-cost` or `--max-total-cost`."""
+
+    error_type = ErrorType.BUDGET
+
+
+class ServiceError(AudioBatchError):
+    """What the service said, in its own words where it said any.
+
+    Attributes:
+        status: HTTP status, or None where there was none.
+        code: the service's error code, for example `audio_not_found`.
+        request_id: the service's id of the request, for a support case.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+
+
+class RequestRejected(ServiceError):
+    """The service refuses this request, today and tomorrow (400, 413, 422)."""
+
+    error_type = ErrorType.REJECTED
+
+
+class AudioIdGone(RequestRejected):
+    """The earlier reply that this turn names by its audio id is no longer kept by the service."""
+
+
+class ContentFiltered(RequestRejected):
+    """The content filter refused the prompt or cut the reply; `code` names the category where known."""
+
+    error_type = ErrorType.CONTENT_FILTER
+
+
+class BadReply(ServiceError):
+    """A reply that was paid for and is not what was asked for.
+
+    Attributes:
+        raw: the body as it came, kept beside the item.
+    """
+
+    error_type = ErrorType.BAD_REPLY
+
+    def __init__(self, message: str, *, raw: bytes = b"", request_id: str | None = None) -> None:
+        super().__init__(message, status=200, request_id=request_id)
+        self.raw = raw
+
+
+class OutcomeUnknown(ServiceError):
+    """The request was sent and its end was not seen: perhaps answered, perhaps billed."""
+
+    error_type = ErrorType.DISCONNECTED
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        timed_out: bool = False,
+        status: int | None = None,
+        request_id: str | None = None,
+        raw: bytes = b"",
+    ) -> None:
+        super().__init__(message, status=status, request_id=request_id)
+        self.raw = raw
+        if timed_out:
+            self.error_type = ErrorType.TIMED_OUT
+
+
+class TransientError(ServiceError):
+    """Nothing was bought; the same request may pass later."""
+
+
+class RateLimited(TransientError):
+    """429 for rate. `retry_after_s` is the wait the service asked for, None where it named none."""
+
+    error_type = ErrorType.RATE_LIMITED
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(message, status=429, request_id=request_id)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(TransientError):
+    """500, 502, 503, 504, 529. `retry_after_s` where the service named a wait."""
+
+    error_type = ErrorType.UNAVAILABLE
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, status=status, request_id=request_id)
+        self.retry_after_s = retry_after_s
+
+
+class Disconnected(TransientError):
+    """The service was not reached (name look-up, connect, TLS): nothing was sent."""
+
+    error_type = ErrorType.DISCONNECTED
+
+
+class DeploymentFatal(ServiceError):
+    """No request to this deployment can pass; the job stops when no deployment is left."""
+
+
+class AuthenticationFailed(DeploymentFatal):
+    """401: wrong key, or a token that is missing, expired or for another audience."""
+
+    error_type = ErrorType.AUTHENTICATION
+
+
+class PermissionMissing(DeploymentFatal):
+    """The credential is good but lacks the role, or the network is not let in."""
+
+    error_type = ErrorType.PERMISSION
+
+
+class DeploymentGone(DeploymentFatal):
+    """404: no such deployment, or the wrong endpoint or API version."""
+
+    error_type = ErrorType.DEPLOYMENT
+
+
+class CreditExhausted(DeploymentFatal):
+    """No credit, or a spend limit: waiting does not help."""
+
+    error_type = ErrorType.CREDIT

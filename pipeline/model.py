@@ -1,0 +1,320 @@
+"""What travels through the pipeline: Source → Item → Turn → Request → Reply → Outcome.
+
+All frozen. Units stand in the names: `_s` seconds, `_hz` hertz, `_bytes`, `_usd` US dollars, `_dbfs` decibels
+below full scale. Text that came from a model or a user is data and is never used as a path or a command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.errors import ErrorType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from decimal import Decimal
+
+Modality = Literal["text", "audio"]
+
+
+class SourceKind(StrEnum):
+    RECORDING = "recording"
+    PROMPT = "prompt"
+
+
+class Status(StrEnum):
+    """The manifest's `status`. `refused`: never sent, the input is bad. `unknown`: sent, end not seen."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+    PENDING = "pending"
+
+
+class Check(StrEnum):
+    """What a listener would want to know of a reply before listening; thresholds in `audio/checks.py`."""
+
+    SILENT = "silent"
+    NEAR_SILENT = "near_silent"
+    CLIPPED = "clipped"
+    TRUNCATED = "truncated"
+    TEXT_ONLY = "text_only"
+    NO_TRANSCRIPT = "no_transcript"
+    REFUSAL = "refusal"
+    NOT_VERBATIM = "not_verbatim"
+    SPEECH_RATE = "speech_rate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """A recording as probed: measured from its samples where that is possible, not from its header.
+
+    Attributes:
+        container: what the bytes are, whatever the name says: `wav`, `mp3`, `flac`, …
+        codec: how the samples are stored: `pcm_s16le`, `pcm_mulaw`, `mp3`, …
+        level_dbfs: RMS level, None where it was not measured.
+        silence_share: share of the duration below the silence threshold, 0 to 1; None: not measured.
+        notes: what a person should know (`extension says .wav, content is mp3`).
+    """
+
+    container: str
+    codec: str
+    duration_s: float
+    sample_rate_hz: int
+    channels: int
+    level_dbfs: float | None = None
+    silence_share: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.duration_s < 0 or self.sample_rate_hz <= 0 or self.channels <= 0:
+            raise ValueError(f"not a recording: {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSettings:
+    """What one row of a prompt table sets for itself; None leaves the job's setting."""
+
+    filename: str | None = None
+    voice: str | None = None
+    format: str | None = None
+    system: str | None = None
+    deployment: str | None = None
+    temperature: float | None = None
+    max_completion_tokens: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One input as discovered: a recording on disk, or a text prompt.
+
+    Attributes:
+        item_id: stable across runs, unique in the job.
+        position: place in input order; changes when inputs are added before it.
+        root: the folder (or file's folder) that `path` is relative to; empty for stdin.
+        path: POSIX path of the file it came from, relative to `root`.
+        text: the prompt's text; empty for a recording without one of its own.
+        row: the prompt table's own columns, as text.
+        sha256: of the recording's bytes, or of the prompt text as UTF-8.
+        refusal: why it cannot be sent; empty when it can.
+    """
+
+    item_id: str
+    kind: SourceKind
+    position: int
+    root: str
+    path: str
+    text: str = ""
+    row: Mapping[str, str] = field(default_factory=dict)
+    settings: RowSettings = RowSettings()
+    size_bytes: int = 0
+    mtime_ns: int = 0
+    sha256: str = ""
+    media: Media | None = None
+    refusal: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.item_id:
+            raise ValueError("a source needs an item_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One exchange of an item, with its settings resolved.
+
+    Attributes:
+        number: 1 for the first.
+        text: what the user says in text; empty when the recording stands alone.
+        fingerprint: SHA-256 over all that decides the reply, the earlier turns included.
+    """
+
+    number: int
+    text: str
+    modalities: tuple[Modality, ...]
+    voice: str
+    format: str
+    fingerprint: str
+
+    @property
+    def wants_audio(self) -> bool:
+        return "audio" in self.modalities
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A source with what will be asked of it."""
+
+    source: Source
+    turns: tuple[Turn, ...]
+    system: str
+    model: str
+    deployment: str | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    max_completion_tokens: int | None = None
+    read_aloud: bool = False
+
+    @property
+    def item_id(self) -> str:
+        return self.source.item_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioPart:
+    """Encoded audio as it is sent: a whole `wav` or `mp3` file's bytes."""
+
+    data: bytes = field(repr=False)
+    format: Literal["wav", "mp3"]
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriorReply:
+    """An earlier reply that a follow-up builds on: by its audio id while that lives, else by its words."""
+
+    audio_id: str | None
+    audio_expires_at: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """An earlier turn: what the user said, and what was replied."""
+
+    text: str
+    audio: AudioPart | None
+    reply: PriorReply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One turn, ready for a transport. Which deployment carries it is not its business."""
+
+    item_id: str
+    turn: int
+    system: str
+    history: tuple[Exchange, ...]
+    text: str
+    audio: AudioPart | None
+    modalities: tuple[Modality, ...]
+    voice: str
+    format: str
+    temperature: float | None = None
+    seed: int | None = None
+    max_completion_tokens: int | None = None
+
+    @property
+    def wants_audio(self) -> bool:
+        return "audio" in self.modalities
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens as the service counted them. Input counts include the cached ones."""
+
+    input_text_tokens: int = 0
+    input_audio_tokens: int = 0
+    cached_tokens: int = 0
+    output_text_tokens: int = 0
+    output_audio_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return (
+            self.input_text_tokens
+            + self.input_audio_tokens
+            + self.output_text_tokens
+            + self.output_audio_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A reply, decoded: bytes are bytes, times are seconds, nothing of the wire's shape is left.
+
+    Attributes:
+        text: `message.content`; the answer when text alone was asked for.
+        transcript: of the reply's audio.
+        audio: encoded in `audio_format`; None when the service sent none.
+        audio_expires_at: epoch seconds until which `audio_id` may be named by a follow-up.
+        input_transcript: of the user's audio, where the transport gives one.
+        limits: the service's rate-limit headers, lower case.
+        raw: the body as it came; kept only where something is wrong.
+    """
+
+    text: str
+    transcript: str
+    audio: bytes | None = field(repr=False)
+    audio_format: str
+    audio_id: str | None
+    audio_expires_at: float | None
+    finish_reason: str
+    usage: Usage | None
+    model: str
+    request_id: str | None
+    latency_s: float
+    input_transcript: str = ""
+    limits: Mapping[str, str] = field(default_factory=dict)
+    raw: bytes = field(default=b"", repr=False)
+
+    @property
+    def words(self) -> str:
+        """What was said: the transcript, or the text where no audio came."""
+        return self.transcript or self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedFile:
+    """A file in the output folder: POSIX path relative to it, size, and SHA-256 of its bytes."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one turn of one item; final once recorded."""
+
+    item_id: str
+    turn: int
+    fingerprint: str
+    status: Status
+    run_id: str
+    started_at: datetime
+    finished_at: datetime
+    version: int = 1
+    error_type: ErrorType | None = None
+    error_message: str = ""
+    transcript: str = ""
+    input_transcript: str = ""
+    audio: SavedFile | None = None
+    audio_duration_s: float | None = None
+    transcript_file: SavedFile | None = None
+    raw_reply: SavedFile | None = None
+    checks: tuple[Check, ...] = ()
+    voice: str = ""
+    format: str = ""
+    model: str = ""
+    deployment: str = ""
+    provider: str = ""
+    transport: str = ""
+    attempts: int = 0
+    perhaps_billed: int = 0
+    latency_s: float | None = None
+    usage: Usage | None = None
+    cost_usd: Decimal | None = None
+    finish_reason: str = ""
+    request_id: str = ""
+    audio_id: str | None = None
+    audio_expires_at: float | None = None
+    parts: int | None = None
+    trimmed_s: float | None = None
+    word_error_rate: float | None = None
+    input_sha256: str = ""
+    settings_key: str = ""
