@@ -1,0 +1,2 @@
+class EngineCrashed(Exception):
+    """The engine's process died or hung."""
