@@ -77,7 +77,7 @@ class Measurer:
         # Divided by the window's own, so that a longer period is not worth less (Boersma 1993).
         shortest, longest = EAR_RATE_HZ // HIGHEST_PITCH_HZ, EAR_RATE_HZ // LOWEST_PITCH_HZ
         lags = _autocorrelation(windows)[:, : longest + 2] / self._window_correlation[: longest + 2]
-        pitches = []
+        pitches: list[float] = []
         for row in lags:
             best = row[shortest:longest].max(initial=0.0)
             if best < VOICED_CORRELATION:
@@ -87,14 +87,15 @@ class Measurer:
                 if row[lag] >= 0.9 * best and row[lag] >= row[lag - 1] and row[lag] >= row[lag + 1]:
                     pitches.append(EAR_RATE_HZ / lag)
                     break
-        return np.asarray(pitches, dtype=np.float64)
+        return np.array(pitches, dtype=np.float64)
 
 
 def _autocorrelation(windows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of each row, 1.0 at lag 0."""
     spectrum = np.fft.rfft(windows, 2 * PITCH_WINDOW_SAMPLES, axis=1)
     correlation = np.fft.irfft(np.abs(spectrum) ** 2, axis=1)[:, :PITCH_WINDOW_SAMPLES]
-    return np.asarray(correlation / np.maximum(correlation[:, :1], 1e-20))
+    normalised: NDArray[np.float64] = correlation / np.maximum(correlation[:, :1], 1e-20)
+    return normalised
 
 
 def _dbfs(powers: NDArray[np.floating]) -> NDArray[np.float64]:
