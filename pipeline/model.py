@@ -289,6 +289,7 @@ class Outcome:
     started_at: datetime
     finished_at: datetime
     version: int = 1
+    prompt: str = ""
     error_type: ErrorType | None = None
     error_message: str = ""
     transcript: str = ""

@@ -1,0 +1,199 @@
+"""The ledger's tables and its numbered migrations.
+
+Times are ISO 8601 UTC text and money is decimal text, so that SQLite and PostgreSQL give back exactly what
+was put in. JSON is text that only this project reads.
+
+    items      one row an input: what discovery found
+    outcomes   one row an item and turn: what became of it, now
+    versions   outcomes that a redo has superseded
+    attempts   one row a call, written *before* it is sent: the account of money
+    runs       one row a run
+    settings   job settings that results were made with, by their key
+    meta       the schema's version
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+    update,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+metadata = MetaData()
+
+meta = Table("meta", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
+
+items = Table(
+    "items",
+    metadata,
+    Column("item_id", Text, primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("root", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("text", Text, nullable=False, default=""),
+    Column("row", Text, nullable=False, default=""),
+    Column("settings", Text, nullable=False, default=""),
+    Column("size_bytes", BigInteger, nullable=False, default=0),
+    Column("mtime_ns", BigInteger, nullable=False, default=0),
+    Column("sha256", Text, nullable=False, default=""),
+    Column("media", Text, nullable=False, default=""),
+    Column("refusal", Text, nullable=False, default=""),
+    Column("seen_run", Text, nullable=False),
+    Column("todo_run", Text),
+    Index("items_by_position", "position"),
+    Index("items_to_do", "todo_run", "position"),
+)
+
+
+def _outcome_columns() -> list[Column[object]]:
+    return [
+        Column("fingerprint", Text, nullable=False),
+        Column("kept_as", Text, nullable=False, default=""),
+        Column("status", Text, nullable=False),
+        Column("run_id", Text, nullable=False),
+        Column("started_at", Text, nullable=False),
+        Column("finished_at", Text, nullable=False),
+        Column("prompt", Text, nullable=False, default=""),
+        Column("error_type", Text, nullable=False, default=""),
+        Column("error_message", Text, nullable=False, default=""),
+        Column("transcript", Text, nullable=False, default=""),
+        Column("input_transcript", Text, nullable=False, default=""),
+        Column("audio", Text, nullable=False, default=""),
+        Column("audio_duration_s", Float),
+        Column("transcript_file", Text, nullable=False, default=""),
+        Column("raw_reply", Text, nullable=False, default=""),
+        Column("checks", Text, nullable=False, default=""),
+        Column("voice", Text, nullable=False, default=""),
+        Column("format", Text, nullable=False, default=""),
+        Column("model", Text, nullable=False, default=""),
+        Column("deployment", Text, nullable=False, default=""),
+        Column("provider", Text, nullable=False, default=""),
+        Column("transport", Text, nullable=False, default=""),
+        Column("attempts", Integer, nullable=False, default=0),
+        Column("perhaps_billed", Integer, nullable=False, default=0),
+        Column("latency_s", Float),
+        Column("usage", Text, nullable=False, default=""),
+        Column("cost_usd", Text),
+        Column("finish_reason", Text, nullable=False, default=""),
+        Column("request_id", Text, nullable=False, default=""),
+        Column("audio_id", Text),
+        Column("audio_expires_at", Float),
+        Column("parts", Integer),
+        Column("trimmed_s", Float),
+        Column("word_error_rate", Float),
+        Column("input_sha256", Text, nullable=False, default=""),
+        Column("settings_key", Text, nullable=False, default=""),
+    ]
+
+
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("item_id", Text, primary_key=True),
+    Column("turn", Integer, primary_key=True),
+    Column("version", Integer, nullable=False, default=1),
+    *_outcome_columns(),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("item_id", Text, primary_key=True),
+    Column("turn", Integer, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    *_outcome_columns(),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("attempt_id", Text, primary_key=True),
+    Column("item_id", Text, nullable=False),
+    Column("turn", Integer, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("started_at", Text, nullable=False),
+    Column("finished_at", Text),
+    Column("state", Text, nullable=False),
+    Column("deployment", Text, nullable=False, default=""),
+    Column("provider", Text, nullable=False, default=""),
+    Column("transport", Text, nullable=False, default=""),
+    Column("model", Text, nullable=False, default=""),
+    Column("voice", Text, nullable=False, default=""),
+    Column("format", Text, nullable=False, default=""),
+    Column("prompt", Text, nullable=False, default=""),
+    Column("input_sha256", Text, nullable=False, default=""),
+    Column("settings_key", Text, nullable=False, default=""),
+    Column("error_type", Text, nullable=False, default=""),
+    Column("request_id", Text, nullable=False, default=""),
+    Column("cost_usd", Text),
+    Index("attempts_by_item", "item_id", "turn"),
+    Index("attempts_by_state", "state"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("started_at", Text, nullable=False),
+    Column("finished_at", Text),
+    Column("spec", Text, nullable=False),
+    Column("settings_key", Text, nullable=False),
+    Column("summary", Text),
+)
+
+settings = Table(
+    "settings", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False)
+)
+
+
+def _first(connection: Connection) -> None:
+    metadata.create_all(connection)
+
+
+#: In order; a ledger at version n has had the first n applied. Append only.
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first,)
+
+
+def migrate(connection: Connection) -> int:
+    """Bring a ledger to this version's tables, in the caller's transaction.
+
+    Returns:
+        The version it had before (0: it was new).
+
+    Raises:
+        ValueError: a later version of the program made it.
+    """
+    had = 0
+    if inspect(connection).has_table("meta"):
+        value = connection.execute(select(meta.c.value).where(meta.c.key == "schema_version")).scalar()
+        had = int(value or 0)
+    if had > len(MIGRATIONS):
+        raise ValueError(f"version {had}, this program knows up to {len(MIGRATIONS)}")
+    for step in MIGRATIONS[had:]:
+        step(connection)
+    new = {"key": "schema_version", "value": str(len(MIGRATIONS))}
+    if had == 0:
+        connection.execute(insert(meta), new)
+    elif had < len(MIGRATIONS):
+        connection.execute(update(meta).where(meta.c.key == "schema_version").values(value=new["value"]))
+    return had
