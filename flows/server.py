@@ -1,0 +1,182 @@
+"""Prefect's API server for one run, when the user has none of their own.
+
+Prefect can start such a server by itself; ours is started as the first thing of a run, before anything heavy is
+imported, so that inputs are discovered and planned while it comes up, and in a session of its own, so that
+Ctrl-C reaches the run and not the server that has to record the run's end.
+
+    server = EmbeddedServer()
+    server.start()                  # some ten milliseconds
+    ...                             # discovery, planning
+    await server.wait_healthy()
+    from flows.process_folder import process_folder
+
+Nothing here imports Prefect. Prefect reads its settings once, so `start` must come before its import.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import IO
+
+from pipeline.errors import ConfigError
+
+DEADLINE_S = 120.0
+STOP_S = 5.0
+LOG_TAIL_LINES = 15
+
+#: For this process and the server, wherever the user has not set them otherwise.
+#: Recorder: with its own default of 1 a burst of task states overruns a queue, and runs stay RUNNING for ever.
+CLIENT_ENVIRONMENT = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_CLI_PROMPT": "false",
+}
+SERVER_ENVIRONMENT = {
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+}
+#: What makes it the server of one run: no pages, no scheduler, no late-run marking.
+EPHEMERAL = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+#: The server has no use for the service's credentials, so it does not get them.
+WITHHELD_PREFIXES = ("AZURE_", "OPENAI_", "AUDIOBATCH_")
+
+
+def quiet_prefect() -> None:
+    """Keep Prefect's log off this process's terminal. Its pages still get it. The user's own settings hold."""
+    for name, value in CLIENT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+class EmbeddedServer:
+    """One child process that serves Prefect's API on a loopback port of its own.
+
+    Attributes:
+        api_url: what `PREFECT_API_URL` was set to; empty before `start`.
+        pid: of the child; None before `start` and after `stop`.
+    """
+
+    def __init__(self) -> None:
+        self.api_url = ""
+        self._child: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+        self._replaced: dict[str, str | None] = {}
+        self._started_at = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child else None
+
+    def start(self) -> None:
+        """Start the child and point this process at it; the child is not ready yet.
+
+        Raises:
+            ConfigError: the child ended at once.
+        """
+        quiet_prefect()
+        self._started_at = time.monotonic()
+        self._log = tempfile.TemporaryFile(prefix="audiobatch-prefect-")  # noqa: SIM115 - closed by `stop`
+        root = str(Path(__file__).resolve().parent.parent)
+        environment = {
+            **SERVER_ENVIRONMENT,
+            **{name: value for name, value in os.environ.items() if not name.startswith(WITHHELD_PREFIXES)},
+            **EPHEMERAL,
+            "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+        }
+        environment.pop("PREFECT_API_URL", None)
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "flows.server_child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+            start_new_session=True,
+        )
+        # Before Prefect's own hooks are registered, so that it runs after they have sent their last events.
+        atexit.register(self.stop)
+        assert self._child.stdout is not None
+        with self._child.stdout as announced:
+            port = announced.readline().strip().decode()
+        if not port.isdecimal():
+            raise self._failure("ended before it listened")
+        self.api_url = f"http://127.0.0.1:{port}/api"
+        self._replaced["PREFECT_API_URL"] = os.environ.get("PREFECT_API_URL")
+        os.environ["PREFECT_API_URL"] = self.api_url
+
+    async def wait_healthy(self, *, deadline_s: float = DEADLINE_S) -> float:
+        """Wait until the server answers. Returns the seconds since `start`.
+
+        Raises:
+            ConfigError: it ended, or did not answer in time; with the tail of its log.
+        """
+        assert self._child is not None, "start() comes first"
+        end = self._started_at + deadline_s
+        while not await asyncio.to_thread(_answers, self.api_url, min(5.0, max(0.1, end - time.monotonic()))):
+            if self._child.poll() is not None:
+                raise self._failure(f"ended with code {self._child.returncode}")
+            if time.monotonic() > end:
+                raise self._failure(f"did not answer within {deadline_s:g} s")
+            await asyncio.sleep(0.05)
+        return time.monotonic() - self._started_at
+
+    def stop(self) -> None:
+        """End the child: its input is closed, which it takes as the wish to end; then by signal. Safe to repeat."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        atexit.unregister(self.stop)
+        if child.stdin is not None:
+            with contextlib.suppress(OSError):
+                child.stdin.close()
+        for ask in (lambda: None, child.terminate, child.kill):
+            ask()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(STOP_S)
+                break
+        if self._log is not None:
+            self._log.close()
+        for name, value in self._replaced.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._replaced.clear()
+
+    def log_tail(self) -> str:
+        """The last lines that the server wrote."""
+        if self._log is None or self._log.closed:
+            return ""
+        self._log.seek(0)
+        return "\n".join(self._log.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+
+    def _failure(self, what: str) -> ConfigError:
+        tail = self.log_tail()
+        self.stop()
+        return ConfigError(
+            f"Prefect's embedded server {what}. `--no-prefect` runs the same job without it; "
+            "PREFECT_API_URL names a server of your own."
+            + (f"\nIts last words:\n{tail}" if tail else "")
+        )
+
+
+def _answers(api_url: str, timeout_s: float) -> bool:
+    """One question to the server. The child listens from its first moment, so the answer comes when it is ready."""
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            f"{api_url}/health", timeout=timeout_s
+        ) as reply:
+            return bool(reply.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False

@@ -1,0 +1,129 @@
+"""Prefect's API server as a child process of a run: `python -m flows.server_child`.
+
+It says on its standard output which port it listens on, before anything heavy is imported: the port is its own
+from that moment, so that two servers never race for one, and a client's first request simply waits until the
+server can answer. It ends when its standard input does, or when its parent is gone: a run that dies by
+`kill -9` leaves no server behind.
+
+The database is migrated only where it was not brought to its present revision by this very version of Prefect;
+a lock beside the database keeps two first starts from migrating it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import uvicorn
+
+PARENT_POLL_S = 1.0
+LAST_WORDS_S = 4.0
+MIGRATION_PATIENCE_S = 300.0
+
+
+def main() -> None:
+    """Listen, announce the port, serve until the parent is gone or says so."""
+    parent = os.getppid()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    print(listener.getsockname()[1], flush=True)
+    # What a library prints later must not meet a closed pipe.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    gone = threading.Event()
+    threading.Thread(target=_watch_input, args=(gone,), daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(gone, parent), daemon=True).start()
+    with _schema_known_or_locked() as release:
+        server = _server(release)
+        threading.Thread(target=_end_with, args=(gone, server), daemon=True).start()
+        server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(3)
+
+
+def _server(on_started: contextlib.ExitStack) -> uvicorn.Server:
+    """uvicorn's server; `on_started` is closed once the application answers."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                on_started.close()
+
+    config = uvicorn.Config(
+        "prefect.server.api.server:create_app",
+        factory=True,
+        lifespan="on",
+        log_level="error",
+        access_log=False,
+        timeout_graceful_shutdown=2,
+    )
+    return Server(config)
+
+
+@contextlib.contextmanager
+def _schema_known_or_locked() -> Iterator[contextlib.ExitStack]:
+    """Skip the migration where it would do nothing; else hold the database's lock until the server has started.
+
+    Yields what is to be closed then: it records the revision and frees the lock.
+    """
+    from filelock import FileLock
+    from prefect import __version__
+    from prefect.settings import (
+        PREFECT_API_DATABASE_CONNECTION_URL,
+        PREFECT_API_DATABASE_MIGRATE_ON_START,
+        temporary_settings,
+    )
+
+    from flows import server_schema
+
+    database = server_schema.sqlite_path(str(PREFECT_API_DATABASE_CONNECTION_URL.value() or ""))
+    skip = temporary_settings({PREFECT_API_DATABASE_MIGRATE_ON_START: False})
+    with contextlib.ExitStack() as whole:
+        release = whole.enter_context(contextlib.ExitStack())
+        if database is not None and PREFECT_API_DATABASE_MIGRATE_ON_START.value():
+            if server_schema.is_current(database, __version__):
+                whole.enter_context(skip)
+            else:
+                database.parent.mkdir(parents=True, exist_ok=True)
+                lock = f"{database}.audiobatch-lock"
+                release.enter_context(FileLock(lock, timeout=MIGRATION_PATIENCE_S))
+                if server_schema.is_current(database, __version__):
+                    release.close()
+                    whole.enter_context(skip)
+                else:
+                    release.callback(server_schema.record, database, __version__)
+        yield release
+
+
+def _watch_input(gone: threading.Event) -> None:
+    """Standard input is a pipe that the parent holds; it ends with the parent, or when the parent closes it."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdin.buffer.read()
+    gone.set()
+
+
+def _watch_parent(gone: threading.Event, parent: int) -> None:
+    """The pipe's other end may live on in a forked child of the parent; the parent's id does not."""
+    if os.name != "nt":
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_S)
+        gone.set()
+
+
+def _end_with(gone: threading.Event, server: uvicorn.Server) -> None:
+    gone.wait()
+    server.should_exit = True
+    time.sleep(LAST_WORDS_S)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
