@@ -1,0 +1,251 @@
+"""What a recording is, before anything is spent: measured from its samples, or refused with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import multiprocessing
+import os
+import stat
+from collections import deque
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.audio.decode import NotAudio, Sound, open_sound
+from pipeline.audio.levels import LevelMeter
+from pipeline.errors import InputError
+from pipeline.model import Media
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+#: Endings that recordings of a container usually have; the first is the one to suggest.
+EXTENSIONS: dict[str, tuple[str, ...]] = {
+    "wav": ("wav", "wave"),
+    "mp3": ("mp3",),
+    "mp4": ("m4a", "mp4", "mov", "m4v", "m4b", "3gp", "3g2", "aac"),
+    "aac": ("aac",),
+    "flac": ("flac",),
+    "ogg": ("ogg", "oga", "opus"),
+    "webm": ("webm",),
+    "mkv": ("mkv", "mka"),
+    "aiff": ("aiff", "aif", "aifc"),
+    "amr": ("amr", "awb"),
+    "au": ("au",),
+    "caf": ("caf",),
+    "w64": ("w64",),
+    "wma": ("wma",),
+}
+_KNOWN = frozenset(ending for endings in EXTENSIONS.values() for ending in endings)
+
+#: The service takes audio files up to 20 MB; the tighter reading, 10^6 bytes a megabyte, and before base64.
+#: Source: learn.microsoft.com, audio completions quickstart, "maximum audio file size", checked 2026-11-20.
+LARGEST_SENT_BYTES = 20_000_000
+
+#: Nothing in the recording is above this, and hardly a window above `levels.SILENCE_DBFS`: nobody speaks in
+#: it.
+SILENT_DBFS = -60.0
+SILENT_SHARE = 0.999
+
+#: A header may promise this much more than is there without being called cut short: encoders pad their last
+#: frames, and mp3 headers count the decoder's delay.
+_PROMISE_SLACK_S = 0.15
+_PROMISE_SLACK_SHARE = 0.01
+
+#: Below this many files a pool's start costs more than it saves.
+_FEWEST_FOR_POOL = 16
+_READ_BYTES = 1 << 20
+#: A browser's or pipe's WAV without sizes is read here, but not every server reads it.
+NOTE_SIZES = "its header does not say how long it is, or says it wrongly"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """A recording's measured facts, and the identity of the bytes that were measured."""
+
+    media: Media
+    sha256: str
+    size_bytes: int
+    mtime_ns: int
+
+
+def looks_like_audio(name: str) -> bool:
+    """Whether a file's ending is one that recordings have; its content decides later."""
+    return PurePosixPath(name).suffix.lower().removeprefix(".") in _KNOWN
+
+
+def sendable_as_is(media: Media, size_bytes: int) -> Literal["wav", "mp3"] | None:
+    """The format under which the service takes these bytes unchanged; None where they must be prepared.
+
+    WAV: 16-bit samples, one or two channels, 8 to 48 kHz, a header that is true. mp3: as it is. Both up to
+    `LARGEST_SENT_BYTES`. The wire knows these two formats alone; other WAV flavours are not promised
+    anywhere.
+    """
+    if size_bytes > LARGEST_SENT_BYTES:
+        return None
+    if media.container == "mp3" and media.codec == "mp3":
+        return "mp3"
+    plain = media.container == "wav" and media.codec == "pcm_s16le" and NOTE_SIZES not in media.notes
+    return "wav" if plain and media.channels <= 2 and 8_000 <= media.sample_rate_hz <= 48_000 else None
+
+
+def is_silent(media: Media) -> bool:
+    """Whether nobody speaks in it: thresholds `SILENT_DBFS` and `SILENT_SHARE`; False where not measured."""
+    if media.level_dbfs is None or media.silence_share is None:
+        return False
+    return media.level_dbfs < SILENT_DBFS and media.silence_share >= SILENT_SHARE
+
+
+def probe(path: Path) -> Probed:
+    """Reads a recording once, from its beginning to its end, in blocks; memory does not grow with its length.
+
+    Raises:
+        InputError: it is no recording, is cut short, holds no samples, or cannot be read; the message is the
+            reason without the file's name.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError("it is not a regular file")
+        with path.open("rb", buffering=0) as raw:
+            found = os.fstat(raw.fileno())
+            if not found.st_size:
+                raise InputError("it is empty (0 bytes)")
+            hashing = _HashingFile(raw)
+            media = _measured(io.BufferedReader(hashing, _READ_BYTES // 4), found.st_size, path.name)
+            digest = hashing.finish()
+    except OSError as error:
+        raise InputError(f"it cannot be read: {error.strerror or error}") from error
+    return Probed(media=media, sha256=digest, size_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
+
+
+def probe_many(
+    paths: Iterable[Path], processes: int | None = None
+) -> Iterator[tuple[Path, Probed | InputError]]:
+    """Probes recordings on all cores, in the order given, holding few of them at a time.
+
+    Args:
+        paths: may be endless; it is drawn from as results are taken.
+        processes: how many at once; all cores by default. With 1, or for a handful of files, no process
+        starts.
+
+    Yields:
+        Each path with what was found, or why it is refused.
+    """
+    count = (
+        processes or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    source = iter(paths)
+    first = [path for path, _ in zip(source, range(_FEWEST_FOR_POOL), strict=False)]
+    if count < 2 or len(first) < _FEWEST_FOR_POOL:
+        for path in (*first, *source):
+            yield path, _probe_or_refuse(path)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context) as pool:
+        waiting: deque[tuple[list[Path], Future[list[Probed | InputError]]]] = deque()
+        batch = first
+        while batch or waiting:
+            if batch:
+                waiting.append((batch, pool.submit(_probe_batch, batch)))
+                batch = [path for path, _ in zip(source, range(_FEWEST_FOR_POOL), strict=False)]
+                if len(waiting) < 2 * count:
+                    continue
+            done, results = waiting.popleft()
+            yield from zip(done, results.result(), strict=True)
+
+
+def _probe_batch(paths: list[Path]) -> list[Probed | InputError]:
+    return [_probe_or_refuse(path) for path in paths]
+
+
+def _probe_or_refuse(path: Path) -> Probed | InputError:
+    try:
+        return probe(path)
+    except InputError as refusal:
+        return refusal
+
+
+def _measured(file: io.BufferedReader, size_bytes: int, name: str) -> Media:
+    try:
+        with open_sound(file, size_bytes) as sound:
+            meter = LevelMeter(sound.sample_rate_hz)
+            for block in sound.blocks():
+                meter.add(block)
+            levels = meter.result()
+            _refuse_broken(sound, levels.duration_s)
+            return Media(
+                container=sound.container,
+                codec=sound.codec,
+                duration_s=levels.duration_s,
+                sample_rate_hz=sound.sample_rate_hz,
+                channels=sound.channels,
+                level_dbfs=round(levels.rms_dbfs, 2),
+                silence_share=round(levels.silence_share, 4),
+                notes=tuple(_notes(sound, name)),
+            )
+    except NotAudio as error:
+        raise InputError(str(error)) from error
+
+
+def _refuse_broken(sound: Sound, duration_s: float) -> None:
+    """Raises InputError where less sound is there than the header promises, or none."""
+    if not duration_s:
+        if sound.damaged:
+            raise InputError("none of it can be decoded: its content is damaged")
+        raise InputError("it has a header but no sound in it (0 samples)")
+    promised_s = sound.promised_s
+    if promised_s and promised_s - duration_s > _PROMISE_SLACK_S + promised_s * _PROMISE_SLACK_SHARE:
+        raise InputError(f"cut short: the header promises {promised_s:.1f} s, {duration_s:.1f} s are there")
+
+
+def _notes(sound: Sound, name: str) -> Iterator[str]:
+    ending = PurePosixPath(name).suffix.lower().removeprefix(".")
+    usual = EXTENSIONS.get(sound.container, ())
+    if ending and usual and ending not in usual:
+        yield f"extension says .{ending}, content is {sound.container}"
+    if not sound.sizes_true:
+        yield NOTE_SIZES
+    if sound.damaged:
+        yield f"{sound.damaged} damaged pieces were skipped"
+
+
+class _HashingFile(io.RawIOBase):
+    """A file that hashes itself while it is read, so that the sound and the hash are of the same bytes.
+
+    Bytes count once and in order; what readers jumped over is read by `finish`.
+    """
+
+    def __init__(self, raw: io.FileIO) -> None:
+        self._raw = raw
+        self._hash = hashlib.sha256()
+        self._hashed = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        at = self._raw.tell()
+        count = self._raw.readinto(buffer) or 0
+        if at <= self._hashed < at + count:
+            self._hash.update(memoryview(buffer)[self._hashed - at : count])
+            self._hashed = at + count
+        return count
+
+    def finish(self) -> str:
+        """Hashes what was not read yet; the SHA-256 of the whole file in hex."""
+        self._raw.seek(self._hashed)
+        while chunk := self._raw.read(_READ_BYTES):
+            self._hash.update(chunk)
+        return self._hash.hexdigest()
