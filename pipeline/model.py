@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.errors import ErrorType
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
     from decimal import Decimal
+
+    from pipeline.errors import ErrorType
 
 Modality = Literal["text", "audio"]
 

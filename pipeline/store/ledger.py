@@ -1,4 +1,4 @@
-"""The ledger: what was found, what was sent, what came back. It is the truth and the queue; all else is a view.
+"""The ledger: what was found, what was sent, what came back. The truth and the queue; all else is a view.
 
 The write path of one call, each step on disk before the next: intent → (send) → files → outcome. An intent
 whose end is missing is a call that was perhaps billed; `recover` turns it into an `unknown` outcome.
@@ -309,7 +309,7 @@ class Ledger:
             return {(item, turn, mark): count for item, turn, mark, count in connection.execute(query)}
 
     def known_files(self) -> dict[str, tuple[int, int, str, str, str]]:
-        """What probing found before: item_id → (size, mtime, sha256, media, refusal), to skip unchanged files."""
+        """What probing found before: item_id → (size, mtime, sha256, media, refusal)."""
         query = select(
             items.c.item_id,
             items.c.size_bytes,
@@ -403,7 +403,7 @@ class Ledger:
         """Rows by status."""
         query = select(outcomes.c.status, func.count()).group_by(outcomes.c.status)
         with self._engine.connect() as connection:
-            return {status: count for status, count in connection.execute(query)}
+            return dict(connection.execute(query).tuples())
 
     def is_empty(self) -> bool:
         with self._engine.connect() as connection:

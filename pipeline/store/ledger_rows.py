@@ -12,7 +12,7 @@ from pipeline.errors import ErrorType
 from pipeline.model import Check, Media, Outcome, RowSettings, SavedFile, Source, SourceKind, Status, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from sqlalchemy import RowMapping
 
 #: Columns that are the same on both sides.
 _PLAIN_OUTCOME = (
@@ -51,7 +51,7 @@ def source_to_row(source: Source, run_id: str) -> dict[str, Any]:
     return row
 
 
-def source_from_row(row: Mapping[str, Any]) -> Source:
+def source_from_row(row: RowMapping) -> Source:
     return Source(
         kind=SourceKind(row["kind"]),
         row=orjson.loads(row["row"]) if row["row"] else {},
@@ -90,7 +90,7 @@ def outcome_to_row(outcome: Outcome) -> dict[str, Any]:
     return row
 
 
-def outcome_from_row(row: Mapping[str, Any]) -> Outcome:
+def outcome_from_row(row: RowMapping) -> Outcome:
     return Outcome(
         status=Status(row["status"]),
         started_at=datetime.fromisoformat(row["started_at"]),

@@ -1,0 +1,330 @@
+"""Inputs on the command line become Sources: folders walked, files probed, tables read; all streamed.
+
+What an id is, is promised in the README: the path relative to its root (with the root's name in front when
+there are several), a table's `id`, or a hash of the prompt; never a row number, so that inserting an input
+shifts no other.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING
+
+from pipeline.audio.probe import looks_like_audio, probe_many
+from pipeline.errors import ConfigError, InputError
+from pipeline.jobspec import placeholders
+from pipeline.model import Source, SourceKind
+from pipeline.store.ledger_rows import media_from_text
+from pipeline.tables import TABLE_ENDINGS, Ids, Table, lines_of, read_text_file, text_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from pipeline.audio.probe import Probed
+    from pipeline.jobspec import JobSpec
+
+#: A folder that holds this file is an output folder of ours: its replies are never taken for inputs.
+JOB_FILE = "job.json"
+Known = tuple[int, int, str, str, str]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What discovery came across, for the plan's and the summary's words.
+
+    Attributes:
+        other_files: with endings that are no input here; counted, not listed.
+        skipped_links: symbolic links, which are not followed.
+        probed: recordings read and measured in this run; the others were known by size and time.
+    """
+
+    other_files: int = 0
+    skipped_links: int = 0
+    probed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A recording on disk, not yet probed."""
+
+    item_id: str
+    root: str
+    path: str
+    full_path: Path
+    size_bytes: int
+    mtime_ns: int
+    refusal: str = ""
+
+
+@dataclass(slots=True)
+class Discovery:
+    """One walk over a job's inputs.
+
+    Attributes:
+        known: what an earlier probing found, by item id (`Ledger.known_files`): unchanged files are not read.
+        stdin: where `-` is read from.
+    """
+
+    spec: JobSpec
+    known: Mapping[str, Known] = field(default_factory=dict)
+    stdin: IO[bytes] | None = None
+    tally: Tally = field(default_factory=Tally)
+    _ids: Ids = field(default_factory=Ids)
+
+    def sources(self) -> Iterator[Source]:
+        """Every input, in order, numbered by position.
+
+        Raises:
+            ConfigError: an input is not there or of no known kind, or nothing at all was found.
+        """
+        position = 0
+        for source in self._probed(self._everything()):
+            position += 1
+            yield replace(source, position=position)
+        if position == 0:
+            raise ConfigError(self._nothing())
+
+    def _everything(self) -> Iterator[Source | _Found]:
+        roots = self._roots()
+        if not self.spec.inputs:
+            raise ConfigError(
+                "no input given: name a folder, a file, or '-' for JSON Lines on standard input"
+            )
+        for given in self.spec.inputs:
+            if given == "-":
+                yield from self._table("-", "").from_stream(self._stdin_lines())
+                continue
+            path = Path(given)
+            if path.is_dir():
+                yield from self._folder(path, roots.get(path.resolve(), ""))
+            else:
+                yield from self._file(path, roots.get(path.resolve().parent, ""))
+
+    def _stdin_lines(self) -> Iterable[bytes]:
+        if self.stdin is None:
+            raise ConfigError("'-' reads JSON Lines from standard input, and there is none here")
+        return self.stdin
+
+    def _roots(self) -> dict[Path, str]:
+        """Roots with the prefix that their ids get: none for a single root, its name among several."""
+        roots: dict[Path, None] = {}
+        seen: dict[Path, str] = {}
+        for given in self.spec.inputs:
+            path = Path(given)
+            if given == "-":
+                continue
+            if not path.exists():
+                raise ConfigError(f"{given}: there is no such file or folder")
+            full = path.resolve()
+            for earlier, name in seen.items():
+                if full.is_relative_to(earlier) or earlier.is_relative_to(full):
+                    raise ConfigError(f"{given}: is already part of {name}; give each input once")
+            seen[full] = given
+            roots[full if path.is_dir() else full.parent] = None
+        if len(roots) < 2:
+            return dict.fromkeys(roots, "")
+        names: dict[str, Path] = {}
+        for root in roots:
+            if root.name in names:
+                raise ConfigError(
+                    f"two inputs are called {root.name!r} ({names[root.name]} and {root}), so their ids would "
+                    "clash; run them apart, with an --output each"
+                )
+            names[root.name] = root
+        return {root: f"{root.name}/" for root in roots}
+
+    def _table(self, name: str, root: str) -> Table:
+        template = any(placeholders(turn.prompt) for turn in self.spec.turn_specs()[:1])
+        return Table(name=name, root=root, ids=self._ids, needs_prompt=not template)
+
+    def _file(self, path: Path, prefix: str) -> Iterator[Source | _Found]:
+        ending = path.suffix.lower()
+        root = str(path.resolve().parent)
+        if ending in TABLE_ENDINGS:
+            yield from self._table(path.name, root).from_file(path)
+        elif ending == ".txt" and self.spec.one_prompt_per_line:
+            yield from lines_of(path, root=root, ids=self._ids)
+        elif ending == ".txt":
+            yield self._prompt_file(path.resolve(), root, prefix + path.name, path.name)
+        elif looks_like_audio(path.name):
+            yield self._recording(path.resolve(), root, prefix + path.name, path.name)
+        else:
+            raise ConfigError(
+                f"{path}: of no known kind. Inputs are folders, recordings (.wav, .mp3, …), .txt prompts, "
+                f"and tables ({' '.join(TABLE_ENDINGS)})"
+            )
+
+    def _folder(self, folder: Path, prefix: str) -> Iterator[Source | _Found]:
+        """Recordings if there are any; else .txt prompts. Beside recordings a .txt is a note, not a prompt."""
+        if (folder / JOB_FILE).exists():
+            raise ConfigError(f"{folder}: is an output folder of audiobatch, not an input")
+        root = folder.resolve()
+        has_recordings = any(looks_like_audio(path.name) for path in _walk(root, Tally()))
+        for path in _walk(root, self.tally):
+            relative = path.relative_to(root).as_posix()
+            item_id = prefix + relative
+            if has_recordings and looks_like_audio(path.name):
+                yield self._recording(path, str(root), item_id, relative)
+            elif not has_recordings and path.suffix.lower() == ".txt":
+                if self.spec.one_prompt_per_line:
+                    yield from lines_of(path, root=str(root), ids=self._ids)
+                else:
+                    yield self._prompt_file(path, str(root), item_id, relative)
+            else:
+                self.tally.other_files += 1
+
+    def _prompt_file(self, path: Path, root: str, item_id: str, relative: str) -> Source:
+        text, refusal = read_text_file(path)
+        name, problem = _readable(item_id)
+        return text_source(
+            text,
+            ids=self._ids,
+            root=root,
+            path=_readable(relative)[0],
+            item_id=name,
+            refusal=problem or refusal,
+        )
+
+    def _recording(self, path: Path, root: str, item_id: str, relative: str) -> _Found:
+        name, problem = _readable(item_id)
+        size_bytes = mtime_ns = 0
+        try:
+            found = path.stat()
+            size_bytes, mtime_ns = found.st_size, found.st_mtime_ns
+        except OSError as failed:
+            problem = problem or f"it cannot be read: {failed.strerror}"
+        return _Found(
+            item_id=self._ids.unique(name),
+            root=root,
+            path=_readable(relative)[0],
+            full_path=path,
+            size_bytes=size_bytes,
+            mtime_ns=mtime_ns,
+            refusal=problem,
+        )
+
+    def _probed(self, found: Iterator[Source | _Found]) -> Iterator[Source]:
+        """The same, in the same order, with recordings probed on all cores, a few ahead of the reader."""
+        ahead: deque[Source | _Found] = deque()
+
+        def to_probe() -> Iterator[Path]:
+            for one in found:
+                ahead.append(one)
+                if isinstance(one, _Found) and not one.refusal and self._unchanged(one) is None:
+                    self.tally.probed += 1
+                    yield one.full_path
+
+        results = probe_many(to_probe())
+        for path, result in results:
+            while not (isinstance(ahead[0], _Found) and ahead[0].full_path == path):
+                yield self._without_probing(ahead.popleft())
+            waiting = ahead.popleft()
+            assert isinstance(waiting, _Found)
+            yield _probed_source(waiting, result)
+        while ahead:
+            yield self._without_probing(ahead.popleft())
+
+    def _unchanged(self, found: _Found) -> Known | None:
+        known = self.known.get(found.item_id)
+        if known is None or known[:2] != (found.size_bytes, found.mtime_ns):
+            return None
+        return known if known[2] or known[4] else None
+
+    def _without_probing(self, one: Source | _Found) -> Source:
+        if isinstance(one, Source):
+            return one
+        known = None if one.refusal else self._unchanged(one)
+        if known is None:
+            return _recording_source(one, refusal=one.refusal)
+        _, _, sha256, media, refusal = known
+        return _recording_source(one, sha256=sha256, media_text=media, refusal=refusal)
+
+    def _nothing(self) -> str:
+        where = ", ".join(self.spec.inputs)
+        others = (
+            f"; {self.tally.other_files} files with other endings are there" if self.tally.other_files else ""
+        )
+        links = (
+            f"; {self.tally.skipped_links} symbolic links were not followed"
+            if self.tally.skipped_links
+            else ""
+        )
+        return f"{where}: no recordings (.wav, .mp3, …) and no prompts (.txt) found{others}{links}"
+
+
+def _recording_source(found: _Found, *, sha256: str = "", media_text: str = "", refusal: str = "") -> Source:
+    return Source(
+        item_id=found.item_id,
+        kind=SourceKind.RECORDING,
+        position=0,
+        root=found.root,
+        path=found.path,
+        size_bytes=found.size_bytes,
+        mtime_ns=found.mtime_ns,
+        sha256=sha256,
+        media=media_from_text(media_text),
+        refusal=refusal,
+    )
+
+
+def _probed_source(found: _Found, result: Probed | InputError) -> Source:
+    if isinstance(result, InputError):
+        return _recording_source(found, refusal=result.message)
+    return Source(
+        item_id=found.item_id,
+        kind=SourceKind.RECORDING,
+        position=0,
+        root=found.root,
+        path=found.path,
+        size_bytes=result.size_bytes,
+        mtime_ns=result.mtime_ns,
+        sha256=result.sha256,
+        media=result.media,
+    )
+
+
+def _readable(name: str) -> tuple[str, str]:
+    """A file name as text that can be stored, and why it cannot be used where it is not valid UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+        return shown, "its name is not valid UTF-8; rename it"
+    return name, ""
+
+
+def _walk(folder: Path, tally: Tally) -> Iterator[Path]:
+    """Files below a folder, depth first, sorted by name; no hidden ones, no links, no output folder of ours."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as failed:
+        raise ConfigError(f"{folder}: cannot be read ({failed.strerror})") from failed
+    if any(entry.name == JOB_FILE for entry in entries):
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        try:
+            mode = entry.stat(follow_symlinks=False).st_mode
+        except OSError:
+            mode = stat.S_IFREG
+        if stat.S_ISLNK(mode):
+            tally.skipped_links += 1
+        elif stat.S_ISDIR(mode):
+            yield from _walk(Path(entry.path), tally)
+        elif stat.S_ISREG(mode):
+            yield Path(entry.path)
+        else:
+            tally.other_files += 1
+
+
+def output_name(inputs: tuple[str, ...]) -> PurePosixPath | None:
+    """The default output folder for these inputs; None where there is no single name to take."""
+    if len(inputs) != 1 or inputs[0] == "-":
+        return None
+    return PurePosixPath("outputs") / Path(inputs[0]).resolve().name

@@ -1,0 +1,71 @@
+"""When a call is made again, and after how long: the project's one retry layer, on tenacity.
+
+The SDK's own retries are off. Layers multiply (three times three is nine paid calls), the SDK retries exhausted
+credit, and it gives up where a Retry-After passes two minutes.
+
+| raised | again? |
+|---|---|
+| `RateLimited` | always, after the pause it asked for (the deployment pauses, not only this call) |
+| `Unavailable`, `Disconnected` | up to `MAX_TRIES`, after full-jitter back-off: nothing was bought |
+| `OutcomeUnknown` | by `--on-unknown retry`, at most `MAX_UNKNOWN` times an item: perhaps it was bought |
+| everything else | never |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+
+from pipeline.errors import OutcomeUnknown, RateLimited, TransientError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+#: Calls that may fail for the service's troubles before the item is recorded as failed (a later run sends it).
+MAX_TRIES = 6
+#: Calls with an unknown end that are made again, for one item and turn.
+MAX_UNKNOWN = 2
+#: Refusals for rate that one item sits through. With waits of up to 15 minutes each this ends somewhere.
+MAX_RATE_LIMITED = 100
+#: A pause up to this long is waited out; a longer one parks the deployment.
+LONGEST_WAIT_S = 15 * 60.0
+_BACK_OFF = wait_random_exponential(multiplier=1, max=30)
+
+
+class Tries:
+    """What has happened to one item's turn so far, and the decision that follows."""
+
+    def __init__(self, *, retry_unknown: bool, unknown_before: int = 0) -> None:
+        self.unknown = unknown_before
+        self.troubles = 0
+        self.refusals = 0
+        self._retry_unknown = retry_unknown
+
+    def again(self, error: BaseException) -> bool:
+        """Count this failure, and say whether the call is made once more."""
+        match error:
+            case RateLimited():
+                self.refusals += 1
+                return self.refusals < MAX_RATE_LIMITED
+            case OutcomeUnknown():
+                self.unknown += 1
+                return self._retry_unknown and self.unknown <= MAX_UNKNOWN
+            case TransientError():
+                self.troubles += 1
+                return self.troubles < MAX_TRIES
+            case _:
+                return False
+
+
+def wait_s(state: RetryCallState) -> float:
+    """How long before the next try: none of its own for a pause that the limiter keeps, else back-off."""
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, (RateLimited, Unavailable)) and error.retry_after_s:
+        return 0.0
+    return float(_BACK_OFF(state))
+
+
+def retrying(tries: Tries, *, sleep: Callable[[float], Awaitable[Any]]) -> AsyncRetrying:
+    """The retry loop of one turn. `sleep` may raise to end it when the run stops."""
+    return AsyncRetrying(retry=retry_if_exception(tries.again), wait=wait_s, sleep=sleep, reraise=True)

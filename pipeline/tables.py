@@ -1,0 +1,304 @@
+"""Text prompts from tables (.csv, .xlsx, .jsonl), text files, and JSON Lines on standard input.
+
+Rows are streamed. A row that cannot be used becomes a source with a `refusal`, so that it shows in the
+manifest with its reason and all the others still run.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import itertools
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any, get_args
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import ConfigError
+from pipeline.jobspec import AudioFormat
+from pipeline.model import RowSettings, Source, SourceKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+TABLE_ENDINGS = (".csv", ".xlsx", ".jsonl")
+#: The longest prompt that is taken for one: longer text is a mistake (a wrong file), not a prompt.
+MAX_PROMPT_CHARACTERS = 1_000_000
+_DELIMITERS = ",;\t|"
+_FORMATS = get_args(AudioFormat)
+
+
+class _RowForm(BaseModel):
+    """The columns that mean something; every other column is carried through as the row's own."""
+
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+
+    voice: str | None = None
+    format: AudioFormat | None = None
+    system: str | None = None
+    deployment: str | None = None
+    filename: str | None = None
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    seed: int | None = None
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+
+
+_KNOWN = {"prompt", "id", *_RowForm.model_fields}
+
+
+@dataclass(slots=True)
+class Ids:
+    """Ids given out so far, so that no two inputs share one."""
+
+    taken: set[str] = field(default_factory=set)
+    filenames: dict[str, str] = field(default_factory=dict)
+
+    def for_prompt(self, text: str) -> str:
+        """`prompt-` and ten digits of the text's hash; `-2`, `-3` for repeats. Never a row number."""
+        return self.unique("prompt-" + hashlib.sha256(text.encode()).hexdigest()[:10])
+
+    def unique(self, wanted: str) -> str:
+        """`wanted`, or the first of `wanted-2`, `wanted-3`, … that is free; taken from now on."""
+        names = itertools.chain([wanted], (f"{wanted}-{number}" for number in itertools.count(2)))
+        found = next(name for name in names if name not in self.taken)
+        self.taken.add(found)
+        return found
+
+
+def text_source(
+    text: str, *, ids: Ids, root: str, path: str, item_id: str | None = None, refusal: str = ""
+) -> Source:
+    """One prompt as a source; an empty one is refused."""
+    text = text.strip()
+    if not refusal and not text:
+        refusal = "the prompt is empty"
+    if not refusal and len(text) > MAX_PROMPT_CHARACTERS:
+        refusal = f"the prompt has {len(text):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are taken"
+    return Source(
+        item_id=ids.unique(item_id) if item_id else ids.for_prompt(text),
+        kind=SourceKind.PROMPT,
+        position=0,
+        root=root,
+        path=path,
+        text=text,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        refusal=refusal,
+    )
+
+
+def read_text_file(path: Path) -> tuple[str, str]:
+    """A prompt file's text and, when it cannot be used, why."""
+    try:
+        return path.read_text(encoding="utf-8-sig"), ""
+    except UnicodeDecodeError:
+        return "", "the file is not UTF-8 text"
+    except OSError as failed:
+        return "", f"the file cannot be read: {failed.strerror}"
+
+
+def lines_of(path: Path, *, root: str, ids: Ids) -> Iterator[Source]:
+    """Each line that is not blank, as a prompt of its own."""
+    text, refusal = read_text_file(path)
+    if refusal:
+        raise ConfigError(f"{path}: {refusal}")
+    for line in text.splitlines():
+        if line.strip():
+            yield text_source(line, ids=ids, root=root, path=path.name)
+
+
+Row = tuple[int, dict[str, str], str]
+
+
+@dataclass(slots=True, kw_only=True)
+class Table:
+    """One table's rows on their way to sources.
+
+    Attributes:
+        name: what the manifest calls it.
+        root: the folder that it lies in; empty for standard input.
+        needs_prompt: whether a `prompt` column must be there (no template stands in for it).
+    """
+
+    name: str
+    root: str
+    ids: Ids
+    needs_prompt: bool
+    row_of: dict[str, int] = field(default_factory=dict)
+
+    def from_file(self, path: Path) -> Iterator[Source]:
+        """The sources of a .csv, .xlsx or .jsonl file.
+
+        Raises:
+            ConfigError: it cannot be read, or has no prompt column.
+        """
+        match path.suffix.lower():
+            case ".csv":
+                yield from self._sources(_csv_rows(path))
+            case ".xlsx":
+                yield from self._sources(_xlsx_rows(path))
+            case _:
+                with _open_lines(path) as lines:
+                    yield from self._sources(json_lines(lines, str(path)))
+
+    def from_stream(self, lines: Iterable[str | bytes]) -> Iterator[Source]:
+        """The sources of JSON Lines on standard input."""
+        yield from self._sources(json_lines(lines, "standard input"))
+
+    def _sources(self, rows: Iterator[Row]) -> Iterator[Source]:
+        checked = not self.needs_prompt
+        for number, row, problem in rows:
+            if not checked and not problem:
+                if "prompt" not in row:
+                    raise ConfigError(
+                        f"{self.name}: no column 'prompt'; there are: {', '.join(row) or 'none'}. "
+                        "Name one 'prompt', or give --prompt with {column} placeholders"
+                    )
+                checked = True
+            yield self._source(row, number, problem)
+
+    def _source(self, row: dict[str, str], number: int, refusal: str) -> Source:
+        text = row.get("prompt", "").strip()
+        wanted = row.get("id", "").strip()
+        settings = RowSettings()
+        try:
+            form = _RowForm.model_validate({key: value for key, value in row.items() if value.strip()})
+            settings = RowSettings(**form.model_dump())
+        except ValidationError as failed:
+            refusal = refusal or "; ".join(_bad_cell(error) for error in failed.errors(include_url=False))
+        if not refusal and not text and self.needs_prompt:
+            refusal = f"the prompt of row {number} is empty"
+        refusal = refusal or self._clash(wanted, settings.filename, number)
+        identity = text or orjson.dumps(row, option=orjson.OPT_SORT_KEYS).decode()
+        return Source(
+            item_id=self.ids.unique(wanted) if wanted else self.ids.for_prompt(identity),
+            kind=SourceKind.PROMPT,
+            position=0,
+            root=self.root,
+            path=self.name,
+            text=text,
+            row={key: value for key, value in row.items() if key not in _KNOWN},
+            settings=settings,
+            sha256=hashlib.sha256(text.encode()).hexdigest(),
+            refusal=refusal,
+        )
+
+    def _clash(self, wanted: str, filename: str | None, number: int) -> str:
+        """Why a row cannot have the id or the file name it asks for; empty when it can."""
+        if wanted and wanted in self.ids.taken:
+            where = f"row {self.row_of[wanted]}" if wanted in self.row_of else "an earlier input"
+            return f"the id {wanted!r} of row {number} was already used by {where}"
+        if wanted:
+            self.row_of[wanted] = number
+        if filename:
+            holder = self.ids.filenames.setdefault(filename.casefold(), wanted or f"row {number}")
+            if holder != (wanted or f"row {number}"):
+                return f"the filename {filename!r} of row {number} was already used by {holder}"
+        return ""
+
+
+def _bad_cell(error: Any) -> str:
+    column = error["loc"][0]
+    if column == "format":
+        return f"format {error['input']!r} is not one of {', '.join(_FORMATS)}"
+    return f"{column} {error['input']!r}: {error['msg'].lower()}"
+
+
+def _open_lines(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as failed:
+        raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
+
+
+def json_lines(lines: Iterable[str | bytes], where: str) -> Iterator[Row]:
+    """Each JSON object as a row of text; a line that is none is a row with its problem."""
+    for number, line in enumerate(lines, 1):
+        text = line.encode() if isinstance(line, str) else line
+        text = text.removeprefix(b"\xef\xbb\xbf").strip()
+        if not text:
+            continue
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError as failed:
+            shown = text.decode(errors="backslashreplace")[:200]
+            yield number, {"prompt": shown}, f"line {number} of {where} is not JSON: {failed}"
+            continue
+        if not isinstance(value, dict):
+            yield number, {"prompt": str(value)[:200]}, f"line {number} of {where} is not a JSON object"
+            continue
+        yield number, {str(key): _cell(entry) for key, entry in value.items()}, ""
+
+
+def _cell(value: object) -> str:
+    """A cell as text: whole numbers without `.0`, nothing for an empty cell, JSON for what is nested."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return orjson.dumps(value).decode() if isinstance(value, (dict, list, bool)) else str(value)
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    import pandas as pd
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            head = file.read(65_536)
+        try:
+            delimiter = csv.Sniffer().sniff(head.partition("\n")[0], _DELIMITERS).delimiter
+        except csv.Error:
+            delimiter = ","
+        chunks = pd.read_csv(
+            path,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            sep=delimiter,
+            chunksize=1000,
+            skip_blank_lines=True,
+        )
+        number = 1
+        for chunk in chunks:
+            columns = [str(name).strip() for name in chunk.columns]
+            for values in chunk.itertuples(index=False, name=None):
+                number += 1
+                row = {
+                    key: ("" if pd.isna(value) else str(value))
+                    for key, value in zip(columns, values, strict=True)
+                }
+                yield number, row, ""
+    except OSError as failed:
+        raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
+    except UnicodeDecodeError as failed:
+        raise ConfigError(f"{path}: is not UTF-8; save it as 'CSV UTF-8'") from failed
+    except pd.errors.EmptyDataError:
+        raise ConfigError(f"{path}: the table is empty") from None
+    except (pd.errors.ParserError, ValueError) as failed:
+        raise ConfigError(f"{path}: not a table that can be read: {str(failed).strip()}") from failed
+
+
+def _xlsx_rows(path: Path) -> Iterator[Row]:
+    import zipfile
+
+    from openpyxl import load_workbook
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    try:
+        book = load_workbook(path, read_only=True, data_only=True)
+    except OSError as failed:
+        raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
+    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError) as failed:
+        raise ConfigError(f"{path}: not an Excel workbook that can be read: {failed}") from failed
+    try:
+        rows = book.worksheets[0].iter_rows(values_only=True)
+        header = [_cell(value).strip() for value in next(rows, ())]
+        if not any(header):
+            raise ConfigError(f"{path}: the first sheet is empty")
+        for number, values in enumerate(rows, 2):
+            if any(value is not None for value in values):
+                row = {key: _cell(value) for key, value in zip(header, values, strict=False) if key}
+                yield number, row, ""
+    finally:
+        book.close()
