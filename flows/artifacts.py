@@ -1,0 +1,99 @@
+"""What a run leaves on its page in Prefect: its progress, a summary, and a table of its first items.
+
+Artifacts are views; a run that was paid for does not fail because one could not be written. None holds more than
+the manifest does, and neither holds a secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+
+from flows import closing, progress
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from uuid import UUID
+
+    from pipeline.execute import Job, RunSummary
+
+log = logging.getLogger(__name__)
+
+UPDATE_EVERY_S = 2.0
+TABLE_ROWS = 200
+
+
+@contextlib.asynccontextmanager
+async def live_progress(job: Job) -> AsyncIterator[None]:
+    """Keep a progress artifact up to date while the block runs, and once more at its end."""
+    artifact: UUID | None = None
+    shown = ""
+
+    async def update() -> None:
+        nonlocal artifact, shown
+        now = job.snapshot()
+        text = progress.line(now)
+        if text == shown:
+            return
+        try:
+            if artifact is None:
+                artifact = await acreate_progress_artifact(
+                    progress.percent(now), key="audiobatch-progress", description=text
+                )
+            else:
+                await aupdate_progress_artifact(artifact, progress.percent(now), description=text)
+            shown = text
+        except Exception:
+            log.warning("the progress artifact could not be written", exc_info=True)
+
+    async def keep_up() -> None:
+        while True:
+            await update()
+            await asyncio.sleep(UPDATE_EVERY_S)
+
+    keeping = asyncio.create_task(keep_up())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        await update()
+
+
+async def at_the_end(job: Job, summary: RunSummary) -> None:
+    """The summary in markdown, and the first rows of the manifest as a table."""
+    try:
+        await acreate_markdown_artifact(
+            markdown(summary), key="audiobatch-summary", description=closing.headline(summary)
+        )
+        if table := job.table_rows(TABLE_ROWS):
+            await acreate_table_artifact(
+                table, key="audiobatch-items", description=f"First {len(table)} rows of {summary.manifest}"
+            )
+    except Exception:
+        log.warning("the closing artifacts could not be written", exc_info=True)
+
+
+def markdown(summary: RunSummary) -> str:
+    """The page of a run: what became of it, in figures, and where the results are."""
+    lines = [f"**{closing.headline(summary)}**", ""]
+    if summary.message:
+        lines += [summary.message, ""]
+    lines += ["| | |", "|---|---:|"]
+    lines += [f"| {name} | {value} |" for name, value in closing.rows(summary)]
+    lines += [
+        "",
+        f"- Manifest: `{summary.manifest}`",
+        f"- Output folder: `{summary.output}`",
+        f"- Run: `{summary.run_id}`, exit code {summary.exit_code}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,112 @@
+"""What both flows do: open the job, run its shards, report; and which state of Prefect the end is.
+
+    exit code 0         Completed
+    3                   Completed, with a message and the tag `partial`
+    130, 143            Cancelled
+    the rest            Failed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, cast
+
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.states import Cancelled, Completed, Failed
+
+from flows import artifacts, closing, engine_context, progress, shards, stopping
+from flows.endings import RunFailed, RunInterrupted
+from pipeline import execute
+from pipeline.errors import AudioBatchError
+from pipeline.stop import StopReason
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.states import State
+
+    from pipeline.execute import RunSummary
+    from pipeline.jobspec import JobSpec
+
+PARTIAL = 3
+INTERRUPTED = (StopReason.SIGINT, StopReason.SIGTERM, StopReason.CANCELLED)
+
+
+def run_name() -> str:
+    """`recordings → outputs/recordings`: what a flow run of either flow is called in Prefect."""
+    from prefect.runtime import flow_run
+
+    spec = flow_run.parameters["job"]
+    first = PurePath(spec.inputs[0]).name or spec.inputs[0] if spec.inputs else "nothing"
+    more = f" +{len(spec.inputs) - 1}" if len(spec.inputs) > 1 else ""
+    return f"{first}{more} → {spec.output or f'outputs/{first}'}"
+
+
+async def run(spec: JobSpec) -> RunSummary:
+    """Run the job inside a flow, on the engine that the caller has prepared or on one of its own.
+
+    Returns, for Prefect, a state that carries the summary; Prefect hands it to the flow's caller as
+    the summary itself, or raises `RunFailed` or `RunInterrupted`, which carry it.
+    """
+    try:
+        return cast("RunSummary", await _run(spec))
+    except AudioBatchError as failed:
+        # As a state, it is told in one line; raised, Prefect would log it with a page of its own frames.
+        return cast("RunSummary", Failed(message=failed.message, data=failed))
+
+
+async def _run(spec: JobSpec) -> State[Any]:
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    run_id = context.flow_run.id
+    engine = engine_context.prepared.get()
+    ours = engine is not None and engine.job.spec == spec
+    # Our command line, or a process that Prefect started for this one flow run: it ends with the run.
+    ends_with_run = ours or bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
+    async with contextlib.AsyncExitStack() as stack:
+        if engine is None or not ours:
+            engine = engine_context.Engine(job=await stack.enter_async_context(execute.Job.open(spec)))
+        job = engine.job
+        stack.enter_context(
+            stopping.on_signals(job.stop, in_flight=lambda: progress.in_flight(job), keep=ends_with_run)
+        )
+        async with stopping.on_cancellation(job.stop, lambda: _is_cancelling(run_id)):
+            await _tag(run_id, "audiobatch", spec.provider, spec.deployment or spec.model)
+            async with artifacts.live_progress(job):
+                plan = engine.plan or await job.prepare()
+                await shards.run_all(job, plan)
+                engine.summary = summary = await job.finish()
+        await artifacts.at_the_end(job, summary)
+        if summary.exit_code == PARTIAL:
+            await _tag(run_id, "partial")
+        if ends_with_run and job.stop.reason in INTERRUPTED:
+            stopping.end_process_after(summary.exit_code)
+    return state_of(summary)
+
+
+def state_of(summary: RunSummary) -> State[Any]:
+    """The flow run's last state; its data is what the flow's caller gets or has raised."""
+    told = closing.headline(summary)
+    message = f"{summary.message} {told}".strip() if summary.message else told
+    if summary.exit_code in (0, PARTIAL):
+        return Completed(message=message, data=summary)
+    if summary.stopped_by in INTERRUPTED:
+        return Cancelled(message=message, data=RunInterrupted(message, summary))
+    return Failed(message=message, data=RunFailed(message, summary))
+
+
+async def _is_cancelling(run_id: UUID) -> bool:
+    async with get_client() as client:
+        run = await client.read_flow_run(run_id)
+    return run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled())
+
+
+async def _tag(run_id: UUID, *tags: str) -> None:
+    """Add tags to those that the flow run has."""
+    async with get_client() as client:
+        run = await client.read_flow_run(run_id)
+        await client.update_flow_run(run_id, tags=[*dict.fromkeys((*run.tags, *tags))])

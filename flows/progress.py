@@ -1,0 +1,146 @@
+"""Progress for a person: one line that changes on a terminal, a plain line now and then elsewhere.
+
+Everything here goes to standard error; standard output is for results. `NO_COLOR` is respected by rich itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from typing import IO, TYPE_CHECKING
+
+from flows import closing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pipeline.execute import Job, RunSummary, Snapshot
+
+TERMINAL_EVERY_S = 0.25
+#: Plain lines: often at first, so that one sees that it works; then rarely, so that a night's log can be read.
+PLAIN_FIRST_S = 2.0
+PLAIN_LONGEST_S = 60.0
+BAR_WIDTH = 24
+
+
+def line(now: Snapshot, *, bar: bool = False) -> str:
+    """`120/500 done, 2 failed · 14.0/min · 27 min left · $1.20 · 16 calls in flight · waiting: …`."""
+    if now.phase == "discovering":
+        return f"discovering: {now.total:,} inputs so far" if now.total else "discovering inputs"
+    parts = [f"{now.done:,}/{now.total:,} done"]
+    for name in ("failed", "refused", "unknown"):
+        if count := getattr(now, name):
+            parts[0] += f", {count:,} {name}"
+    if bar and now.total:
+        parts[0] = f"{_bar(_finished(now) / now.total)} {parts[0]}"
+    if now.rate_per_min:
+        parts.append(f"{now.rate_per_min:.1f}/min")
+    if now.eta_s is not None and now.phase == "sending":
+        parts.append(f"{closing.duration(now.eta_s)} left")
+    if now.cost_usd is not None:
+        parts.append(closing.money(now.cost_usd))
+    if now.in_flight:
+        parts.append(f"{now.in_flight} {'call' if now.in_flight == 1 else 'calls'} in flight")
+    if now.phase in ("draining", "reporting"):
+        parts.append("stopping" if now.phase == "draining" else "writing reports")
+    elif now.waiting:
+        parts.append(f"waiting: {now.waiting}")
+    return " · ".join(parts)
+
+
+def percent(now: Snapshot) -> float:
+    """Share of the items that have an end, 0 to 100."""
+    return min(100.0, 100.0 * _finished(now) / now.total) if now.total else 0.0
+
+
+def in_flight(job: Job) -> str:
+    """What a stop has to wait for, and how to go on: the rest of the message at the first signal."""
+    calls = job.snapshot().in_flight
+    if calls:
+        what = f"{calls} {'call' if calls == 1 else 'calls'} in flight may take up to {job.spec.drain_timeout_s:g} s; "
+        what += "again to give them up. "
+    else:
+        what = "No call is in flight. "
+    return f"{what}The same command goes on later; results so far: {job.output}"
+
+
+@contextlib.asynccontextmanager
+async def shown(job: Job, *, quiet: bool = False, stream: IO[str] | None = None) -> AsyncIterator[None]:
+    """Show the job's progress while the block runs."""
+    if quiet:
+        yield
+        return
+    showing = asyncio.create_task(show(job, stream=stream))
+    try:
+        yield
+    finally:
+        showing.cancel()
+        await asyncio.wait([showing])
+
+
+async def show(job: Job, *, stream: IO[str] | None = None) -> None:
+    """Show progress until cancelled."""
+    stream = stream or sys.stderr
+    await (_on_terminal(job, stream) if stream.isatty() else _as_lines(job, stream))
+
+
+async def _on_terminal(job: Job, stream: IO[str]) -> None:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(file=stream)
+    view = Live(
+        console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=True
+    )
+    with view:
+        while True:
+            text = Text(line(job.snapshot(), bar=True), no_wrap=True, overflow="ellipsis")
+            view.update(text, refresh=True)
+            await asyncio.sleep(TERMINAL_EVERY_S)
+
+
+async def _as_lines(job: Job, stream: IO[str]) -> None:
+    wait_s, said, said_at = PLAIN_FIRST_S, "", time.monotonic()
+    while True:
+        await asyncio.sleep(min(wait_s, TERMINAL_EVERY_S * 4))
+        now = job.snapshot()
+        if time.monotonic() - said_at < wait_s and now.phase not in ("draining", "reporting"):
+            continue
+        text = line(now)
+        if text != said:
+            with contextlib.suppress(OSError, ValueError):
+                print(text, file=stream, flush=True)
+            said = text
+        said_at = time.monotonic()
+        wait_s = min(wait_s * 1.5, PLAIN_LONGEST_S)
+
+
+def print_closing(summary: RunSummary, *, stream: IO[str] | None = None) -> None:
+    """The closing table and the paths of what was written, on standard output.
+
+    A path is printed as it is, however narrow the terminal: it is there to be copied.
+    """
+    stream = stream or sys.stdout
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for name, value in closing.rows(summary):
+        table.add_row(name, value)
+    Console(file=stream, highlight=False).print(table)
+    print(f"manifest  {summary.manifest}", file=stream)
+    print(f"output    {summary.output}", file=stream, flush=True)
+
+
+def _finished(now: Snapshot) -> int:
+    return now.done + now.failed + now.refused + now.unknown
+
+
+def _bar(share: float) -> str:
+    full = round(min(1.0, share) * BAR_WIDTH)
+    return "━" * full + "─" * (BAR_WIDTH - full)

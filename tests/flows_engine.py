@@ -1,0 +1,169 @@
+"""A stand-in for the engine, for tests of the flows: the same interface, calls that only sleep.
+
+What it does is told by the job's settings, so that it can be told in another process too: `limit` is the number of
+items, `timeout_s` how long a call takes, `system` what becomes of it (`failed=2`, `exit=6`).
+Each call leaves two lines in `calls.txt` of the output folder: `start 7` and `end 7`, or `lost 7`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+
+from pipeline.jobspec import JobSpec
+from pipeline.stop import Stop, StopReason
+
+
+@dataclass(frozen=True)
+class Shard:
+    number: int
+    first_position: int
+    last_position: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    to_send: int
+    shards: tuple[Shard, ...]
+    shards_at_once: int
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    shard: int
+    sent: int
+    succeeded: int
+    failed: int
+    unknown: int
+
+
+@dataclass
+class Snapshot:
+    phase: str = "discovering"
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    refused: int = 0
+    unknown: int = 0
+    in_flight: int = 0
+    rate_per_min: float | None = None
+    eta_s: float | None = None
+    cost_usd: Decimal | None = None
+    waiting: str = ""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    run_id: str
+    output: str
+    manifest: str
+    exit_code: int
+    items: int
+    sent: int
+    succeeded: int
+    failed: int
+    refused: int
+    unknown: int
+    pending: int
+    skipped_done: int
+    cost_usd: Decimal | None
+    input_audio_s: float
+    output_audio_s: float
+    elapsed_s: float
+    stopped_by: str | None
+    tokens: int
+    message: str
+
+
+def options(spec: JobSpec) -> dict[str, int]:
+    pairs = (part.split("=") for part in (spec.system or "").split())
+    return {name: int(value) for name, value in pairs}
+
+
+@dataclass
+class SlowJob:
+    spec: JobSpec
+    run_id: str
+    output: Path
+    stop: Stop = field(default_factory=Stop)
+    now: Snapshot = field(default_factory=Snapshot)
+    started_at: float = field(default_factory=time.monotonic)
+    sent: int = 0
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, spec: JobSpec, *, run_id: str | None = None):
+        output = Path(spec.output or "outputs")
+        output.mkdir(parents=True, exist_ok=True)
+        yield cls(spec=spec, run_id=run_id or "run-1", output=output)
+
+    async def prepare(self) -> Plan:
+        count = self.spec.limit or 4
+        self.now.total, self.now.phase = count, "sending"
+        self.seats = asyncio.Semaphore(self.spec.max_concurrency)
+        size = options(self.spec).get("shard", 1)
+        shards = tuple(
+            Shard(number, first, min(first + size, count) - 1, min(size, count - first))
+            for number, first in enumerate(range(0, count, size))
+        )
+        return Plan(to_send=count, shards=shards, shards_at_once=self.spec.max_concurrency)
+
+    async def run_shard(self, shard: Shard) -> ShardResult:
+        if shard.number == options(self.spec).get("bug"):
+            raise ZeroDivisionError("a bug of ours")
+        await asyncio.gather(*(self._one(n) for n in range(shard.first_position, shard.last_position + 1)))
+        return ShardResult(shard.number, shard.size, shard.size, 0, 0)
+
+    async def _one(self, position: int) -> None:
+        async with self.seats:
+            if self.stop.asked:
+                return
+            self.sent += 1
+            self.now.in_flight += 1
+            self._note("start", position)
+            call = asyncio.create_task(asyncio.sleep(self.spec.timeout_s))
+            hard = asyncio.create_task(self.stop.hard.wait())
+            await asyncio.wait((call, hard), return_when=asyncio.FIRST_COMPLETED)
+            self.now.in_flight -= 1
+            if call.done():
+                self._note("end", position)
+                if position < options(self.spec).get("failed", 0):
+                    self.now.failed += 1
+                else:
+                    self.now.done += 1
+            else:
+                call.cancel()
+                self._note("lost", position)
+                self.now.unknown += 1
+            hard.cancel()
+
+    def _note(self, what: str, position: int) -> None:
+        with (self.output / "calls.txt").open("a") as journal:
+            journal.write(f"{what} {position}\n")
+
+    async def finish(self) -> RunSummary:
+        self.now.phase = "reporting"
+        codes = {StopReason.SIGINT: 130, StopReason.SIGTERM: 143, StopReason.CANCELLED: 130, StopReason.INTERNAL: 1}
+        code = codes.get(self.stop.reason, 3 if self.now.failed else 0)
+        code = options(self.spec).get("exit", code)
+        manifest = self.output / "manifest.csv"
+        manifest.write_text("item_id\n")
+        return RunSummary(
+            run_id=self.run_id, output=str(self.output), manifest=str(manifest), exit_code=code,
+            items=self.now.total, sent=self.sent, succeeded=self.now.done, failed=self.now.failed, refused=0,
+            unknown=self.now.unknown, pending=self.now.total - self.sent, skipped_done=0,
+            cost_usd=Decimal("0.0125"), input_audio_s=90.0, output_audio_s=120.0,
+            elapsed_s=time.monotonic() - self.started_at, stopped_by=self.stop.reason, tokens=1234,
+            message=self.stop.detail,
+        )  # fmt: skip
+
+    def snapshot(self) -> Snapshot:
+        return self.now
+
+    def table_rows(self, limit: int = 200) -> list[dict[str, str]]:
+        return [{"item_id": f"item {n}", "status": "succeeded"} for n in range(min(limit, self.now.total))]
