@@ -1,0 +1,180 @@
+"""A kept place for replies that were paid for and cannot be written to the output.
+
+One file an entry: a line of JSON (which files, their lengths and hashes, and the caller's record), then the
+files' bytes one after another. One file, so that an entry is whole or not there. Readable by its user only.
+
+    StorageError in mid-run → keep → the run stops → … → the next run → bring_home → entry deleted
+
+A disk that is full for the output is often full for the spool too: `reserve` sets room aside before money is
+spent, and `keep` uses it up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import platformdirs
+
+from pipeline.errors import StorageError
+from pipeline.store.storage import LocalStorage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.model import SavedFile
+    from pipeline.store.storage import Storage
+
+_log = logging.getLogger(__name__)
+
+_ENDING: Final = ".reply"
+_RESERVE: Final = "reserve"
+_BLOCK_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolEntry:
+    """One kept reply.
+
+    Attributes:
+        name: what the caller called it.
+        path: its file in the spool.
+        record: what the caller gave with it, for example the outcome as JSON.
+        files: (path relative to the output, bytes), checked against their hashes.
+    """
+
+    name: str
+    path: Path
+    record: Mapping[str, Any]
+    files: tuple[tuple[str, bytes], ...]
+
+
+class Spool:
+    """The kept replies of one output folder. Every method may be called from any thread."""
+
+    def __init__(self, output: Path | str, *, base: Path | None = None) -> None:
+        """`output` is a folder, or an address of another store; `base` replaces the user's state folder."""
+        self.output = output if isinstance(output, str) and "://" in output else os.path.realpath(output)
+        key = hashlib.sha256(os.fsencode(self.output)).hexdigest()[:32]
+        base = base or platformdirs.user_state_path("audiobatch", appauthor=False)
+        self.folder = base / "spool" / key
+        self._storage = LocalStorage(self.folder, private=True)
+        self._counting = threading.Lock()
+        self._last_ns = 0
+
+    def reserve(self, size_bytes: int) -> None:
+        """Sets room aside on the spool's disk, so that `keep` works when it is full.
+
+        Raises:
+            StorageError: that much is not free.
+        """
+        whole, rest = divmod(size_bytes, _BLOCK_BYTES)
+        block = os.urandom(_BLOCK_BYTES)  # no file system compresses it, or stores it as a hole
+        self._storage.write(_RESERVE, (block[:n] for n in (*[_BLOCK_BYTES] * whole, rest)))
+
+    def release(self) -> None:
+        """Gives the room back, and leaves no empty folder behind."""
+        if self.folder.is_dir():
+            self._storage.delete(_RESERVE)
+            self._storage.sweep_temporary()
+            self._remove_if_empty()
+
+    def keep(self, name: str, files: Sequence[tuple[str, bytes]], record: Mapping[str, Any]) -> Path:
+        """Keeps a reply: its files as they were to be written, and a record for who brings it home.
+
+        Durable when it returns. Two of one name are two entries: nothing kept is ever replaced.
+
+        Raises:
+            StorageError: it could not be kept here either; the message says where and why.
+            TypeError: the record is not JSON.
+        """
+        head = {
+            "name": name,
+            "output": self.output,
+            "record": record,
+            "files": [
+                {"path": path, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                for path, data in files
+            ],
+        }
+        parts = [json.dumps(head).encode() + b"\n", *(data for _, data in files)]
+        path = f"{self._next_ns()}-{os.getpid()}{_ENDING}"
+        try:
+            self._storage.write(path, parts)
+        except StorageError:
+            if not self._storage.exists(_RESERVE):
+                raise
+            self._storage.delete(_RESERVE)
+            self._storage.write(path, parts)
+        return self.folder / path
+
+    def entries(self) -> Iterator[SpoolEntry]:
+        """The kept replies, oldest first, read one at a time. A damaged one is logged and left where it is."""
+        for path in sorted(self.folder.glob("*" + _ENDING)):
+            try:
+                yield _read(path, self._storage.read(path.name))
+            except (StorageError, ValueError, KeyError, TypeError) as exc:
+                _log.error("the kept reply %s cannot be read (%s); it is left there", path, exc)
+
+    def bring_home(
+        self, storage: Storage, record: Callable[[SpoolEntry, list[SavedFile]], None]
+    ) -> list[str]:
+        """Writes every kept reply to the output, has its outcome recorded, and only then deletes the entry.
+
+        A kill between these steps brings an entry home twice: `record` must take an outcome that it already
+        has, and be durable when it returns.
+
+        Args:
+            storage: the output.
+            record: is given the entry and its files as saved.
+
+        Returns:
+            The names of the entries that are home.
+
+        Raises:
+            StorageError: the output still cannot be written; this entry and the rest stay.
+        """
+        home = []
+        for entry in self.entries():
+            saved = storage.write_many(entry.files)
+            record(entry, saved)
+            self._storage.delete(entry.path.name)
+            home.append(entry.name)
+        if home:
+            self._remove_if_empty()
+        return home
+
+    def _next_ns(self) -> int:
+        """The time, as a name that sorts: a clock set back or too coarse never makes one twice."""
+        with self._counting:
+            self._last_ns = max(self._last_ns + 1, time.time_ns())
+            return self._last_ns
+
+    def _remove_if_empty(self) -> None:
+        try:
+            self.folder.rmdir()
+        except OSError:
+            return
+        # It may be needed again in this run.
+        self._storage = LocalStorage(self.folder, private=True)
+
+
+def _read(path: Path, data: bytes) -> SpoolEntry:
+    line, _, rest = data.partition(b"\n")
+    head = json.loads(line)
+    files = []
+    start = 0
+    for file in head["files"]:
+        content = rest[start : start + file["size_bytes"]]
+        if hashlib.sha256(content).hexdigest() != file["sha256"]:
+            raise ValueError(f"{file['path']} is not what was kept")
+        files.append((str(file["path"]), content))
+        start += file["size_bytes"]
+    return SpoolEntry(name=head["name"], path=path, record=head["record"], files=tuple(files))
