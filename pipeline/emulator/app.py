@@ -1,0 +1,143 @@
+"""The server: its routes, its two ports, the line that says it is ready, and its end."""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from pipeline.emulator.admin import Admin
+from pipeline.emulator.chat import Chat
+from pipeline.emulator.config import EmulatorConfig
+from pipeline.emulator.identity import APP_SERVICE_PATH
+from pipeline.emulator.service import Service
+from pipeline.emulator.service_errors import by_status, no_such_path
+from pipeline.emulator.surface import reply_headers, surface_of
+from pipeline.emulator.tls import make_certificate
+
+#: 20 MB of audio are 27 MB of base64, and a conversation may hold a few.
+MOST_BODY_BYTES = 256 * 1024 * 1024
+SHUTDOWN_S = 1.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def build_app(service: Service) -> web.Application:
+    """Every route of the emulator."""
+    app = web.Application(client_max_size=MOST_BODY_BYTES, middlewares=[_in_the_services_words])
+    for part in (Chat(service), service.identity, Admin(service)):
+        part.register(app)
+    return app
+
+
+@web.middleware
+async def _in_the_services_words(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """aiohttp's own refusals (no such path, wrong method) in the body that the service would send."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        surface = surface_of(request.path)
+        refusal = (
+            no_such_path(surface, request.method, request.path)
+            if error.status in (404, 405)
+            else by_status(surface, error.status)
+        )
+        return web.Response(
+            status=refusal.status,
+            body=orjson.dumps(refusal.body(surface)),
+            headers=reply_headers(surface, model=None, elapsed_s=0.0, rate=None),
+            content_type="application/json",
+        )
+
+
+@asynccontextmanager
+async def running(config: EmulatorConfig) -> AsyncIterator[dict[str, Any]]:
+    """The server while it runs; gives the ready line's content.
+
+    Raises:
+        ConfigError: the speech engines are not installed.
+        OSError: a port is taken.
+    """
+    service = Service.open(config)
+    runner = web.AppRunner(build_app(service), access_log=None, shutdown_timeout=SHUTDOWN_S)
+    try:
+        with tempfile.TemporaryDirectory(prefix="audiobatch-emulator-") as folder:
+            context, certificate = make_certificate(Path(folder), host=config.host)
+            await runner.setup()
+            plain = web.TCPSite(runner, config.host, config.port, backlog=1024)
+            await plain.start()
+            secure = web.TCPSite(runner, config.host, config.tls_port, ssl_context=context, backlog=1024)
+            await secure.start()
+            port, tls_port = (address[1] for address in runner.addresses[:2])
+            host = f"[{config.host}]" if ":" in config.host else config.host
+            base_url = f"http://{host}:{port}"
+            yield {
+                "base_url": base_url,
+                "https_base_url": f"https://{host}:{tls_port}",
+                "api_key": config.api_key,
+                "certificate": str(certificate),
+                "identity_endpoint": base_url + APP_SERVICE_PATH,
+                "identity_header": service.identity.header,
+                "journal": None if config.journal is None else str(config.journal.absolute()),
+                "pid": os.getpid(),
+            }
+            await runner.cleanup()
+    finally:
+        await runner.cleanup()
+        await service.aclose()
+
+
+async def serve(config: EmulatorConfig) -> None:
+    """Runs until SIGINT, SIGTERM, or (where the settings say so) the end of standard input.
+
+    Prints the ready line, one JSON object, on standard output as soon as requests are taken.
+    """
+    if not _is_loopback(config.host):
+        print(
+            f"warning: the emulator listens on {config.host}, where others can reach it; its administrative "
+            "surface has no key",
+            file=sys.stderr,
+        )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Windows has no loop signal handlers; there Ctrl-C raises KeyboardInterrupt.
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop.set)
+    async with running(config) as ready:
+        if config.exit_on_stdin_close:
+            _watch_stdin(lambda: loop.call_soon_threadsafe(stop.set))
+        print(orjson.dumps(ready).decode(), flush=True)
+        await stop.wait()
+
+
+def _watch_stdin(closed: Callable[[], object]) -> None:
+    """Calls `closed` when standard input ends: whoever started us is gone."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            closed()
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,206 @@
+"""The route of chat completions, under its three URLs."""
+
+import logging
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from pipeline.emulator.chat_messages import all_texts, audio_characters
+from pipeline.emulator.chat_reply import completion
+from pipeline.emulator.chat_request import PREVIEW_VOICES, VOICES, Dialect, read_request
+from pipeline.emulator.composing import compose
+from pipeline.emulator.config import REALTIME_MODELS
+from pipeline.emulator.corruption import corrupted_body
+from pipeline.emulator.delivery import close_connection, deliver, no_answer, reset_connection
+from pipeline.emulator.journal import item_hash
+from pipeline.emulator.service import Call, Service
+from pipeline.emulator.service_errors import (
+    Refusal,
+    bad_json,
+    by_status,
+    engine_failed,
+    invalid,
+    no_such_path,
+    wrong_operation,
+)
+from pipeline.emulator.streaming import completion_events
+from pipeline.emulator.surface import Surface, lower_keys, reply_headers, surface_of
+from pipeline.emulator.tokens import AUDIO_IN_PER_S, text_tokens
+from pipeline.emulator.versions import dated_version
+
+logger = logging.getLogger(__name__)
+
+OPERATION = "ChatCompletions_Create"
+PATHS = (
+    "/openai/deployments/{deployment}/chat/completions",
+    "/openai/v1/chat/completions",
+    "/v1/chat/completions",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """What goes on the wire."""
+
+    status: int
+    content_type: str
+    pieces: list[bytes]
+    headers: dict[str, str]
+    chunked: bool = False
+    billed: bool = False
+    audio_s: float = 0.0
+
+
+class Chat:
+    """Answers chat completion requests."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def register(self, app: web.Application) -> None:
+        """Adds the routes."""
+        for path in PATHS:
+            app.router.add_post(path, self.handle)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """One request, from its journal record to the last byte of its answer."""
+        service = self._service
+        call = service.begin(surface_of(request.path), transport="chat")
+        delivered = False
+        try:
+            answered = await self._answer(call, request)
+            await service.hold(call, audio_s=answered.audio_s, answered=answered.billed)
+            do = call.fault.do
+            if do.reset == "before":
+                reset_connection(request)
+                return no_answer()
+            service.journal.answer(call.record, status=answered.status, billed=answered.billed)
+            if do.corrupt == "close":
+                close_connection(request)
+                return no_answer()
+            headers = (
+                reply_headers(call.surface, model=call.model, elapsed_s=call.elapsed_s, rate=call.rate)
+                | answered.headers
+                | lower_keys(do.headers)
+            )
+            headers.setdefault("content-type", answered.content_type)
+            response, delivered = await deliver(
+                request,
+                status=answered.status,
+                headers=headers,
+                pieces=answered.pieces,
+                chunked=answered.chunked,
+                do=do,
+            )
+            return response
+        finally:
+            service.journal.close(call.record, delivered=delivered)
+
+    async def _answer(self, call: Call, request: web.Request) -> _Answer:
+        try:
+            return await self._complete(call, request)
+        except Refusal as refusal:
+            return _refused(call, refusal)
+        except (web.HTTPException, HttpProcessingError) as error:
+            status = error.status if isinstance(error, web.HTTPException) else error.code
+            return _refused(call, by_status(call.surface, status))
+        except ConnectionError:
+            raise
+        except Exception:
+            # An engine that crashed, or a defect of ours: one failed request, not a dead server.
+            logger.exception("request %d failed", call.record.n)
+            return _refused(call, engine_failed())
+
+    async def _complete(self, call: Call, request: web.Request) -> _Answer:
+        service, surface = self._service, call.surface
+        body = _parsed(await request.read())
+        fields = body if isinstance(body, dict) else {}
+        messages = fields.get("messages")
+        in_path, in_body = request.match_info.get("deployment"), fields.get("model")
+        deployment = in_path or (in_body if isinstance(in_body, str) else None)
+        text = all_texts(messages)
+        hashed = item_hash(messages) if isinstance(messages, list) else None
+        service.identify(call, request.headers, deployment=deployment, hashed=hashed, text=text)
+        service.authorise(call, request.headers)
+        version = None
+        if surface is Surface.AZURE_DATED:
+            version = dated_version(request.query.get("api-version"))
+            if version is None:
+                raise no_such_path(surface, request.method, request.path)
+        if body is None:
+            raise bad_json()
+        if deployment is None:
+            raise invalid("you must provide a model parameter", None, None)
+        model = service.find_model(call, deployment)
+        if model in REALTIME_MODELS:
+            raise wrong_operation(surface, model)
+        service.meter(
+            call,
+            deployment,
+            estimated_tokens=_estimate(fields, text, service.config.unstated_max_tokens),
+            operation=OPERATION,
+        )
+        previews_only = service.config.preview_voices_only and model.endswith("-audio-preview")
+        dialect = Dialect(
+            surface=surface,
+            api_version=version,
+            voices=PREVIEW_VOICES if previews_only else VOICES,
+            max_audio_bytes=service.config.max_audio_bytes,
+        )
+        asked = read_request(body, dialect)
+        if call.fault.do.reset == "before":
+            return _refused(call, engine_failed())  # never sent: the connection ends before the model runs
+        composed = await compose(service, call, asked, model=model)
+        service.count(call, composed.reply.counts)
+        if asked.stream:
+            content_type = "text/event-stream; charset=utf-8"
+            pieces = completion_events(
+                composed.reply, surface, service.config, include_usage=asked.include_usage
+            )
+        else:
+            content_type = "application/json"
+            pieces = completion(composed.reply, surface, filter_results=service.config.azure_filter_results)
+        pieces, content_type = corrupted_body(pieces, content_type, call.fault)
+        return _Answer(
+            status=200,
+            content_type=content_type,
+            pieces=pieces,
+            headers={},
+            chunked=asked.stream,
+            billed=True,
+            audio_s=composed.audio_s,
+        )
+
+
+def _parsed(content: bytes) -> object:
+    try:
+        parsed: object = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    return parsed
+
+
+def _estimate(fields: dict[str, object], text: str, unstated: int) -> int:
+    """What the gateway reckons before the model runs, from sizes alone: audio as if 24 kHz 16-bit mono."""
+    limit = fields.get("max_completion_tokens") or fields.get("max_tokens")
+    out = limit if isinstance(limit, int) and not isinstance(limit, bool) else unstated
+    audio_s = audio_characters(fields.get("messages")) * 3 / 4 / 48_000
+    return text_tokens(text) + round(audio_s * AUDIO_IN_PER_S) + max(0, out)
+
+
+def _refused(call: Call, refusal: Refusal) -> _Answer:
+    call.rate = refusal.rate or call.rate
+    body = refusal.body(call.surface)
+    as_is = isinstance(body, str)
+    content_type = (
+        "text/html; charset=utf-8" if as_is and body.lstrip().startswith("<") else "text/plain; charset=utf-8"
+    )
+    return _Answer(
+        status=refusal.status,
+        content_type=content_type if as_is else "application/json",
+        pieces=[body.encode("utf-8", "replace") if as_is else orjson.dumps(body)],
+        headers=refusal.headers,
+        billed=refusal.billed,
+    )
