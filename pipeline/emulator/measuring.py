@@ -17,7 +17,7 @@ SILENT_BELOW_LOUD_DB = 35.0  # and so is one this far under the loud ones
 
 PITCH_WINDOW_SAMPLES = 1024  # 64 ms: four periods of the lowest pitch
 PITCH_WINDOWS_PER_BLOCK = 10
-LOWEST_PITCH_HZ, HIGHEST_PITCH_HZ = 60, 400
+LOWEST_PITCH_HZ, HIGHEST_PITCH_HZ = 60, 500
 VOICED_CORRELATION = 0.6  # of a window with itself, a period later
 
 
@@ -99,4 +99,5 @@ def _autocorrelation(windows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _dbfs(powers: NDArray[np.floating]) -> NDArray[np.float64]:
-    return np.maximum(FLOOR_DBFS, 10 * np.log10(np.maximum(powers.astype(np.float64), 1e-20)))
+    levels: NDArray[np.float64] = 10 * np.log10(np.maximum(powers.astype(np.float64), 1e-20))
+    return np.maximum(levels, FLOOR_DBFS)
