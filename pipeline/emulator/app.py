@@ -5,6 +5,7 @@ import contextlib
 import ipaddress
 import os
 import signal
+import ssl
 import sys
 import tempfile
 import threading
@@ -42,7 +43,7 @@ def build_app(service: Service) -> web.Application:
 
 @web.middleware
 async def _in_the_services_words(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """aiohttp's own refusals (no such path, wrong method) in the body that the service would send."""
+    """No such path, wrong method: what aiohttp refuses by itself, in the body that the service would send."""
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -74,16 +75,11 @@ async def running(config: EmulatorConfig) -> AsyncIterator[dict[str, Any]]:
         with tempfile.TemporaryDirectory(prefix="audiobatch-emulator-") as folder:
             context, certificate = make_certificate(Path(folder), host=config.host)
             await runner.setup()
-            plain = web.TCPSite(runner, config.host, config.port, backlog=1024)
-            await plain.start()
-            secure = web.TCPSite(runner, config.host, config.tls_port, ssl_context=context, backlog=1024)
-            await secure.start()
-            port, tls_port = (address[1] for address in runner.addresses[:2])
-            host = f"[{config.host}]" if ":" in config.host else config.host
-            base_url = f"http://{host}:{port}"
+            base_url = "http://" + await _listen(runner, config.host, config.port, None)
+            https_base_url = "https://" + await _listen(runner, config.host, config.tls_port, context)
             yield {
                 "base_url": base_url,
-                "https_base_url": f"https://{host}:{tls_port}",
+                "https_base_url": https_base_url,
                 "api_key": config.api_key,
                 "certificate": str(certificate),
                 "identity_endpoint": base_url + APP_SERVICE_PATH,
@@ -91,10 +87,18 @@ async def running(config: EmulatorConfig) -> AsyncIterator[dict[str, Any]]:
                 "journal": None if config.journal is None else str(config.journal.absolute()),
                 "pid": os.getpid(),
             }
-            await runner.cleanup()
     finally:
         await runner.cleanup()
         await service.aclose()
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int, context: ssl.SSLContext | None) -> str:
+    """Opens a port; gives the address at which it is reached, as it stands in a URL."""
+    known = len(runner.addresses)
+    await web.TCPSite(runner, host, port, ssl_context=context, backlog=1024).start()
+    address, bound_port = runner.addresses[known][:2]
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - shown, not bound
+    return f"[{address}]:{bound_port}" if ":" in address else f"{address}:{bound_port}"
 
 
 async def serve(config: EmulatorConfig) -> None:

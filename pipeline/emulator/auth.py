@@ -23,7 +23,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.emulator.service_errors import Refusal, no_role, wrong_key, wrong_token
+from pipeline.emulator.service_errors import no_role, wrong_key, wrong_token
 from pipeline.emulator.surface import Surface
 
 #: Who an Azure token must be for: the scope without `/.default`, and the service's application id.

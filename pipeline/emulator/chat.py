@@ -1,34 +1,27 @@
 """The route of chat completions, under its three URLs."""
 
 import logging
-from dataclasses import dataclass
 
 import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from pipeline.emulator.chat_audio import PREVIEW_VOICES, VOICES
 from pipeline.emulator.chat_messages import all_texts, audio_characters
 from pipeline.emulator.chat_reply import completion
-from pipeline.emulator.chat_request import PREVIEW_VOICES, VOICES, Dialect, read_request
+from pipeline.emulator.chat_request import Dialect, read_request
 from pipeline.emulator.composing import compose
 from pipeline.emulator.config import REALTIME_MODELS
 from pipeline.emulator.corruption import corrupted_body
 from pipeline.emulator.delivery import close_connection, deliver, no_answer, reset_connection
 from pipeline.emulator.journal import item_hash
+from pipeline.emulator.outcome import Outcome, headers_of, refused
+from pipeline.emulator.request_errors import bad_json, invalid
 from pipeline.emulator.service import Call, Service
-from pipeline.emulator.service_errors import (
-    Refusal,
-    bad_json,
-    by_status,
-    engine_failed,
-    invalid,
-    no_such_path,
-    wrong_operation,
-)
+from pipeline.emulator.service_errors import Refusal, by_status, engine_failed, no_such_path, wrong_operation
 from pipeline.emulator.streaming import completion_events
-from pipeline.emulator.surface import Surface, lower_keys, reply_headers, surface_of
+from pipeline.emulator.surface import Surface, dated_version, surface_of
 from pipeline.emulator.tokens import AUDIO_IN_PER_S, text_tokens
-from pipeline.emulator.versions import dated_version
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +31,6 @@ PATHS = (
     "/openai/v1/chat/completions",
     "/v1/chat/completions",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
-    """What goes on the wire."""
-
-    status: int
-    content_type: str
-    pieces: list[bytes]
-    headers: dict[str, str]
-    chunked: bool = False
-    billed: bool = False
-    audio_s: float = 0.0
 
 
 class Chat:
@@ -80,40 +60,36 @@ class Chat:
             if do.corrupt == "close":
                 close_connection(request)
                 return no_answer()
-            headers = (
-                reply_headers(call.surface, model=call.model, elapsed_s=call.elapsed_s, rate=call.rate)
-                | answered.headers
-                | lower_keys(do.headers)
-            )
-            headers.setdefault("content-type", answered.content_type)
             response, delivered = await deliver(
                 request,
                 status=answered.status,
-                headers=headers,
+                headers=headers_of(call, answered),
                 pieces=answered.pieces,
                 chunked=answered.chunked,
                 do=do,
             )
             return response
+        except ConnectionError:  # the client went away while it was still sending
+            return no_answer()
         finally:
             service.journal.close(call.record, delivered=delivered)
 
-    async def _answer(self, call: Call, request: web.Request) -> _Answer:
+    async def _answer(self, call: Call, request: web.Request) -> Outcome:
         try:
             return await self._complete(call, request)
         except Refusal as refusal:
-            return _refused(call, refusal)
+            return refused(call, refusal)
         except (web.HTTPException, HttpProcessingError) as error:
             status = error.status if isinstance(error, web.HTTPException) else error.code
-            return _refused(call, by_status(call.surface, status))
+            return refused(call, by_status(call.surface, status))
         except ConnectionError:
             raise
         except Exception:
             # An engine that crashed, or a defect of ours: one failed request, not a dead server.
             logger.exception("request %d failed", call.record.n)
-            return _refused(call, engine_failed())
+            return refused(call, engine_failed())
 
-    async def _complete(self, call: Call, request: web.Request) -> _Answer:
+    async def _complete(self, call: Call, request: web.Request) -> Outcome:
         service, surface = self._service, call.surface
         body = _parsed(await request.read())
         fields = body if isinstance(body, dict) else {}
@@ -151,7 +127,7 @@ class Chat:
         )
         asked = read_request(body, dialect)
         if call.fault.do.reset == "before":
-            return _refused(call, engine_failed())  # never sent: the connection ends before the model runs
+            return refused(call, engine_failed())  # never sent: the connection ends before the model runs
         composed = await compose(service, call, asked, model=model)
         service.count(call, composed.reply.counts)
         if asked.stream:
@@ -163,11 +139,10 @@ class Chat:
             content_type = "application/json"
             pieces = completion(composed.reply, surface, filter_results=service.config.azure_filter_results)
         pieces, content_type = corrupted_body(pieces, content_type, call.fault)
-        return _Answer(
+        return Outcome(
             status=200,
             content_type=content_type,
             pieces=pieces,
-            headers={},
             chunked=asked.stream,
             billed=True,
             audio_s=composed.audio_s,
@@ -188,19 +163,3 @@ def _estimate(fields: dict[str, object], text: str, unstated: int) -> int:
     out = limit if isinstance(limit, int) and not isinstance(limit, bool) else unstated
     audio_s = audio_characters(fields.get("messages")) * 3 / 4 / 48_000
     return text_tokens(text) + round(audio_s * AUDIO_IN_PER_S) + max(0, out)
-
-
-def _refused(call: Call, refusal: Refusal) -> _Answer:
-    call.rate = refusal.rate or call.rate
-    body = refusal.body(call.surface)
-    as_is = isinstance(body, str)
-    content_type = (
-        "text/html; charset=utf-8" if as_is and body.lstrip().startswith("<") else "text/plain; charset=utf-8"
-    )
-    return _Answer(
-        status=refusal.status,
-        content_type=content_type if as_is else "application/json",
-        pieces=[body.encode("utf-8", "replace") if as_is else orjson.dumps(body)],
-        headers=refusal.headers,
-        billed=refusal.billed,
-    )

@@ -2,17 +2,13 @@
 
 import base64
 import binascii
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.emulator.checks import kind_of, missing, wrong_type
-from pipeline.emulator.service_errors import (
-    Refusal,
-    invalid,
-    invalid_value,
-    undecodable_audio,
-    wrong_audio_format,
-)
+from pipeline.emulator.request_errors import invalid, invalid_value, undecodable_audio, wrong_audio_format
+from pipeline.emulator.service_errors import Refusal
 
 ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 INPUT_FORMATS = ("wav", "mp3")
@@ -209,26 +205,32 @@ def _too_large(at: str, size_bytes: int, most_bytes: int) -> Refusal:
     )
 
 
-def all_texts(messages: Any) -> str:
+def all_texts(messages: object) -> str:
     """Every text in messages that are perhaps not valid, joined by newlines: for matching and estimates."""
-    found: list[str] = []
-    for message in messages if isinstance(messages, list) else []:
-        content = message.get("content") if isinstance(message, dict) else None
+    found = []
+    for content in _contents(messages):
         if isinstance(content, str):
             found.append(content)
-        for part in content if isinstance(content, list) else []:
-            if isinstance(part, dict) and isinstance(part.get("text"), str):
-                found.append(part["text"])
+        elif isinstance(content.get("text"), str):
+            found.append(content["text"])
     return "\n".join(found)
 
 
 def audio_characters(messages: object) -> int:
     """How many base64 characters of recordings there are in messages that are perhaps not valid."""
     total = 0
+    for content in _contents(messages):
+        recording = content.get("input_audio") if isinstance(content, dict) else None
+        data = recording.get("data") if isinstance(recording, dict) else None
+        total += len(data) if isinstance(data, str) else 0
+    return total
+
+
+def _contents(messages: object) -> Iterator[str | dict[str, Any]]:
+    """Each text content and each part, of messages that are perhaps not valid."""
     for message in messages if isinstance(messages, list) else []:
         content = message.get("content") if isinstance(message, dict) else None
-        for part in content if isinstance(content, list) else []:
-            recording = part.get("input_audio") if isinstance(part, dict) else None
-            data = recording.get("data") if isinstance(recording, dict) else None
-            total += len(data) if isinstance(data, str) else 0
-    return total
+        if isinstance(content, str):
+            yield content
+        elif isinstance(content, list):
+            yield from (part for part in content if isinstance(part, dict))

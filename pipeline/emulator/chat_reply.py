@@ -17,7 +17,7 @@ import orjson
 
 from pipeline.emulator.audio_ids import Spoken
 from pipeline.emulator.config import FilterResults
-from pipeline.emulator.service_errors import filter_categories
+from pipeline.emulator.request_errors import filter_categories
 from pipeline.emulator.surface import Surface
 from pipeline.emulator.tokens import TokenCounts
 from pipeline.emulator.voicing import Voiced

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.emulator.chat_audio import VOICES, read_audio, read_modalities
 from pipeline.emulator.chat_messages import Message, read_messages
 from pipeline.emulator.checks import (
     boolean,
@@ -23,17 +24,10 @@ from pipeline.emulator.checks import (
     text,
     wrong_type,
 )
-from pipeline.emulator.encode import FORMATS
-from pipeline.emulator.service_errors import invalid, invalid_value
+from pipeline.emulator.request_errors import invalid, invalid_value
 from pipeline.emulator.surface import Surface
 from pipeline.emulator.tokens import MOST_OUT
 
-#: What the reference lists for `audio.voice`, and three more that its prose names.
-VOICES = (
-    *("alloy", "ash", "ballad", "coral", "echo", "fable", "nova", "onyx"),
-    *("sage", "shimmer", "verse", "marin", "cedar"),
-)
-PREVIEW_VOICES = ("alloy", "echo", "shimmer")
 #: The first dated version with audio. Source: MicrosoftDocs, audio-completions-intro.md.
 FIRST_AUDIO_VERSION = "2025-01-01"
 
@@ -89,9 +83,9 @@ def read_request(body: object, dialect: Dialect) -> ChatRequest:
             check(body[name], name)
     if "messages" not in body:
         raise missing("messages")
-    spoken = _modalities(body.get("modalities"))
+    spoken = read_modalities(body.get("modalities"))
     stream, include_usage = _stream(body)
-    voice, audio_format = _audio(body.get("audio"), spoken, stream, dialect)
+    voice, audio_format = read_audio(body.get("audio"), spoken=spoken, stream=stream, voices=dialect.voices)
     _response_format(body.get("response_format"))
     messages = read_messages(
         body["messages"], knows_audio=dialect.knows_audio, max_audio_bytes=dialect.max_audio_bytes
@@ -194,64 +188,6 @@ def _known_fields(body: dict[str, Any], dialect: Dialect) -> None:
             if dialect.surface.is_azure:
                 raise invalid(f"Unrecognized request argument supplied: {name}", None, None)
             raise invalid(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
-
-
-def _modalities(value: object) -> bool:
-    """True where audio is asked for."""
-    if value is None:
-        return False
-    if not isinstance(value, list):
-        raise wrong_type("modalities", "an array of strings", value)
-    for index, modality in enumerate(value):
-        if modality not in ("text", "audio"):
-            raise invalid_value(modality, ("text", "audio"), f"modalities[{index}]")
-    if "text" not in value or len(set(value)) != len(value):
-        raise invalid(
-            f"Invalid modalities: {value}. Supported combinations are: ['text'] and ['text', 'audio'].",
-            "modalities",
-            "invalid_value",
-        )
-    return "audio" in value
-
-
-def _audio(value: object, spoken: bool, stream: bool, dialect: Dialect) -> tuple[str, str]:
-    """Voice and format."""
-    if value is None:
-        if spoken:
-            raise missing("audio")
-        return "alloy", "wav"
-    if not isinstance(value, dict):
-        raise wrong_type("audio", "an object", value)
-    for name in ("voice", "format"):
-        if value.get(name) is None:
-            raise missing(f"audio.{name}")
-    for name in value:
-        if name not in ("voice", "format"):
-            raise invalid(f"Unknown parameter: 'audio.{name}'.", f"audio.{name}", "unknown_parameter")
-    audio_format = value["format"]
-    if audio_format not in FORMATS:
-        raise invalid_value(audio_format, FORMATS, "audio.format")
-    if spoken and stream and audio_format != "pcm16":
-        raise invalid(
-            f"Unsupported value: 'audio.format' does not support '{audio_format}' when stream=true. Supported "
-            "values are: 'pcm16'.",
-            "audio.format",
-            "unsupported_value",
-        )
-    return _voice(value["voice"], dialect.voices), audio_format
-
-
-def _voice(value: object, voices: tuple[str, ...]) -> str:
-    if isinstance(value, dict):
-        name = value.get("id")
-        if not isinstance(name, str) or not name.startswith("voice_"):
-            raise invalid_value(name, voices, "audio.voice")
-        return name
-    if not isinstance(value, str):
-        raise wrong_type("audio.voice", "a string or an object", value)
-    if value.lower() not in voices:
-        raise invalid_value(value, voices, "audio.voice")
-    return value.lower()
 
 
 def _stream(body: dict[str, Any]) -> tuple[bool, bool]:

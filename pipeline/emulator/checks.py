@@ -6,7 +6,8 @@ Source: messages of the API as they appear in public reports; the ranges are the
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.emulator.service_errors import Refusal, invalid
+from pipeline.emulator.request_errors import invalid
+from pipeline.emulator.service_errors import Refusal
 
 MOST_METADATA = 16
 LONGEST_METADATA_KEY = 64
@@ -49,7 +50,8 @@ def _within(param: str, value: float, low: float, high: float, kind: str) -> Non
     ):
         if wrong:
             raise invalid(
-                f"Invalid '{param}': {kind} {side} value. Expected a value {sign} {bound}, but got {value} instead.",
+                f"Invalid '{param}': {kind} {side} value. Expected a value {sign} {bound}, but got {value} "
+                "instead.",
                 param,
                 f"{kind}_{side.split()[0]}_{side.split()[1][:3]}_value",
             )

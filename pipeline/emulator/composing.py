@@ -13,8 +13,8 @@ from pipeline.emulator.corruption import AUDIO_CORRUPTIONS, corrupted
 from pipeline.emulator.encode import SAMPLE_RATE_HZ
 from pipeline.emulator.faults import Fault
 from pipeline.emulator.recognition import Hearing, Undecodable
+from pipeline.emulator.request_errors import audio_not_found, invalid, prompt_blocked, undecodable_audio
 from pipeline.emulator.service import Call, Service
-from pipeline.emulator.service_errors import audio_not_found, invalid, prompt_blocked, undecodable_audio
 from pipeline.emulator.tokens import (
     AUDIO_OUT_PER_S,
     MOST_IN,
@@ -71,7 +71,7 @@ async def compose(service: Service, call: Call, request: ChatRequest, *, model: 
     if not request.spoken or call.fault.do.corrupt == "text_only":
         reply = _written(empty, words, most)
         return Composed(reply=reply, audio_s=audio_in_s)
-    reply, audio_out_s = await _spoken(service, request, empty, words, most, call.fault)
+    reply, audio_out_s = await _spoken(service, request, empty, words, most=most, fault=call.fault)
     return Composed(reply=reply, audio_s=audio_in_s + audio_out_s)
 
 
@@ -123,7 +123,7 @@ def _written(empty: Reply, words: str, most: int) -> Reply:
 
 
 async def _spoken(
-    service: Service, request: ChatRequest, empty: Reply, words: str, most: int, fault: Fault
+    service: Service, request: ChatRequest, empty: Reply, words: str, *, most: int, fault: Fault
 ) -> tuple[Reply, float]:
     voiced = await service.voicing.voice(words, request.voice, request.audio_format)
     transcript, finish_reason = words, "stop"

@@ -10,7 +10,7 @@ import struct
 import sys
 from collections.abc import Mapping, Sequence
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from pipeline.emulator.faults import Do
 
@@ -35,7 +35,7 @@ async def deliver(
     `pieces` are the body, in order; `chunked` sends it without a length.
     """
     response = web.StreamResponse(status=status, headers=headers)
-    if chunked:
+    if chunked and request.version >= HttpVersion11:
         response.enable_chunked_encoding()
     else:
         response.content_length = sum(map(len, pieces))

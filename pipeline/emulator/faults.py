@@ -11,16 +11,19 @@ the request's content and its attempt: the same requests meet the same faults in
 import hashlib
 import math
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 Corruption = Literal[
     "base64", "json", "html", "no_audio", "silent", "text_only", "wav_header", "no_done", "close"
 ]
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -71,6 +74,14 @@ class Do(_Strict):
     """Closes a socket with this code; 1006 drops the connection without a close frame."""
     expire_tokens: bool = False
     """Ends every token issued so far before this request is looked at."""
+
+    @field_validator("headers")
+    @classmethod
+    def _sendable(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
+                raise ValueError(f"{name!r}: {value!r} cannot be sent as a header")
+        return headers
 
     def describe(self) -> str:
         """What goes wrong, in a few words, for the journal."""
@@ -185,6 +196,4 @@ def _holds(when: When, ask: Ask, since_s: float) -> bool:
 
 def _normal(draw: float) -> float:
     """The standard normal quantile of `draw`, kept within four standard deviations."""
-    from statistics import NormalDist
-
     return NormalDist().inv_cdf(min(max(draw, 3.2e-5), 1 - 3.2e-5))

@@ -7,11 +7,14 @@ github.com/openai/openai-dotnet/issues/838 and github.com/microsoft/copilot-camp
 headers); developers.openai.com/api/docs, "Rate limits" and "Debugging requests". November 2026.
 """
 
+import re
 import secrets
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+
+_DATED = re.compile(r"20\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(-preview)?")
 
 
 class Surface(StrEnum):
@@ -34,6 +37,11 @@ def surface_of(path: str) -> Surface:
     if path.startswith("/v1/"):
         return Surface.OPENAI
     return Surface.AZURE_DATED
+
+
+def dated_version(value: str | None) -> str | None:
+    """Azure's `api-version` where it is a dated one (`2025-01-01-preview`, `2024-10-21`), else None."""
+    return value if value is not None and _DATED.fullmatch(value) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
