@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
-from pipeline.audio.decode import NotAudio, open_sound
+from pipeline.audio.channels import pick_channel
+from pipeline.audio.decode import open_sound
 from pipeline.audio.encode import encode, encode_reply, to_int16
 from pipeline.audio.probe import LARGEST_SENT_BYTES, sendable_as_is
+from pipeline.audio.sound import NotAudio
 from pipeline.audio.wav import pcm_to_wav
 from pipeline.errors import InputError
 from pipeline.model import AudioPart
@@ -23,13 +25,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.audio.channels import Channels
     from pipeline.audio.timeline import Timeline
     from pipeline.model import Media
 
-__all__ = ["Channels", "encode_reply", "pick_channel", "prepare", "resampled", "sides"]
-
-#: `mix`: the mean of all channels. `left`, `right`: one side of a two-channel recording, such as a call's.
-Channels = Literal["mix", "left", "right"]
+__all__ = ["encode_reply", "prepare", "resampled"]
 
 #: The audio models work at 24 kHz; recordings up to 16 kHz gain nothing from more.
 #: Source: developers.openai.com/api/docs, realtime audio formats ("24 kHz"), checked 2026-11-20.
@@ -72,11 +72,6 @@ def prepare(
         raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"it cannot be read: {error.strerror or error}") from error
-
-
-def sides(media: Media) -> tuple[Channels, ...]:
-    """The items that a channel split makes of a recording: its two sides, or itself where it has not two."""
-    return ("left", "right") if media.channels == 2 else ("mix",)
 
 
 def _convert(
@@ -124,25 +119,6 @@ def _too_long(duration_s: float) -> str:
         f"too long for one request: {duration_s / 60:.0f} minutes, and the service takes "
         f"{LARGEST_SENT_BYTES // 1_000_000} MB; set --max-part"
     )
-
-
-def pick_channel(block: NDArray[np.float32], channels: Channels) -> NDArray[np.float32]:
-    """One channel of a block: frames x channels in, frames x 1 out."""
-    if block.shape[1] == 1:
-        return block
-    if channels == "mix":
-        return _mean(block)
-    index = 0 if channels == "left" else 1
-    return np.ascontiguousarray(block[:, index : index + 1])
-
-
-def _mean(block: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean of the channels; adding columns is five times as fast as numpy's mean over a short axis."""
-    total = block[:, 0] + block[:, 1]
-    for index in range(2, block.shape[1]):
-        total += block[:, index]
-    total *= np.float32(1 / block.shape[1])
-    return total[:, None]
 
 
 def resampled(

@@ -188,3 +188,23 @@ def _loudest(windows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Mean square of each window's loudest channel, from windows x frames x channels."""
     power: NDArray[np.float32] = np.mean(windows * windows, axis=1, dtype=np.float32).max(axis=1)
     return power
+
+
+def quiet_below_dbfs(levels: Levels) -> float:
+    """The level below which a window of this recording counts as a pause.
+
+    Just above the noise of the room (its quietest tenth, plus 6 dB), though no stricter than `SILENCE_DBFS`; but
+    always 20 dB below the speech (its loudest twentieth), and never above -40 dBFS, so that no word is taken for
+    a pause however noisy the room.
+    """
+    if not len(levels.power):
+        return SILENCE_DBFS
+    noise, speech = (to_dbfs(float(power)) for power in np.percentile(levels.power, (10, 95)))
+    return max(FLOOR_DBFS, min(max(noise + 6.0, SILENCE_DBFS), speech - 20.0, -40.0))
+
+
+def runs_below(power: NDArray[np.float32], limit: float, least: int) -> list[tuple[int, int]]:
+    """Runs of at least `least` windows whose power is below `limit`: first window, and the one past the last."""
+    quiet = np.concatenate(([False], power < limit, [False]))
+    edges = np.flatnonzero(quiet[1:] != quiet[:-1]).reshape(-1, 2)
+    return [(int(first), int(last)) for first, last in edges if last - first >= least]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.audio.decode import NotAudio, open_sound
+from pipeline.audio.decode import open_sound
 from pipeline.audio.levels import LevelMeter, Levels, to_dbfs
 from pipeline.audio.riff import is_wav, read_layout
+from pipeline.audio.sound import NotAudio
 
 #: `pcm16` as the service sends it, without a header.
 PCM16_RATE_HZ = 24_000

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import multiprocessing
 import os
 import stat
-from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from itertools import chain, islice
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.audio.decode import NotAudio, Sound, open_sound
+from pipeline.audio.decode import open_sound
+from pipeline.audio.hashing import HashingFile
 from pipeline.audio.levels import LevelMeter
+from pipeline.audio.probe_pool import FILES_A_BATCH, ProbePool, usable_cores
+from pipeline.audio.sound import NotAudio, Sound
 from pipeline.errors import InputError
 from pipeline.model import Media
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 #: Endings that recordings of a container usually have; the first is the one to suggest.
 EXTENSIONS: dict[str, tuple[str, ...]] = {
@@ -54,9 +55,7 @@ SILENT_SHARE = 0.999
 _PROMISE_SLACK_S = 0.15
 _PROMISE_SLACK_SHARE = 0.01
 
-#: Below this many files a pool's start costs more than it saves.
-_FEWEST_FOR_POOL = 16
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 18
 #: A browser's or pipe's WAV without sizes is read here, but not every server reads it.
 NOTE_SIZES = "its header does not say how long it is, or says it wrongly"
 
@@ -113,8 +112,8 @@ def probe(path: Path) -> Probed:
             found = os.fstat(raw.fileno())
             if not found.st_size:
                 raise InputError("it is empty (0 bytes)")
-            hashing = _HashingFile(raw)
-            media = _measured(io.BufferedReader(hashing, _READ_BYTES // 4), found.st_size, path.name)
+            hashing = HashingFile(raw)
+            media = _measured(io.BufferedReader(hashing, _READ_BYTES), found.st_size, path.name)
             digest = hashing.finish()
     except OSError as error:
         raise InputError(f"it cannot be read: {error.strerror or error}") from error
@@ -124,48 +123,32 @@ def probe(path: Path) -> Probed:
 def probe_many(
     paths: Iterable[Path], processes: int | None = None
 ) -> Iterator[tuple[Path, Probed | InputError]]:
-    """Probes recordings on all cores, in the order given, holding few of them at a time.
+    """Probes recordings on all cores, in the order given, a few ahead of the caller.
 
     Args:
         paths: may be endless; it is drawn from as results are taken.
-        processes: how many at once; all cores by default. With 1, or for a handful of files, no process
-        starts.
+        processes: how many at once; all cores by default. With 1, or for a handful of files, none is started.
 
     Yields:
         Each path with what was found, or why it is refused.
     """
-    count = (
-        processes or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    count = processes or usable_cores()
     source = iter(paths)
-    first = [path for path, _ in zip(source, range(_FEWEST_FOR_POOL), strict=False)]
-    if count < 2 or len(first) < _FEWEST_FOR_POOL:
-        for path in (*first, *source):
-            yield path, _probe_or_refuse(path)
+    first = list(islice(source, FILES_A_BATCH))
+    if count < 2 or len(first) < FILES_A_BATCH:
+        for path in chain(first, source):
+            try:
+                yield path, probe(path)
+            except InputError as refusal:
+                yield path, refusal
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context) as pool:
-        waiting: deque[tuple[list[Path], Future[list[Probed | InputError]]]] = deque()
-        batch = first
-        while batch or waiting:
-            if batch:
-                waiting.append((batch, pool.submit(_probe_batch, batch)))
-                batch = [path for path, _ in zip(source, range(_FEWEST_FOR_POOL), strict=False)]
-                if len(waiting) < 2 * count:
-                    continue
-            done, results = waiting.popleft()
-            yield from zip(done, results.result(), strict=True)
-
-
-def _probe_batch(paths: list[Path]) -> list[Probed | InputError]:
-    return [_probe_or_refuse(path) for path in paths]
-
-
-def _probe_or_refuse(path: Path) -> Probed | InputError:
-    try:
-        return probe(path)
-    except InputError as refusal:
-        return refusal
+    with ProbePool(count) as pool:
+        for path, answer in pool.answers(chain(first, source)):
+            if "refusal" in answer:
+                yield path, InputError(answer["refusal"])
+            else:
+                answer["media"]["notes"] = tuple(answer["media"]["notes"])
+                yield path, Probed(**{**answer, "media": Media(**answer["media"])})
 
 
 def _measured(file: io.BufferedReader, size_bytes: int, name: str) -> Media:
@@ -196,6 +179,8 @@ def _refuse_broken(sound: Sound, duration_s: float) -> None:
         if sound.damaged:
             raise InputError("none of it can be decoded: its content is damaged")
         raise InputError("it has a header but no sound in it (0 samples)")
+    if sound.ending == "cut":
+        raise InputError(f"cut short: it ends within a page, {duration_s:.1f} s are there")
     promised_s = sound.promised_s
     if promised_s and promised_s - duration_s > _PROMISE_SLACK_S + promised_s * _PROMISE_SLACK_SHARE:
         raise InputError(f"cut short: the header promises {promised_s:.1f} s, {duration_s:.1f} s are there")
@@ -208,44 +193,7 @@ def _notes(sound: Sound, name: str) -> Iterator[str]:
         yield f"extension says .{ending}, content is {sound.container}"
     if not sound.sizes_true:
         yield NOTE_SIZES
+    if sound.ending == "unmarked":
+        yield "it has no end mark: perhaps cut short"
     if sound.damaged:
         yield f"{sound.damaged} damaged pieces were skipped"
-
-
-class _HashingFile(io.RawIOBase):
-    """A file that hashes itself while it is read, so that the sound and the hash are of the same bytes.
-
-    Bytes count once and in order; what readers jumped over is read by `finish`.
-    """
-
-    def __init__(self, raw: io.FileIO) -> None:
-        self._raw = raw
-        self._hash = hashlib.sha256()
-        self._hashed = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._raw.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._raw.tell()
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        at = self._raw.tell()
-        count = self._raw.readinto(buffer) or 0
-        if at <= self._hashed < at + count:
-            self._hash.update(memoryview(buffer)[self._hashed - at : count])
-            self._hashed = at + count
-        return count
-
-    def finish(self) -> str:
-        """Hashes what was not read yet; the SHA-256 of the whole file in hex."""
-        self._raw.seek(self._hashed)
-        while chunk := self._raw.read(_READ_BYTES):
-            self._hash.update(chunk)
-        return self._hash.hexdigest()

@@ -1,0 +1,54 @@
+"""What is done to a reply before it is saved, where the job asks for it; in one place and one order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.audio.clips import fade, trim_edges
+from pipeline.audio.encode import encode_reply
+from pipeline.audio.loudness import normalize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """How replies are finished; as it stands, not at all.
+
+    Attributes:
+        loudness_lufs: integrated loudness to aim at; None leaves it.
+        trim_silence: take off the silence before and after the speech.
+    """
+
+    loudness_lufs: float | None = None
+    trim_silence: bool = False
+    fade_in_s: float = 0.0
+    fade_out_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.loudness_lufs is not None and not -40.0 <= self.loudness_lufs <= -5.0:
+            raise ValueError(f"a loudness of {self.loudness_lufs} LUFS; from -40 to -5 is possible")
+        if self.fade_in_s < 0 or self.fade_out_s < 0:
+            raise ValueError("a fade cannot be shorter than nothing")
+
+    @property
+    def changes_samples(self) -> bool:
+        return bool(self.loudness_lufs is not None or self.trim_silence or self.fade_in_s or self.fade_out_s)
+
+
+def finish_reply(wav: bytes, format: str, how: Finish) -> bytes:  # noqa: A002 - the service's own word
+    """A reply trimmed, brought to its loudness, faded and encoded: in this order, so that silence does not count
+    as quiet speech, and fades stand at the edges that are heard.
+
+    Args:
+        wav: the reply as a WAV, its sizes may be wrong.
+        format: one of `encode.REPLY_FORMATS`.
+
+    Raises:
+        ValueError: it cannot be decoded, or the format is unknown.
+    """
+    if how.trim_silence:
+        wav = trim_edges(wav)
+    if how.loudness_lufs is not None:
+        wav = normalize(wav, target_lufs=how.loudness_lufs)
+    if how.fade_in_s or how.fade_out_s:
+        wav = fade(wav, in_s=how.fade_in_s, out_s=how.fade_out_s)
+    return encode_reply(wav, format)
