@@ -1,0 +1,51 @@
+"""Relative links to the files of a job, for pages and workbooks.
+
+A path in the manifest is POSIX and relative to the output folder; a link made from it works wherever the
+folder is moved, copied or unzipped to.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+#: Excel refuses longer targets.
+#: Source: https://support.microsoft.com/office/excel-specifications-and-limits-1672b34d (2025-11-20).
+EXCEL_TARGET_LIMIT = 2_079
+
+_AUDIO_SUFFIXES = frozenset(
+    ".aac .aif .aiff .flac .m4a .mp3 .mp4 .mpeg .mpga .oga .ogg .opus .wav .webm .wma .amr".split()  # noqa: SIM905
+)
+# What Excel itself escapes in the target of a link to a file; letters of any alphabet stay.
+_EXCEL_ESCAPES = {ord(character): f"%{ord(character):02X}" for character in '%"<>[]^`{} #?\\|'}
+
+
+def href(path: object) -> str:
+    """The path as a relative URL for an attribute of a page; empty for what is no path.
+
+    The result never names a scheme or a host: `javascript:` and `//host` become file names, which they are.
+    """
+    text = str(path) if isinstance(path, str) else ""
+    if not text or "\x00" in text:
+        return ""
+    quoted = quote(text.encode("utf-8", "surrogateescape"), safe="/~")
+    if quoted.startswith("//"):
+        return ""
+    return quoted if quoted.startswith(("/", "./", "../")) else f"./{quoted}"
+
+
+def excel_target(path: object) -> str:
+    """The path as the target of an Excel hyperlink; empty where Excel could not follow it."""
+    text = str(path) if isinstance(path, str) else ""
+    if not text or text.startswith("/") or not text.isprintable():
+        return ""
+    target = text.translate(_EXCEL_ESCAPES)
+    first = target.split("/", 1)[0]
+    if ":" in first:  # would be read as a scheme or a drive
+        target = f"./{target}"
+    return target if len(target) <= EXCEL_TARGET_LIMIT else ""
+
+
+def is_audio_path(path: object) -> bool:
+    """Whether the path's ending says that it can be played."""
+    return isinstance(path, str) and PurePosixPath(path).suffix.lower() in _AUDIO_SUFFIXES
