@@ -4,12 +4,16 @@
     3                   Completed, with a message and the tag `partial`
     130, 143            Cancelled
     the rest            Failed
+
+A direct caller gets the summary for the first two and a typed error, which carries it, for the others.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,10 +30,12 @@ from pipeline.stop import StopReason
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from prefect.states import State
+    from prefect.client.schemas import State
 
     from pipeline.execute import RunSummary
     from pipeline.jobspec import JobSpec
+
+log = logging.getLogger(__name__)
 
 PARTIAL = 3
 INTERRUPTED = (StopReason.SIGINT, StopReason.SIGTERM, StopReason.CANCELLED)
@@ -72,7 +78,7 @@ async def _run(spec: JobSpec) -> State[Any]:
             engine = engine_context.Engine(job=await stack.enter_async_context(execute.Job.open(spec)))
         job = engine.job
         stack.enter_context(
-            stopping.on_signals(job.stop, in_flight=lambda: progress.in_flight(job), keep=ends_with_run)
+            stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=ends_with_run)
         )
         async with stopping.on_cancellation(job.stop, lambda: _is_cancelling(run_id)):
             await _tag(run_id, "audiobatch", spec.provider, spec.deployment or spec.model)
@@ -106,7 +112,10 @@ async def _is_cancelling(run_id: UUID) -> bool:
 
 
 async def _tag(run_id: UUID, *tags: str) -> None:
-    """Add tags to those that the flow run has."""
-    async with get_client() as client:
-        run = await client.read_flow_run(run_id)
-        await client.update_flow_run(run_id, tags=[*dict.fromkeys((*run.tags, *tags))])
+    """Add tags to those that the flow run has; a run does not fail for want of them."""
+    try:
+        async with get_client() as client:
+            run = await client.read_flow_run(run_id)
+            await client.update_flow_run(run_id, tags=[*dict.fromkeys((*run.tags, *tags))])
+    except Exception:
+        log.warning("tags could not be set", exc_info=True)

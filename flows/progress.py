@@ -55,12 +55,12 @@ def percent(now: Snapshot) -> float:
     return min(100.0, 100.0 * _finished(now) / now.total) if now.total else 0.0
 
 
-def in_flight(job: Job) -> str:
-    """What a stop has to wait for, and how to go on: the rest of the message at the first signal."""
+def in_flight(job: Job, signal: str) -> str:
+    """What a stop has to wait for, and how to go on: the rest of the message at the first `signal`."""
     calls = job.snapshot().in_flight
     if calls:
-        what = f"{calls} {'call' if calls == 1 else 'calls'} in flight may take up to {job.spec.drain_timeout_s:g} s; "
-        what += "again to give them up. "
+        noun = "call" if calls == 1 else "calls"
+        what = f"{calls} {noun} in flight may take up to {job.spec.drain_timeout_s:g} s ({signal} again gives them up). "
     else:
         what = "No call is in flight. "
     return f"{what}The same command goes on later; results so far: {job.output}"

@@ -132,7 +132,7 @@ class EmbeddedServer:
         return time.monotonic() - self._started_at
 
     def stop(self) -> None:
-        """End the child: its input is closed, which it takes as the wish to end; then by signal. Safe to repeat."""
+        """End the child: by closing its input, which lets it record what it has; then by force. Safe to repeat."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -140,11 +140,11 @@ class EmbeddedServer:
         if child.stdin is not None:
             with contextlib.suppress(OSError):
                 child.stdin.close()
-        for ask in (lambda: None, child.terminate, child.kill):
-            ask()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(STOP_S)
-                break
+        try:
+            child.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
         if self._log is not None:
             self._log.close()
         for name, value in self._replaced.items():
@@ -166,8 +166,7 @@ class EmbeddedServer:
         self.stop()
         return ConfigError(
             f"Prefect's embedded server {what}. `--no-prefect` runs the same job without it; "
-            "PREFECT_API_URL names a server of your own."
-            + (f"\nIts last words:\n{tail}" if tail else "")
+            "PREFECT_API_URL names a server of your own." + (f"\nIts last words:\n{tail}" if tail else "")
         )
 
 

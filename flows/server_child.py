@@ -18,10 +18,11 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import uvicorn
 
@@ -39,25 +40,25 @@ def main() -> None:
     # What a library prints later must not meet a closed pipe.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     gone = threading.Event()
+    on_started: list[Callable[[], None]] = []
     threading.Thread(target=_watch_input, args=(gone,), daemon=True).start()
     threading.Thread(target=_watch_parent, args=(gone, parent), daemon=True).start()
-    with _schema_known_or_locked() as release:
-        server = _server(release)
-        threading.Thread(target=_end_with, args=(gone, server), daemon=True).start()
+    server = _server(on_started)
+    threading.Thread(target=_end, args=(gone, server), daemon=True).start()
+    with _migration(on_started):
         server.run(sockets=[listener])
-    if not server.started:
-        sys.exit(3)
 
 
-def _server(on_started: contextlib.ExitStack) -> uvicorn.Server:
-    """uvicorn's server; `on_started` is closed once the application answers."""
+def _server(on_started: list[Callable[[], None]]) -> uvicorn.Server:
+    """The HTTP server; `on_started` is called once the application answers."""
     import uvicorn
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
             if self.started:
-                on_started.close()
+                for act in on_started:
+                    act()
                 gc.freeze()
                 gc.enable()
 
@@ -73,10 +74,11 @@ def _server(on_started: contextlib.ExitStack) -> uvicorn.Server:
 
 
 @contextlib.contextmanager
-def _schema_known_or_locked() -> Iterator[contextlib.ExitStack]:
+def _migration(on_started: list[Callable[[], None]]) -> Iterator[None]:
     """Skip the migration where it would do nothing; else hold the database's lock until the server has started.
 
-    Yields what is to be closed then: it records the revision and frees the lock.
+    Then the revision is recorded and the lock freed. A server that ends before has its lock freed by the system;
+    Prefect migrates in transactions, so the next one goes on where this one was.
     """
     from filelock import FileLock
     from prefect import __version__
@@ -91,20 +93,19 @@ def _schema_known_or_locked() -> Iterator[contextlib.ExitStack]:
     database = server_schema.sqlite_path(str(PREFECT_API_DATABASE_CONNECTION_URL.value() or ""))
     skip = temporary_settings({PREFECT_API_DATABASE_MIGRATE_ON_START: False})
     with contextlib.ExitStack() as whole:
-        release = whole.enter_context(contextlib.ExitStack())
         if database is not None and PREFECT_API_DATABASE_MIGRATE_ON_START.value():
             if server_schema.is_current(database, __version__):
                 whole.enter_context(skip)
             else:
                 database.parent.mkdir(parents=True, exist_ok=True)
-                lock = f"{database}.audiobatch-lock"
-                release.enter_context(FileLock(lock, timeout=MIGRATION_PATIENCE_S))
+                lock = FileLock(f"{database}.audiobatch-lock")
+                lock.acquire(timeout=MIGRATION_PATIENCE_S)
                 if server_schema.is_current(database, __version__):
-                    release.close()
+                    lock.release()
                     whole.enter_context(skip)
                 else:
-                    release.callback(server_schema.record, database, __version__)
-        yield release
+                    on_started += [partial(server_schema.record, database, __version__), lock.release]
+        yield
 
 
 def _watch_input(gone: threading.Event) -> None:
@@ -122,10 +123,12 @@ def _watch_parent(gone: threading.Event, parent: int) -> None:
         gone.set()
 
 
-def _end_with(gone: threading.Event, server: uvicorn.Server) -> None:
+def _end(gone: threading.Event, server: uvicorn.Server) -> None:
+    """Let a server that serves record what it has; nothing waits for one that was still starting."""
     gone.wait()
-    server.should_exit = True
-    time.sleep(LAST_WORDS_S)
+    if server.started:
+        server.should_exit = True
+        time.sleep(LAST_WORDS_S)
     os._exit(0)
 
 

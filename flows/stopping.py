@@ -1,11 +1,11 @@
 """Stopping in order: what a signal, or a cancellation in Prefect, does to a run.
 
-    first SIGINT or SIGTERM     nothing more is sent; calls in flight may end (`--drain-timeout`); reports; 130 or 143
-    second                      calls in flight are given up and become `unknown`; reports; the same code
-    third                       the process ends where it stands; the ledger knows what was sent
+    first SIGINT or SIGTERM   nothing more is sent; calls in flight may end (`--drain-timeout`); 130 or 143
+    second                    calls in flight are given up and become `unknown`; the same code
+    third                     the process ends where it stands; the ledger knows what was sent
 
-Handlers only mark the run's `Stop`; whatever sends reads it. `signal.signal` is used on every system rather than the
-event loop's own handlers, which Windows lacks and which do not nest: Prefect installs a handler that raises
+Handlers only mark the run's `Stop`; whatever sends reads it. `signal.signal` is used on every system rather than
+the event loop's own handlers, which Windows lacks and which do not nest: Prefect installs a handler that raises
 in the middle of a flow, so ours is installed again inside the flow's body, over it.
 """
 
@@ -38,12 +38,12 @@ _signals: WeakKeyDictionary[Stop, int] = WeakKeyDictionary()
 
 
 @contextlib.contextmanager
-def on_signals(stop: Stop, *, in_flight: Callable[[], str], keep: bool = False) -> Iterator[None]:
+def on_signals(stop: Stop, *, in_flight: Callable[[str], str], keep: bool = False) -> Iterator[None]:
     """Let signals stop the run while the block runs.
 
     Args:
         stop: the run's wish to stop.
-        in_flight: what a stop has to wait for, and how to go on later: the message of the first signal.
+        in_flight: given the signal's name, what a stop has to wait for and how to go on later.
         keep: leave the handlers in place after a signal, so that a second one cannot break the run's last steps.
             For a process that ends with the run.
 
@@ -60,8 +60,7 @@ def on_signals(stop: Stop, *, in_flight: Callable[[], str], keep: bool = False) 
 
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in REASONS:
-            before[number] = signal.signal(number, handle)
+        before = {number: signal.signal(number, handle) for number in REASONS}
     try:
         yield
     finally:
@@ -70,11 +69,11 @@ def on_signals(stop: Stop, *, in_flight: Callable[[], str], keep: bool = False) 
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _signalled(stop: Stop, reason: StopReason, count: int, in_flight: Callable[[], str]) -> None:
+def _signalled(stop: Stop, reason: StopReason, count: int, in_flight: Callable[[str], str]) -> None:
     name = "Ctrl-C" if reason is StopReason.SIGINT else "SIGTERM"
     if count == 1:
         stop.ask(reason, f"stopped by {name}")
-        say(f"Stopping ({name}): nothing more is sent. {in_flight()}")
+        say(f"Stopping ({name}): nothing more is sent. {in_flight(name)}")
     else:
         stop.force(reason)
         say(f"Stopping now ({name} again): calls in flight are given up and recorded as unknown.")

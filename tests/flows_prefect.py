@@ -1,0 +1,92 @@
+"""One real Prefect server for the tests of the flows in this process, in a home of its own, started on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import flows_engine
+from flows.server import EmbeddedServer
+
+#: What Prefect itself emits, whatever runs on it.
+WARNINGS = (
+    "ignore:unclosed <socket:ResourceWarning",
+    "ignore:unclosed transport:ResourceWarning",
+    "ignore:unclosed event loop:ResourceWarning",
+    "ignore:unclosed <ssl.SSLSocket:ResourceWarning",
+)
+
+
+@functools.cache
+def home() -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="audiobatch-test-prefect-")
+    home.folder = folder  # removed with the process
+    return Path(folder.name)
+
+
+def started(**environment: str) -> EmbeddedServer:
+    """A server that is starting; this process's environment stays as it is."""
+    with mock.patch.dict(os.environ, {"PREFECT_HOME": str(home()), **environment}):
+        os.environ.pop("PREFECT_API_URL", None)
+        server = EmbeddedServer()
+        server.start()
+    return server
+
+
+@functools.cache
+def pair() -> tuple[EmbeddedServer, EmbeddedServer]:
+    """Two servers that were started at the same time on a home that had no database yet."""
+    return started(), started()
+
+
+async def url() -> str:
+    """Where the shared server answers."""
+    await pair()[0].wait_healthy()
+    return pair()[0].api_url
+
+
+@contextlib.asynccontextmanager
+async def connected():
+    """Point Prefect in this process at the shared server, and the flows at the stand-in of the engine."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    flows_engine.install()
+    address = await url()
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_HOME: str(home())}):
+        yield
+
+
+def child_environment(address: str | None = None) -> dict[str, str]:
+    """For a child that runs `flows_child.py`."""
+    here = Path(__file__).parent
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    added = {
+        "PREFECT_HOME": str(home()),
+        "PYTHONPATH": os.pathsep.join((str(here.parent), str(here))),
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    }
+    return {**kept, **added, **({"PREFECT_API_URL": address} if address else {})}
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs (a zombie does not)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def until(condition, timeout_s: float = 30.0) -> bool:
+    """Wait for what another process does."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False

@@ -1,0 +1,150 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import flows_prefect
+import pytest
+from flows import server, server_schema
+from flows.server import EmbeddedServer
+from pipeline.errors import ConfigError
+
+linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+
+
+async def test_two_servers_started_at_once_on_a_new_home_both_answer():
+    both = flows_prefect.pair()
+    await asyncio.gather(*(one.wait_healthy() for one in both))
+    assert both[0].api_url != both[1].api_url
+    assert all(server._answers(one.api_url, 5.0) for one in both)
+    assert "Error" not in both[0].log_tail() + both[1].log_tail()
+
+
+async def test_a_started_server_is_at_once_where_prefect_looks_for_it_and_gone_after_stop():
+    await flows_prefect.url()  # the home's database is migrated
+    secrets = {"AZURE_OPENAI_API_KEY": "canary-1", "OPENAI_API_KEY": "canary-2"}
+    with mock.patch.dict(os.environ, {"PREFECT_HOME": str(flows_prefect.home()), **secrets}):
+        os.environ.pop("PREFECT_API_URL", None)
+        started = time.monotonic()
+        one = EmbeddedServer()
+        one.start()
+        assert time.monotonic() - started < 2.0
+        assert os.environ["PREFECT_API_URL"] == one.api_url
+        pid = one.pid
+        await one.wait_healthy()
+        if Path(f"/proc/{pid}").exists():
+            assert b"canary" not in Path(f"/proc/{pid}/environ").read_bytes()
+            assert os.getsid(pid) == pid
+        assert one.log_tail() == ""
+        one.stop()
+        one.stop()
+        assert "PREFECT_API_URL" not in os.environ
+        assert one.pid is None
+    assert not flows_prefect.alive(pid)
+
+
+def test_settings_of_the_users_own_are_left_alone():
+    with mock.patch.dict(os.environ, {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "DEBUG"}):
+        server.quiet_prefect()
+        assert os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] == "DEBUG"
+        assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+
+
+async def test_a_server_that_cannot_start_is_a_message_with_its_last_words_and_a_way_without():
+    broken = flows_prefect.started(
+        PREFECT_SERVER_DATABASE_CONNECTION_URL="sqlite+aiosqlite:////proc/no/such.db"
+    )
+    with pytest.raises(ConfigError, match="--no-prefect") as told:
+        await broken.wait_healthy()
+    assert "last words" in told.value.message
+    assert broken.pid is None
+
+
+async def test_a_server_that_does_not_answer_in_time_is_given_up():
+    slow = flows_prefect.started()
+    pid = slow.pid
+    with pytest.raises(ConfigError, match=r"did not answer within 0\.2 s"):
+        await slow.wait_healthy(deadline_s=0.2)
+    assert not flows_prefect.alive(pid)
+
+
+@linux
+@pytest.mark.parametrize("when", ["starting", "serving"])
+def test_a_client_killed_leaves_no_server_behind(when):
+    program = (
+        "import asyncio, time\n"
+        "from flows.server import EmbeddedServer\n"
+        "server = EmbeddedServer()\n"
+        "server.start()\n"
+        f"if {when == 'serving'}: asyncio.run(server.wait_healthy())\n"
+        "print(server.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    client = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=flows_prefect.child_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with client, client.stdout:
+        pid = int(client.stdout.readline())
+        assert flows_prefect.alive(pid)
+        client.send_signal(signal.SIGKILL)
+    assert flows_prefect.until(lambda: not flows_prefect.alive(pid), 10.0)
+
+
+def test_a_folder_named_flows_where_the_user_stands_is_not_taken_for_ours(tmp_path, monkeypatch):
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "__init__.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    one = flows_prefect.started()
+    one.stop()
+    assert one.api_url
+
+
+class TestSchema:
+    def test_the_file_is_found_in_the_address(self):
+        assert server_schema.sqlite_path("sqlite+aiosqlite:////home/a%20b/prefect.db") == Path(
+            "/home/a b/prefect.db"
+        )
+        assert server_schema.sqlite_path("sqlite+aiosqlite:///prefect.db?x=1") == Path("prefect.db")
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "postgresql+asyncpg://u:p@h/db",
+            "sqlite+aiosqlite:///:memory:",
+            "sqlite+aiosqlite:///file::memory:?x",
+            "",
+        ],
+    )
+    def test_other_databases_have_none(self, address):
+        assert server_schema.sqlite_path(address) is None
+
+    def test_a_database_is_current_only_at_the_revision_and_version_recorded(self, tmp_path):
+        database = tmp_path / "prefect.db"
+        assert not server_schema.is_current(database, "3.8.8")
+        migrate(database, "abc")
+        assert not server_schema.is_current(database, "3.8.8")
+        server_schema.record(database, "3.8.8")
+        assert server_schema.is_current(database, "3.8.8")
+        assert not server_schema.is_current(database, "3.8.9")
+        migrate(database, "def")
+        assert not server_schema.is_current(database, "3.8.8")
+        database.unlink()
+        assert not server_schema.is_current(database, "3.8.8")
+        assert not database.exists()
+
+
+def migrate(database, revision):
+    import contextlib
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS alembic_version (version_num TEXT)")
+        connection.execute("DELETE FROM alembic_version")
+        connection.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
