@@ -158,7 +158,7 @@ def _safe_component(raw: str) -> str:
 
 
 def _safe_folder(component: str) -> str:
-    if _split_ending(component)[1]:
+    if _split_ending(normalize("NFKC", component))[1]:
         component += "_"
     return (
         component if _component_fits(component) else _cut(component, _COMPONENT_BYTES, _STEM_UNITS // 2) + "_"

@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 
 _FORBIDDEN = frozenset("\\:\0")
+#: Windows' other kind of link to a folder: IO_REPARSE_TAG_MOUNT_POINT, which `stat` names only there.
+_JUNCTION = 0xA0000003
 
 
 class Storage(Protocol):
@@ -228,11 +231,12 @@ class LocalStorage:
         parts = path.split("/")
         if any(part in {"", ".", ".."} or not _FORBIDDEN.isdisjoint(part) for part in parts):
             raise StorageError(f"refused: {path!r} is not a path inside {self.root}")
-        place = self.root.joinpath(*parts)
-        # By normcase: Windows gives back the case on the disk, and `Calls` and `calls` are one folder there.
-        if os.path.normcase(os.path.realpath(place.parent)) != os.path.normcase(place.parent):
-            raise StorageError(f"refused: {path!r} leads through a link out of its place in {self.root}")
-        return place
+        folder = str(self.root)
+        for part in parts[:-1]:
+            folder = f"{folder}{os.sep}{part}"
+            if _is_link(folder):
+                raise StorageError(f"refused: {path!r} leads through a link out of its place in {self.root}")
+        return Path(folder, parts[-1])
 
     def _new_file(self, path: str) -> NewFile:
         place = self._place(path)
@@ -264,3 +268,11 @@ class LocalStorage:
                 above = above.parent
                 sync_folder(above)
             self._durable.add(folder)
+
+
+def _is_link(path: str) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False  # not there yet, or a file: who makes the folder finds out
+    return stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0) == _JUNCTION
