@@ -189,7 +189,7 @@ def make(folder: Path) -> list[Case]:
     put("speech-24.flac", wav(stereo, 16_000, "PCM_24", "FLAC"), container="flac", channels=2)
     put("speech.mp3", wav(mono, 16_000, "MPEG_LAYER_III", "MP3"), container="mp3", slack_s=0.12)
     put("stereo.mp3", wav(stereo, 16_000, "MPEG_LAYER_III", "MP3"), container="mp3", channels=2, slack_s=0.12)
-    put("speech.ogg", wav(mono, 16_000, "VORBIS", "OGG"), container="ogg", slack_s=0.01)
+    put("speech.ogg", wav(mono, 16_000, "VORBIS", "OGG"), container="ogg", slack_s=0.03)
     put("speech.opus", wav(mono, 16_000, "OPUS", "OGG"), container="ogg", sample_rate_hz=48_000, slack_s=0.03)
     put("speech.aiff", wav(mono, 16_000, "PCM_16", "AIFF"), container="aiff")
     put("speech.aif", wav(stereo, 16_000, "PCM_24", "AIFF"), container="aiff", channels=2)
@@ -254,7 +254,11 @@ def make(folder: Path) -> list[Case]:
     put("cut-in-header-30.wav", plain[:30], refusal="cut in its header")
     put("cut-behind-fmt.wav", plain[:36], refusal="cut in its header")
     put("no-samples.wav", wav(mono[:0], 16_000), refusal="0 samples")
-    put("no-samples.flac", wav(mono[:0], 16_000, "PCM_16", "FLAC"), refusal="0 samples|cut or damaged")
+    put(
+        "no-samples.aiff",
+        wav(mono[:0], 16_000, "PCM_16", "AIFF"),
+        refusal="0 samples|cut or damaged|no audio",
+    )
     put("half.wav", plain[: len(plain) // 2], refusal=r"promises 2\.0 s, 1\.0 s are there")
     put("half-float.wav", _half(wav(mono, 16_000, "FLOAT")), refusal="cut short")
     put("half-adpcm.wav", _half(wav(mono, 16_000, "IMA_ADPCM")), refusal="cut short")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import os
 import stat
+import time
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.audio.decode import open_sound
 from pipeline.audio.hashing import HashingFile
 from pipeline.audio.levels import LevelMeter
-from pipeline.audio.probe_pool import FILES_A_BATCH, ProbePool, usable_cores
+from pipeline.audio.probe_pool import ProbePool, usable_cores
 from pipeline.audio.sound import NotAudio, Sound
 from pipeline.errors import InputError
 from pipeline.model import Media
@@ -55,6 +55,8 @@ SILENT_SHARE = 0.999
 _PROMISE_SLACK_S = 0.15
 _PROMISE_SLACK_SHARE = 0.01
 
+#: The workers' start takes about half a second; a queue that is done sooner needs none.
+ALONE_S = 1.0
 _READ_BYTES = 1 << 18
 #: A browser's or pipe's WAV without sizes is read here, but not every server reads it.
 NOTE_SIZES = "its header does not say how long it is, or says it wrongly"
@@ -123,27 +125,29 @@ def probe(path: Path) -> Probed:
 def probe_many(
     paths: Iterable[Path], processes: int | None = None
 ) -> Iterator[tuple[Path, Probed | InputError]]:
-    """Probes recordings on all cores, in the order given, a few ahead of the caller.
+    """Probes recordings, in the order given; on all cores when they are many, a few ahead of the caller.
 
     Args:
         paths: may be endless; it is drawn from as results are taken.
-        processes: how many at once; all cores by default. With 1, or for a handful of files, none is started.
+        processes: how many at once, from the start; 1 keeps it all in this process. None: in this process for
+            `ALONE_S` (a thousand short WAVs), then on all cores.
 
     Yields:
         Each path with what was found, or why it is refused.
     """
-    count = processes or usable_cores()
     source = iter(paths)
-    first = list(islice(source, FILES_A_BATCH))
-    if count < 2 or len(first) < FILES_A_BATCH:
-        for path in chain(first, source):
-            try:
-                yield path, probe(path)
-            except InputError as refusal:
-                yield path, refusal
-        return
+    count = processes or usable_cores()
+    alone_until = time.monotonic() + (ALONE_S if processes is None else 0.0)
+    while count < 2 or time.monotonic() < alone_until:
+        path = next(source, None)
+        if path is None:
+            return
+        try:
+            yield path, probe(path)
+        except InputError as refusal:
+            yield path, refusal
     with ProbePool(count) as pool:
-        for path, answer in pool.answers(chain(first, source)):
+        for path, answer in pool.answers(source):
             if "refusal" in answer:
                 yield path, InputError(answer["refusal"])
             else:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-#: Files a worker takes at a time; for fewer than this a pool's start costs more than it saves.
+#: Files a worker takes at a time.
 FILES_A_BATCH = 16
 #: A file whose reading makes no end; an hour of the slowest format takes five seconds.
 LONGEST_PROBE_S = 900.0

@@ -1,0 +1,232 @@
+"""Probing: every kind of recording is read right, every defect refused in words, in little memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import audio_corpus as corpus
+import numpy as np
+import pytest
+
+from pipeline.audio.convert import prepare
+from pipeline.audio.measure import measure
+from pipeline.audio.probe import is_silent, looks_like_audio, probe, probe_many, sendable_as_is
+from pipeline.errors import InputError
+
+FULL = os.environ.get("AUDIOBATCH_FULL") == "1"
+MOST_MEMORY_MB = 300
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    return corpus.make(tmp_path_factory.mktemp("corpus"))
+
+
+def in_a_child(script: str, *arguments: str) -> tuple[str, float]:
+    """Runs Python with this project; its output, and by how many MB its peak lay above its idle memory."""
+    measured = (
+        "import sys\n"
+        "def status(key):\n"
+        "    text = open('/proc/self/status').read()\n"
+        "    return int(text.split(key + ':')[1].split()[0])\n"
+        "import av, numpy, soundfile, soxr\n"
+        "idle = status('VmRSS')\n"
+        f"{script}\n"
+        "print('above', status('VmHWM') - idle)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", measured, *arguments], capture_output=True, text=True, check=False, timeout=110
+    )
+    assert done.returncode == 0, done.stderr
+    output, _, above_kb = done.stdout.rpartition("above ")
+    return output, int(above_kb) / 1024
+
+
+def test_the_corpus_has_at_least_sixty_files(cases):
+    assert len(cases) >= 60
+
+
+def test_every_recording_is_read_right_or_refused_with_its_reason(cases):
+    wrong = []
+    for case in cases:
+        try:
+            media = probe(case.path).media
+        except InputError as refusal:
+            if not case.refusal or not re.search(case.refusal, refusal.message):
+                wrong.append(f"{case.path.name}: refused: {refusal.message}")
+            continue
+        facts = (media.container, media.sample_rate_hz, media.channels)
+        if case.refusal:
+            wrong.append(f"{case.path.name}: should be refused ({case.refusal}), is {media}")
+        elif facts != (case.container, case.sample_rate_hz, case.channels):
+            wrong.append(f"{case.path.name}: {media}")
+        elif abs(media.duration_s - case.duration_s) > case.slack_s + 1e-9:
+            wrong.append(f"{case.path.name}: {media.duration_s} s")
+        elif bool(case.note) != bool(media.notes) or case.note not in " ".join(media.notes):
+            wrong.append(f"{case.path.name}: notes {media.notes}")
+        elif not -32 < media.level_dbfs < -18 or not 0.2 < media.silence_share < 0.7:
+            wrong.append(f"{case.path.name}: level {media.level_dbfs}, silence {media.silence_share}")
+    assert wrong == []
+
+
+def test_every_recording_that_is_read_can_be_prepared_and_measures_the_same(cases):
+    for case in (case for case in cases if not case.refusal):
+        media = probe(case.path).media
+        part = prepare(case.path, media)
+        clip = measure(part.data, part.format)
+        assert clip.duration_s == pytest.approx(media.duration_s, abs=0.06), case.path.name
+        assert part.duration_s == pytest.approx(media.duration_s, abs=0.06), case.path.name
+        if media.channels == 1:
+            assert clip.rms_dbfs == pytest.approx(media.level_dbfs, abs=0.6), case.path.name
+
+
+def test_the_hash_is_of_the_files_bytes_however_the_reader_jumps_about(cases):
+    for case in (case for case in cases if not case.refusal):
+        probed = probe(case.path)
+        assert probed.sha256 == hashlib.sha256(case.path.read_bytes()).hexdigest(), case.path.name
+        assert probed.size_bytes == case.path.stat().st_size
+        assert probed.mtime_ns == case.path.stat().st_mtime_ns
+
+
+def test_the_whole_corpus_is_read_in_little_memory(cases):
+    folder = cases[0].path.parent
+    output, above_mb = in_a_child(
+        "from pathlib import Path\n"
+        "from pipeline.audio.probe import probe_many\n"
+        "from pipeline.audio.convert import prepare\n"
+        "for path, found in probe_many(sorted(Path(sys.argv[1]).iterdir()), 1):\n"
+        "    if hasattr(found, 'media'):\n"
+        "        prepare(path, found.media)\n"
+        "print('done')",
+        str(folder),
+    )
+    assert "done" in output
+    assert above_mb < MOST_MEMORY_MB
+
+
+def test_workers_find_what_one_process_finds_in_the_same_order(cases):
+    paths = [case.path for case in cases]
+    alone = [(path, str(found)) for path, found in probe_many(paths, 1)]
+    spread = [(path, str(found)) for path, found in probe_many(iter(paths), 2)]
+    assert spread == alone
+    assert [path for path, _ in spread] == paths
+
+
+def test_workers_end_when_the_caller_loses_interest(cases):
+    results = probe_many((case.path for _ in range(100) for case in cases), 2)
+    next(results)
+    began = time.monotonic()
+    results.close()
+    assert time.monotonic() - began < 5
+
+
+def test_names_that_are_no_text_reach_the_workers(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\n.wav"))
+    path.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000))
+    [(given, found)] = list(probe_many([path], 2))
+    assert given == path
+    assert found.media.duration_s == 1.0
+
+
+def test_what_cannot_be_opened_is_refused_not_waited_for(tmp_path):
+    folder = tmp_path / "folder.wav"
+    folder.mkdir()
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    for path, reason in ((folder, "regular"), (pipe, "regular"), (tmp_path / "gone.wav", "No such file")):
+        with pytest.raises(InputError, match=reason):
+            probe(path)
+
+
+def test_a_file_without_permission_is_refused(tmp_path):
+    path = tmp_path / "locked.wav"
+    path.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000))
+    path.chmod(0)
+    tmp_path.chmod(0o755)
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from pipeline.audio.probe import probe\n"
+        "import soundfile, numpy\n"
+        "path = os.open(sys.argv[1].rpartition('/')[0], os.O_RDONLY)\n"
+        "os.fchdir(path)\n"
+        "if os.getuid() == 0: os.setuid(65534)\n"
+        "try: probe(Path('locked.wav'))\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "InputError it cannot be read: Permission denied"
+
+
+def test_a_playlist_is_not_followed_whatever_its_name(tmp_path):
+    inner = tmp_path / "inner.mp3"
+    inner.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000, "MPEG_LAYER_III", "MP3"))
+    for name, text in (
+        ("list.m3u8", f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{inner}\n#EXT-X-ENDLIST\n"),
+        ("concat.mp3", f"ffconcat version 1.0\nfile '{inner}'\n"),
+    ):
+        path = tmp_path / name
+        path.write_text(text)
+        with pytest.raises(InputError, match="text"):
+            probe(path)
+
+
+def test_silence_is_known_from_soft_speech(tmp_path):
+    def media(samples):
+        path = tmp_path / "x.wav"
+        path.write_bytes(corpus.wav(samples, 16_000))
+        return probe(path).media
+
+    hiss = np.random.default_rng(1).standard_normal(48_000).astype(np.float32)
+    assert is_silent(media(np.zeros(48_000, np.float32)))
+    assert is_silent(media(hiss * 10 ** (-70 / 20)))
+    assert not is_silent(media(corpus.speech(3, 16_000, level=0.01)))
+    one_word = np.zeros(16_000 * 60, np.float32)
+    one_word[:16_000] = corpus.speech(1, 16_000, level=0.05)
+    assert not is_silent(media(one_word))
+
+
+@pytest.mark.parametrize(
+    "name", ["a.wav", "A.MP3", "x.m4a", "x.opus", "dir.x/y.webm", "v.MOV", "s.oga", "t.amr"]
+)
+def test_recordings_are_known_by_their_ending(name):
+    assert looks_like_audio(name)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "wav", "x.wav.part", ".wav", "cover.jpg", "noending"])
+def test_other_files_are_left_alone(name):
+    assert not looks_like_audio(name)
+
+
+def test_only_what_the_service_is_known_to_take_goes_as_it_is(cases):
+    as_is = set()
+    for case in (case for case in cases if not case.refusal):
+        probed = probe(case.path)
+        if sendable_as_is(probed.media, probed.size_bytes):
+            as_is.add(case.path.name)
+            assert prepare(case.path, probed.media).data == case.path.read_bytes()
+        assert sendable_as_is(probed.media, 20_000_001) is None
+    assert {"pcm_16.wav", "speech.mp3", "wav-named.mp3", "mp3-named.wav", "rate-44100.wav"} <= as_is
+    assert as_is.isdisjoint({"pcm_24.wav", "ulaw.wav", "sizes-all-ones.wav", "phone.m4a", "channels-3.wav"})
+
+
+def test_an_rf64_of_more_than_four_gigabytes_is_read_by_blocks(tmp_path):
+    path = tmp_path / "long.wav"
+    size_bytes = 4_400_000_000 if FULL else 300_000_000
+    duration_s = corpus.sparse_rf64(path, size_bytes=size_bytes)
+    output, above_mb = in_a_child(
+        "from pathlib import Path\n"
+        "from pipeline.audio.probe import probe\n"
+        "print(probe(Path(sys.argv[1])).media.duration_s)",
+        str(path),
+    )
+    assert float(output) == pytest.approx(duration_s)
+    assert above_mb < MOST_MEMORY_MB
