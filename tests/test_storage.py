@@ -684,13 +684,22 @@ def test_a_real_disk_that_fills_up_keeps_what_it_has(tmp_path: Path):
         storage = LocalStorage(disk / "out")
         storage.probe_writable()
         acknowledged = {}
-        with pytest.raises(
-            StorageError, match=r"no space is left on the disk\. Free some space, or name another"
-        ):
+
+        def fill() -> None:
             for number in range(100):
                 path = f"audio/{number}.wav"
                 storage.write(path, bytes([number]) * 60_000)
                 acknowledged[path] = bytes([number]) * 60_000
+
+        def stream() -> None:
+            with storage.open_text_atomic("audio/0.wav") as text:
+                for _ in range(1000):
+                    text.write("x" * 10_000)
+
+        with pytest.raises(
+            StorageError, match=r"no space is left on the disk\. Free some space, or name another"
+        ):
+            fill()
         assert len(acknowledged) > 5
         assert files_in(disk / "out") == acknowledged
         with pytest.raises(StorageError, match="no space"):
@@ -729,7 +738,7 @@ def test_a_disk_that_turns_read_only_in_mid_run_is_said(tmp_path: Path):
         assert storage.read("audio/a.wav") == b"kept"
 
 
-# --- kill -9 --------------------------------------------------------------------------------------------------------
+# --- kill -9
 
 KILLED_PROGRAM = """
 import os, signal, sys
