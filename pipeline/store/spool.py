@@ -109,8 +109,7 @@ class Spool:
         try:
             self._storage.write(path, parts)
         except StorageError:
-            if not self._storage.exists(_RESERVE):
-                raise
+            # Again even where there is no reserve: another thread may have given it up just now.
             self._storage.delete(_RESERVE)
             self._storage.write(path, parts)
         return self.folder / path

@@ -1,0 +1,297 @@
+"""Replies that were paid for are kept when the output cannot be written, and come home once it can."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from pipeline.errors import StorageError
+from pipeline.model import SavedFile
+from pipeline.store.durable import TEMPORARY_PREFIX
+from pipeline.store.spool import Spool, SpoolEntry
+from pipeline.store.storage import LocalStorage
+
+FILES = [("audio/anna.wav", b"RIFF" + bytes(3000)), ("transcripts/anna.wav.txt", "Grüß Gott.\n".encode())]
+RECORD = {"item_id": "anna.wav", "turn": 1, "status": "succeeded", "cost_usd": "0.0123", "parts": None}
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "outputs" / "calls")
+
+
+@pytest.fixture
+def spool(tmp_path: Path, output: LocalStorage) -> Spool:
+    return Spool(output.root, base=tmp_path / "state")
+
+
+def recorded_at_once(entry: SpoolEntry, saved: list[SavedFile]) -> None:
+    pass
+
+
+def everything_below(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_kept_reply_comes_home_with_its_files_and_its_record(spool: Spool, output: LocalStorage):
+    path = spool.keep("anna.wav turn 1", FILES, RECORD)
+    assert path.parent == spool.folder
+    [entry] = Spool(output.root, base=spool.folder.parent.parent).entries()
+    assert (entry.name, entry.path, entry.record, list(entry.files)) == (
+        "anna.wav turn 1",
+        path,
+        RECORD,
+        FILES,
+    )
+    recorded = []
+    assert spool.bring_home(output, lambda entry, saved: recorded.append((entry.record, saved))) == [
+        "anna.wav turn 1"
+    ]
+    assert everything_below(output.root) == dict(FILES)
+    [(record, saved)] = recorded
+    assert record == RECORD
+    assert [(one.path, one.size_bytes) for one in saved] == [(path, len(data)) for path, data in FILES]
+    assert not spool.folder.exists()
+    assert spool.bring_home(output, recorded_at_once) == []
+
+
+def test_an_entry_is_deleted_only_after_its_files_and_its_outcome_are_durable(
+    spool: Spool, output: LocalStorage
+):
+    kept = spool.keep("anna.wav turn 1", FILES, RECORD)
+
+    def record(entry, saved):
+        assert everything_below(output.root) == dict(FILES)
+        assert kept.exists()
+        raise StorageError("the ledger's disk is full")
+
+    with pytest.raises(StorageError, match="the ledger's disk is full"):
+        spool.bring_home(output, record)
+    assert kept.exists()
+    times = []
+    spool.bring_home(output, lambda *_: times.append(kept.exists()))
+    assert times == [True]
+    assert not kept.exists()
+
+
+def test_while_the_output_is_still_broken_every_reply_stays(spool: Spool, output: LocalStorage, monkeypatch):
+    for number in range(3):
+        spool.keep(f"item {number}", [(f"audio/{number}.wav", b"x")], {})
+    tries = []
+
+    def full(files):
+        tries.append(files)
+        if len(tries) == 2:
+            raise StorageError("no space")
+        return LocalStorage.write_many(output, files)
+
+    monkeypatch.setattr(output, "write_many", full)
+    home = []
+    with pytest.raises(StorageError, match="no space"):
+        spool.bring_home(output, lambda entry, _: home.append(entry.name))
+    assert home == ["item 0"]
+    assert [entry.name for entry in spool.entries()] == ["item 1", "item 2"]
+
+
+def test_entries_come_oldest_first_and_one_name_twice_is_two_replies(spool: Spool, monkeypatch):
+    monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_000)  # a clock that stands still
+    for number in range(12):
+        spool.keep("same item", [], {"n": number})
+    assert [entry.record["n"] for entry in spool.entries()] == list(range(12))
+
+
+def test_many_threads_keep_at_once(spool: Spool):
+    with ThreadPoolExecutor(16) as threads:
+        paths = list(threads.map(lambda n: spool.keep(f"item {n}", [("a", b"%d" % n)], {"n": n}), range(100)))
+    assert len(set(paths)) == 100
+    assert sorted(entry.record["n"] for entry in spool.entries()) == list(range(100))
+
+
+def test_a_damaged_entry_stays_where_it_is_and_the_others_come_home(
+    spool: Spool, output: LocalStorage, caplog
+):
+    kept = [spool.keep(f"item {n}", [(f"audio/{n}.wav", b"reply %d" % n)], {}) for n in range(4)]
+    kept[0].write_bytes(kept[0].read_bytes()[:-1])
+    kept[1].write_bytes(b"not a reply")
+    kept[2].write_bytes(kept[2].read_bytes().replace(b"reply 2", b"REPLY 2"))
+    assert spool.bring_home(output, recorded_at_once) == ["item 3"]
+    assert [path.exists() for path in kept] == [True, True, True, False]
+    assert caplog.text.count("cannot be read") == 3
+
+
+def test_a_kept_path_that_leaves_the_output_is_refused(spool: Spool, output: LocalStorage, tmp_path: Path):
+    spool.keep("hostile", [("../../escaped", b"x")], {})
+    with pytest.raises(StorageError, match="refused"):
+        spool.bring_home(output, recorded_at_once)
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_any_name_and_any_text_can_be_kept(spool: Spool):
+    names = ["", "a/../b", "x" * 5000, "new\nline", "\u202egpj", "bad\udcff"]
+    for name in names:
+        spool.keep(name, [], {"transcript": "Zeile\n\u2028\x00 \ud800", name: [1, 2.5, True]})
+    assert [entry.name for entry in spool.entries()] == names
+    assert [entry.record["transcript"] for entry in spool.entries()] == ["Zeile\n\u2028\x00 \ud800"] * len(
+        names
+    )
+
+
+def test_a_record_that_is_not_json_is_a_mistake_of_the_caller(spool: Spool):
+    with pytest.raises(TypeError):
+        spool.keep("a", [], {"when": object()})
+    assert list(spool.entries()) == []
+
+
+def test_every_output_has_a_spool_of_its_own_in_the_user_s_state_folder(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(platformdirs, "user_state_path", lambda *_, **__: tmp_path / "state")
+    one, same, other = Spool(tmp_path / "a"), Spool(tmp_path / "x" / ".." / "a"), Spool(tmp_path / "b")
+    assert one.folder == same.folder != other.folder
+    assert one.folder.parent == tmp_path / "state" / "spool"
+    assert Spool("az://account/out").folder == Spool("az://account/out").folder
+    assert Spool("az://account/out").output == "az://account/out"
+    one.keep("a", [], {})
+    assert list(other.entries()) == []
+    [entry] = one.folder.iterdir()
+    assert json.loads(entry.read_bytes().partition(b"\n")[0])["output"] == str(tmp_path / "a")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits of POSIX")
+def test_kept_replies_are_their_user_s_alone(spool: Spool):
+    umask = os.umask(0)
+    try:
+        path = spool.keep("a", FILES, RECORD)
+    finally:
+        os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert spool.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_asking_an_empty_spool_makes_nothing(spool: Spool, output: LocalStorage, tmp_path: Path):
+    assert list(spool.entries()) == []
+    assert spool.bring_home(output, recorded_at_once) == []
+    spool.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_room_that_was_reserved_is_given_back(spool: Spool):
+    spool.reserve(2_500_000)
+    assert sum(p.stat().st_size for p in spool.folder.iterdir()) == 2_500_000
+    spool.keep("a", FILES, RECORD)
+    assert (spool.folder / "reserve").exists()
+    spool.release()
+    assert [entry.name for entry in spool.entries()] == ["a"]
+    assert not (spool.folder / "reserve").exists()
+    spool.reserve(1000)
+    (spool.folder / f"{TEMPORARY_PREFIX}1").write_bytes(b"half")
+    next(spool.folder.glob("*.reply")).unlink()
+    spool.release()
+    assert not spool.folder.exists()
+    spool.keep("b", FILES, RECORD)
+    assert [entry.name for entry in spool.entries()] == ["b"]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_on_one_full_disk_the_replies_in_flight_fit_into_the_reserved_room(tmp_path: Path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True)
+    try:
+        output, spool = LocalStorage(disk / "out"), Spool(disk / "out", base=disk / "state")
+        spool.reserve(1_000_000)
+        with pytest.raises(StorageError, match="no space"):
+            output.write("filler", (bytes(10_000) for _ in range(10_000)))
+        (disk / "filler").write_bytes(bytes(output.free_bytes() or 0))
+        with pytest.raises(StorageError, match="no space"):
+            output.write_many([("audio/0.wav", bytes(100_000))])
+        for number in range(8):
+            spool.keep(f"item {number}", [(f"audio/{number}.wav", bytes([number]) * 100_000)], {"n": number})
+        (disk / "filler").unlink()
+        home = spool.bring_home(output, recorded_at_once)
+        assert home == [f"item {number}" for number in range(8)]
+        assert output.read("audio/7.wav") == bytes([7]) * 100_000
+        with pytest.raises(StorageError, match="no space"):
+            spool.reserve(9_000_000)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_when_it_cannot_be_kept_either_the_message_says_where(spool: Spool, monkeypatch):
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageError, match=rf"cannot write {spool.folder}.*no space is left"):
+        spool.keep("a", FILES, RECORD)
+
+
+KILLED_PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.store.spool import Spool, SpoolEntry
+from pipeline.store.storage import LocalStorage
+
+base, steps, act = Path(sys.argv[1]), [int(sys.argv[2])], sys.argv[3]
+output, spool = LocalStorage(base / "out"), Spool(base / "out", base=base / "state")
+ledger = base / "ledger"
+
+def record(entry, saved):
+    with ledger.open("a") as file:
+        file.write(entry.name + "\\n")
+
+if act == "home":
+    spool.keep("reply", [("audio/a.wav", b"paid" * 1000)], {"n": 1})
+
+def killing(call):
+    def called(*args, **named):
+        steps[0] -= 1
+        if steps[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **named)
+    return called
+
+for name in ("open", "write", "fsync", "replace", "mkdir", "close", "unlink", "rmdir"):
+    setattr(os, name, killing(getattr(os, name)))
+if act == "home":
+    spool.bring_home(output, record)
+else:
+    spool.keep("reply", [("audio/a.wav", b"paid" * 1000)], {"n": 1})
+print("done", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+@pytest.mark.parametrize("act", ["keep", "home"])
+def test_a_kill_at_any_call_loses_no_kept_reply(tmp_path: Path, act: str):
+    def attempt(ordinal: int) -> bool:
+        base = tmp_path / str(ordinal)
+        base.mkdir()
+        command = [sys.executable, "-c", KILLED_PROGRAM, str(base), str(ordinal), act]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert ended.returncode in {0, -signal.SIGKILL}, ended.stderr
+        output, spool = LocalStorage(base / "out"), Spool(base / "out", base=base / "state")
+        ledger = (base / "ledger").read_text().split() if (base / "ledger").exists() else []
+        names = spool.bring_home(output, lambda entry, _: ledger.append(entry.name))
+        if act == "home" or ended.stdout:
+            assert output.read("audio/a.wav") == b"paid" * 1000
+            assert set(ledger) == {"reply"}
+        else:
+            assert names in ([], ["reply"])
+        output.sweep_temporary()
+        spool.release()
+        left = {path for path in everything_below(base) if path != "ledger"}
+        assert left <= {"out/audio/a.wav"}
+        return bool(ended.stdout)
+
+    with ThreadPoolExecutor(2) as threads:
+        ends = list(threads.map(attempt, range(36)))
+    assert ends[-1]
+    assert not ends[0]
+    assert ends.count(False) > 8
