@@ -88,6 +88,7 @@ def write_page(
         "script": script,
         "made_at": (made_at or datetime.now(UTC)).astimezone(UTC),
         "totals": totals,
+        "sent": _span(totals),
         "tiles": _tiles(totals),
         "status_bars": charts.status_bars(totals),
         "cost_bars": charts.cost_bars(totals),
@@ -173,6 +174,17 @@ def _tiles(totals: Totals) -> list[tuple[str, str, str]]:
         ("Audio out", duration_text(totals.output_audio_s), f"{len(totals.durations_s):,} replies"),
         ("Cost", money_text(totals.cost_usd), unpriced or each),
     ]
+
+
+def _span(totals: Totals) -> str:
+    """From when to when requests were sent: `2026-03-01 12:00 to 12:40`."""
+    first, last = totals.first_started, totals.last_finished
+    if first is None or last is None:
+        return ""
+    start, end = (moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M") for moment in (first, last))
+    if start == end:
+        return start
+    return f"{start} to {end.removeprefix(start[:11])}"
 
 
 def _remove_pages_beyond(folder: Path, count: int) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 #: Slices of a picture, and its height in the units of the path; the width is `BINS * STEP`.
-BINS = 120
+BINS = 100
 STEP = 2
 HEIGHT = 32
 _BLOCK_FRAMES = 1 << 16
@@ -32,7 +32,7 @@ _SNDFILE_MAGIC = frozenset({b"RIFF", b"RF64", b"RIFX", b"fLaC", b"FORM"})
 
 
 def waveform_path(path: Path) -> str | None:
-    """The `d` of an SVG path in a `0 0 240 32` view box; None where there is nothing to draw.
+    """The `d` of an SVG path in a `0 0 200 32` view box; None where there is nothing to draw.
 
     Quiet recordings are drawn larger, up to eight times, so that speech can be told from silence.
     """

@@ -38,7 +38,8 @@
   if (matchMedia("(max-width: 680px)").matches) $("charts").open = false;
 
   // ---- marks: what the page was made with, and over it what this browser keeps -------------------------------
-  const noteOf = (row) => row.querySelector(".note");
+  const notes = new Map(rows.map((row) => [row, row.querySelector(".note")]));
+  const noteOf = (row) => notes.get(row);
   const made = new Map(rows.map((row) => [row, { review: row.dataset.review, note: noteOf(row).dataset.was }]));
   const show = (row, mark) => {
     row.dataset.review = mark.review;
@@ -51,7 +52,10 @@
   const current = (row) => ({ review: row.dataset.review, note: noteOf(row).value });
   const restore = () => {
     const kept = store.read();
-    for (const row of rows) show(row, kept[keyOf(row)] || made.get(row));
+    for (const row of rows) {
+      const wanted = kept[keyOf(row)] || made.get(row), now = current(row);
+      if (wanted.review !== now.review || wanted.note !== now.note) show(row, wanted);
+    }
     counted();
   };
   const keep = (row) => {
@@ -77,10 +81,8 @@
       try { all.set(key, [...JSON.parse(key), entry.review, entry.note]); } catch { /* not ours */ }
     }
     for (const row of rows) {
-      const { review, note } = current(row);
-      if (review || note) {
-        all.set(keyOf(row), [row.dataset.id, +row.dataset.turn, +row.dataset.version, review, note]);
-      }
+      const { review, note } = made.get(row);
+      if ((review || note) && !all.has(keyOf(row))) all.set(keyOf(row), [...JSON.parse(keyOf(row)), review, note]);
     }
     return Array.from(all.values());
   };

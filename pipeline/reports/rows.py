@@ -1,0 +1,122 @@
+"""The ledger's records as manifest rows: one an item and turn, in input order, also for what is still to come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ErrorType, InputError
+from pipeline.items import build_item
+from pipeline.model import SourceKind, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pipeline.jobspec import JobSpec
+    from pipeline.model import Item, Outcome, Source
+    from pipeline.store.ledger import Recorded
+
+#: Columns that are an outcome's own, under the same name.
+_SAME = (
+    *("transcript", "audio_duration_s", "input_transcript", "version", "voice", "format", "model"),
+    *("deployment", "provider", "transport", "attempts", "perhaps_billed", "latency_s", "cost_usd"),
+    *("finish_reason", "error_type", "error_message", "request_id", "run_id", "started_at", "finished_at"),
+    *("parts", "trimmed_s", "word_error_rate", "input_sha256", "fingerprint", "prompt"),
+)
+_USAGE = (
+    *("input_text_tokens", "input_audio_tokens", "cached_tokens"),
+    *("output_text_tokens", "output_audio_tokens"),
+)
+
+
+def manifest_rows(
+    records: Iterable[Recorded], spec: JobSpec, *, run_id: str | None = None, chunk: int = 1000
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows in chunks.
+
+    Args:
+        records: in input order (`Ledger.recorded`).
+        spec: the job, for what is asked of inputs that have no result yet.
+        run_id: only what this run decided, and the inputs it refused.
+        chunk: rows a chunk, about.
+    """
+    rows: list[dict[str, Any]] = []
+    for one in records:
+        rows.extend(
+            row
+            for row in _rows_of(one, spec)
+            if run_id is None or row["run_id"] == run_id or row["status"] == Status.REFUSED.value
+        )
+        if len(rows) >= chunk:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
+
+
+def own_columns(records: Iterable[Recorded]) -> list[str]:
+    """The `in.<name>` columns that any input brings, in the order they first appear."""
+    found: dict[str, None] = {}
+    for one in records:
+        found.update(dict.fromkeys(f"in.{name}" for name in one.source.row))
+    return list(found)
+
+
+def _rows_of(one: Recorded, spec: JobSpec) -> Iterator[dict[str, Any]]:
+    refusal = one.source.refusal
+    item: Item | None = None
+    if not refusal:
+        try:
+            item = build_item(one.source, spec)
+        except InputError as refused:
+            refusal = refused.message
+    turns = {turn.number: turn for turn in item.turns} if item else {}
+    for number in sorted({*one.outcomes, *turns} or {1}):
+        row = _input_columns(one.source, number)
+        outcome = one.outcomes.get(number)
+        if outcome is not None:
+            row |= _outcome_columns(outcome)
+        elif refusal:
+            row |= {
+                "status": Status.REFUSED.value,
+                "error_type": ErrorType.INPUT.value,
+                "error_message": refusal,
+                "prompt": one.source.text or None,
+            }
+        else:
+            turn = turns[number]
+            row |= {
+                "status": Status.PENDING.value,
+                "prompt": turn.text,
+                "voice": turn.voice or None,
+                "format": turn.format or None,
+                "model": item.model if item else None,
+                "fingerprint": turn.fingerprint,
+            }
+        yield row
+
+
+def _input_columns(source: Source, number: int) -> dict[str, Any]:
+    recording = source.kind is SourceKind.RECORDING
+    return {
+        "item_id": source.item_id,
+        "turn": number,
+        "run_id": None,
+        "input": source.path if recording or source.path else None,
+        "input_duration_s": source.media.duration_s if source.media and number == 1 else None,
+        "input_sha256": source.sha256 or None,
+        **{f"in.{name}": value for name, value in source.row.items()},
+    }
+
+
+def _outcome_columns(outcome: Outcome) -> dict[str, Any]:
+    row: dict[str, Any] = {name: _blank(getattr(outcome, name)) for name in _SAME}
+    row["status"] = outcome.status.value
+    row["audio_file"] = outcome.audio.path if outcome.audio else None
+    row["transcript_file"] = outcome.transcript_file.path if outcome.transcript_file else None
+    row["checks"] = tuple(check.value for check in outcome.checks)
+    row |= {name: getattr(outcome.usage, name) if outcome.usage else None for name in _USAGE}
+    return row
+
+
+def _blank(value: Any) -> Any:
+    return None if value == "" else value
