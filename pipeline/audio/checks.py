@@ -30,15 +30,18 @@ NEAR_SILENT_SHARE = 0.95
 CLIPPED_SHARE = 0.0005
 
 #: Characters of transcript a second of sound. Speech is 10 to 17 in European languages at 130 to 190 words a
-#: minute (Pellegrino, Coupé, Marsico 2011: 5 to 8 syllables a second); the limits are outside of what the ten
-#: voices do at any natural speed.
-SLOWEST_CHARS_PER_S = 5.0
+#: minute (Pellegrino, Coupé, Marsico 2011: 5 to 8 syllables a second), and as much as 25 while it sounds. More than
+#: this over the whole reply cannot be said; less than this over its sounding windows is not all of what was said.
 FASTEST_CHARS_PER_S = 28.0
+SLOWEST_CHARS_PER_SOUNDING_S = 6.0
 #: Han, kana and hangul carry a syllable or more a character, so that they count as this many.
 _WIDE_CHAR_WEIGHT = 2.5
-#: Under this length a "Yes." with its pauses says nothing about speed.
+#: A digit is read as a word: "742" is said as long as "seven hundred and forty-two".
+_DIGIT_WEIGHT = 5.0
+#: Under this length a "Yes." drawn out says nothing about speed.
 _SHORTEST_RATED_S = 1.5
-_SHORTEST_RATED_CHARS = 12
+#: Time that even the shortest utterance takes, given to every reply before it counts as too fast.
+_GIVEN_S = 0.5
 
 
 def check_reply(
@@ -71,7 +74,7 @@ def check_reply(
         found |= _of_sound(clip)
         if not transcript.strip():
             found.add(Check.NO_TRANSCRIPT)
-        elif _odd_rate(transcript, clip.duration_s):
+        elif _odd_rate(transcript, clip):
             found.add(Check.SPEECH_RATE)
     if verbatim_of is not None and words.strip() and not reads_like(verbatim_of, words):
         found.add(Check.NOT_VERBATIM)
@@ -91,11 +94,12 @@ def _of_sound(clip: Clip) -> set[Check]:
     return found
 
 
-def _odd_rate(transcript: str, duration_s: float) -> bool:
+def _odd_rate(transcript: str, clip: Clip) -> bool:
     """Whether so many characters cannot be this much speech."""
     chars: float = sum(char.isalnum() or char == " " for char in transcript)
     chars += (_WIDE_CHAR_WEIGHT - 1) * len(WIDE_CHARACTER.findall(transcript))
-    if duration_s <= 0 or (duration_s < _SHORTEST_RATED_S and chars < _SHORTEST_RATED_CHARS * 3):
-        return False
-    rate = chars / duration_s
-    return rate > FASTEST_CHARS_PER_S or (rate < SLOWEST_CHARS_PER_S and duration_s >= _SHORTEST_RATED_S)
+    chars += (_DIGIT_WEIGHT - 1) * sum(char.isdigit() for char in transcript)
+    if chars > FASTEST_CHARS_PER_S * (clip.duration_s + _GIVEN_S):
+        return True
+    sounding_s = clip.duration_s * (1 - clip.silence_share)
+    return sounding_s >= _SHORTEST_RATED_S and chars < SLOWEST_CHARS_PER_SOUNDING_S * sounding_s

@@ -50,6 +50,7 @@ class Levels:
         hop_frames: frames a window; the last window may be shorter.
         power: mean square of each window, its loudest channel, full scale = 1.0; windows.
         last_power: of the last full 20 ms, wherever the windows fall.
+        end_power: of the last 5 ms.
         clipped_share: share of samples within a run at full scale.
     """
 
@@ -58,6 +59,7 @@ class Levels:
     hop_frames: int
     power: NDArray[np.float32] = field(repr=False)
     last_power: float
+    end_power: float
     peak: float
     mean_power: float
     clipped_share: float
@@ -140,20 +142,19 @@ class LevelMeter:
     def result(self) -> Levels:
         """The levels of all blocks so far."""
         powers = list(self._powers)
-        last = float(powers[-1][-1]) if powers else 0.0
         total = self._total
         if self._carry is not None:
-            rest = self._carry[None, :, :]
-            powers.append(_loudest(rest))
+            powers.append(_loudest(self._carry[None, :, :]))
             total += float(np.vdot(self._carry, self._carry))
-            end = self._carry if self._tail is None else np.concatenate((self._tail, self._carry))
-            last = float(_loudest(end[None, -self._hop :, :])[0])
+        ends = [part for part in (self._tail, self._carry) if part is not None]
+        end = np.concatenate(ends)[None, -self._hop :, :] if ends else np.zeros((1, 1, 1), np.float32)
         return Levels(
             frames=self._frames,
             sample_rate_hz=self._rate,
             hop_frames=self._hop,
             power=np.concatenate(powers) if powers else np.empty(0, np.float32),
-            last_power=last,
+            last_power=float(_loudest(end)[0]),
+            end_power=float(_loudest(end[:, -max(1, self._hop // 4) :, :])[0]),
             peak=self._peak,
             mean_power=total / self._samples if self._samples else 0.0,
             clipped_share=self._clipped / self._samples if self._samples else 0.0,

@@ -18,11 +18,12 @@ PCM16_RATE_HZ = 24_000
 #: Windows measured at a time: the float32 copy of 5 s at 24 kHz stays in the processor's cache.
 _WINDOWS_A_BLOCK = 256
 
-#: The sound stops at full level: its last 20 ms are within this of the level while speaking. A word that ends
-#: falls by 20 dB in its last 20 ms; a cut inside a vowel falls by nothing.
-ABRUPT_WITHIN_DB = 8.0
-#: … and are themselves loud. Below this an end is heard as an end.
-ABRUPT_ABOVE_DBFS = -32.0
+#: The sound stops at full level: its last 20 ms, and its last 5, are within this of the level while speaking. A
+#: word's own end falls by 30 dB and more; one that was trimmed closely and faded over 20 ms passes by the last 5.
+#: Of cuts at random in the ten local voices' speech 67 % end so; the others fall into pauses and soft consonants.
+ABRUPT_WITHIN_DB = 12.0
+#: ... and are themselves loud: below this an end is heard as an end.
+ABRUPT_ABOVE_DBFS = -36.0
 _SPEAKING_PERCENTILE = 75
 
 
@@ -97,7 +98,7 @@ def _clip(levels: Levels, channels: int) -> Clip:
 
 
 def _ends_abruptly(levels: Levels) -> bool:
-    last_dbfs = to_dbfs(levels.last_power)
+    last_dbfs = min(to_dbfs(levels.last_power), to_dbfs(levels.end_power))
     if last_dbfs < ABRUPT_ABOVE_DBFS:
         return False
     speaking_dbfs = to_dbfs(float(np.percentile(levels.power, _SPEAKING_PERCENTILE)))
