@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import signal
 import ssl
@@ -16,6 +17,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from pipeline.emulator.admin import Admin
 from pipeline.emulator.chat import Chat
@@ -61,6 +63,12 @@ async def _in_the_services_words(request: web.Request, handler: Handler) -> web.
         )
 
 
+def _not_the_clients_fault(record: logging.LogRecord) -> bool:
+    """Whether a log record is worth a look: what is no HTTP is answered with 400, and that is all."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
+
+
 @asynccontextmanager
 async def running(config: EmulatorConfig) -> AsyncIterator[dict[str, Any]]:
     """The server while it runs; gives the ready line's content.
@@ -70,7 +78,16 @@ async def running(config: EmulatorConfig) -> AsyncIterator[dict[str, Any]]:
         OSError: a port is taken.
     """
     service = Service.open(config)
-    runner = web.AppRunner(build_app(service), access_log=None, shutdown_timeout=SHUTDOWN_S)
+    server_log = logging.getLogger("pipeline.emulator.http")
+    server_log.addFilter(_not_the_clients_fault)
+    runner = web.AppRunner(
+        build_app(service),
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_S,
+        logger=server_log,
+        # A body that says it is compressed is none to us: it would be refused in the middle of reading.
+        auto_decompress=False,
+    )
     try:
         with tempfile.TemporaryDirectory(prefix="audiobatch-emulator-") as folder:
             context, certificate = make_certificate(Path(folder), host=config.host)

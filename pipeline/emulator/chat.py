@@ -4,7 +4,6 @@ import logging
 
 import orjson
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from pipeline.emulator.chat_audio import PREVIEW_VOICES, VOICES
 from pipeline.emulator.chat_messages import all_texts, audio_characters
@@ -79,9 +78,10 @@ class Chat:
             return await self._complete(call, request)
         except Refusal as refusal:
             return refused(call, refusal)
-        except (web.HTTPException, HttpProcessingError) as error:
-            status = error.status if isinstance(error, web.HTTPException) else error.code
-            return refused(call, by_status(call.surface, status))
+        except web.HTTPException as error:  # a body that is too large
+            return refused(call, by_status(call.surface, error.status))
+        except web.RequestPayloadError:  # a body that breaks off, or is chunked wrongly
+            return refused(call, bad_json())
         except ConnectionError:
             raise
         except Exception:
