@@ -106,7 +106,7 @@ def resolve(
             if value is None or value == () or name in values:
                 continue
             values[name] = value
-            origins[name] = origin or "flag --" + name.replace("_", "-")
+            origins[name] = origin or "flag --" + name.removesuffix("_s").replace("_", "-")
 
     offer(flags)
     if job_file is not None:

@@ -15,9 +15,10 @@ from typing import IO, TYPE_CHECKING, Any, get_args
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, InputError
 from pipeline.jobspec import AudioFormat
 from pipeline.model import RowSettings, Source, SourceKind
+from pipeline.store.names import collision_key, output_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -192,9 +193,13 @@ class Table:
         if wanted:
             self.row_of[wanted] = number
         if filename:
-            holder = self.ids.filenames.setdefault(filename.casefold(), wanted or f"row {number}")
+            holder = self.ids.filenames.setdefault(collision_key(filename), wanted or f"row {number}")
             if holder != (wanted or f"row {number}"):
                 return f"the filename {filename!r} of row {number} was already used by {holder}"
+            try:
+                output_path(wanted or "row", folder="audio", ending=".wav", filename=filename)
+            except InputError as refused:
+                return refused.message
         return ""
 
 

@@ -16,11 +16,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.errors import DeploymentFatal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pipeline.errors import DeploymentFatal
     from pipeline.limits.limiter import Limiter
 
 

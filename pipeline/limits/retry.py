@@ -6,7 +6,8 @@ credit, and it gives up where a Retry-After passes two minutes.
 | raised | again? |
 |---|---|
 | `RateLimited` | always, after the pause it asked for (the deployment pauses, not only this call) |
-| `Unavailable`, `Disconnected` | up to `MAX_TRIES`, after full-jitter back-off: nothing was bought |
+| `Disconnected` | always, after the deployment's pause: nothing was sent; a network that stays away ends the run |
+| `Unavailable` | up to `MAX_TRIES`, after full-jitter back-off: nothing was bought |
 | `OutcomeUnknown` | by `--on-unknown retry`, at most `MAX_UNKNOWN` times an item: perhaps it was bought |
 | everything else | never |
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from pipeline.errors import OutcomeUnknown, RateLimited, TransientError, Unavailable
+from pipeline.errors import Disconnected, ErrorType, OutcomeUnknown, RateLimited, TransientError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,6 +32,12 @@ MAX_RATE_LIMITED = 100
 #: A pause up to this long is waited out; a longer one parks the deployment.
 LONGEST_WAIT_S = 15 * 60.0
 _BACK_OFF = wait_random_exponential(multiplier=1, max=30)
+
+
+class AskAgain(TransientError):
+    """The turn can be asked for in another way, or elsewhere, at once."""
+
+    error_type = ErrorType.BAD_REPLY
 
 
 class Tries:
@@ -51,6 +58,8 @@ class Tries:
             case OutcomeUnknown():
                 self.unknown += 1
                 return self._retry_unknown and self.unknown <= MAX_UNKNOWN
+            case Disconnected() | AskAgain():
+                return True
             case TransientError():
                 self.troubles += 1
                 return self.troubles < MAX_TRIES
@@ -61,7 +70,9 @@ class Tries:
 def wait_s(state: RetryCallState) -> float:
     """How long before the next try: none of its own for a pause that the limiter keeps, else back-off."""
     error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, (RateLimited, Unavailable)) and error.retry_after_s:
+    if isinstance(error, (RateLimited, Disconnected, AskAgain)):
+        return 0.0
+    if isinstance(error, Unavailable) and error.retry_after_s:
         return 0.0
     return float(_BACK_OFF(state))
 

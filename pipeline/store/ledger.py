@@ -187,6 +187,10 @@ class Ledger:
         writes.append((_PUT_OUTCOME, [outcome_to_row(outcome)]))
         await self._writer.write(*writes)
 
+    def record_outcome_now(self, outcome: Outcome, end: AttemptEnd) -> None:
+        """The same, for a thread without an event loop."""
+        self._writer.write_now((_END_ATTEMPT, [_end_row(end)]), (_PUT_OUTCOME, [outcome_to_row(outcome)]))
+
     async def supersede(self, outcome: Outcome) -> None:
         """Put an outcome among the earlier versions, before a new one takes its place."""
         await self._writer.write((_KEEP_VERSION, [outcome_to_row(outcome)]))

@@ -12,6 +12,8 @@ from pipeline.errors import ErrorType
 from pipeline.model import Check, Media, Outcome, RowSettings, SavedFile, Source, SourceKind, Status, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy import RowMapping
 
 #: Columns that are the same on both sides.
@@ -90,7 +92,7 @@ def outcome_to_row(outcome: Outcome) -> dict[str, Any]:
     return row
 
 
-def outcome_from_row(row: RowMapping) -> Outcome:
+def outcome_from_row(row: RowMapping | Mapping[str, Any]) -> Outcome:
     return Outcome(
         status=Status(row["status"]),
         started_at=datetime.fromisoformat(row["started_at"]),

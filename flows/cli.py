@@ -1,0 +1,98 @@
+"""`audiobatch …`: find the command, run it, turn errors into one clear message and an exit code.
+
+Commands are imported when they are called: `--help` costs no more than click itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Command → (module, attribute, its line in `--help`).
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "run": ("flows.commands.run", "run", "Send a folder of recordings or prompts, save what comes back."),
+    "init": ("flows.commands.init", "init", "Write a commented job file to start from."),
+    "status": ("flows.commands.status", "status", "What a folder holds: done, failed, pending, spent."),
+    "report": ("flows.commands.report", "report", "Make the manifest again from the ledger."),
+    "config": ("flows.commands.config", "config", "Show where each setting comes from."),
+    "emulator": ("pipeline.emulator.command", "emulator", "Run the local stand-in for the service."),
+}
+USAGE = 2
+INTERNAL = 1
+
+
+class _Commands(click.Group):
+    """A group that knows its commands' names and first lines without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Commands: {', '.join(COMMANDS)}."
+            ctx.fail(f"there is no command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="audiobatch", prog_name="audiobatch")
+def cli() -> None:
+    """Folders of recordings or text prompts in; spoken replies, transcripts and a manifest out.
+
+    \b
+    Try it without an account:
+      audiobatch run sample_inputs/recordings --provider local
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The program. Never returns: it ends the process with the exit code that the README lists."""
+    try:
+        code = cli.main(args=arguments, standalone_mode=False)
+    except click.ClickException as failed:
+        failed.show()
+        code = USAGE
+    except click.Abort:
+        code = 130
+    except Exception as failed:
+        code = _explain(failed)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(failed: Exception) -> int:
+    from pipeline.errors import AudioBatchError, ConfigError, DeploymentFatal
+
+    if not isinstance(failed, AudioBatchError):
+        import traceback
+
+        traceback.print_exception(failed)
+        click.echo(f"audiobatch: internal error: {failed!r}. Nothing that was recorded is lost.", err=True)
+        return INTERNAL
+    click.echo(f"audiobatch: {failed.message}", err=True)
+    if isinstance(failed, DeploymentFatal):
+        return 4
+    return USAGE if isinstance(failed, ConfigError) or failed.error_type == "storage" else INTERNAL

@@ -1,0 +1,115 @@
+"""`audiobatch run`: the main job, as a Prefect flow or without."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows.job_options import job_options, resolve_job
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flows.server import EmbeddedServer
+    from pipeline.jobspec import JobSpec
+    from pipeline.tally import RunSummary
+
+
+@click.command(short_help="Send a folder of recordings or prompts, save what comes back.")
+@job_options
+@click.option(
+    "--no-prefect", is_flag=True, help="Run the engine without Prefect: starts faster, keeps no flow run."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, last on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no table.")
+def run(
+    inputs: tuple[str, ...],
+    job_file: Path | None,
+    *,
+    no_prefect: bool,
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
+) -> int:
+    """Send recordings or prompts, save the spoken replies and transcripts, and write a manifest.
+
+    INPUT is a folder of recordings or of .txt prompts, a single file, a table of prompts (.csv, .xlsx, .jsonl),
+    or - for JSON Lines on standard input. A second run sends only what is new, changed, or failed for a
+    reason that may pass.
+
+    \b
+    Exit codes: 0 all done · 2 settings · 3 some rows failed, were refused or are unknown ·
+    4 no usable credential or deployment · 5 parked, run again later · 6 a limit was reached ·
+    130/143 interrupted
+    """
+    server = None if no_prefect else start_server()
+    try:
+        spec = resolve_job(inputs, job_file, flags).spec
+        summary = asyncio.run(_run(spec, server=server, prefect=not no_prefect, quiet=quiet))
+    finally:
+        if server is not None:
+            server.stop()
+    if as_json:
+        click.echo(json.dumps(summary.as_json(), ensure_ascii=False))
+    return summary.exit_code
+
+
+def start_server() -> EmbeddedServer | None:
+    """Prefect's server as our own child, first thing, unless the user has one; discovery goes on meanwhile."""
+    from flows.server import EmbeddedServer, quiet_prefect
+
+    quiet_prefect()
+    if os.environ.get("PREFECT_API_URL"):
+        return None
+    server = EmbeddedServer()
+    server.start()
+    return server
+
+
+async def _run(spec: JobSpec, *, server: EmbeddedServer | None, prefect: bool, quiet: bool) -> RunSummary:
+    from flows import progress, stopping
+    from pipeline import execute
+
+    async with execute.Job.open(spec) as job:
+        # With Prefect the process ends with the run, so that a second signal cannot break its last steps.
+        with stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=prefect):
+            async with progress.shown(job, quiet=quiet):
+                plan = await job.prepare()
+                if not prefect or (server is not None and not plan.to_send):
+                    await execute.run_shards(job, plan.shards, plan.shards_at_once)
+                    summary = await job.finish()
+                else:
+                    summary = await _as_flow(job, plan, server)
+        if not quiet:
+            progress.print_closing(summary)
+    return summary
+
+
+async def _as_flow(job: Any, plan: Any, server: EmbeddedServer | None) -> RunSummary:
+    from flows import engine_context, launch
+
+    if server is not None:
+        await server.wait_healthy()
+    return await launch.as_flow(flow_for(job.spec), engine_context.Engine(job=job, plan=plan))
+
+
+def flow_for(spec: JobSpec) -> Any:
+    """The flow that a job's inputs call for: recordings in a folder, or prompts."""
+    from pathlib import Path
+
+    from flows.process_folder import process_folder
+    from flows.speak_prompts import speak_prompts
+    from pipeline.audio.probe import looks_like_audio
+
+    def has_sound(given: str) -> bool:
+        path = Path(given)
+        return looks_like_audio(given) or (
+            path.is_dir() and any(looks_like_audio(name) for _, _, names in os.walk(path) for name in names)
+        )
+
+    return process_folder if any(has_sound(one) for one in spec.inputs) else speak_prompts

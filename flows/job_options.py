@@ -1,0 +1,88 @@
+"""The command line's flags for a job, made from `JobSpec`: one schema, so a new field is a new flag."""
+
+from __future__ import annotations
+
+import types
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from pipeline.jobspec import JobSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.settings import Resolved
+
+#: Fields that are no flag: the arguments, and what only a job file can say.
+_NO_FLAG = ("inputs", "turns")
+#: Flags that are shorter than their field, or have a second name.
+_FLAGS = {
+    "max_completion_tokens": ("--max-tokens", "--max-completion-tokens"),
+    "timeout_s": ("--timeout",),
+    "drain_timeout_s": ("--drain-timeout",),
+}
+
+
+def flags_of(field: str) -> tuple[str, ...]:
+    """The flags of a JobSpec field: `max_concurrency` → `--max-concurrency`."""
+    return _FLAGS.get(field, ("--" + field.replace("_", "-"),))
+
+
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the arguments INPUT…, `--job`, and a flag for each field of a job."""
+    for name, field in reversed(JobSpec.model_fields.items()):
+        if name in _NO_FLAG:
+            continue
+        command = click.option(
+            *flags_of(name), name, default=None, help=_help(name), **_kind(field.annotation, field.metadata)
+        )(command)
+    command = click.option(
+        "--job",
+        "job_file",
+        type=click.Path(path_type=Path),
+        help="Job file (TOML) for all that flags can say.",
+    )(command)
+    return click.argument("inputs", nargs=-1, metavar="[INPUT]…")(command)
+
+
+def resolve_job(inputs: tuple[str, ...], job_file: Path | None, flags: dict[str, Any]) -> Resolved:
+    """The effective job of a command line.
+
+    Raises:
+        ConfigError: naming the flag, file or variable, and what is allowed.
+    """
+    from pipeline import settings
+
+    return settings.resolve({"inputs": inputs, **flags}, job_file=job_file)
+
+
+def _help(name: str) -> str:
+    field = JobSpec.model_fields[name]
+    text = field.description or ""
+    shown = field.default
+    if shown in (None, (), False):
+        return f"{text}."
+    if isinstance(shown, tuple):
+        shown = ",".join(shown)
+    return f"{text}. [default: {shown}]"
+
+
+def _kind(annotation: Any, metadata: list[Any]) -> dict[str, Any]:
+    """click's words for a field's type."""
+    options = [one for one in typing.get_args(annotation) if one is not types.NoneType]
+    if annotation is bool:
+        return {"is_flag": True, "flag_value": True, "type": bool}
+    if typing.get_origin(annotation) is Literal:
+        return {"type": click.Choice(typing.get_args(annotation))}
+    if typing.get_origin(annotation) in {typing.Union, types.UnionType} and len(options) == 1:
+        return _kind(options[0], metadata)
+    if annotation is int or annotation is float:
+        return {"type": annotation, "metavar": "N"}
+    if typing.get_origin(annotation) is tuple:
+        if typing.get_args(annotation)[0] is str:
+            return {"multiple": True, "metavar": "TEXT"}
+        return {"metavar": "text|text,audio"}
+    return {"metavar": "TEXT"}

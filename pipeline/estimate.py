@@ -1,0 +1,62 @@
+"""How many tokens a call will take, before it is made: what the quota is charged until `usage` says.
+
+Sources of the rates: `prices.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, CHARACTERS_PER_TEXT_TOKEN
+
+if TYPE_CHECKING:
+    from pipeline.model import Outcome, Request
+
+#: A spoken answer to a question of a sentence or two, before this job's own replies say better.
+FIRST_GUESS_AUDIO_S = 12.0
+FIRST_GUESS_TEXT_TOKENS = 120.0
+#: Speech at a reader's pace. Source: the usual 150 to 160 words a minute.
+CHARACTERS_PER_S = 15.0
+_MESSAGE_TOKENS = 8
+#: How much the newest reply moves the mean: the last twenty or so decide.
+_WEIGHT = 0.1
+
+
+class ReplySizes:
+    """What this job's replies have come to so far; its mean is the next estimate."""
+
+    def __init__(self) -> None:
+        self.audio_s = FIRST_GUESS_AUDIO_S
+        self.text_tokens = FIRST_GUESS_TEXT_TOKENS
+
+    def saw(self, outcome: Outcome) -> None:
+        """Learn from a reply."""
+        if outcome.audio_duration_s is not None:
+            self.audio_s += _WEIGHT * (outcome.audio_duration_s - self.audio_s)
+        elif outcome.usage is not None:
+            self.text_tokens += _WEIGHT * (outcome.usage.output_text_tokens - self.text_tokens)
+
+    def call_tokens(self, request: Request, *, read_aloud: bool = False) -> float:
+        """Input and output of one call."""
+        texts = [request.system, request.text, *(one.text for one in request.history)]
+        characters = sum(len(text) for text in texts)
+        sound_s = sum(one.audio.duration_s for one in request.history if one.audio)
+        sound_s += request.audio.duration_s if request.audio else 0.0
+        earlier = sum(
+            len(one.reply.text) / CHARACTERS_PER_S * AUDIO_IN_TOKENS_PER_S for one in request.history
+        )
+        into = (
+            characters / CHARACTERS_PER_TEXT_TOKEN
+            + _MESSAGE_TOKENS * (2 + 2 * len(request.history))
+            + sound_s * AUDIO_IN_TOKENS_PER_S
+            + earlier
+        )
+        return into + self._reply_tokens(request, read_aloud=read_aloud)
+
+    def _reply_tokens(self, request: Request, *, read_aloud: bool) -> float:
+        if not request.wants_audio:
+            tokens = self.text_tokens
+        else:
+            sound_s = len(request.text) / CHARACTERS_PER_S if read_aloud else self.audio_s
+            tokens = sound_s * (AUDIO_OUT_TOKENS_PER_S + CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN)
+        return min(tokens, request.max_completion_tokens or tokens)

@@ -1,0 +1,502 @@
+"""One run on one output folder: opened, prepared, its shards run, finished.
+
+The only place where limits, transports and store meet. It knows nothing of Prefect: `run` below does a whole
+job with plain asyncio, and the flows call the same steps.
+
+    async with Job.open(spec) as job:       lock, ledger, what a killed run left
+        plan = await job.prepare()          discover, probe, plan; then the deployments
+        for shard in plan.shards:
+            await job.run_shard(shard)      may be at once: one pool serves them all
+        summary = await job.finish()        manifest, this run's own list, the summary
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import os
+import secrets
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from pipeline import settings
+from pipeline.discover import JOB_FILE, Discovery, output_name
+from pipeline.errors import ConfigError, StorageError
+from pipeline.items import job_settings
+from pipeline.jobspec import KNOWN_VOICES
+from pipeline.limits.limiter import Limiter
+from pipeline.limits.pool import Deployment, Pool
+from pipeline.local import local_service
+from pipeline.model import Status
+from pipeline.plan import make_plan, settings_key
+from pipeline.prices import price_of
+from pipeline.reports.views import Views
+from pipeline.send import Sender
+from pipeline.stop import Stop, StopReason
+from pipeline.store.homecoming import bring_home
+from pipeline.store.ledger import Ledger
+from pipeline.store.lock import FolderLock
+from pipeline.store.spool import Spool
+from pipeline.store.storage import LocalStorage
+from pipeline.tally import RunSummary, Snapshot, Tally
+from pipeline.transports.auth import EntraTokens
+from pipeline.transports.chat import ChatTransport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from pipeline.jobspec import JobSpec
+    from pipeline.plan import Plan, Retry, Shard
+    from pipeline.transports.base import Transport
+
+__all__ = ["Job", "RunSummary", "ShardResult", "Snapshot", "run", "run_shards"]
+
+log = logging.getLogger(__name__)
+
+#: Reasons to stop that leave calls in flight only `drain_timeout_s`: somebody waits for the process to end.
+HURRIED = frozenset({StopReason.SIGINT, StopReason.SIGTERM, StopReason.CANCELLED})
+_EXIT_CODES = {
+    StopReason.INTERNAL: 1,
+    StopReason.STORAGE: 2,
+    StopReason.NO_DEPLOYMENT: 4,
+    StopReason.MAX_COST: 6,
+    StopReason.MAX_FAILURES: 6,
+    StopReason.PARKED: 5,
+    StopReason.STOP_AT: 5,
+    StopReason.OUTAGE: 5,
+    StopReason.SIGINT: 130,
+    StopReason.SIGTERM: 143,
+    StopReason.CANCELLED: 130,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardResult:
+    """What became of a shard's items."""
+
+    number: int
+    sent: int
+    succeeded: int
+    failed: int
+    unknown: int
+
+
+@dataclass(eq=False)
+class Job:
+    """One run. Made by `Job.open`."""
+
+    spec: JobSpec
+    run_id: str
+    output: Path
+    stop: Stop
+    ledger: Ledger
+    storage: LocalStorage
+    views: Views
+    credential: settings.Credential | None
+    retry: Retry | None = None
+    phase: str = "discovering"
+    warnings: list[str] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    found: int = 0
+    plan: Plan | None = None
+    _sender: Sender | None = None
+    _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    _background: list[asyncio.Task[None]] = field(default_factory=list)
+    _started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls, spec: JobSpec, *, run_id: str | None = None, retry: Retry | None = None
+    ) -> AsyncIterator[Job]:
+        """Take the output folder, and put right what a killed run left there.
+
+        Args:
+            spec: the job.
+            run_id: made from the time and chance by default.
+            retry: send only what this selects.
+
+        Raises:
+            ConfigError: settings that cannot work; a folder that is in use, or cannot be written.
+        """
+        settings.check_service(spec)
+        credential = None if spec.provider == "local" else settings.credential(spec)
+        output = _output_folder(spec)
+        run_id = run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+        storage = LocalStorage(output)
+        storage.probe_writable()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(FolderLock.acquire(output, run_id))
+            storage.sweep_temporary()
+            ledger = Ledger.open(output / "ledger.db")
+            stack.callback(ledger.close)
+            stack.enter_context(_run_log(output, run_id))
+            spool = Spool(output)
+            brought = bring_home(spool, storage, ledger)
+            lost = ledger.recover()
+            job = cls(
+                spec=spec,
+                run_id=run_id,
+                output=output,
+                stop=Stop(),
+                ledger=ledger,
+                storage=storage,
+                views=Views(storage, ledger, spec, run_id),
+                credential=credential,
+                retry=retry,
+            )
+            job._warn_early(brought, lost)
+            _write_job_file(storage, spec)
+            ledger.begin_run(
+                run_id,
+                spec=spec.model_dump_json(),
+                settings_key=settings_key(spec),
+                settings_value=orjson.dumps(job_settings(spec)).decode(),
+            )
+            async with job._stack:
+                yield job
+
+    def _warn_early(self, brought: int, lost: int) -> None:
+        if brought:
+            self.warn(f"{brought} replies that an earlier run could not write here were brought home")
+        if lost:
+            self.warn(f"{lost} calls of an earlier run have an unknown end; they were perhaps billed")
+        if self.spec.voice not in KNOWN_VOICES:
+            self.warn(f"voice {self.spec.voice!r} is not among those documented: {', '.join(KNOWN_VOICES)}")
+        if price_of(self.spec.model) is None:
+            self.warn(f"no price is known for model {self.spec.model!r}; costs will be unknown")
+
+    def warn(self, message: str) -> None:
+        """Something a person should know now; shown above the progress line and kept in the run's log."""
+        self.warnings.append(message)
+        log.warning(message)
+
+    async def prepare(self) -> Plan:
+        """Find and probe the inputs, decide what to send, and make ready to send it.
+
+        Raises:
+            ConfigError: nothing to work on, or settings that do not fit what is there.
+        """
+        await asyncio.to_thread(self._discover)
+        self.plan = plan = await asyncio.to_thread(
+            make_plan, self.ledger, self.spec, self.run_id, retry=self.retry
+        )
+        self.phase = "sending"
+        if plan.to_send:
+            self._sender = await self._make_sender(plan)
+        self._background = [
+            asyncio.create_task(self._watch_stop()),
+            asyncio.create_task(self._keep_manifest_fresh()),
+        ]
+        self._stack.push_async_callback(self._end_background)
+        self.tally = self._sender.tally if self._sender else self.tally
+        return plan
+
+    def _discover(self) -> None:
+        stdin = sys.stdin.buffer if "-" in self.spec.inputs else None
+        discovery = Discovery(self.spec, self.ledger.known_files(), stdin)
+        batch = []
+        for source in discovery.sources():
+            batch.append(source)
+            self.found += 1
+            if len(batch) >= 500:
+                self.ledger.put_sources(batch, self.run_id)
+                batch = []
+            if self.stop.asked:
+                break
+        self.ledger.put_sources(batch, self.run_id)
+        self.ledger.forget_missing_refusals(self.run_id)
+        if discovery.tally.other_files:
+            log.info("%d files with other endings were left aside", discovery.tally.other_files)
+        if discovery.tally.skipped_links:
+            self.warn(f"{discovery.tally.skipped_links} symbolic links were not followed")
+
+    async def _make_sender(self, plan: Plan) -> Sender:
+        names = sorted({self._deployment_name(), *plan.deployments})
+        endpoint, key = self.spec.endpoint, self.credential.key if self.credential else None
+        if self.spec.provider == "local":
+            service = await self._stack.enter_async_context(local_service(names, self.spec.model))
+            endpoint, key = service.base_url, service.api_key
+        tokens = EntraTokens() if self.credential and self.credential.kind == "entra" else None
+        transports: dict[str, Transport] = {}
+        for name in names:
+            transport = ChatTransport(
+                provider="openai" if self.spec.provider == "openai" else "azure",
+                endpoint=endpoint,
+                api_version=self.spec.api_version,
+                deployment=name,
+                key=key,
+                tokens=tokens,
+                timeout_s=self.spec.timeout_s,
+            )
+            transports[name] = transport
+            self._stack.push_async_callback(transport.aclose)
+        pool = Pool(
+            [
+                Deployment(
+                    name=name,
+                    limiter=Limiter(
+                        max_concurrency=self.spec.max_concurrency, rpm=self.spec.rpm, tpm=self.spec.tpm
+                    ),
+                    priority=0 if name == self._deployment_name() else 1,
+                )
+                for name in names
+            ]
+        )
+        sender = Sender(
+            spec=self.spec,
+            run_id=self.run_id,
+            settings_key=settings_key(self.spec),
+            ledger=self.ledger,
+            pool=pool,
+            transports=transports,
+            storage=self.storage,
+            spool=Spool(self.output),
+            stop=self.stop,
+            tally=Tally(),
+            unknown_before=await asyncio.to_thread(self.ledger.unknown_counts),
+        )
+        self._stack.callback(sender.close)
+        return sender
+
+    def _deployment_name(self) -> str:
+        return self.spec.deployment or self.spec.model
+
+    async def run_shard(self, shard: Shard) -> ShardResult:
+        """Send a shard's items. Never raises for an item: its failure is a recorded outcome."""
+        if self.stop.asked or self._sender is None:
+            return ShardResult(number=shard.number, sent=0, succeeded=0, failed=0, unknown=0)
+        sender = self._sender
+        queue = iter(
+            await asyncio.to_thread(self.ledger.to_do, self.run_id, shard.first_position, shard.last_position)
+        )
+        ends: list[Status | None] = []
+
+        async def work() -> None:
+            for one in queue:
+                if self.stop.asked:
+                    return
+                ends.append(await sender.run(one))
+
+        workers = min(shard.size, self.spec.max_concurrency)
+        await asyncio.gather(*(work() for _ in range(workers)))
+        return ShardResult(
+            number=shard.number,
+            sent=len(ends),
+            succeeded=ends.count(Status.SUCCEEDED),
+            failed=ends.count(Status.FAILED),
+            unknown=ends.count(Status.UNKNOWN),
+        )
+
+    async def finish(self) -> RunSummary:
+        """Write the reports and close the run's books."""
+        self.phase = "reporting"
+        await self._end_background()
+        trouble = ""
+        try:
+            await asyncio.to_thread(self.views.write_all)
+        except StorageError as failed:
+            trouble = (
+                f"the manifest could not be written: {failed.message}. `audiobatch report` makes it again."
+            )
+            self.stop.ask(StopReason.STORAGE, trouble)
+        summary = self._summary(trouble)
+        self.ledger.end_run(self.run_id, orjson.dumps(summary.as_json()).decode())
+        return summary
+
+    def _summary(self, trouble: str) -> RunSummary:
+        plan, tally = self.plan, self.tally
+        assert plan is not None
+        pending = plan.to_send - tally.ended + plan.held_back
+        return RunSummary(
+            run_id=self.run_id,
+            output=self.output,
+            manifest=self.output / Views.MANIFEST,
+            exit_code=self._exit_code(plan),
+            items=plan.items,
+            sent=tally.ended,
+            succeeded=tally.succeeded,
+            failed=tally.failed,
+            refused=plan.refused,
+            unknown=tally.unknown,
+            pending=pending,
+            skipped_done=plan.done,
+            cost_usd=tally.cost_usd if tally.cost_is_known else None,
+            input_audio_s=tally.input_audio_s,
+            output_audio_s=tally.output_audio_s,
+            elapsed_s=(datetime.now(UTC) - self._started).total_seconds(),
+            stopped_by=self.stop.reason.value if self.stop.reason else None,
+            input_tokens=tally.input_text_tokens + tally.input_audio_tokens,
+            output_tokens=tally.output_text_tokens + tally.output_audio_tokens,
+            message=" ".join(part for part in (self.stop.detail, trouble, self._what_is_left(plan)) if part),
+        )
+
+    def _exit_code(self, plan: Plan) -> int:
+        if self.stop.reason is not None:
+            return _EXIT_CODES[self.stop.reason]
+        bad = self.tally.failed + self.tally.unknown + plan.refused
+        return 3 if bad else 0
+
+    @staticmethod
+    def _what_is_left(plan: Plan) -> str:
+        parts = []
+        if plan.final:
+            parts.append(f"{plan.final} items failed for good earlier; `audiobatch retry` sends them again.")
+        if plan.unknown:
+            parts.append(f"{plan.unknown} items have an unknown end; `audiobatch retry` sends them again.")
+        if plan.held_back:
+            parts.append(f"{plan.held_back} items were held back by --limit; run again for them.")
+        return " ".join(parts)
+
+    def snapshot(self) -> Snapshot:
+        """The run at this moment, for whoever shows it."""
+        tally, plan = self.tally, self.plan
+        rate = tally.rate_per_min()
+        left = plan.to_send - tally.ended if plan else 0
+        pool = self._sender.pool if self._sender else None
+        phase = "draining" if self.stop.asked and self.phase == "sending" else self.phase
+        return Snapshot(
+            phase=phase,
+            total=plan.to_send if plan else self.found,
+            done=tally.succeeded,
+            failed=tally.failed,
+            refused=plan.refused if plan else 0,
+            unknown=tally.unknown,
+            in_flight=pool.in_flight if pool else 0,
+            rate_per_min=rate,
+            eta_s=left / rate * 60 if rate and left else None,
+            cost_usd=tally.cost_usd if tally.cost_is_known else None,
+            waiting=pool.binding() if pool else "",
+        )
+
+    def table_rows(self, limit: int = 200) -> list[dict[str, str]]:
+        """The run's first rows, few columns, for a table in Prefect."""
+        return self.views.table_rows(limit)
+
+    # In the background.
+
+    async def _watch_stop(self) -> None:
+        """When a stop is asked for: let nobody call any more, then give calls in flight their time."""
+        stop_time = self.spec.stop_time(datetime.now().astimezone())
+        if stop_time is None:
+            await self.stop.soft.wait()
+        else:
+            left_s = (stop_time - datetime.now().astimezone()).total_seconds()
+            try:
+                await asyncio.wait_for(self.stop.soft.wait(), left_s)
+            except TimeoutError:
+                self.stop.ask(StopReason.STOP_AT, f"--stop-at {self.spec.stop_at}")
+        if self._sender is None:
+            return
+        self._sender.pool.stop()
+        drain_s = self.spec.drain_timeout_s if self.stop.reason in HURRIED else None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stop.hard.wait(), drain_s)
+        self._sender.give_up()
+
+    async def _keep_manifest_fresh(self) -> None:
+        """Rewrite the manifest while the run goes on, spending at most a twentieth of the time on it."""
+        loop = asyncio.get_running_loop()
+        pause_s = Views.FRESH_EVERY_S
+        while True:
+            await asyncio.sleep(pause_s)
+            began_s = loop.time()
+            try:
+                await asyncio.to_thread(self.views.write_manifest)
+            except StorageError as failed:
+                log.warning("manifest not refreshed: %s", failed.message)
+            pause_s = max(Views.FRESH_EVERY_S, 20 * (loop.time() - began_s))
+
+    async def _end_background(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self._background = []
+
+
+async def run(spec: JobSpec, *, on_open: Callable[[Job], None] | None = None) -> RunSummary:
+    """A whole job, without Prefect.
+
+    Args:
+        spec: the job.
+        on_open: is given the job as soon as it is open, to show progress or to stop it.
+
+    Raises:
+        ConfigError: nothing was sent, because settings or inputs cannot work.
+    """
+    async with Job.open(spec) as job:
+        if on_open is not None:
+            on_open(job)
+        plan = await job.prepare()
+        await run_shards(job, plan.shards, plan.shards_at_once)
+        return await job.finish()
+
+
+async def run_shards(job: Job, shards: Iterable[Shard], at_once: int) -> None:
+    """All shards, so many at a time that calls in flight never run short at a shard's end."""
+    queue = iter(shards)
+
+    async def work() -> None:
+        for shard in queue:
+            await job.run_shard(shard)
+
+    await asyncio.gather(*(work() for _ in range(at_once)))
+
+
+def _output_folder(spec: JobSpec) -> Path:
+    if spec.output is not None:
+        output = Path(spec.output)
+    else:
+        default = output_name(spec.inputs)
+        if default is None:
+            raise ConfigError("several inputs, or '-', need --output: the folder that results go to")
+        output = Path(default)
+    full = output.resolve()
+    for given in spec.inputs:
+        if given != "-" and Path(given).resolve() == full:
+            raise ConfigError(f"{output}: is both input and output; name another --output")
+    return output
+
+
+def _write_job_file(storage: LocalStorage, spec: JobSpec) -> None:
+    """`job.json`: the effective job, where its inputs are, and what ran it. It also marks the folder as ours."""
+    inputs = [one if one == "-" else str(Path(one).resolve()) for one in spec.inputs]
+    job = {
+        "spec": spec.model_dump(mode="json"),
+        "input_roots": inputs,
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("audiobatch", "openai", "prefect", "pandas")
+        }
+        | {"python": ".".join(map(str, sys.version_info[:3]))},
+    }
+    storage.write(JOB_FILE, orjson.dumps(job, option=orjson.OPT_INDENT_2))
+
+
+@contextlib.contextmanager
+def _run_log(output: Path, run_id: str) -> Any:
+    """Everything that the library and the flows log goes to `runs/<run_id>.log`. Ids and causes, no content."""
+    folder = output / "runs"
+    folder.mkdir(exist_ok=True)
+    handler = logging.FileHandler(folder / f"{run_id}.log", encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("pipeline", "flows")]
+    before = [(one.level, one.propagate) for one in loggers]
+    for one in loggers:
+        one.addHandler(handler)
+        one.setLevel(logging.INFO)
+        one.propagate = bool(os.environ.get("AUDIOBATCH_LOG_TO_STDERR"))
+    try:
+        yield
+    finally:
+        for one, (level, propagate) in zip(loggers, before, strict=True):
+            one.removeHandler(handler)
+            one.setLevel(level)
+            one.propagate = propagate
+        handler.close()

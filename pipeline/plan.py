@@ -1,0 +1,282 @@
+"""What this run sends: every recorded input against what the job asks for today. Nothing is sent here.
+
+| an input's turn | is |
+|---|---|
+| never sent | sent |
+| succeeded, same fingerprint | done |
+| succeeded, its own input, prompt or row settings changed | sent again |
+| succeeded, the *job's* settings changed | the run stops and says what changed; `--redo` or `--keep` decides |
+| failed for a reason that may pass | sent again |
+| failed for good | left, until `retry` |
+| unknown (sent, end not seen) | sent again at most twice (`--on-unknown retry`), or left |
+| refused | never sent |
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.errors import RETRYABLE, ConfigError, ErrorType, InputError
+from pipeline.items import build_item, digest, job_settings
+from pipeline.limits.retry import MAX_UNKNOWN
+from pipeline.model import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from pipeline.jobspec import JobSpec
+    from pipeline.model import Item, Outcome, Turn
+    from pipeline.store.ledger import Ledger, Recorded
+
+#: Past this many, items share Prefect tasks: states of more task runs than about 2000 get lost in its server.
+MAX_SHARDS = 500
+_BATCH = 1000
+_T = TypeVar("_T")
+_FEWEST_SHARDS_AT_ONCE = 2
+
+
+class Decision(StrEnum):
+    SEND = "send"
+    DONE = "done"
+    REFUSED = "refused"
+    FINAL = "final"
+    UNKNOWN = "unknown"
+    CHANGED = "changed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """What `retry` sends: turns whose recorded status and error type are among these; None: any."""
+
+    statuses: frozenset[Status] = frozenset({Status.FAILED, Status.UNKNOWN})
+    error_types: frozenset[ErrorType] | None = None
+
+    def wants(self, outcome: Outcome) -> bool:
+        return outcome.status in self.statuses and (
+            self.error_types is None or outcome.error_type in self.error_types
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """A stretch of the run's queue, by position in input order, both ends included."""
+
+    number: int
+    first_position: int
+    last_position: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        items: inputs that discovery saw.
+        to_send: items on this run's queue.
+        done: items with every turn done.
+        refused: inputs that cannot be sent.
+        final: items whose failure only `retry` sends again.
+        unknown: items left because their call's end was not seen.
+        held_back: items that `--limit` leaves for a later run.
+        deployments: deployments that rows name, beside the job's own.
+        input_audio_s: sound in the recordings to be sent.
+    """
+
+    items: int
+    to_send: int
+    done: int
+    refused: int
+    final: int
+    unknown: int
+    held_back: int
+    deployments: frozenset[str]
+    input_audio_s: float
+    shards: tuple[Shard, ...]
+    shards_at_once: int
+
+
+def settings_key(spec: JobSpec) -> str:
+    return digest(job_settings(spec))
+
+
+def make_plan(ledger: Ledger, spec: JobSpec, run_id: str, *, retry: Retry | None = None) -> Plan:
+    """Decide for each input of this run, and put what is to be sent on the run's queue.
+
+    Raises:
+        ConfigError: the job's settings changed for results that are there, and neither `redo` nor `keep` says
+            what to do; or a prompt asks for a column that no input has.
+    """
+    planning = _Planning(spec, settings_key(spec), ledger.unknown_counts(), retry)
+    for chunk in _batched(ledger.recorded(run_id), _BATCH):
+        to_send = [one.source.item_id for one in chunk if planning.sends(one)]
+        ledger.mark_to_do(to_send, run_id)
+        if planning.kept:
+            ledger.keep_as(planning.kept)
+            planning.kept = []
+    if planning.changed and not (spec.redo or spec.keep):
+        raise ConfigError(_what_changed(ledger, spec, planning))
+    if planning.bad_prompt and planning.counts[Decision.SEND] + planning.counts[Decision.DONE] == 0:
+        raise ConfigError(planning.bad_prompt)
+    positions = ledger.positions_to_do(run_id)
+    shards = shards_of(positions)
+    size = shards[0].size if shards else 1
+    return Plan(
+        items=planning.counts.total(),
+        to_send=len(positions),
+        done=planning.counts[Decision.DONE],
+        refused=planning.counts[Decision.REFUSED],
+        final=planning.counts[Decision.FINAL],
+        unknown=planning.counts[Decision.UNKNOWN],
+        held_back=planning.held_back,
+        deployments=frozenset(planning.deployments),
+        input_audio_s=planning.input_audio_s,
+        shards=shards,
+        shards_at_once=max(_FEWEST_SHARDS_AT_ONCE, math.ceil(spec.max_concurrency / size) + 1),
+    )
+
+
+class _Planning:
+    """The pass over all inputs: decisions, counts, and what `--keep` accepts."""
+
+    def __init__(
+        self, spec: JobSpec, key: str, unknown: Mapping[tuple[str, int, str], int], retry: Retry | None
+    ) -> None:
+        self.spec = spec
+        self.key = key
+        self.unknown = unknown
+        self.retry = retry
+        self.counts: Counter[Decision] = Counter()
+        self.held_back = 0
+        self.deployments: set[str] = set()
+        self.input_audio_s = 0.0
+        self.changed: Outcome | None = None
+        self.changed_count = 0
+        self.bad_prompt = ""
+        self.kept: list[tuple[str, int, str]] = []
+
+    def sends(self, one: Recorded) -> bool:
+        """Decide and count one input; whether it goes on this run's queue."""
+        decision, item = self.decide(one)
+        if decision is Decision.CHANGED:
+            self.changed_count += 1
+            decision = Decision.SEND if self.spec.redo else Decision.DONE
+        self.counts[decision] += 1
+        if decision is not Decision.SEND:
+            return False
+        if self.spec.limit is not None and self.counts[Decision.SEND] > self.spec.limit:
+            self.held_back += 1
+            return False
+        if item and item.deployment:
+            self.deployments.add(item.deployment)
+        if one.source.media:
+            self.input_audio_s += one.source.media.duration_s
+        return True
+
+    def decide(self, one: Recorded) -> tuple[Decision, Item | None]:
+        if one.source.refusal:
+            return Decision.REFUSED, None
+        try:
+            item = build_item(one.source, self.spec)
+        except InputError as refused:
+            self.bad_prompt = self.bad_prompt or refused.message
+            return Decision.REFUSED, None
+        for turn in item.turns:
+            outcome = one.outcomes.get(turn.number)
+            decision = self._turn(one, turn, outcome)
+            if decision is not Decision.DONE:
+                return self._only_retried(decision, outcome), item
+        return self._only_retried(Decision.DONE, None), item
+
+    def _only_retried(self, decision: Decision, outcome: Outcome | None) -> Decision:
+        """`retry` sends what it was asked to, whether final or not, and nothing else."""
+        if self.retry is None:
+            return decision
+        if outcome is not None and self.retry.wants(outcome):
+            return Decision.SEND
+        return Decision.DONE if decision in {Decision.SEND, Decision.CHANGED} else decision
+
+    def _turn(self, one: Recorded, turn: Turn, outcome: Outcome | None) -> Decision:
+        if outcome is None:
+            return Decision.SEND
+        same = turn.fingerprint in {outcome.fingerprint, one.kept_as.get(turn.number)}
+        match outcome.status:
+            case Status.SUCCEEDED if same:
+                return Decision.DONE
+            case Status.SUCCEEDED:
+                return self._changed(one, turn, outcome)
+            case Status.FAILED if same and outcome.error_type not in RETRYABLE:
+                return Decision.FINAL
+            case Status.UNKNOWN if same:
+                calls = self.unknown.get((one.source.item_id, turn.number, turn.fingerprint), 0)
+                again = self.spec.on_unknown == "retry" and calls <= MAX_UNKNOWN
+                return Decision.SEND if again else Decision.UNKNOWN
+            case _:
+                return Decision.SEND
+
+    def _changed(self, one: Recorded, turn: Turn, outcome: Outcome) -> Decision:
+        """A result whose fingerprint no longer holds: by its own input's doing, or by the job's?"""
+        own = outcome.settings_key == self.key or outcome.input_sha256 != one.source.sha256
+        if own:
+            return Decision.SEND
+        self.changed = self.changed or outcome
+        if self.spec.keep:
+            self.kept.append((one.source.item_id, turn.number, turn.fingerprint))
+            return Decision.DONE
+        return Decision.CHANGED
+
+
+def is_done(outcome: Outcome | None, turn: Turn, kept_as: str | None) -> bool:
+    """Whether a turn's result is there: what the run sends and what the plan counts agree by this."""
+    return (
+        outcome is not None
+        and outcome.status is Status.SUCCEEDED
+        and turn.fingerprint in {outcome.fingerprint, kept_as}
+    )
+
+
+def shards_of(positions: list[int]) -> tuple[Shard, ...]:
+    """The queue cut into stretches: an item a shard while there are few, never more than `MAX_SHARDS`."""
+    size = max(1, math.ceil(len(positions) / MAX_SHARDS))
+    return tuple(
+        Shard(number=number, first_position=stretch[0], last_position=stretch[-1], size=len(stretch))
+        for number, stretch in enumerate(_batched(positions, size), 1)
+    )
+
+
+def _what_changed(ledger: Ledger, spec: JobSpec, planning: _Planning) -> str:
+    assert planning.changed is not None
+    before = ledger.settings_value(planning.changed.settings_key) or {}
+    now = job_settings(spec)
+    lines = [
+        f"  {name.replace('_', '-')}: {_shown(before.get(name))} → {_shown(value)}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+    return "\n".join(
+        [
+            f"the job's settings changed since {planning.changed_count:,} results in this folder were made:",
+            *(lines or ["  (settings of an earlier version)"]),
+            "Say --redo to make them again, --keep to leave them as they are, or name another --output.",
+        ]
+    )
+
+
+def _shown(value: Any) -> str:
+    if value is None or value in ("", []):
+        return "(none)"
+    if isinstance(value, list):
+        return " | ".join(_shown(one) for one in value)
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _batched(values: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    iterator = iter(values)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch

@@ -1,0 +1,321 @@
+"""One item: its input read, its turns sent in order, its end counted; and what all workers of a run share.
+
+A worker never raises for an item: failures are outcomes, and what is fatal sets the stop flag, so that calls
+that others have paid for still end and are recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import logging
+import random
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.audio.convert import prepare
+from pipeline.audio.probe import probe
+from pipeline.errors import (
+    AudioBatchError,
+    DeploymentFatal,
+    DeploymentGone,
+    Disconnected,
+    InputError,
+    OutcomeUnknown,
+    RateLimited,
+    StorageError,
+    Unavailable,
+)
+from pipeline.estimate import ReplySizes
+from pipeline.items import build_item
+from pipeline.limits.pool import NoDeployment, Stopping
+from pipeline.limits.retry import LONGEST_WAIT_S, Tries
+from pipeline.model import Exchange, Outcome, PriorReply, SourceKind, Status
+from pipeline.one_turn import OneTurn
+from pipeline.plan import is_done
+from pipeline.stop import StopReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pipeline.jobspec import JobSpec
+    from pipeline.limits.pool import Deployment, Pool
+    from pipeline.model import AudioPart, Reply, Request, Source
+    from pipeline.stop import Stop
+    from pipeline.store.ledger import Ledger, Recorded
+    from pipeline.store.spool import Spool
+    from pipeline.store.storage import Storage
+    from pipeline.tally import Tally
+    from pipeline.transports.base import Transport
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+#: A deployment that was never reached is given up after so many tries: a wrong address, not an outage.
+FIRST_TRIES = 4
+#: A refusal for rate that names no wait: up to this long, at random.
+UNNAMED_WAIT_S = 10.0
+_DISK_THREADS = 8
+
+
+@dataclass(slots=True, kw_only=True)
+class Sender:
+    """What every worker of a run shares.
+
+    Attributes:
+        unknown_before: calls of earlier runs with an unknown end, by item, turn and fingerprint.
+        gave_up: calls in flight were told to end.
+    """
+
+    spec: JobSpec
+    run_id: str
+    settings_key: str
+    ledger: Ledger
+    pool: Pool
+    transports: Mapping[str, Transport]
+    storage: Storage
+    spool: Spool
+    stop: Stop
+    tally: Tally
+    unknown_before: Mapping[tuple[str, int, str], int]
+    sizes: ReplySizes = field(default_factory=ReplySizes)
+    gave_up: bool = False
+    _calls: set[asyncio.Task[Reply]] = field(default_factory=set)
+    _attempt_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    _away_since_s: dict[str, float] = field(default_factory=dict)
+    _first_tries: dict[str, int] = field(default_factory=dict)
+    _disk: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="disk")
+    )
+
+    def close(self) -> None:
+        """Wait for files that are being written."""
+        self._disk.shutdown(wait=True)
+
+    def give_up(self) -> None:
+        """End the calls in flight now; each becomes `unknown`."""
+        self.gave_up = True
+        for call in self._calls:
+            call.cancel()
+
+    async def run(self, one: Recorded) -> Status | None:
+        """Everything that is still to do for one item; None when the run stopped before it ended."""
+        try:
+            status = await self._item(one)
+        except Stopping:
+            return None
+        except NoDeployment as ended:
+            self._stop_without_deployment(ended)
+            return None
+        except StorageError as failed:
+            log.error("%s: %s", one.source.item_id, failed.message)
+            self.stop.ask(StopReason.STORAGE, failed.message)
+            return None
+        except Exception as failed:
+            log.exception("%s: unexpected", one.source.item_id)
+            self.stop.ask(StopReason.INTERNAL, f"{one.source.item_id}: {failed!r}")
+            return None
+        if status is not None:
+            self.tally.item_ended(status)
+            self._stop_at_failure_limit()
+        return status
+
+    async def _item(self, one: Recorded) -> Status | None:
+        source = one.source
+        sound: AudioPart | None = None
+        try:
+            if source.kind is SourceKind.RECORDING:
+                source, sound = await self.on_disk(load, source)
+                if source is not one.source:
+                    await self.on_disk(self.ledger.put_sources, [source], self.run_id)
+            item = build_item(source, self.spec)
+        except InputError as refused:
+            return await self._input_failed(one, refused)
+        history: tuple[Exchange, ...] = ()
+        bound = item.deployment
+        for turn in item.turns:
+            spoken = sound if turn.number == 1 else None
+            outcome = one.outcomes.get(turn.number)
+            if outcome is None or not is_done(outcome, turn, one.kept_as.get(turn.number)):
+                if self.stop.asked:
+                    return None
+                key = (item.item_id, turn.number, turn.fingerprint)
+                tries = Tries(
+                    retry_unknown=self.spec.on_unknown == "retry",
+                    unknown_before=self.unknown_before.get(key, 0),
+                )
+                outcome = await OneTurn(
+                    sender=self,
+                    item=item,
+                    turn=turn,
+                    history=history,
+                    sound=spoken,
+                    bound=bound,
+                    before=outcome,
+                    tries=tries,
+                ).run()
+                self.tally.turn_ended(outcome, input_audio_s=spoken.duration_s if spoken else 0.0)
+            if outcome.status is not Status.SUCCEEDED:
+                return outcome.status
+            bound = bound or (outcome.deployment if outcome.audio_id else None)
+            history = (*history, Exchange(text=turn.text, audio=spoken, reply=_prior(outcome)))
+        return Status.SUCCEEDED
+
+    async def _input_failed(self, one: Recorded, refused: InputError) -> Status:
+        """An input that was good when it was found and is not when it is to be sent: a failed row."""
+        now = datetime.now(UTC)
+        outcome = Outcome(
+            item_id=one.source.item_id,
+            turn=1,
+            fingerprint="",
+            status=Status.FAILED,
+            run_id=self.run_id,
+            started_at=now,
+            finished_at=now,
+            error_type=refused.error_type,
+            error_message=refused.message,
+            input_sha256=one.source.sha256,
+            settings_key=self.settings_key,
+        )
+        known = one.outcomes.get(1)
+        if known is None or known.status is not Status.SUCCEEDED:
+            await self.ledger.record_outcome(outcome)
+        return Status.FAILED
+
+    # What a turn asks of the run.
+
+    def next_attempt_id(self) -> str:
+        """Unique among all runs: the intent's key is known before the database is asked."""
+        return f"{self.run_id}-{next(self._attempt_numbers)}"
+
+    async def call(self, deployment: str, request: Request) -> Reply:
+        """The call as a task of its own: when the run gives up on it, its end is unknown, not lost."""
+        call = asyncio.create_task(self.transports[deployment].send(request))
+        self._calls.add(call)
+        try:
+            await asyncio.wait({call})
+        finally:
+            self._calls.discard(call)
+        if call.cancelled():
+            raise OutcomeUnknown("the run was stopped while this call was in flight; it was perhaps billed")
+        reply = call.result()
+        self._away_since_s.pop(deployment, None)
+        return reply
+
+    async def back_off(self, seconds: float) -> None:
+        """Wait before the next try; ends, by `Stopping`, when the run does."""
+        if seconds <= 0:
+            return
+        try:
+            await asyncio.wait_for(self.stop.soft.wait(), seconds)
+        except TimeoutError:
+            return
+        raise Stopping
+
+    async def on_disk(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Blocking work, in one of a few threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._disk, work, *arguments)
+
+    def rest(self, deployment: Deployment, failed: AudioBatchError) -> bool:
+        """Let a deployment rest, or drop it, for what a call to it came to.
+
+        Returns:
+            Whether a deployment is left that could serve calls.
+        """
+        match failed:
+            case RateLimited(retry_after_s=wait_s):
+                self._pause(deployment, wait_s or random.uniform(1, UNNAMED_WAIT_S))
+            case Unavailable(retry_after_s=float(wait_s)):
+                self._pause(deployment, wait_s)
+            case Disconnected():
+                self._not_reached(deployment, failed)
+            case DeploymentFatal():
+                self.pool.drop(deployment, failed)
+                log.error("deployment %s is out: %s", deployment.name, failed.message)
+            case _:
+                pass
+        left = any(one.out is None for one in self.pool.deployments)
+        if isinstance(failed, DeploymentFatal) and not left:
+            self.stop.ask(StopReason.NO_DEPLOYMENT, failed.message)
+        return left
+
+    def _pause(self, deployment: Deployment, seconds: float) -> None:
+        if seconds > LONGEST_WAIT_S:
+            self.pool.park(deployment, seconds)
+        else:
+            self.pool.pause(deployment, seconds, f"deployment {deployment.name} asked for {seconds:.0f} s")
+
+    def _not_reached(self, deployment: Deployment, failed: Disconnected) -> None:
+        """Nothing was sent: the deployment rests, longer each time; a network that stays away ends the run."""
+        now_s = asyncio.get_running_loop().time()
+        away_s = now_s - self._away_since_s.setdefault(deployment.name, now_s)
+        tries = self._first_tries[deployment.name] = self._first_tries.get(deployment.name, 0) + 1
+        if not deployment.proven and tries >= FIRST_TRIES:
+            self.pool.drop(deployment, DeploymentGone(f"{failed.message}; is the endpoint's address right?"))
+        if away_s > LONGEST_WAIT_S:
+            self.stop.ask(StopReason.OUTAGE, f"{deployment.name}: {failed.message}")
+        wait_s = random.uniform(0.5, 1.0) * min(30.0, 1.0 + away_s / 2)
+        self.pool.pause(deployment, wait_s, f"deployment {deployment.name} is not reached")
+
+    def _stop_without_deployment(self, ended: NoDeployment) -> None:
+        if ended.cause is not None:
+            self.stop.ask(StopReason.NO_DEPLOYMENT, ended.cause.message)
+            return
+        back = datetime.now(UTC).astimezone() + timedelta(seconds=ended.parked_s or 0.0)
+        self.stop.ask(StopReason.PARKED, f"the service asked to wait until {back:%Y-%m-%d %H:%M %Z}")
+
+    def _stop_at_failure_limit(self) -> None:
+        bad = self.tally.failed + self.tally.unknown
+        if bad > self.spec.failure_limit(self.tally.ended):
+            self.stop.ask(
+                StopReason.MAX_FAILURES,
+                f"{bad} of {self.tally.ended} items failed (--max-failures {self.spec.max_failures})",
+            )
+
+
+def _prior(outcome: Outcome) -> PriorReply:
+    return PriorReply(
+        audio_id=outcome.audio_id, audio_expires_at=outcome.audio_expires_at, text=outcome.transcript
+    )
+
+
+def load(source: Source) -> tuple[Source, AudioPart]:
+    """A recording's bytes as they will be sent, and the source as those bytes are.
+
+    The file may have changed since it was probed: what is hashed is what is sent.
+
+    Raises:
+        InputError: it is gone, or is no recording any more.
+    """
+    path = Path(source.root) / source.path
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise InputError("the file is gone since it was found") from None
+    except OSError as failed:
+        raise InputError(f"it cannot be read: {failed.strerror}") from failed
+    if (found.st_size, found.st_mtime_ns) != (source.size_bytes, source.mtime_ns) or source.media is None:
+        source = _probed_again(source, path)
+    assert source.media is not None
+    sound = prepare(path, source.media)
+    as_it_is = len(sound.data) == source.size_bytes
+    if as_it_is and hashlib.sha256(sound.data).hexdigest() != source.sha256:
+        source = _probed_again(source, path)
+        assert source.media is not None
+        sound = prepare(path, source.media)
+    return source, sound
+
+
+def _probed_again(source: Source, path: Path) -> Source:
+    probed = probe(path)
+    return replace(
+        source,
+        media=probed.media,
+        sha256=probed.sha256,
+        size_bytes=probed.size_bytes,
+        mtime_ns=probed.mtime_ns,
+    )

@@ -1,0 +1,173 @@
+"""A reply's files: audio that plays, its transcript, and the raw body where something was wrong.
+
+Everything here is CPU and disk work for a thread: repair the header, measure, check, write, flush.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.audio.checks import check_reply
+from pipeline.audio.measure import measure
+from pipeline.audio.wav import pcm_to_wav, repair_header
+from pipeline.errors import BadReply, StorageError
+from pipeline.store.names import output_path
+
+if TYPE_CHECKING:
+    from pipeline.audio.measure import Clip
+    from pipeline.model import Check, Item, Outcome, Reply, SavedFile, Turn
+    from pipeline.store.storage import Storage
+
+#: The service's pcm16 is 24 kHz, one channel. Source: OpenAI API reference, `audio.format` (2026-11).
+PCM16_RATE_HZ = 24_000
+#: Where earlier versions of a result go when it is made again.
+VERSIONS = "versions"
+Files = list[tuple[str, bytes]]
+
+
+class NotSaved(StorageError):
+    """A reply that was paid for could not be written; its files come along, to be kept elsewhere."""
+
+    def __init__(self, message: str, made: Made) -> None:
+        super().__init__(message)
+        self.made = made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a reply comes to: its files (paths relative to the output folder) and what was measured."""
+
+    files: Files
+    audio_path: str | None
+    transcript_path: str | None
+    audio_duration_s: float | None
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A reply on disk, flushed."""
+
+    made: Made
+    audio: SavedFile | None
+    transcript: SavedFile | None
+
+
+def make(item: Item, turn: Turn, reply: Reply) -> Made:
+    """Decide a reply's files and check it.
+
+    Raises:
+        BadReply: its audio cannot be decoded or holds no samples.
+    """
+    filename = item.source.settings.filename
+    files: Files = []
+    audio_path = transcript_path = None
+    clip: Clip | None = None
+    if turn.wants_audio and reply.audio is not None:
+        sound, clip = _playable(reply, turn.format)
+        ending = ".wav" if turn.format == "pcm16" else f".{turn.format}"
+        audio_path = output_path(
+            item.item_id, folder="audio", ending=ending, turn=turn.number, filename=filename
+        )
+        files.append((audio_path, sound))
+        if turn.format == "pcm16":
+            files.append((bare_samples_path(audio_path), reply.audio))
+    words = reply.words
+    if words:
+        transcript_path = output_path(
+            item.item_id, folder="transcripts", ending=".txt", turn=turn.number, filename=filename
+        )
+        files.append((transcript_path, words.encode()))
+    checks = check_reply(
+        clip=clip,
+        transcript=reply.transcript,
+        text=reply.text,
+        wants_audio=turn.wants_audio,
+        finish_reason=reply.finish_reason,
+        verbatim_of=turn.text if item.read_aloud and turn.number == 1 else None,
+    )
+    return Made(
+        files=files,
+        audio_path=audio_path,
+        transcript_path=transcript_path,
+        audio_duration_s=clip.duration_s if clip else None,
+        checks=checks,
+    )
+
+
+def bare_samples_path(audio_path: str) -> str:
+    """Where a pcm16 reply's samples lie as they came, beside the WAV that plays."""
+    return audio_path.removesuffix(".wav") + ".pcm"
+
+
+def _playable(reply: Reply, audio_format: str) -> tuple[bytes, Clip]:
+    assert reply.audio is not None
+    try:
+        match audio_format:
+            case "wav":
+                sound = repair_header(reply.audio)
+            case "pcm16":
+                sound = pcm_to_wav(reply.audio, sample_rate_hz=PCM16_RATE_HZ)
+            case _:
+                sound = reply.audio
+        return sound, measure(sound, "wav" if audio_format == "pcm16" else audio_format)
+    except ValueError as failed:
+        raise BadReply(
+            f"the reply's audio cannot be used: {failed}", raw=reply.raw, request_id=reply.request_id
+        ) from failed
+
+
+def save(storage: Storage, item: Item, turn: Turn, reply: Reply, replaced: Outcome | None) -> Saved:
+    """Write a reply's files; each is whole and on disk when this returns.
+
+    Args:
+        storage: the output.
+        item: whose reply it is.
+        turn: of that item.
+        reply: as decoded.
+        replaced: an earlier success in whose place this one comes; its files go to `versions/` first.
+
+    Raises:
+        BadReply: the audio is unusable.
+        NotSaved: the output cannot be written; carries the files.
+    """
+    made = make(item, turn, reply)
+    try:
+        if replaced is not None:
+            set_aside(storage, replaced)
+        saved = {file.path: file for file in storage.write_many(made.files)}
+    except StorageError as failed:
+        raise NotSaved(failed.message, made) from failed
+    return Saved(
+        made=made,
+        audio=saved.get(made.audio_path or ""),
+        transcript=saved.get(made.transcript_path or ""),
+    )
+
+
+def save_raw(storage: Storage, item_id: str, turn: int, raw: bytes) -> SavedFile:
+    """Keep a body as it came, for whoever looks into what went wrong."""
+    start = raw.lstrip()[:1]
+    ending = ".html" if start == b"<" else ".json" if start == b"{" else ".bin"
+    return storage.write(output_path(item_id, folder="replies", ending=ending, turn=turn), raw)
+
+
+def files_of(outcome: Outcome) -> list[str]:
+    """Every path that an outcome stands for."""
+    paths = [file.path for file in (outcome.audio, outcome.transcript_file, outcome.raw_reply) if file]
+    if outcome.audio and outcome.format == "pcm16":
+        paths.append(bare_samples_path(outcome.audio.path))
+    return paths
+
+
+def version_path(path: str, version: int) -> str:
+    """`audio/anna.wav` of version 1 → `versions/v1/audio/anna.wav`."""
+    return f"{VERSIONS}/v{version}/{path}"
+
+
+def set_aside(storage: Storage, outcome: Outcome) -> None:
+    """Move a superseded result's files to `versions/`. Files that are gone are no reason to stop."""
+    for path in files_of(outcome):
+        if storage.exists(path):
+            storage.move(path, version_path(path, outcome.version))

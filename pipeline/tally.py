@@ -1,0 +1,165 @@
+"""What a run has done so far, counted as it happens: for the progress line, the limits, and the summary."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from pipeline.model import Status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.model import Outcome, Usage
+
+#: The rate on the progress line is that of the last minute.
+RATE_WINDOW_S = 60.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of items, and sums over the calls of this run."""
+
+    succeeded: int = 0
+    failed: int = 0
+    unknown: int = 0
+    calls: int = 0
+    failures: int = 0
+    input_audio_s: float = 0.0
+    output_audio_s: float = 0.0
+    input_text_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_text_tokens: int = 0
+    output_audio_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+    cost_is_known: bool = True
+    started_s: float = field(default_factory=time.monotonic)
+    _ends_s: deque[float] = field(default_factory=deque)
+
+    def item_ended(self, status: Status) -> None:
+        """An item has all its turns, or will get no further in this run."""
+        match status:
+            case Status.SUCCEEDED:
+                self.succeeded += 1
+            case Status.UNKNOWN:
+                self.unknown += 1
+            case _:
+                self.failed += 1
+        self._ends_s.append(time.monotonic())
+
+    def turn_ended(self, outcome: Outcome, *, input_audio_s: float) -> None:
+        if outcome.status is not Status.SUCCEEDED:
+            self.failures += 1
+            return
+        self.input_audio_s += input_audio_s
+        self.output_audio_s += outcome.audio_duration_s or 0.0
+
+    def paid(self, usage: Usage | None, cost_usd: Decimal | None) -> None:
+        """A call was billed; what it cost may not be known."""
+        if usage is not None:
+            self.input_text_tokens += usage.input_text_tokens
+            self.input_audio_tokens += usage.input_audio_tokens
+            self.output_text_tokens += usage.output_text_tokens
+            self.output_audio_tokens += usage.output_audio_tokens
+        if cost_usd is None:
+            self.cost_is_known = False
+        else:
+            self.cost_usd += cost_usd
+
+    @property
+    def ended(self) -> int:
+        return self.succeeded + self.failed + self.unknown
+
+    def rate_per_min(self) -> float:
+        """Items ended a minute, over the last minute or the run so far."""
+        now_s = time.monotonic()
+        while self._ends_s and self._ends_s[0] < now_s - RATE_WINDOW_S:
+            self._ends_s.popleft()
+        window_s = min(RATE_WINDOW_S, now_s - self.started_s)
+        return len(self._ends_s) * 60 / window_s if window_s > 1 else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A run at one moment.
+
+    Attributes:
+        phase: `discovering`, `sending`, `draining` or `reporting`.
+        total: items that this run sends; while discovering, inputs found so far.
+        waiting: why calls wait, in words; empty when they do not.
+        eta_s: None while there is no rate to go by.
+        cost_usd: None where a price is not known.
+    """
+
+    phase: str
+    total: int
+    done: int
+    failed: int
+    refused: int
+    unknown: int
+    in_flight: int
+    rate_per_min: float
+    eta_s: float | None
+    cost_usd: Decimal | None
+    waiting: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """How a run ended. Counts are items of this run unless said otherwise.
+
+    Attributes:
+        items: inputs that discovery saw.
+        sent: items of which at least one call was made.
+        pending: items that a later run will send.
+        skipped_done: items whose results were there already.
+        cost_usd: None where a price is not known.
+        message: what a person should know or do; may be empty.
+    """
+
+    run_id: str
+    output: Path
+    manifest: Path
+    exit_code: int
+    items: int
+    sent: int
+    succeeded: int
+    failed: int
+    refused: int
+    unknown: int
+    pending: int
+    skipped_done: int
+    cost_usd: Decimal | None
+    input_audio_s: float
+    output_audio_s: float
+    elapsed_s: float
+    stopped_by: str | None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    message: str = ""
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints: these keys, in this order."""
+        return {
+            "run_id": self.run_id,
+            "output": str(self.output),
+            "manifest": str(self.manifest),
+            "exit_code": self.exit_code,
+            **{
+                name: getattr(self, name)
+                for name in ("items", "sent", "succeeded", "failed", "refused", "unknown", "pending")
+            },
+            "skipped_done": self.skipped_done,
+            "cost_usd": None if self.cost_usd is None else float(self.cost_usd),
+            "input_audio_s": round(self.input_audio_s, 3),
+            "output_audio_s": round(self.output_audio_s, 3),
+            "elapsed_s": round(self.elapsed_s, 3),
+            "stopped_by": self.stopped_by,
+        }
