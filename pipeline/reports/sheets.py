@@ -233,7 +233,9 @@ class _EscapingSheet(Worksheet):  # type: ignore[misc, unused-ignore]
     """XlsxWriter's own escapes lose some texts (`_x0041_x0042_`) and let lone surrogates fail; ours do not."""
 
     @staticmethod
-    def _escape_control_characters(data: str) -> str:
+    def _escape_control_characters(data: object) -> object:
+        if not isinstance(data, str):  # counts and the like come this way too
+            return data
         return escape_controls(data).replace("\r", "_x000D_")
 
 
