@@ -94,13 +94,15 @@ class _Linear:
         self._file = file
         self._layout = layout
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
+    def blocks(self, first_frame: int = 0) -> Iterator[NDArray[np.float32]]:
         import soundfile  # light, but not for those who only repair headers
 
         layout = self._layout
-        if not layout.frames:
+        skipped = first_frame * layout.frame_bytes
+        if skipped >= layout.data_bytes:
             return
-        window = io.BufferedReader(_Window(self._file, layout.data_offset, layout.data_bytes), 1 << 18)
+        rest = _Window(self._file, layout.data_offset + skipped, layout.data_bytes - skipped)
+        window = io.BufferedReader(rest, 1 << 18)
         with soundfile.SoundFile(
             window,
             format="RAW",

@@ -81,15 +81,18 @@ class _Decoded:
         self._container = container
         self._stream = stream
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
+    def blocks(self, first_frame: int = 0) -> Iterator[NDArray[np.float32]]:
         held: list[NDArray[np.float32]] = []
-        count = 0
+        count = at = 0
         for frame in self._frames():
             if frame.sample_rate != self.sample_rate_hz:
                 raise NotAudio(
                     f"its sample rate changes from {self.sample_rate_hz} to {frame.sample_rate} Hz"
                 )
-            samples = as_float(frame)
+            at += frame.samples
+            if at <= first_frame:
+                continue
+            samples = as_float(frame)[max(0, first_frame - at + frame.samples) :]
             if samples.shape[1] != self.channels:  # joined broadcasts: keep one shape, lose no sound
                 samples = np.repeat(samples.mean(axis=1, keepdims=True), self.channels, axis=1)
             held.append(samples)

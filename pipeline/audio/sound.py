@@ -39,8 +39,13 @@ class Sound(Protocol):
     damaged: int
     sizes_true: bool
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """The samples in order, once: frames x channels of float32, full scale ±1, never an empty block."""
+    def blocks(self, first_frame: int = 0) -> Iterator[NDArray[np.float32]]:
+        """The samples in order, once: frames x channels of float32, full scale ±1, never an empty block.
+
+        Args:
+            first_frame: where to begin. Plain WAVs go there at once; the others are decoded from their beginning,
+                since only so every frame is certain to be counted as it was when it was measured.
+        """
 
 
 def describe_bytes(head: bytes, size_bytes: int) -> str:

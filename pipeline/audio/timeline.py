@@ -91,16 +91,19 @@ class Timeline:
         return Timeline(tuple(spans))
 
     def cut(
-        self, blocks: Iterable[NDArray[np.float32]], sample_rate_hz: int
+        self, blocks: Iterable[NDArray[np.float32]], sample_rate_hz: int, *, first_frame: int = 0
     ) -> Iterator[NDArray[np.float32]]:
-        """The stretches' samples out of the whole recording's, frames x channels, to the nearest frame.
+        """The stretches' samples out of a recording's, frames x channels, to the nearest frame.
 
         Stretches that touch share no frame and leave none out. Reading stops behind the last one.
+
+        Args:
+            first_frame: of the recording at which the blocks begin; not behind `first_frame_at`.
         """
         bounds = [
             (round(span.start_s * sample_rate_hz), round(span.end_s * sample_rate_hz)) for span in self.spans
         ]
-        at = index = 0
+        at, index = first_frame, 0
         for block in blocks:
             end = at + len(block)
             while index < len(bounds) and bounds[index][0] < end:
@@ -114,3 +117,7 @@ class Timeline:
             at = end
             if index == len(bounds):
                 return
+
+    def first_frame_at(self, sample_rate_hz: int) -> int:
+        """The first frame of the recording that is sent."""
+        return round(self.start_s * sample_rate_hz)
