@@ -32,20 +32,21 @@ lock.release()
 """
 
 RACER = """
-import sys, time
+import sys
 from pathlib import Path
 from pipeline.errors import FolderInUse
 from pipeline.store.lock import FolderLock
 print("ready", flush=True)
-sys.stdin.readline()
-try:
-    lock = FolderLock.acquire(Path(sys.argv[1]), sys.argv[2])
-except FolderInUse as exc:
-    print("in use:", exc, flush=True)
-else:
-    print("held", flush=True)
-    sys.stdin.read()
-    lock.release()
+while folder := sys.stdin.readline().strip():
+    lock = None
+    try:
+        lock = FolderLock.acquire(Path(folder), sys.argv[1])
+        print("held", flush=True)
+    except FolderInUse as exc:
+        print("in use:", exc, flush=True)
+    sys.stdin.readline()
+    if lock:
+        lock.release()
 """
 
 
@@ -63,6 +64,12 @@ def program(source: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
 def line_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
+
+
+def tell(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
 
 
 def end(process: subprocess.Popen[str]) -> None:
@@ -118,43 +125,31 @@ def test_the_lock_of_a_killed_owner_is_free_by_itself(tmp_path: Path):
         assert json.loads((tmp_path / OWNER_NAME).read_text())["pid"] == os.getpid()
 
 
-@pytest.mark.timeout(240)
 def test_of_two_runs_started_at_once_exactly_one_gets_the_folder(tmp_path: Path):
-    for attempt in range(20):
-        folder = tmp_path / str(attempt)
-        with program(RACER, folder, "run-a") as first, program(RACER, folder, "run-b") as second:
-            racers = (first, second)
-            assert [line_of(racer) for racer in racers] == ["ready", "ready"]
+    with program(RACER, "run-a") as first, program(RACER, "run-b") as second:
+        racers = (first, second)
+        assert [line_of(racer) for racer in racers] == ["ready", "ready"]
+        for attempt in range(20):
             for racer in racers:
-                assert racer.stdin is not None
-                racer.stdin.write("go\n")
-                racer.stdin.flush()
+                tell(racer, str(tmp_path / str(attempt)))
             said = [line_of(racer) for racer in racers]
             assert sorted(text.partition(":")[0] for text in said) == ["held", "in use"]
             winner = "run-a" if said[0] == "held" else "run-b"
             assert f"in use by run {winner} " in next(text for text in said if text != "held")
             for racer in racers:
-                end(racer)
+                tell(racer, "release")
+        for racer in racers:
+            end(racer)
 
 
-def test_runs_that_only_look_do_not_keep_a_run_from_starting(tmp_path: Path):
-    stop = threading.Event()
-    tmp_path.joinpath(LOCK_NAME).touch()
-
-    def look() -> None:
-        while not stop.is_set():
-            FolderLock.holder(tmp_path)
-
-    lookers = [threading.Thread(target=look) for _ in range(3)]
-    for looker in lookers:
-        looker.start()
-    try:
-        for number in range(20):
-            FolderLock.acquire(tmp_path, f"run-{number}").release()
-    finally:
-        stop.set()
-        for looker in lookers:
-            looker.join()
+def test_who_only_looks_does_not_keep_a_run_from_starting(tmp_path: Path):
+    # To look is to have the lock for an instant: here a long one.
+    look = filelock.FileLock(tmp_path / LOCK_NAME, thread_local=False)
+    look.acquire()
+    timer = threading.Timer(0.15, look.release)
+    timer.start()
+    FolderLock.acquire(tmp_path, "run-1").release()
+    timer.join()
 
 
 def test_another_thread_may_release_and_twice_is_as_once(tmp_path: Path):

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 LOCK_NAME: Final = "lock"
 OWNER_NAME: Final = "lock.json"
 #: Who only asks for the holder has the lock for an instant: a run that starts just then waits so long.
-_PATIENCE_S: Final = 0.5
+_PATIENCE_S: Final = 0.3
 #: A new owner writes its record right after it has the lock; until then the dead owner's may still be there.
 _POLL_S: Final = 0.02
 

@@ -10,8 +10,8 @@ Portable: no character, length or word that Linux, macOS or Windows refuses or t
 case and composed (NFKC), because macOS and Windows take `Anna` and `anna`, or the two ways to write `é`, for
 one file. `~` is itself not portable (Windows' short names use it), so no hashed name meets an unhashed one.
 
-One pair the ending rule cannot tell apart: `x` and `x.wav` both become `x.wav`. Who plans a job compares
-`collision_key`s and refuses the second, as for a table's `filename`s.
+One pair the ending rule cannot tell apart: `x` and `x.wav` both become `x.wav`. Such ids, and a table's own
+`filename`s, are refused before anything is sent: `claims` knows who came first.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def output_path(
         raise ValueError(f"not an ending of an output: {ending!r}")
     if turn < 1 or (part is not None and part < 1):
         raise ValueError(f"turns and parts count from 1, not {turn} and {part}")
-    stem = output_stem(item_id) if filename is None else _chosen_stem(filename)
+    stem = stem_of(item_id, filename)
     name = stem.name
     if name[-len(ending) :].lower() == ending:
         name = name[: -len(ending)]
@@ -115,6 +115,15 @@ def output_path(
     if part is not None:
         name += f".part{part}"
     return str(PurePosixPath(folder) / stem.parent / (name + ending))
+
+
+def stem_of(item_id: str, filename: str | None = None) -> PurePosixPath:
+    """The item's own name, or the one that its table chose for it.
+
+    Raises:
+        InputError: `filename` would not work on every system; the message says which name does.
+    """
+    return output_stem(item_id) if filename is None else _chosen_stem(filename)
 
 
 def collision_key(path: str) -> str:
@@ -126,6 +135,9 @@ def _chosen_stem(filename: str) -> PurePosixPath:
     chosen = normalize("NFC", filename.strip())
     parts = [_safe_folder(_safe_component(part)) for part in chosen.split("/")[:-1]]
     parts.append(_safe_component(chosen.rpartition("/")[2]))
+    base, ending = _split_ending(parts[-1])
+    if numbered := _NUMBERED.search(base):  # as a later turn's own name
+        parts[-1] = f"{base[: numbered.start()]}_{numbered[0][1:]}{ending}"
     safe = "/".join(part for part in parts if part)
     if not safe:
         raise InputError("the column `filename` is empty")
@@ -134,7 +146,8 @@ def _chosen_stem(filename: str) -> PurePosixPath:
     # `~` is forbidden in ids only to keep the hashed names apart; a person may choose it.
     if safe != chosen.replace("~", "_"):
         raise InputError(
-            f"the filename {_shown(chosen)} does not work on every system; a name that does: {_shown(safe)}"
+            f"the filename {_shown(chosen)} does not work on every system, or is like those of later turns; "
+            f"a name that does: {_shown(safe)}"
         )
     return PurePosixPath(chosen)
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import threading
 import time
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ class Spool:
             ],
         }
         parts = [json.dumps(head).encode() + b"\n", *(data for _, data in files)]
-        path = f"{self._next_ns()}-{os.getpid()}{_ENDING}"
+        path = f"{self._next_ns()}-{secrets.token_hex(4)}{_ENDING}"
         try:
             self._storage.write(path, parts)
         except StorageError:
@@ -151,7 +152,7 @@ class Spool:
         return home
 
     def _next_ns(self) -> int:
-        """The time, as a name that sorts: a clock set back or too coarse never makes one twice."""
+        """The time, as a name that sorts, also while the clock is too coarse or set back."""
         with self._counting:
             self._last_ns = max(self._last_ns + 1, time.time_ns())
             return self._last_ns

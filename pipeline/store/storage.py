@@ -13,7 +13,6 @@ import hashlib
 import io
 import os
 import shutil
-import stat
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -22,16 +21,12 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from pipeline.errors import ConfigError, StorageError
 from pipeline.model import SavedFile
+from pipeline.store.containment import place_inside
 from pipeline.store.durable import TEMPORARY_PREFIX, NewFile, make_folders, sync_folder, translating
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
-
-
-_FORBIDDEN = frozenset("\\:\0")
-#: Windows' other kind of link to a folder: IO_REPARSE_TAG_MOUNT_POINT, which `stat` names only there.
-_JUNCTION = 0xA0000003
 
 
 class Storage(Protocol):
@@ -136,22 +131,22 @@ class LocalStorage:
 
     def read(self, path: str) -> bytes:
         """Raises: StorageError: not there, or not readable."""
-        place = self._place(path)
+        place = place_inside(self.root, path)
         with translating(str(place), verb="read"):
             return place.read_bytes()
 
     def exists(self, path: str) -> bool:
-        return self._place(path).is_file()
+        return place_inside(self.root, path).is_file()
 
     def size(self, path: str) -> int:
         """Bytes. Raises: StorageError: not there."""
-        place = self._place(path)
+        place = place_inside(self.root, path)
         with translating(str(place), verb="read"):
             return place.stat().st_size
 
     def sha256(self, path: str) -> str:
         """Of the file as it is now, read in blocks. Raises: StorageError: not there, or not readable."""
-        place = self._place(path)
+        place = place_inside(self.root, path)
         with translating(str(place), verb="read"), place.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -161,7 +156,7 @@ class LocalStorage:
         Raises:
             StorageError: it may still be there.
         """
-        place = self._place(path)
+        place = place_inside(self.root, path)
         with translating(str(place), verb="delete"), suppress(FileNotFoundError):
             place.unlink()
             sync_folder(place.parent)
@@ -172,7 +167,7 @@ class LocalStorage:
         Raises:
             StorageError: both are as they were, unless the rename was done and only its flush failed.
         """
-        old, new = self._place(source), self._place(target)
+        old, new = place_inside(self.root, source), place_inside(self.root, target)
         if os.path.lexists(new):
             raise StorageError(f"cannot move {old}: {target} exists already")
         with translating(str(old), verb="move"):
@@ -222,24 +217,8 @@ class LocalStorage:
         except StorageError as exc:
             raise ConfigError(f"the output folder cannot be used: {exc.message}") from exc
 
-    def _place(self, path: str) -> Path:
-        """The absolute path.
-
-        Raises:
-            StorageError: it would leave the root, by its words or through a link.
-        """
-        parts = path.split("/")
-        if any(part in {"", ".", ".."} or not _FORBIDDEN.isdisjoint(part) for part in parts):
-            raise StorageError(f"refused: {path!r} is not a path inside {self.root}")
-        folder = str(self.root)
-        for part in parts[:-1]:
-            folder = f"{folder}{os.sep}{part}"
-            if _is_link(folder):
-                raise StorageError(f"refused: {path!r} leads through a link out of its place in {self.root}")
-        return Path(folder, parts[-1])
-
     def _new_file(self, path: str) -> NewFile:
-        place = self._place(path)
+        place = place_inside(self.root, path)
         with translating(str(place)):
             self._make_durable(place.parent)
             try:
@@ -268,11 +247,3 @@ class LocalStorage:
                 above = above.parent
                 sync_folder(above)
             self._durable.add(folder)
-
-
-def _is_link(path: str) -> bool:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return False  # not there yet, or a file: who makes the folder finds out
-    return stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0) == _JUNCTION
