@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 UPDATE_EVERY_S = 2.0
 TABLE_ROWS = 200
+#: A server that does not answer is asked again for a minute by Prefect itself; a view is not worth that.
+PATIENCE_S = 5.0
 
 
 @contextlib.asynccontextmanager
@@ -66,19 +68,24 @@ async def live_progress(job: Job) -> AsyncIterator[None]:
     finally:
         keeping.cancel()
         await asyncio.wait([keeping])
-        await update()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                await update()
 
 
 async def at_the_end(job: Job, summary: RunSummary) -> None:
     """The summary in markdown, and the first rows of the manifest as a table."""
     try:
-        await acreate_markdown_artifact(
-            markdown(summary), key="audiobatch-summary", description=closing.headline(summary)
-        )
-        if table := job.table_rows(TABLE_ROWS):
-            await acreate_table_artifact(
-                table, key="audiobatch-items", description=f"First {len(table)} rows of {summary.manifest}"
+        async with asyncio.timeout(PATIENCE_S):
+            await acreate_markdown_artifact(
+                markdown(summary), key="audiobatch-summary", description=closing.headline(summary)
             )
+            if table := job.table_rows(TABLE_ROWS):
+                await acreate_table_artifact(
+                    table,
+                    key="audiobatch-items",
+                    description=f"First {len(table)} rows of {summary.manifest}",
+                )
     except Exception:
         log.warning("the closing artifacts could not be written", exc_info=True)
 

@@ -10,6 +10,7 @@ A direct caller gets the summary for the first two and a typed error, which carr
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -114,7 +115,7 @@ async def _is_cancelling(run_id: UUID) -> bool:
 async def _tag(run_id: UUID, *tags: str) -> None:
     """Add tags to those that the flow run has; a run does not fail for want of them."""
     try:
-        async with get_client() as client:
+        async with asyncio.timeout(artifacts.PATIENCE_S), get_client() as client:
             run = await client.read_flow_run(run_id)
             await client.update_flow_run(run_id, tags=[*dict.fromkeys((*run.tags, *tags))])
     except Exception:

@@ -61,7 +61,7 @@ class _Commands(click.Group):
 )
 @click.version_option(package_name="audiobatch", prog_name="audiobatch")
 def cli() -> None:
-    """Folders of recordings or text prompts in; spoken replies, transcripts and a manifest out.
+    r"""Folders of recordings or text prompts in; spoken replies, transcripts and a manifest out.
 
     \b
     Try it without an account:
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = USAGE
     except click.Abort:
         code = 130
-    except Exception as failed:
+    except Exception as failed:  # noqa: BLE001 - the last stop: every error becomes a message and a code
         code = _explain(failed)
     sys.exit(code if isinstance(code, int) else 0)
 

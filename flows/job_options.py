@@ -71,7 +71,7 @@ def _help(name: str) -> str:
 
 
 def _kind(annotation: Any, metadata: list[Any]) -> dict[str, Any]:
-    """click's words for a field's type."""
+    """The words of click for a field's type."""
     options = [one for one in typing.get_args(annotation) if one is not types.NoneType]
     if annotation is bool:
         return {"is_flag": True, "flag_value": True, "type": bool}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from flows import engine_context, stopping
@@ -16,14 +18,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+POLL_S = 0.5
+PATIENCE_S = 15.0
+
 
 async def as_flow(
     flow: Callable[[JobSpec], Coroutine[Any, Any, RunSummary]], engine: engine_context.Engine
 ) -> RunSummary:
-    """Run `engine.job` by `flow`, one of this package's.
+    """Run `engine.job` by `flow`, one of this package's, in a process that ends with the run.
 
-    Results are in the ledger before Prefect hears of them: where its server is gone by the end of the run, that
-    is said on standard error, and the summary is returned all the same.
+    Results are in the ledger before Prefect hears of them. Where its server is gone by then, Prefect tries for
+    minutes; after `PATIENCE_S` that is said on standard error, the summary is returned, and the process is ended
+    soon after, for what Prefect leaves running cannot be stopped.
 
     Raises:
         ConfigError: nothing was sent.
@@ -31,16 +37,26 @@ async def as_flow(
     """
     token = engine_context.prepared.set(engine)
     try:
-        return await flow(engine.job.spec)
-    except RunFailed as ended:
-        return ended.summary
-    except Exception as failed:
-        if engine.summary is None:
-            raise
-        log.warning("Prefect failed at the end of the run", exc_info=True)
-        stopping.say(
-            f"Prefect could not record the end of this run ({type(failed).__name__}); the results are safe."
-        )
-        return engine.summary
+        running = asyncio.ensure_future(flow(engine.job.spec))
     finally:
         engine_context.prepared.reset(token)
+    ended_at: float | None = None
+    while not running.done():
+        await asyncio.wait([running], timeout=POLL_S)
+        if engine.summary is not None and ended_at is None:
+            ended_at = time.monotonic()
+        if ended_at is not None and time.monotonic() - ended_at > PATIENCE_S:
+            break
+    if running.done():
+        try:
+            return running.result()
+        except RunFailed as ended:
+            return ended.summary
+        except Exception:
+            if engine.summary is None:
+                raise
+            log.warning("Prefect failed at the end of the run", exc_info=True)
+    assert engine.summary is not None
+    stopping.say("Prefect's server could not record the end of this run; the results are safe.")
+    stopping.end_process_after(engine.summary.exit_code)
+    return engine.summary

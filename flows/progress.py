@@ -60,7 +60,8 @@ def in_flight(job: Job, signal: str) -> str:
     calls = job.snapshot().in_flight
     if calls:
         noun = "call" if calls == 1 else "calls"
-        what = f"{calls} {noun} in flight may take up to {job.spec.drain_timeout_s:g} s ({signal} again gives them up). "
+        patience = f"up to {job.spec.drain_timeout_s:g} s ({signal} again gives them up)"
+        what = f"{calls} {noun} in flight may take {patience}. "
     else:
         what = "No call is in flight. "
     return f"{what}The same command goes on later; results so far: {job.output}"

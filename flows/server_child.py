@@ -110,8 +110,10 @@ def _migration(on_started: list[Callable[[], None]]) -> Iterator[None]:
 
 def _watch_input(gone: threading.Event) -> None:
     """Standard input is a pipe that the parent holds; it ends with the parent, or when the parent closes it."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdin.buffer.read()
+    with contextlib.suppress(OSError):
+        # Not `sys.stdin.read`: its lock, held by a thread, makes the interpreter abort at its end.
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
     gone.set()
 
 

@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 
 def shard_name() -> str:
-    """What the task run is called in Prefect: `items 51-100`, counted from 1."""
+    """What the task run is called in Prefect: `items 51-100`, by place in input order."""
     from prefect.runtime import task_run
 
     shard: Shard = task_run.parameters["shard"]
-    first, last = shard.first_position + 1, shard.last_position + 1
+    first, last = shard.first_position, shard.last_position
     return f"item {first}" if first == last else f"items {first}-{last}"
 
 

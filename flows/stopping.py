@@ -80,17 +80,15 @@ def _signalled(stop: Stop, reason: StopReason, count: int, in_flight: Callable[[
 
 
 @contextlib.asynccontextmanager
-async def on_cancellation(
-    stop: Stop, cancelled: Callable[[], Awaitable[bool]], *, every_s: float = POLL_S
-) -> AsyncIterator[None]:
-    """Ask `cancelled` every few seconds while the block runs, and stop the run once it says yes.
+async def on_cancellation(stop: Stop, cancelled: Callable[[], Awaitable[bool]]) -> AsyncIterator[None]:
+    """Ask `cancelled` every `POLL_S` while the block runs, and stop the run once it says yes.
 
     A cancellation in Prefect reaches a flow that was started by hand in no other way.
     """
 
     async def watch() -> None:
         while not stop.asked:
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(POLL_S)
             try:
                 if await cancelled():
                     stop.ask(StopReason.CANCELLED, "cancelled in Prefect")

@@ -188,6 +188,10 @@ class Job:
         self.plan = plan = await asyncio.to_thread(
             make_plan, self.ledger, self.spec, self.run_id, retry=self.retry
         )
+        log.info(
+            "%d inputs: %d to send, %d done, %d refused, %d failed for good, %d unknown, %d held back",
+            *(plan.items, plan.to_send, plan.done, plan.refused, plan.final, plan.unknown, plan.held_back),
+        )
         self.phase = "sending"
         if plan.to_send:
             self._sender = await self._make_sender(plan)
@@ -308,6 +312,7 @@ class Job:
             )
             self.stop.ask(StopReason.STORAGE, trouble)
         summary = self._summary(trouble)
+        log.info("ended: %s", orjson.dumps(summary.as_json()).decode())
         self.ledger.end_run(self.run_id, orjson.dumps(summary.as_json()).decode())
         return summary
 
@@ -484,7 +489,7 @@ def _run_log(output: Path, run_id: str) -> Any:
     """Everything that the library and the flows log goes to `runs/<run_id>.log`. Ids and causes, no content."""
     folder = output / "runs"
     folder.mkdir(exist_ok=True)
-    handler = logging.FileHandler(folder / f"{run_id}.log", encoding="utf-8", delay=True)
+    handler = logging.FileHandler(folder / f"{run_id}.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("pipeline", "flows")]
     before = [(one.level, one.propagate) for one in loggers]

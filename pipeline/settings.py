@@ -106,7 +106,8 @@ def resolve(
             if value is None or value == () or name in values:
                 continue
             values[name] = value
-            origins[name] = origin or "flag --" + name.removesuffix("_s").replace("_", "-")
+            flag = "--" + name.removesuffix("_s").replace("_", "-")
+            origins[name] = origin or ("argument" if name == "inputs" else f"flag {flag}")
 
     offer(flags)
     if job_file is not None:

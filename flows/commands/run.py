@@ -36,7 +36,7 @@ def run(
     quiet: bool,
     **flags: Any,
 ) -> int:
-    """Send recordings or prompts, save the spoken replies and transcripts, and write a manifest.
+    r"""Send recordings or prompts, save the spoken replies and transcripts, and write a manifest.
 
     INPUT is a folder of recordings or of .txt prompts, a single file, a table of prompts (.csv, .xlsx, .jsonl),
     or - for JSON Lines on standard input. A second run sends only what is new, changed, or failed for a

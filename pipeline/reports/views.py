@@ -33,7 +33,8 @@ class Views:
     #: During a run the manifest is refreshed no more often than this.
     FRESH_EVERY_S: ClassVar = 30.0
 
-    def __init__(self, storage: Storage, ledger: Ledger, spec: JobSpec, run_id: str) -> None:
+    def __init__(self, storage: Storage, ledger: Ledger, spec: JobSpec, run_id: str | None) -> None:
+        """`run_id`: the run whose own list is written too; None outside a run."""
         self._storage = storage
         self._ledger = ledger
         self._spec = spec
@@ -42,7 +43,8 @@ class Views:
     def write_all(self) -> None:
         """Every report, as the ledger stands now."""
         self.write_manifest()
-        self._write(f"runs/{self._run_id}.csv", run_id=self._run_id)
+        if self._run_id is not None:
+            self._write(f"runs/{self._run_id}.csv", run_id=self._run_id)
 
     def write_manifest(self) -> None:
         self._write(self.MANIFEST)

@@ -1,0 +1,44 @@
+"""`audiobatch status DIR`: what a folder holds, also while a run works on it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.commands.folders import folder_argument, opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command(short_help="What a folder holds: done, failed, pending, spent.")
+@folder_argument
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(folder: Path, *, as_json: bool) -> int:
+    """Count what DIR holds: rows by status, failures by kind, what was spent, and who works on it now."""
+    from flows import closing
+    from pipeline.reports.overview import overview
+    from pipeline.store.lock import FolderLock
+
+    with opened(folder) as found:
+        seen = overview(found.ledger, found.spec)
+    holder = FolderLock.holder(folder)
+    if as_json:
+        counts = {
+            "output": str(folder),
+            "running": str(holder) if holder else None,
+            "statuses": seen.statuses,
+            "error_types": seen.error_types,
+            "spent_usd": float(seen.spent_usd),
+        }
+        click.echo(json.dumps(counts, ensure_ascii=False))
+        return 0
+    click.echo(f"{folder}: {'a run is at work: ' + str(holder) if holder else 'no run is at work'}")
+    for name, count in seen.statuses.items():
+        click.echo(f"  {name:<10} {count:>8,}")
+    for name, count in seen.error_types.items():
+        click.echo(f"    {name:<16} {count:>6,}")
+    click.echo(f"  spent so far {closing.money(seen.spent_usd)}")
+    return 0
