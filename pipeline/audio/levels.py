@@ -87,12 +87,6 @@ class Levels:
             return 1.0
         return float(np.count_nonzero(self.power < to_power(SILENCE_DBFS)) / len(self.power))
 
-    @property
-    def dbfs(self) -> NDArray[np.float32]:
-        """Level of each window; windows."""
-        level: NDArray[np.float32] = 10 * np.log10(np.maximum(self.power, np.float32(1e-12)))
-        return level
-
 
 class LevelMeter:
     """Takes a sound in blocks of any size, keeps one number a window: two hours are 1.4 MB."""

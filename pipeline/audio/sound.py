@@ -43,8 +43,8 @@ class Sound(Protocol):
         """The samples in order, once: frames x channels of float32, full scale ±1, never an empty block.
 
         Args:
-            first_frame: where to begin. Plain WAVs go there at once; the others are decoded from their beginning,
-                since only so every frame is certain to be counted as it was when it was measured.
+            first_frame: where to begin. Plain WAVs go there at once; other formats are decoded from their
+                beginning, because after a seek a decoder's count of frames is not certain.
         """
 
 
