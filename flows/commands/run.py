@@ -48,19 +48,18 @@ def run(
     130/143 interrupted
     """
     server = None if no_prefect else start_server()
-    try:
-        spec = resolve_job(inputs, job_file, flags).spec
-        summary = asyncio.run(_run(spec, server=server, prefect=not no_prefect, quiet=quiet))
-    finally:
-        if server is not None:
-            server.stop()
+    spec = resolve_job(inputs, job_file, flags).spec
+    summary = asyncio.run(_run(spec, server=server, prefect=not no_prefect, quiet=quiet))
     if as_json:
         click.echo(json.dumps(summary.as_json(), ensure_ascii=False))
     return summary.exit_code
 
 
 def start_server() -> EmbeddedServer | None:
-    """Prefect's server as our own child, first thing, unless the user has one; discovery goes on meanwhile."""
+    """Prefect's server as our own child, first thing, unless the user has one; discovery goes on meanwhile.
+
+    It ends when this process does, after Prefect has told it the last of what it knows.
+    """
     from flows.server import EmbeddedServer, quiet_prefect
 
     quiet_prefect()
