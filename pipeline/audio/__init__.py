@@ -9,5 +9,6 @@
     checks, wording     what a listener would want to know of a reply
     clips, loudness, finish    replies edited: joined, trimmed, as loud as wanted, faded
 
-A block is always frames x channels of float32 at full scale +-1. Recordings are never held whole; replies, which are short, are.
+A block is always frames x channels of float32 at full scale +-1. Recordings are never held whole; replies,
+which are short, are.
 """
