@@ -28,7 +28,10 @@ def href(path: object) -> str:
     text = str(path) if isinstance(path, str) else ""
     if not text or "\x00" in text:
         return ""
-    quoted = quote(text.encode("utf-8", "surrogateescape"), safe="/~")
+    try:
+        quoted = quote(text.encode("utf-8", "surrogateescape"), safe="/~")
+    except UnicodeEncodeError:  # half of a pair: no file system gave us this
+        return ""
     if quoted.startswith("//"):
         return ""
     return quoted if quoted.startswith(("/", "./", "../")) else f"./{quoted}"

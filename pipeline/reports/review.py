@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.reports.cells import unprotect
 from pipeline.reports.marks import REVIEWS, Mark, RefusedMark, RowKey, Standing
 from pipeline.reports.tables import TableRow, read_table
 
@@ -101,10 +102,11 @@ def _read_row(
         return RefusedMark(where=row.where, item_id=item_id, reason=reason)
 
     if item_id not in turns:
-        item_id_stripped = item_id.strip()
-        if item_id_stripped not in turns:
+        # Spaces come from typing; the apostrophe from a CSV that was opened and saved as a workbook.
+        near = [text for text in (item_id.strip(), unprotect(item_id)) if text in turns]
+        if not near:
             return refuse(_unknown(item_id))
-        item_id = item_id_stripped
+        item_id = near[0]
     turn = _turn(row.text("turn"), turns[item_id])
     if turn is None:
         there = ", ".join(str(number) for number in sorted(turns[item_id]))

@@ -160,6 +160,7 @@
   let clip = null, heard = null;
   const clock = (s) => Number.isFinite(s) ? Math.floor(s / 60) + ":" + String(Math.floor(s % 60)).padStart(2, "0") : "–:––";
   const progress = () => {
+    if (audio.error) return;
     const share = audio.duration > 0 ? audio.currentTime / audio.duration : 0;
     if (heard) heard.style.clipPath = `inset(0 ${100 - 100 * share}% 0 0)`;
     $("p-seek").value = Math.round(share * 1000);
@@ -184,11 +185,13 @@
   };
   const follow = () => {
     for (const part of [clip, $("player")]) part?.classList.toggle("playing", !audio.paused);
-    if (!audio.paused) requestAnimationFrame(function step() { progress(); if (!audio.paused) requestAnimationFrame(step); });
+    const step = () => { progress(); if (!audio.paused && !audio.error) requestAnimationFrame(step); };
+    if (!audio.paused) step();
   };
   for (const event of ["play", "pause", "ended"]) audio.addEventListener(event, follow);
   for (const event of ["timeupdate", "loadedmetadata", "seeked"]) audio.addEventListener(event, progress);
   audio.addEventListener("error", () => {
+    for (const part of [clip, $("player")]) part?.classList.remove("playing");
     if (clip) { $("p-time").textContent = "cannot be played: moved or deleted?"; say("this recording cannot be played"); }
   });
   const seekTo = (share) => { if (audio.duration > 0) audio.currentTime = share * audio.duration; };
