@@ -183,6 +183,29 @@ def test_very_short_and_silent_recordings_have_a_flat_picture(tmp_path: Path):
         assert waveform_path(tmp_path / "a.wav") == f"M1 {HEIGHT // 2}v1" + f"m{STEP} -1v1" * (BINS - 1)
 
 
+def test_a_page_made_again_draws_only_what_is_new_or_has_changed(tmp_path: Path):
+    rows = [sample_row(n, input="in.txt", audio_file=f"audio/{n} é&.wav") for n in range(4)]
+    for n in range(4):
+        speak_into(tmp_path / f"audio/{n} é&.wav", 0.2, seed=n)
+    drawn: list[str] = []
+
+    def draw(path: Path) -> str | None:
+        drawn.append(path.name)
+        return waveform_path(path)
+
+    (first,) = made(tmp_path, rows, draw=draw).paths
+    before = first.read_text().replace("\n", "")
+    assert len(drawn) == 4
+    drawn.clear()
+    speak_into(tmp_path / "audio/2 é&.wav", 0.3, seed=9)
+    made(tmp_path, [sample_row(9, input="", audio_file="audio/gone.wav"), *rows], draw=draw)
+    assert drawn == ["2 é&.wav"]
+    again = Page(first.read_text())
+    pictures = [attrs["d"] for tag, attrs in again.tags if tag == "path" and attrs["d"].startswith("M1 ")]
+    assert len(pictures) == 4
+    assert [picture in before for picture in pictures] == [True, True, False, True]
+
+
 def test_a_histogram_counts_every_value_and_keeps_outliers_from_flattening_it():
     chart = histogram([*range(100), 10_000])
     assert sum(chart.counts) == 101

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from pipeline.reports import charts
-from pipeline.reports.page_rows import Draw, page_row, visible
+from pipeline.reports.page_rows import page_row, visible
+from pipeline.reports.pictures import Draw, Pictures
 from pipeline.reports.placing import draft_beside, place
 from pipeline.reports.units import duration_text, money_text
 from pipeline.reports.waveform import BINS, HEIGHT, STEP, waveform_path
@@ -68,7 +69,7 @@ def write_page(
         totals: of all these rows, counted beforehand (`Totals.watching` around the CSV's rows does it).
         title: the job's name; the folder's where empty.
         job_key: under which the browser keeps marks; the same for every remake of this job and for no other.
-        draw: waveform of a file; None for a page without pictures, or one that remembers.
+        draw: waveform of a file, where the page before does not have it yet; None for no pictures.
         made_at: shown as the time of making.
         page_rows: rows a page.
 
@@ -100,11 +101,14 @@ def write_page(
         "names": names,
         "view_box": f"0 0 {BINS * STEP} {HEIGHT}",
     }
-    rows = (page_row(row, folder, draw) for chunk in chunks for row in chunk)
+    pictures = Pictures(draw) if draw else None
+    rows = (page_row(row, folder, pictures) for chunk in chunks for row in chunk)
     paths: list[Path] = []
     notes: list[str] = []
     for number, name in enumerate(names, start=1):
         page = islice(rows, page_rows)
+        if pictures:
+            pictures.recall(folder / name)
         first = (number - 1) * page_rows
         written = _write_one(
             template, {**common, "number": number, "first": first, "rows": page}, folder / name

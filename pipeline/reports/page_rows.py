@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.reports.cells import escape_controls
@@ -16,10 +14,11 @@ from pipeline.reports.totals import number, words
 from pipeline.reports.units import duration_text, money_text
 
 if TYPE_CHECKING:
-    from pipeline.reports.manifest import ManifestRow
+    from collections.abc import Mapping
+    from pathlib import Path
 
-#: Gives the `d` of a waveform's path for a file, or None where there is nothing to draw.
-Draw = Callable[[Path], str | None]
+    from pipeline.reports.manifest import ManifestRow
+    from pipeline.reports.pictures import Pictures
 
 _LONG_TEXT = 700
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -32,6 +31,7 @@ class Clip:
     kind: str
     url: str
     duration: str
+    stamp: str
     path: str | None
 
 
@@ -63,7 +63,7 @@ class PageRow:
     latency_s: float
 
 
-def page_row(row: ManifestRow, folder: Path, draw: Draw | None) -> PageRow:
+def page_row(row: ManifestRow, folder: Path, pictures: Pictures | None) -> PageRow:
     """The row as shown by a page in `folder`."""
     item_id = _text(row, "item_id")
     shown = visible(item_id)
@@ -83,7 +83,7 @@ def page_row(row: ManifestRow, folder: Path, draw: Draw | None) -> PageRow:
         message=visible(_text(row, "error_message")),
         error_type=_text(row, "error_type"),
         checks=words(row.get("checks")),
-        clips=tuple(_clips(row, folder, draw)),
+        clips=tuple(_clips(row, folder, pictures)),
         transcript_url=href(row.get("transcript_file")),
         review=_text(row, "review"),
         note=visible(_text(row, "review_note")),
@@ -112,7 +112,7 @@ def _text(row: Mapping[str, object], column: str) -> str:
     return "" if value is None else str(value)
 
 
-def _clips(row: ManifestRow, folder: Path, draw: Draw | None) -> list[Clip]:
+def _clips(row: ManifestRow, folder: Path, pictures: Pictures | None) -> list[Clip]:
     clips = []
     for kind, column, length in (
         ("input", "input", "input_duration_s"),
@@ -125,14 +125,10 @@ def _clips(row: ManifestRow, folder: Path, draw: Draw | None) -> list[Clip]:
         if row.get("status") == "refused" and kind == "input":
             continue  # it is no recording: that is why it was refused
         seconds = number(row.get(length))
-        clips.append(
-            Clip(
-                kind=kind,
-                url=href(path),
-                duration="" if seconds is None else duration_text(seconds),
-                path=draw(folder / path) if draw else None,
-            )
-        )
+        duration = "" if seconds is None else duration_text(seconds)
+        url = href(path)
+        stamp, picture = pictures.picture(url, folder / path) if pictures else ("", None)
+        clips.append(Clip(kind=kind, url=url, duration=duration, stamp=stamp, path=picture))
     return clips
 
 
