@@ -33,8 +33,8 @@ def samples_of(data: bytes) -> np.ndarray:
     return soundfile.read(io.BytesIO(data), dtype="float32")[0]
 
 
-def test_loudness_is_what_ebu_tech_3341_says_of_its_test_tone():
-    # Case 1 of EBU Tech 3341: 1 kHz in both channels at -23 dBFS (peak) measures -23 LUFS; one channel, 3 less.
+def test_a_tone_of_1_khz_in_one_channel_measures_three_below_its_peak():
+    # BS.1770 is scaled so that 1 kHz in both channels at -23 dBFS (peak) measures -23 LUFS; one channel, 3 less.
     loudness = measure_loudness(wav(tone(20, 10 ** (-23 / 20), 48_000), 48_000))
     assert loudness.integrated_lufs == pytest.approx(-26.0, abs=0.1)
     assert loudness.true_peak_dbtp == pytest.approx(-23.0, abs=0.2)

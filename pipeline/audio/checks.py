@@ -30,8 +30,9 @@ NEAR_SILENT_SHARE = 0.95
 CLIPPED_SHARE = 0.0005
 
 #: Characters of transcript a second of sound. Speech is 10 to 17 in European languages at 130 to 190 words a
-#: minute (Pellegrino, Coupé, Marsico 2011: 5 to 8 syllables a second), and as much as 25 while it sounds. More than
-#: this over the whole reply cannot be said; less than this over its sounding windows is not all of what was said.
+#: minute (Pellegrino, Coupé, Marsico 2011, in Language 87: 5.2 to 7.8 syllables a second), and as much as 25
+#: while it sounds. More than this over the whole reply cannot be said; less than this over its sounding windows
+#: is not all of what was said.
 FASTEST_CHARS_PER_S = 28.0
 SLOWEST_CHARS_PER_SOUNDING_S = 6.0
 #: Han, kana and hangul carry a syllable or more a character, so that they count as this many.

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["encode_reply", "prepare", "resampled", "unpack"]
 
 #: The audio models work at 24 kHz; recordings up to 16 kHz gain nothing from more.
-#: Source: developers.openai.com/api/docs, realtime audio formats ("24 kHz"), checked 2026-11-20.
+#: Source: Azure's realtime audio quickstart (`audio/pcm` at 24 000 Hz both ways), checked 2026-11-20. That chat
+#: completions hear at 24 kHz too is inferred.
 HIGH_RATE_HZ = 24_000
 LOW_RATE_HZ = 16_000
 

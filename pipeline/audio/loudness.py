@@ -1,7 +1,8 @@
 """How loud a reply seems to a listener, by EBU R128, and making it as loud as is wanted.
 
 Measured by FFmpeg's `ebur128` filter, gated and K-weighted as ITU-R BS.1770-4 says.
-Source: EBU R 128 (2023), EBU Tech 3341; ffmpeg.org/ffmpeg-filters.html#ebur128, checked 2026-11-20.
+The filter leaves its results with each frame, as `lavfi.r128.I` and `lavfi.r128.true_peak`.
+Source: tech.ebu.ch/publications/r128 (version 4.0, August 2020), checked 2026-11-20.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     import av
     from numpy.typing import NDArray
 
-#: Voice prompts and podcasts are commonly delivered at this (AES TD1008 recommends -18 to -16 for speech).
-TARGET_LUFS = -16.0
-#: No peak above this after normalising, so that mp3 and AAC decoders do not clip it. Source: EBU R 128 (2023).
+#: What AES TD1008 recommends for speech that is streamed or downloaded; broadcasters want -23 (EBU R 128).
+#: Source: radioworld.com, "Streaming Audio Loudness Guidelines Explained" (on TD1008), checked 2026-11-20.
+TARGET_LUFS = -18.0
+#: No peak above this after normalising, so that mp3 and AAC decoders do not clip it: EBU R 128's limit.
 CEILING_DBTP = -1.0
 
 #: The gate of BS.1770: what is below it does not count, and a clip that is below it throughout has no loudness.

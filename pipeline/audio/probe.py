@@ -41,8 +41,9 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
 }
 _KNOWN = frozenset(ending for endings in EXTENSIONS.values() for ending in endings)
 
-#: The service takes audio files up to 20 MB; the tighter reading, 10^6 bytes a megabyte, and before base64.
-#: Source: learn.microsoft.com, audio completions quickstart, "maximum audio file size", checked 2026-11-20.
+#: The service takes audio files up to 20 MB; read as 10^6 bytes a megabyte, and before base64.
+#: Source: github MicrosoftDocs/azure-ai-docs, audio-completions-intro.md, checked 2026-11-20; it does not say
+#: whether before or after base64.
 LARGEST_SENT_BYTES = 20_000_000
 
 #: Nothing in the recording is above this, and hardly a window above `levels.SILENCE_DBFS`: nobody speaks in

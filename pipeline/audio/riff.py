@@ -4,7 +4,8 @@
 
 Two chunks matter, `fmt ` and `data`. A writer that cannot seek back leaves the sizes at 0 or 0xFFFFFFFF, so a
 size is a claim to be compared with the bytes that are there, never a fact.
-Source: Microsoft/IBM "Multimedia Programming Interface 1.0" (1991); EBU Tech 3306 (RF64), checked 2026-11-20.
+RF64 and BW64 keep 64-bit sizes in a `ds64` chunk, and 0xFFFFFFFF where 32 bits are too few.
+Source: tech.ebu.ch/publications/tech3306, continued as ITU-R BS.2088, checked 2026-11-20.
 """
 
 from __future__ import annotations

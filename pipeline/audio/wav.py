@@ -57,7 +57,7 @@ def pcm_to_wav(pcm: bytes, *, sample_rate_hz: int = 24_000, channels: int = 1) -
     """Raw 16-bit little-endian samples, frames x channels interleaved, as a WAV file.
 
     The defaults are the service's `pcm16`: 24 kHz, one channel. An incomplete last frame is dropped.
-    Source: developers.openai.com/api/docs/guides/realtime, checked 2026-11-20.
+    Source: Azure's realtime audio quickstart, checked 2026-11-20.
 
     Raises:
         ValueError: longer than a RIFF header can say (4 GB).
