@@ -82,9 +82,9 @@ class Formats:
 
     def __init__(self, book: xlsxwriter.Workbook) -> None:
         top = {"valign": "top", "font_name": "Calibri", "font_size": 11}
-        self.header = book.add_format(
-            {"bold": True, "bg_color": "#1F2937", "font_color": "#FFFFFF", "valign": "vcenter", "border": 1}
-        )
+        head = {"bold": True, "bg_color": "#1F2937", "font_color": "#FFFFFF", "valign": "vcenter"}
+        self.header = book.add_format(head)
+        self.number_header = book.add_format({**head, "align": "right", "indent": 1})
         self.text = book.add_format({**top, "num_format": "@"})
         self.quoted = book.add_format({**top, "num_format": "@", "quote_prefix": True})
         self.wrapped = book.add_format({**top, "num_format": "@", "text_wrap": True})
@@ -96,11 +96,12 @@ class Formats:
             {**top, "font_color": "#0B5CAD", "underline": 1, "text_wrap": True}
         )
         self.number = book.add_format(top)
+        right = {**top, "align": "right", "indent": 1}
         self.by_kind = {
-            Kind.COUNT: book.add_format({**top, "num_format": "#,##0"}),
-            Kind.SECONDS: book.add_format({**top, "num_format": "#,##0.00"}),
-            Kind.RATIO: book.add_format({**top, "num_format": "0.000"}),
-            Kind.MONEY: book.add_format({**top, "num_format": "#,##0.000000"}),
+            Kind.COUNT: book.add_format({**right, "num_format": "#,##0"}),
+            Kind.SECONDS: book.add_format({**right, "num_format": "#,##0.00"}),
+            Kind.RATIO: book.add_format({**right, "num_format": "0.000"}),
+            Kind.MONEY: book.add_format({**right, "num_format": "#,##0.000000"}),
         }
         self.time = book.add_format({**top, "num_format": "yyyy-mm-dd hh:mm:ss"})
         self.words = {
@@ -136,9 +137,13 @@ class ManifestSheet:
             self._sheet.set_column(place, place, max(width, min(len(column) + 3, 24)))
         self._sheet.set_row(0, 22)
         for place, column in enumerate(columns):
-            self._sheet.write_string(0, place, column, formats.header)
+            is_number = kind_of(column) in formats.by_kind
+            self._sheet.write_string(0, place, column, formats.number_header if is_number else formats.header)
         frozen = columns.index("item_id") + 1 if "item_id" in columns[:3] else 0
         self._sheet.freeze_panes(1, frozen)
+        self._sheet.set_landscape()
+        self._sheet.fit_to_pages(1, 0)
+        self._sheet.repeat_rows(0)
 
     def has_room_for(self, row: ManifestRow) -> bool:
         """Whether one more row, with its links, stays within the limits."""

@@ -23,6 +23,7 @@ _STATUS_COLOURS = {
 _HOW_TO = (
     "Mark rows in the manifest's review column: ok, redo or reject; say why in review_note.",
     "Sort, filter and add columns as you like; rows are known by item_id and turn, so leave those two alone.",
+    "Times are UTC; costs are in US dollars; columns that end in _s are seconds.",
     "Then: audiobatch review DIR --apply manifest.xlsx, and audiobatch retry DIR --review redo.",
 )
 
@@ -35,6 +36,8 @@ def write_summary(
     sheet.set_column(0, 0, 34)
     sheet.set_column(1, 2, 16)
     sheet.hide_gridlines(2)
+    sheet.set_landscape()
+    sheet.fit_to_pages(1, 1)
     tables.line(title, {"bold": True, "font_size": 16})
     for note in notes:
         tables.line(note, {"font_color": "#7C2D12"})
@@ -116,7 +119,9 @@ class _Tables:
         self._book = book
         self._sheet = sheet
         self._at = 0
-        self._head = book.add_format({"bold": True, "bottom": 1, "font_color": "#1F2937"})
+        head = {"bold": True, "bottom": 1, "font_color": "#1F2937"}
+        self._head = book.add_format(head)
+        self._number_head = book.add_format({**head, "align": "right"})
         self._count = book.add_format({"num_format": "#,##0"})
         self._amount = book.add_format({"num_format": "#,##0.00"})
         self._money = book.add_format({"num_format": "#,##0.000000"})
@@ -134,7 +139,7 @@ class _Tables:
         if not rows:
             return start
         for place, text in enumerate((name, *heads)):
-            self._sheet.write_string(self._at, place, text, self._head)
+            self._sheet.write_string(self._at, place, text, self._number_head if place else self._head)
         for at, (label, *values) in enumerate(rows, start=start):
             self._sheet.write_string(at, 0, str(label))
             for place, value in enumerate(values, start=1):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import xlsxwriter
 
-from pipeline.reports.columns import COLUMNS, Kind, kind_of
+from pipeline.reports.columns import COLUMNS
 from pipeline.reports.placing import Placed, draft_beside, place
 from pipeline.reports.sheets import EXCEL_LIMITS, Formats, ManifestSheet, SheetLimits
 from pipeline.reports.summary import write_settings, write_summary
@@ -110,13 +110,13 @@ def _write(
                     sheets.append(sheet)
                 sheet.add(row)
         sheet.finish()
-        notes = _notes(sheets, names)
+        notes = _notes(sheets)
         write_summary(book, summary, totals, title=title, notes=notes)
         write_settings(book, settings_sheet, settings)
     return totals.rows, notes
 
 
-def _notes(sheets: Sequence[ManifestSheet], names: Sequence[str]) -> list[str]:
+def _notes(sheets: Sequence[ManifestSheet]) -> list[str]:
     notes = []
     if len(sheets) > 1:
         last = f"manifest {len(sheets)}"
@@ -131,6 +131,4 @@ def _notes(sheets: Sequence[ManifestSheet], names: Sequence[str]) -> list[str]:
         )
     if unlinked := sum(sheet.unlinked for sheet in sheets):
         notes.append(f"{unlinked} paths are too odd or too long for a link of Excel's and are plain text.")
-    if any(kind_of(name) is Kind.TIME for name in names):
-        notes.append("Times are UTC.")
     return notes
