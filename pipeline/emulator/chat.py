@@ -15,6 +15,7 @@ from pipeline.emulator.corruption import corrupted_body
 from pipeline.emulator.delivery import close_connection, deliver, no_answer, reset_connection
 from pipeline.emulator.journal import item_hash
 from pipeline.emulator.outcome import Outcome, headers_of, refused
+from pipeline.emulator.recognition import EngineCrashed
 from pipeline.emulator.request_errors import bad_json, invalid
 from pipeline.emulator.service import Call, Service
 from pipeline.emulator.service_errors import Refusal, by_status, engine_failed, no_such_path, wrong_operation
@@ -84,8 +85,11 @@ class Chat:
             return refused(call, bad_json())
         except ConnectionError:
             raise
+        except EngineCrashed as error:
+            logger.warning("request %d: %s", call.record.n, error)
+            return refused(call, engine_failed())
         except Exception:
-            # An engine that crashed, or a defect of ours: one failed request, not a dead server.
+            # A defect of ours: one failed request, not a dead server.
             logger.exception("request %d failed", call.record.n)
             return refused(call, engine_failed())
 

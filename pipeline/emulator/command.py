@@ -80,6 +80,13 @@ def _quota_words(text: str) -> dict[str, int]:
 )
 @click.option("--max-audio-bytes", default=20 * 1024 * 1024, metavar="N", show_default=True)
 @click.option(
+    "--unstated-max-tokens",
+    default=1000,
+    metavar="N",
+    show_default=True,
+    help="What a token quota assumes of a request that names no maximum.",
+)
+@click.option(
     "--azure-first-chunk/--no-azure-first-chunk",
     default=True,
     show_default=True,

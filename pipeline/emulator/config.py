@@ -85,6 +85,9 @@ class EmulatorConfig:
         object.__setattr__(
             self, "deployments", MappingProxyType({**_known_deployments(), **self.deployments})
         )
+        for model in self.deployments.values():
+            if not model.isascii() or not model.isprintable():
+                raise ValueError(f"a model's name is printable ASCII, not {model!r}")
         for name in ("port", "tls_port"):
             if not 0 <= getattr(self, name) <= 65_535:
                 raise ValueError(f"{name} must be from 0 to 65535, not {getattr(self, name)}")

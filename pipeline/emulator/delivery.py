@@ -1,7 +1,8 @@
 """Handing a reply to the socket, whole or as a fault wants it.
 
 `delivered` is told from the transport's own buffer: with its limit at zero, waiting for it to drain means
-that the last byte has been taken by the operating system.
+that the last byte has been taken by the operating system. Under TLS there is a second buffer below, which
+asyncio does not show; it is looked at where it is found.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from aiohttp import HttpVersion11, web
 from pipeline.emulator.faults import Do
 
 TRICKLE_S = 0.25
+POLL_S = 0.002
 #: Lets the bytes before a reset reach the client: a reset throws away what it has not read.
 SETTLE_S = 0.05
 #: Linger on, for no time at all: closing then sends a reset.
@@ -39,8 +41,7 @@ async def deliver(
         response.enable_chunked_encoding()
     else:
         response.content_length = sum(map(len, pieces))
-    if request.transport is not None:
-        request.transport.set_write_buffer_limits(high=0)
+    _hold_nothing_back(request)
     try:
         await response.prepare(request)
         if do.reset == "in" or do.stall_s > 0:
@@ -49,6 +50,7 @@ async def deliver(
             for piece in pieces[:-1]:
                 await response.write(piece)
             await response.write_eof(pieces[-1] if pieces else b"")
+        await _taken(request)
         if do.reset == "in":
             return response, False
         if do.reset == "after":
@@ -73,6 +75,27 @@ async def _slowly(request: web.Request, response: web.StreamResponse, body: byte
         reset_connection(request)
     else:
         await response.write_eof(body[half:])
+
+
+def _hold_nothing_back(request: web.BaseRequest) -> None:
+    """Makes every write wait until the buffer is empty."""
+    if request.transport is not None:
+        # asyncio's TLS pauses at "size >= high", so that zero would pause it for ever.
+        under_tls = request.transport.get_extra_info("ssl_object") is not None
+        request.transport.set_write_buffer_limits(high=1 if under_tls else 0, low=0)
+
+
+async def _taken(request: web.BaseRequest) -> None:
+    """Returns when the buffer below TLS is empty, too.
+
+    Raises:
+        ConnectionError: the connection ended before.
+    """
+    below = getattr(getattr(request.transport, "_ssl_protocol", None), "_transport", None)
+    while isinstance(below, asyncio.WriteTransport) and below.get_write_buffer_size():
+        if below.is_closing():
+            raise ConnectionResetError
+        await asyncio.sleep(POLL_S)
 
 
 def reset_connection(request: web.BaseRequest) -> None:

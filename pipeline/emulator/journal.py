@@ -24,6 +24,8 @@ from typing import Any
 import orjson
 
 WINDOW_S = 10.0
+#: Of what a client calls a deployment, whether there is one or not.
+LONGEST_NAME = 256
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,7 +117,7 @@ class Journal:
         self, record: Record, *, deployment: str | None, hashed: str | None, retry_count: int
     ) -> None:
         """It is known what was asked, and of whom."""
-        record.deployment = deployment
+        record.deployment = None if deployment is None else deployment[:LONGEST_NAME]
         record.item_hash = hashed
         record.attempt = retry_count
         if hashed is not None:
