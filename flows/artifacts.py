@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from uuid import UUID
 
-    from pipeline.execute import Job, RunSummary
+    from pipeline.execute import Job
+    from pipeline.tally import RunSummary
 
 log = logging.getLogger(__name__)
 

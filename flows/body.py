@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from prefect.client.schemas import State
 
-    from pipeline.execute import RunSummary
     from pipeline.jobspec import JobSpec
+    from pipeline.tally import RunSummary
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.execute import RunSummary
+    from pipeline.tally import RunSummary
 
 COUNTS = ("failed", "refused", "unknown", "pending")
 
@@ -50,7 +50,7 @@ def money(cost_usd: object) -> str:
 
 def duration(seconds: float) -> str:
     """`4.2 s`, `3 min 20 s`, `2 h 5 min`."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import AudioBatchError
 
 if TYPE_CHECKING:
-    from pipeline.execute import RunSummary
+    from pipeline.tally import RunSummary
 
 
 class RunFailed(AudioBatchError):

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.execute import Job, RunSummary
+    from pipeline.execute import Job
     from pipeline.plan import Plan
+    from pipeline.tally import RunSummary
 
 
 @dataclass(slots=True)

@@ -13,8 +13,8 @@ from flows.endings import RunFailed
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from pipeline.execute import RunSummary
     from pipeline.jobspec import JobSpec
+    from pipeline.tally import RunSummary
 
 log = logging.getLogger(__name__)
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from prefect import flow
 
 from flows import body
-from pipeline.jobspec import JobSpec  # noqa: TC001 - Prefect reads it for the parameter form
-
-if TYPE_CHECKING:
-    from pipeline.execute import RunSummary
+from pipeline.jobspec import JobSpec  # noqa: TC001 - Prefect reads both types as it makes the parameter form
+from pipeline.tally import RunSummary  # noqa: TC001
 
 
 @flow(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 import time
 from typing import IO, TYPE_CHECKING
@@ -14,9 +15,12 @@ from typing import IO, TYPE_CHECKING
 from flows import closing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
-    from pipeline.execute import Job, RunSummary, Snapshot
+    from pipeline.execute import Job
+    from pipeline.tally import RunSummary, Snapshot
+
+log = logging.getLogger(__name__)
 
 TERMINAL_EVERY_S = 0.25
 #: Plain lines: often at first, so that one sees that it works; then rarely, so that a night's log can be read.
@@ -69,25 +73,39 @@ def in_flight(job: Job, signal: str) -> str:
 
 @contextlib.asynccontextmanager
 async def shown(job: Job, *, quiet: bool = False, stream: IO[str] | None = None) -> AsyncIterator[None]:
-    """Show the job's progress while the block runs."""
+    """Show the job's progress and its warnings while the block runs."""
     if quiet:
         yield
         return
-    showing = asyncio.create_task(show(job, stream=stream))
+    warnings = _Unseen(job.warnings)
+    stream = stream or sys.stderr
+    show = _on_terminal if stream.isatty() else _as_lines
+    showing = asyncio.create_task(show(job, stream, warnings))
     try:
         yield
     finally:
         showing.cancel()
         await asyncio.wait([showing])
+        if not showing.cancelled() and (failed := showing.exception()):
+            log.debug("progress could not be shown", exc_info=failed)
+        for warning in warnings:
+            _print(warning, stream)
 
 
-async def show(job: Job, *, stream: IO[str] | None = None) -> None:
-    """Show progress until cancelled."""
-    stream = stream or sys.stderr
-    await (_on_terminal(job, stream) if stream.isatty() else _as_lines(job, stream))
+class _Unseen:
+    """Iterates over what was appended to a list since the last time."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self._texts = texts
+        self._seen = 0
+
+    def __iter__(self) -> Iterator[str]:
+        while self._seen < len(self._texts):
+            self._seen += 1
+            yield f"Note: {self._texts[self._seen - 1]}"
 
 
-async def _on_terminal(job: Job, stream: IO[str]) -> None:
+async def _on_terminal(job: Job, stream: IO[str], warnings: _Unseen) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -98,25 +116,34 @@ async def _on_terminal(job: Job, stream: IO[str]) -> None:
     )
     with view:
         while True:
+            for warning in warnings:
+                console.print(Text(warning, style="yellow"))
             text = Text(line(job.snapshot(), bar=True), no_wrap=True, overflow="ellipsis")
             view.update(text, refresh=True)
             await asyncio.sleep(TERMINAL_EVERY_S)
 
 
-async def _as_lines(job: Job, stream: IO[str]) -> None:
+async def _as_lines(job: Job, stream: IO[str], warnings: _Unseen) -> None:
     wait_s, said, said_at = PLAIN_FIRST_S, "", time.monotonic()
     while True:
-        await asyncio.sleep(min(wait_s, TERMINAL_EVERY_S * 4))
+        for warning in warnings:
+            _print(warning, stream)
+        await asyncio.sleep(min(wait_s, 1.0))
         now = job.snapshot()
         if time.monotonic() - said_at < wait_s and now.phase not in ("draining", "reporting"):
             continue
         text = line(now)
         if text != said:
-            with contextlib.suppress(OSError, ValueError):
-                print(text, file=stream, flush=True)
+            _print(text, stream)
             said = text
         said_at = time.monotonic()
         wait_s = min(wait_s * 1.5, PLAIN_LONGEST_S)
+
+
+def _print(text: str, stream: IO[str]) -> None:
+    """A line to somebody who may be gone: the run goes on without them."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=stream, flush=True)
 
 
 def print_closing(summary: RunSummary, *, stream: IO[str] | None = None) -> None:
@@ -139,7 +166,8 @@ def print_closing(summary: RunSummary, *, stream: IO[str] | None = None) -> None
 
 
 def _finished(now: Snapshot) -> int:
-    return now.done + now.failed + now.refused + now.unknown
+    """Of those to be sent; what was refused is not among them."""
+    return now.done + now.failed + now.unknown
 
 
 def _bar(share: float) -> str:

@@ -40,6 +40,7 @@ CLIENT_ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL": "CRITICAL",
     "PREFECT_CLI_PROMPT": "false",
 }
 SERVER_ENVIRONMENT = {
@@ -170,12 +171,26 @@ class EmbeddedServer:
         )
 
 
+def require_answer(api_url: str, *, timeout_s: float = 10.0) -> None:
+    """Make sure, before anything is sent, that the user's own server answers: Prefect itself would try for minutes.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not _answers(api_url, timeout_s):
+        raise ConfigError(
+            f"Prefect's server at {api_url} (PREFECT_API_URL) does not answer. Start it, unset PREFECT_API_URL "
+            "to run on an embedded one, or use --no-prefect."
+        )
+
+
 def _answers(api_url: str, timeout_s: float) -> bool:
     """One question to the server. The child listens from its first moment, so the answer comes when it is ready."""
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-            f"{api_url}/health", timeout=timeout_s
-        ) as reply:
-            return bool(reply.status == 200)
-    except (OSError, urllib.error.URLError):
+        open_directly = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+        with open_directly(f"{api_url.rstrip('/')}/health", timeout=timeout_s):
+            return True
+    except urllib.error.HTTPError as refused:
+        return refused.code < 500  # it is there; whether it lets us in, Prefect's client says better
+    except OSError:
         return False

@@ -1,22 +1,27 @@
 """A process of its own for tests of the flows: `python flows_child.py MODE SPEC`, SPEC being a JobSpec in JSON.
 
-`flow` calls the flow as a user's program does, `command` as the command line does, `embedded` the same on a server of
-its own, `plain` runs without Prefect. Standard output gets one JSON object at the end (`embedded`: the server's process id
-in a line before). The engine is the stand-in of `flows_engine`.
+`flow` calls the flow as a user's program does, `command` as the command line does, `embedded` the same on a
+server of its own, `plain` runs without Prefect. Standard output gets one JSON object at the end (`embedded`: the
+server's process id in a line before). The engine is the stand-in of `flows_engine`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
 import json
 import sys
 from functools import partial
 
 import flows_engine
+
 from flows.server import EmbeddedServer
 from pipeline.jobspec import JobSpec
+
+
+def told(summary):
+    """Print the summary, while the loop still runs: after it, tasks that hang may hold the process."""
+    print(json.dumps(summary.as_json()), flush=True)
+    return summary
 
 
 async def run_plain(spec: JobSpec):
@@ -26,23 +31,23 @@ async def run_plain(spec: JobSpec):
         with stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job)):
             plan = await job.prepare()
             await asyncio.gather(*(job.run_shard(shard) for shard in plan.shards))
-            return await job.finish()
+            return told(await job.finish())
 
 
 async def run_command(spec: JobSpec, server: EmbeddedServer | None):
-    from flows import engine_context, progress, stopping
+    from flows import engine_context, launch, progress, stopping
 
+    launch.PATIENCE_S = 2.0
     async with flows_engine.SlowJob.open(spec) as job:
         with stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=True):
             plan = await job.prepare()
             if server is not None:
                 await server.wait_healthy()
                 print(server.pid, flush=True)
-            from flows import launch
             from flows.process_folder import process_folder
 
             async with progress.shown(job):
-                return await launch.as_flow(process_folder, engine_context.Engine(job=job, plan=plan))
+                return told(await launch.as_flow(process_folder, engine_context.Engine(job=job, plan=plan)))
 
 
 async def run_flow(spec: JobSpec):
@@ -50,15 +55,16 @@ async def run_flow(spec: JobSpec):
     from flows.process_folder import process_folder
 
     try:
-        return await process_folder(spec)
+        return told(await process_folder(spec))
     except RunFailed as ended:
         print(type(ended).__name__, file=sys.stderr)
-        return ended.summary
+        return told(ended.summary)
 
 
 def main() -> int:
     mode, spec = sys.argv[1], JobSpec.model_validate_json(sys.argv[2])
-    flows_engine.install()
+    if mode != "plain":
+        flows_engine.install()
     server = None
     if mode == "embedded":
         server = EmbeddedServer()
@@ -69,10 +75,7 @@ def main() -> int:
         "command": lambda: run_command(spec, None),
         "embedded": lambda: run_command(spec, server),
     }
-    summary = asyncio.run(work[mode]())
-    with contextlib.suppress(BrokenPipeError):
-        print(json.dumps(dataclasses.asdict(summary), default=str), flush=True)
-    return summary.exit_code
+    return asyncio.run(work[mode]()).exit_code
 
 
 if __name__ == "__main__":

@@ -13,17 +13,17 @@ import time
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
+from pipeline.errors import ConfigError
 from pipeline.jobspec import JobSpec
+from pipeline.plan import Shard
 from pipeline.stop import Stop, StopReason
+from pipeline.tally import RunSummary, Snapshot
 
-
-@dataclass(frozen=True)
-class Shard:
-    number: int
-    first_position: int
-    last_position: int
-    size: int
+if TYPE_CHECKING:
+    from pipeline.execute import ShardResult
 
 
 @dataclass(frozen=True)
@@ -33,51 +33,11 @@ class Plan:
     shards_at_once: int
 
 
-@dataclass(frozen=True)
-class ShardResult:
-    shard: int
-    sent: int
-    succeeded: int
-    failed: int
-    unknown: int
-
-
-@dataclass
-class Snapshot:
-    phase: str = "discovering"
-    total: int = 0
-    done: int = 0
-    failed: int = 0
-    refused: int = 0
-    unknown: int = 0
-    in_flight: int = 0
-    rate_per_min: float | None = None
-    eta_s: float | None = None
-    cost_usd: Decimal | None = None
-    waiting: str = ""
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    run_id: str
-    output: str
-    manifest: str
-    exit_code: int
-    items: int
-    sent: int
-    succeeded: int
-    failed: int
-    refused: int
-    unknown: int
-    pending: int
-    skipped_done: int
-    cost_usd: Decimal | None
-    input_audio_s: float
-    output_audio_s: float
-    elapsed_s: float
-    stopped_by: str | None
-    tokens: int
-    message: str
+def nothing_yet() -> SimpleNamespace:
+    counts = dict.fromkeys(("total", "done", "failed", "refused", "unknown", "in_flight"), 0)
+    return SimpleNamespace(
+        **counts, phase="discovering", rate_per_min=0.0, eta_s=None, cost_usd=None, waiting=""
+    )
 
 
 def options(spec: JobSpec) -> dict[str, int]:
@@ -91,13 +51,16 @@ class SlowJob:
     run_id: str
     output: Path
     stop: Stop = field(default_factory=Stop)
-    now: Snapshot = field(default_factory=Snapshot)
+    now: SimpleNamespace = field(default_factory=nothing_yet)
+    warnings: list[str] = field(default_factory=list)
     started_at: float = field(default_factory=time.monotonic)
     sent: int = 0
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, spec: JobSpec, *, run_id: str | None = None):
+        if "refuse" in options(spec):
+            raise ConfigError("output is a file")
         output = Path(spec.output or "outputs")
         output.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
         yield cls(spec=spec, run_id=run_id or "run-1", output=output)
@@ -108,16 +71,23 @@ class SlowJob:
         self.seats = asyncio.Semaphore(self.spec.max_concurrency)
         size = options(self.spec).get("shard", 1)
         shards = tuple(
-            Shard(number, first, min(first + size, count) - 1, min(size, count - first))
-            for number, first in enumerate(range(0, count, size))
+            Shard(
+                number=number,
+                first_position=first,
+                last_position=min(first + size - 1, count),
+                size=min(size, count - first + 1),
+            )
+            for number, first in enumerate(range(1, count + 1, size), 1)
         )
         return Plan(to_send=count, shards=shards, shards_at_once=self.spec.max_concurrency)
 
     async def run_shard(self, shard: Shard) -> ShardResult:
+        from pipeline.execute import ShardResult
+
         if shard.number == options(self.spec).get("bug"):
             raise ZeroDivisionError("a bug of ours")
         await asyncio.gather(*(self._one(n) for n in range(shard.first_position, shard.last_position + 1)))
-        return ShardResult(shard.number, shard.size, shard.size, 0, 0)
+        return ShardResult(number=shard.number, sent=shard.size, succeeded=shard.size, failed=0, unknown=0)
 
     async def _one(self, position: int) -> None:
         async with self.seats:
@@ -132,7 +102,7 @@ class SlowJob:
             self.now.in_flight -= 1
             if call.done():
                 self._note("end", position)
-                if position < options(self.spec).get("failed", 0):
+                if position <= options(self.spec).get("failed", 0):
                     self.now.failed += 1
                 else:
                     self.now.done += 1
@@ -159,16 +129,17 @@ class SlowJob:
         manifest = self.output / "manifest.csv"
         manifest.write_text("item_id\n")
         return RunSummary(
-            run_id=self.run_id, output=str(self.output), manifest=str(manifest), exit_code=code,
+            run_id=self.run_id, output=self.output, manifest=manifest, exit_code=code,
             items=self.now.total, sent=self.sent, succeeded=self.now.done, failed=self.now.failed, refused=0,
             unknown=self.now.unknown, pending=self.now.total - self.sent, skipped_done=0,
             cost_usd=Decimal("0.0125"), input_audio_s=90.0, output_audio_s=120.0,
-            elapsed_s=time.monotonic() - self.started_at, stopped_by=self.stop.reason, tokens=1234,
+            elapsed_s=time.monotonic() - self.started_at, stopped_by=self.stop.reason, input_tokens=1000,
+            output_tokens=234,
             message=self.stop.detail,
         )  # fmt: skip
 
     def snapshot(self) -> Snapshot:
-        return self.now
+        return Snapshot(**vars(self.now))
 
     def table_rows(self, limit: int = 200) -> list[dict[str, str]]:
         return [{"item_id": f"item {n}", "status": "succeeded"} for n in range(min(limit, self.now.total))]
@@ -176,10 +147,6 @@ class SlowJob:
 
 def install() -> None:
     """Put the stand-in in the engine's place, in this process."""
-    try:
-        from pipeline import execute
-    except ImportError:
-        import pipeline, sys, types
+    from pipeline import execute
 
-        execute = sys.modules["pipeline.execute"] = pipeline.execute = types.ModuleType("pipeline.execute")
     execute.Job = SlowJob

@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 import flows_engine
+
 from flows.server import EmbeddedServer
 
 #: What Prefect itself emits, whatever runs on it.

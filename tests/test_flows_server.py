@@ -9,6 +9,7 @@ from unittest import mock
 
 import flows_prefect
 import pytest
+
 from flows import server, server_schema
 from flows.server import EmbeddedServer
 from pipeline.errors import ConfigError
@@ -36,8 +37,9 @@ async def test_a_started_server_is_at_once_where_prefect_looks_for_it_and_gone_a
         assert os.environ["PREFECT_API_URL"] == one.api_url
         pid = one.pid
         await one.wait_healthy()
-        if Path(f"/proc/{pid}").exists():
-            assert b"canary" not in Path(f"/proc/{pid}/environ").read_bytes()
+        environment = Path(f"/proc/{pid}/environ")
+        if environment.exists():  # noqa: ASYNC240
+            assert b"canary" not in environment.read_bytes()  # noqa: ASYNC240
             assert os.getsid(pid) == pid
         assert one.log_tail() == ""
         one.stop()
