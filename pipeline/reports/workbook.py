@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import xlsxwriter
 
 from pipeline.reports.columns import COLUMNS
+from pipeline.reports.looks import Formats
 from pipeline.reports.placing import Placed, draft_beside, place
-from pipeline.reports.sheets import EXCEL_LIMITS, Formats, ManifestSheet, SheetLimits
+from pipeline.reports.sheets import EXCEL_LIMITS, ManifestSheet, SheetLimits
 from pipeline.reports.summary import write_settings, write_summary
 from pipeline.reports.totals import Totals
 
