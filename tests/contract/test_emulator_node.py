@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 import platformdirs
 import pytest
 from emulator_clients import MODEL, tone_wav
-from emulator_process import EmulatorProcess
+from emulator_process import ROOT, EmulatorProcess
 
 HERE = Path(__file__).resolve().parent / "node"
 SDKS = ("openai6", "openai7")
@@ -135,3 +136,18 @@ def test_it_meets_faults_and_quotas_as_the_service_s(
     server.put_quotas(**{MODEL: {"tpm": 1}})
     limited = run(node_folder, server, "faults.mjs", sdk, "0")
     assert limited == {"error": "RateLimitError", "status": 429}
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+def test_the_readme_s_example_runs(node_folder: Path, server: EmulatorProcess, sdk: str) -> None:
+    readme = (ROOT / "pipeline" / "emulator" / "README.md").read_text("utf-8")
+    (example,) = re.findall(r"^```js\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    program = node_folder / f"readme-{sdk}.mjs"
+    program.write_text(example.replace('from "openai"', f'from "{sdk}"'), encoding="utf-8")
+    env = {"PATH": os.environ["PATH"], "EMULATOR_URL": server.base_url}
+    ended = subprocess.run(
+        ["node", program.name], cwd=node_folder, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert "golden retriever" in ended.stdout, ended.stderr
+    assert (node_folder / "reply.wav").read_bytes().startswith(b"RIFF")
+    (node_folder / "reply.wav").unlink()
