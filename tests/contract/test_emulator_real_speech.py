@@ -1,0 +1,48 @@
+"""With the real voice and the real ear: what is spoken is speech, and what is heard are its words."""
+
+import base64
+from collections.abc import Iterator
+
+import pytest
+from emulator_clients import ask, client, heard, recording
+from emulator_process import EmulatorProcess
+
+pytest.importorskip("espeakng_loader", reason="the extra `local` is not installed")
+pytest.importorskip("pocketsphinx", reason="the extra `local` is not installed")
+
+ALOUD = {"role": "system", "content": "Read the user's text aloud, word for word."}
+SENTENCE = "Good morning. The weather is very nice today."
+
+
+@pytest.fixture(scope="module")
+def speaking() -> Iterator[EmulatorProcess]:
+    with EmulatorProcess() as emulator:
+        yield emulator
+
+
+def spoken(emulator: EmulatorProcess, voice: str = "sage", audio_format: str = "wav") -> bytes:
+    messages = [ALOUD, {"role": "user", "content": SENTENCE}]
+    with client(emulator) as openai:
+        reply = ask(openai, messages=messages, audio={"voice": voice, "format": audio_format})
+    message = reply.choices[0].message
+    assert message.audio.transcript == SENTENCE
+    return base64.b64decode(message.audio.data)
+
+
+def test_a_spoken_sentence_is_heard_again(speaking: EmulatorProcess) -> None:
+    with client(speaking) as openai:
+        reply = ask(openai, messages=heard(recording(spoken(speaking))), modalities=["text"], audio=None)
+    answer = reply.choices[0].message.content
+    words = [word for word in ("good", "morning", "weather", "very", "nice", "today") if word in answer]
+    assert len(words) >= 3, answer
+    assert "seconds" in answer
+
+
+def test_the_same_text_is_the_same_audio_after_a_restart(speaking: EmulatorProcess) -> None:
+    with EmulatorProcess() as other:
+        assert spoken(other, "echo", "mp3") == spoken(speaking, "echo", "mp3")
+
+
+def test_voices_differ(speaking: EmulatorProcess) -> None:
+    voices = ("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar")
+    assert len({spoken(speaking, voice) for voice in voices}) == len(voices)
