@@ -18,6 +18,7 @@ from pipeline.audio.probe import looks_like_audio, probe_many
 from pipeline.errors import ConfigError, InputError
 from pipeline.jobspec import placeholders
 from pipeline.model import Source, SourceKind
+from pipeline.store.claims import Claims
 from pipeline.store.ledger_rows import media_from_text
 from pipeline.tables import TABLE_ENDINGS, Ids, Table, lines_of, read_text_file, text_source
 
@@ -82,9 +83,12 @@ class Discovery:
             ConfigError: an input is not there or of no known kind, or nothing at all was found.
         """
         position = 0
+        # Names made from paths are apart by themselves; a table's ids and file names can be anything.
+        claims = Claims() if any(map(_is_table, self.spec.inputs)) else None
         for source in self._probed(self._everything()):
             position += 1
-            yield replace(source, position=position)
+            refusal = source.refusal or (_name_taken(source, claims) if claims else "")
+            yield replace(source, position=position, refusal=refusal)
         if position == 0:
             raise ConfigError(self._nothing())
 
@@ -254,6 +258,19 @@ class Discovery:
             else ""
         )
         return f"{where}: no recordings (.wav, .mp3, …) and no prompts (.txt) found{others}{links}"
+
+
+def _is_table(given: str) -> bool:
+    return given == "-" or Path(given).suffix.lower() in TABLE_ENDINGS
+
+
+def _name_taken(source: Source, claims: Claims) -> str:
+    """Why a source cannot have the output name that it asks for; empty when it can."""
+    try:
+        holder = claims.claim(source.item_id, source.settings.filename)
+    except InputError as refused:
+        return refused.message
+    return f"its output would have the same name as that of {holder!r}" if holder else ""
 
 
 def _recording_source(found: _Found, *, sha256: str = "", media_text: str = "", refusal: str = "") -> Source:

@@ -456,6 +456,8 @@ async def run_shards(job: Job, shards: Iterable[Shard], at_once: int) -> None:
 
 
 def _output_folder(spec: JobSpec) -> Path:
+    if not spec.inputs:
+        raise ConfigError("no input given: name a folder, a file, or '-' for JSON Lines on standard input")
     if spec.output is not None:
         output = Path(spec.output)
     else:

@@ -62,8 +62,14 @@ def build_item(source: Source, spec: JobSpec) -> Item:
     """What will be asked of one source.
 
     Raises:
-        InputError: a placeholder that the source's row does not have.
+        InputError: a placeholder that the source's row does not have, or audio on neither side.
     """
+    first = spec.turn_specs()[0]
+    if source.kind is SourceKind.PROMPT and "audio" not in (first.modalities or ()):
+        raise InputError(
+            "a text prompt cannot ask for text alone: the audio models want audio on one side; "
+            "use modalities text,audio"
+        )
     own = source.settings
     system = own.system if own.system is not None else spec.system or ""
     temperature = own.temperature if own.temperature is not None else spec.temperature

@@ -15,10 +15,9 @@ from typing import IO, TYPE_CHECKING, Any, get_args
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import ConfigError
 from pipeline.jobspec import AudioFormat
 from pipeline.model import RowSettings, Source, SourceKind
-from pipeline.store.names import collision_key, output_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -54,7 +53,6 @@ class Ids:
     """Ids given out so far, so that no two inputs share one."""
 
     taken: set[str] = field(default_factory=set)
-    filenames: dict[str, str] = field(default_factory=dict)
 
     def for_prompt(self, text: str) -> str:
         """`prompt-` and ten digits of the text's hash; `-2`, `-3` for repeats. Never a row number."""
@@ -170,7 +168,7 @@ class Table:
             refusal = refusal or "; ".join(_bad_cell(error) for error in failed.errors(include_url=False))
         if not refusal and not text and self.needs_prompt:
             refusal = f"the prompt of row {number} is empty"
-        refusal = refusal or self._clash(wanted, settings.filename, number)
+        refusal = refusal or self._clash(wanted, number)
         identity = text or orjson.dumps(row, option=orjson.OPT_SORT_KEYS).decode()
         return Source(
             item_id=self.ids.unique(wanted) if wanted else self.ids.for_prompt(identity),
@@ -185,21 +183,13 @@ class Table:
             refusal=refusal,
         )
 
-    def _clash(self, wanted: str, filename: str | None, number: int) -> str:
-        """Why a row cannot have the id or the file name it asks for; empty when it can."""
+    def _clash(self, wanted: str, number: int) -> str:
+        """Why a row cannot have the id it asks for; empty when it can."""
         if wanted and wanted in self.ids.taken:
             where = f"row {self.row_of[wanted]}" if wanted in self.row_of else "an earlier input"
             return f"the id {wanted!r} of row {number} was already used by {where}"
         if wanted:
             self.row_of[wanted] = number
-        if filename:
-            holder = self.ids.filenames.setdefault(collision_key(filename), wanted or f"row {number}")
-            if holder != (wanted or f"row {number}"):
-                return f"the filename {filename!r} of row {number} was already used by {holder}"
-            try:
-                output_path(wanted or "row", folder="audio", ending=".wav", filename=filename)
-            except InputError as refused:
-                return refused.message
         return ""
 
 
@@ -255,7 +245,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             delimiter = csv.Sniffer().sniff(head.partition("\n")[0], _DELIMITERS).delimiter
         except csv.Error:
             delimiter = ","
-        chunks = pd.read_csv(
+        reader = pd.read_csv(
             path,
             dtype=str,
             keep_default_na=False,
@@ -265,15 +255,13 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             skip_blank_lines=True,
         )
         number = 1
-        for chunk in chunks:
-            columns = [str(name).strip() for name in chunk.columns]
-            for values in chunk.itertuples(index=False, name=None):
-                number += 1
-                row = {
-                    key: ("" if pd.isna(value) else str(value))
-                    for key, value in zip(columns, values, strict=True)
-                }
-                yield number, row, ""
+        with reader as chunks:
+            for chunk in chunks:
+                columns = [str(name).strip() for name in chunk.columns]
+                for values in chunk.itertuples(index=False, name=None):
+                    number += 1
+                    texts = ("" if pd.isna(value) else str(value) for value in values)
+                    yield number, dict(zip(columns, texts, strict=True)), ""
     except OSError as failed:
         raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
     except UnicodeDecodeError as failed:

@@ -167,7 +167,12 @@ def version_path(path: str, version: int) -> str:
 
 
 def set_aside(storage: Storage, outcome: Outcome) -> None:
-    """Move a superseded result's files to `versions/`. Files that are gone are no reason to stop."""
+    """Move a superseded result's files to `versions/`.
+
+    Files that are gone are no reason to stop. A version that is there already is the recorded result: a killed
+    run has moved it, and what lies in its old place is a reply whose outcome was never recorded.
+    """
     for path in files_of(outcome):
-        if storage.exists(path):
-            storage.move(path, version_path(path, outcome.version))
+        kept = version_path(path, outcome.version)
+        if storage.exists(path) and not storage.exists(kept):
+            storage.move(path, kept)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.model import Status
+from pipeline.store.artifacts import set_aside
 from pipeline.store.ledger import AttemptEnd
 from pipeline.store.ledger_rows import outcome_from_row
 
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 def bring_home(spool: Spool, storage: Storage, ledger: Ledger) -> int:
     """Write kept replies to the output and the ledger; the kept copy goes only after both are on disk.
+
+    A result in whose place one comes is set aside first, as the run would have done.
 
     Returns:
         How many there were.
@@ -50,4 +53,10 @@ def bring_home(spool: Spool, storage: Storage, ledger: Ledger) -> int:
         ledger.record_outcome_now(outcome, end)
         log.info("%s turn %d: brought home", outcome.item_id, outcome.turn)
 
+    for entry in spool.entries():
+        coming = outcome_from_row(entry.record["outcome"])
+        known = ledger.outcome(coming.item_id, coming.turn)
+        if known is not None and known.status is Status.SUCCEEDED and known.version < coming.version:
+            ledger.supersede_now(known)
+            set_aside(storage, known)
     return len(spool.bring_home(storage, record))

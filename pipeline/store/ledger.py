@@ -195,6 +195,10 @@ class Ledger:
         """Put an outcome among the earlier versions, before a new one takes its place."""
         await self._writer.write((_KEEP_VERSION, [outcome_to_row(outcome)]))
 
+    def supersede_now(self, outcome: Outcome) -> None:
+        """The same, for a thread without an event loop."""
+        self._writer.write_now((_KEEP_VERSION, [outcome_to_row(outcome)]))
+
     # Writing: what a run finds and decides before it sends.
 
     def begin_run(self, run_id: str, *, spec: str, settings_key: str, settings_value: str) -> None:

@@ -1,0 +1,48 @@
+"""What every test stands on: no account of the user's, and one emulator for a whole test run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from emulator_process import EmulatorProcess
+
+_ACCOUNT = ("AZURE_", "OPENAI_", "IDENTITY_", "MSI_", "AUDIOBATCH_", "IMDS_")
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch, tmp_path):
+    """No test sees the credentials, settings, `.env`, or spool of whoever runs it."""
+    for name in os.environ:
+        if name.startswith(_ACCOUNT):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture(scope="session")
+def shared_emulator():
+    with EmulatorProcess("--speech", "tone") as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(shared_emulator):
+    """The session's emulator with an empty journal, no faults and no quotas."""
+    shared_emulator.reset()
+    return shared_emulator
+
+
+def need(tool: str) -> str:
+    """The path of a program that a test needs: skipped where it is missing, but failed in CI."""
+    found = shutil.which(tool)
+    if found is None and os.environ.get("CI"):
+        pytest.fail(f"{tool} is missing, and in CI it must be there")
+    if found is None:
+        pytest.skip(f"{tool} is not installed")
+    return found

@@ -1,0 +1,138 @@
+"""What a second run sends: only what is new, changed, or failed for a reason that may pass."""
+
+import pytest
+from running import azure, rows_of, run_job, write_wav
+
+from pipeline.errors import ConfigError
+from pipeline.plan import Retry
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_text(f"Say something about {name[0]}.")
+    return tmp_path
+
+
+@pytest.fixture
+def job(folder, emulator):
+    return {"inputs": [str(folder / "in")], "output": str(folder / "out"), **azure(emulator)}
+
+
+def test_a_second_run_sends_nothing(job, emulator):
+    first, second = run_job(**job), run_job(**job)
+    assert (first.sent, first.succeeded) == (3, 3)
+    assert (second.exit_code, second.sent, second.skipped_done, second.pending) == (0, 0, 3, 0)
+    assert len(emulator.settled_journal(3)) == 3
+
+
+def test_a_new_input_is_sent_alone_and_shifts_nothing(job, folder, emulator):
+    before = rows_of(run_job(**job))
+    (folder / "in" / "aa.txt").write_text("Something new.")
+    after = run_job(**job)
+    assert after.sent == 1
+    rows = {row["item_id"]: row for row in rows_of(after)}
+    assert list(rows) == ["a.txt", "aa.txt", "b.txt", "c.txt"], "the manifest is in input order"
+    for row in before:
+        assert rows[row["item_id"]]["request_id"] == row["request_id"]
+
+
+def test_a_changed_input_is_sent_again_and_its_earlier_reply_kept(job, folder):
+    run_job(**job)
+    (folder / "in" / "b.txt").write_text("Say something else.")
+    again = run_job(**job)
+    assert again.sent == 1
+    row = next(row for row in rows_of(again) if row["item_id"] == "b.txt")
+    assert (row["version"], row["prompt"]) == ("2", "Say something else.")
+    assert (folder / "out" / "versions" / "v1" / "audio" / "b.txt.wav").exists()
+
+
+def test_a_changed_voice_stops_the_run_and_says_what_changed(job, emulator):
+    run_job(**job)
+    with pytest.raises(ConfigError, match="voice: alloy → echo") as stopped:
+        run_job(**job, voice="echo")
+    assert "--redo" in stopped.value.message
+    assert "--keep" in stopped.value.message
+    assert len(emulator.settled_journal(3)) == 3
+
+
+def test_redo_makes_them_again(job, emulator):
+    run_job(**job)
+    again = run_job(**job, voice="echo", redo=True)
+    assert (again.sent, again.succeeded) == (3, 3)
+    assert {row["voice"] for row in rows_of(again)} == {"echo"}
+    assert run_job(**job, voice="echo").sent == 0
+
+
+def test_keep_leaves_them_for_good(job, folder):
+    run_job(**job)
+    (folder / "in" / "d.txt").write_text("Say something about d.")
+    kept = run_job(**job, voice="echo", keep=True)
+    assert kept.sent == 1
+    assert run_job(**job, voice="echo").sent == 0, "what was kept once is not asked about again"
+    assert [row["voice"] for row in rows_of(kept)] == ["alloy", "alloy", "alloy", "echo"]
+
+
+def test_another_deployment_or_endpoint_buys_nothing_again(job, emulator):
+    run_job(**job)
+    moved = {**job, "deployment": "gpt-audio", "api_version": "2025-01-01-preview"}
+    assert run_job(**moved).sent == 0
+
+
+def test_what_may_pass_is_sent_again_and_what_is_final_only_by_retry(job, emulator):
+    emulator.put_faults(
+        {"when": {"text": "about a"}, "do": {"status": 400}},
+        {"when": {"text": "about b"}, "do": {"corrupt": "json"}},
+    )
+    first = run_job(**job)
+    assert (first.exit_code, first.succeeded, first.failed) == (3, 1, 2)
+    by_id = {row["item_id"]: row for row in rows_of(first)}
+    assert (by_id["a.txt"]["error_type"], by_id["b.txt"]["error_type"]) == ("rejected", "bad_reply")
+
+    emulator.put_faults()
+    assert run_job(**job).sent == 0
+    retried = run_job(**job, retry=Retry())
+    assert (retried.sent, retried.succeeded) == (2, 2)
+    assert run_job(**job).sent == 0
+
+
+def test_limit_tries_a_few_first(job):
+    first = run_job(**job, limit=2)
+    assert (first.sent, first.pending, first.exit_code) == (2, 1, 0)
+    assert [row["status"] for row in rows_of(first)] == ["succeeded", "succeeded", "pending"]
+    second = run_job(**job)
+    assert (second.sent, second.pending, second.skipped_done) == (1, 0, 2)
+
+
+def test_each_run_lists_what_it_did(job, folder):
+    first = run_job(**job, limit=1)
+    second = run_job(**job)
+    runs = folder / "out" / "runs"
+    assert len((runs / f"{first.run_id}.csv").read_text().splitlines()) == 1 + 1
+    assert len((runs / f"{second.run_id}.csv").read_text().splitlines()) == 1 + 2
+    assert "2 to send, 1 done" in (runs / f"{second.run_id}.log").read_text()
+
+
+def test_a_recording_that_changes_between_plan_and_call_is_sent_under_its_new_hash(tmp_path, emulator):
+    import hashlib
+
+    path = write_wav(tmp_path / "in" / "memo.wav", seconds=1)
+
+    def rewrite(job):
+        prepare = job.prepare
+
+        async def prepare_then_change():
+            plan = await prepare()
+            write_wav(path, seconds=2)
+            return plan
+
+        job.prepare = prepare_then_change
+
+    summary = run_job(
+        inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), on_open=rewrite, **azure(emulator)
+    )
+    (row,) = rows_of(summary)
+    assert row["input_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert float(row["input_duration_s"]) == pytest.approx(2.0)
+    assert run_job(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator)).sent == 0
