@@ -23,6 +23,7 @@ from pipeline.emulator.admin import Admin
 from pipeline.emulator.chat import Chat
 from pipeline.emulator.config import EmulatorConfig
 from pipeline.emulator.identity import APP_SERVICE_PATH
+from pipeline.emulator.realtime import Realtime
 from pipeline.emulator.service import Service
 from pipeline.emulator.service_errors import by_status, no_such_path
 from pipeline.emulator.surface import reply_headers, surface_of
@@ -38,7 +39,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def build_app(service: Service) -> web.Application:
     """Every route of the emulator."""
     app = web.Application(client_max_size=MOST_BODY_BYTES, middlewares=[_in_the_services_words])
-    for part in (Chat(service), service.identity, Admin(service)):
+    for part in (Chat(service), Realtime(service), service.identity, Admin(service)):
         part.register(app)
     return app
 

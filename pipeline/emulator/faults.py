@@ -159,12 +159,12 @@ class Faults:
         """The rules of the start."""
         self.set(self._initial)
 
-    def match(self, ask: Ask) -> Fault | None:
-        """The first rule that holds for this request."""
+    def match(self, ask: Ask, applies: Callable[[Rule], bool] | None = None) -> Fault | None:
+        """The first rule that holds for this request; rules that do not apply to its kind are passed over."""
         since_s = self._now() - self._set_at
         hit: Fault | None = None
         for index, rule in enumerate(self.rules):
-            if not _holds(rule.when, ask, since_s):
+            if not _holds(rule.when, ask, since_s) or (applies is not None and not applies(rule)):
                 continue
             self._counts[index] += 1
             if hit is None and self._picked(index, ask):

@@ -7,14 +7,14 @@ request; a socket takes them for its upgrade and for each response it is asked f
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.emulator.audio_ids import AudioMemory
 from pipeline.emulator.auth import Doorkeeper, TokenOffice, bearer_of
 from pipeline.emulator.config import EmulatorConfig
-from pipeline.emulator.faults import NO_FAULT, RULES, Ask, Fault, Faults
+from pipeline.emulator.faults import NO_FAULT, RULES, Ask, Fault, Faults, Rule
 from pipeline.emulator.identity import Identity
 from pipeline.emulator.journal import Journal, Record
 from pipeline.emulator.quota import Quotas
@@ -91,6 +91,7 @@ class Service:
         deployment: str | None,
         hashed: str | None,
         text: str = "",
+        applies: Callable[[Rule], bool] | None = None,
     ) -> None:
         """It is known what is asked of whom: journals it, and looks whether a fault is due.
 
@@ -101,7 +102,17 @@ class Service:
         retry_count = int(retries) if retries.isascii() and retries.isdigit() and len(retries) < 5 else 0
         self.journal.identify(call.record, deployment=deployment, hashed=hashed, retry_count=retry_count)
         ask = Ask(deployment=deployment, text=text, attempt=call.record.attempt, identity=hashed or "")
-        fault = self.faults.match(ask)
+        self.meet_fault(call, headers, ask, applies)
+
+    def meet_fault(
+        self, call: Call, headers: Mapping[str, str], ask: Ask, applies: Callable[[Rule], bool] | None
+    ) -> None:
+        """Looks whether a fault is due, among those rules that apply (None: all of them).
+
+        Raises:
+            Refusal: the fault is a status.
+        """
+        fault = self.faults.match(ask, applies)
         if fault is None:
             return
         call.fault = fault
