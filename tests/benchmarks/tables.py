@@ -1,0 +1,42 @@
+"""Tables of figures, as Markdown and as JSON, with the machine and the versions they were measured on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+
+@dataclass
+class Table:
+    """One benchmark's figures."""
+
+    name: str
+    work: str
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+
+    def add(self, *cells: str) -> None:
+        self.rows.append(list(cells))
+
+    def markdown(self) -> str:
+        lines = [f"### {self.name}: {self.work}", ""]
+        lines.append("| " + " | ".join(self.columns) + " |")
+        lines.append("|" + "|".join(" --- " for _ in self.columns) + "|")
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        return "\n".join(lines) + "\n"
+
+
+def circumstances() -> dict[str, str]:
+    """What the figures were measured on."""
+    versions = {
+        name: importlib.metadata.version(name) for name in ("audiobatch", "openai", "prefect", "pandas")
+    }
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        **versions,
+    }
