@@ -7,6 +7,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from pipeline.answers import REPLY_PREFIX
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,9 +75,8 @@ _KINDS: dict[str, Kind] = {
 #: Every column of our own, in the order in which scripts and spreadsheets rely on it.
 COLUMNS: tuple[str, ...] = tuple(_KINDS)
 
-#: A prompt table's own columns, and parsed answers, are carried under these.
+#: A prompt table's own columns are carried under this; parsed answers under `REPLY_PREFIX`.
 INPUT_PREFIX = "in."
-REPLY_PREFIX = "reply."
 
 
 def kind_of(column: str) -> Kind:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from pipeline.answers import REPLY_PREFIX
 from pipeline.reports.cells import escape_controls
-from pipeline.reports.columns import REPLY_PREFIX
 from pipeline.reports.links import href, is_audio_path
 from pipeline.reports.totals import number, words
 from pipeline.reports.units import duration_text, money_text

@@ -34,11 +34,12 @@ from pydantic import (
 )
 
 from pipeline.errors import BadReply, ConfigError
-from pipeline.reports.columns import REPLY_PREFIX
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: The manifest's columns for parsed answers begin with this.
+REPLY_PREFIX = "reply."
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TYPES: dict[str, Any] = {
     "string": str,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import BadReply, ConfigError
-from pipeline.reports.answers import AnswerFields, AnswerInvalid, read_fields
+from pipeline.answers import AnswerFields, AnswerInvalid, read_fields
 
 FIELDS = {
     "fields": [
