@@ -47,10 +47,10 @@ async def compose(service: Service, call: Call, request: ChatRequest, *, model: 
     """
     turns, audio_in_s, input_audio = await _hear(service, request)
     input_text = prompt_text_tokens(request.texts, messages=len(request.messages))
-    _check_context(input_text + input_audio)
     prompt = "\n".join(request.texts)
     counts = TokenCounts(input_text=input_text, input_audio=input_audio)
     service.count(call, counts)
+    _check_context(input_text + input_audio)
     if service.config.block_prompt_word in prompt:
         raise prompt_blocked(call.surface)
     empty = Reply(model=model, counts=counts, choices=request.choices, service_tier=request.service_tier)
@@ -104,13 +104,20 @@ async def _hear(service: Service, request: ChatRequest) -> tuple[tuple[Heard, ..
 
 
 def _check_context(tokens: int) -> None:
+    """400 for too long a conversation. It is charged all the same, as a prompt that the filter refuses is.
+
+    Source: MicrosoftDocs, articles/ai-services/openai/how-to/manage-costs.md ("a 400 error due to a content
+    filter or input limit").
+    """
     if tokens > MOST_IN:
-        raise invalid(
-            f"This model's maximum context length is {MOST_IN} tokens. However, your messages resulted in {tokens} "
-            "tokens. Please reduce the length of the messages.",
+        refusal = invalid(
+            f"This model's maximum context length is {MOST_IN} tokens. However, your messages resulted in "
+            f"{tokens} tokens. Please reduce the length of the messages.",
             "messages",
             "context_length_exceeded",
         )
+        refusal.billed = True
+        raise refusal
 
 
 def _written(empty: Reply, words: str, most: int) -> Reply:

@@ -1,8 +1,8 @@
 """Speech as the service packs it: 24 kHz mono in each output format.
 
 The WAV header is the streamed one, both sizes 0xFFFFFFFF: the service writes it before it knows how long
-the reply will be. PyAV encodes the rest; FFmpeg's "bit-exact" flags keep its version and other accidents
-out of the files, so that the same speech gives the same bytes.
+the reply will be. PyAV encodes the rest; FFmpeg's "bit-exact" flags keep its version, and Ogg's random
+stream number, out of the files: the same speech gives the same bytes.
 
 Source: github.com/pollinations/pollinations/issues/11951 (the WAV header); the Chat Completions reference
 (formats).
@@ -51,9 +51,7 @@ def encode(pcm: bytes, audio_format: str) -> bytes:
 def _encode(pcm: bytes, audio_format: str) -> bytes:
     container_name, codec, sample_format, bit_rate = _ENCODERS[audio_format]
     out = io.BytesIO()
-    # Ogg numbers its streams at random unless it is told a number.
-    options = {"fflags": "+bitexact"} | ({"serial_offset": "1"} if container_name == "ogg" else {})
-    with av.open(out, "w", format=container_name, options=options) as container:
+    with av.open(out, "w", format=container_name, options={"fflags": "+bitexact"}) as container:
         stream: Any = container.add_stream(codec, rate=SAMPLE_RATE_HZ)  # an AudioStream, by its codec
         stream.layout = "mono"
         stream.format = sample_format

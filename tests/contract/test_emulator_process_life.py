@@ -59,7 +59,13 @@ def test_a_call_under_way_does_not_hold_up_its_end() -> None:
     emulator = EmulatorProcess("--speech", "tone", "--latency", "60").start()
     host, _, port = emulator.base_url.removeprefix("http://").rpartition(":")
     with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        body = json.dumps(BODY).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {emulator.api_key}\r\n"
+        )
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        while not emulator.journal():
+            time.sleep(0.01)
         started = time.monotonic()
         assert emulator.stop() == 0
     assert time.monotonic() - started < 10
@@ -176,6 +182,15 @@ def test_settings_that_cannot_work_are_named(flags: tuple[str, ...], said: str) 
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_taken_port_is_named(server: EmulatorProcess) -> None:
+    port = server.base_url.rpartition(":")[2]
+    command = [sys.executable, "-m", "pipeline.emulator", "--speech", "tone", "--port", port]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert port in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
