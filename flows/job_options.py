@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from pipeline.jobspec import JobSpec
+from pipeline.jobspec import DEFAULT_LUFS, DEFAULT_TRANSCRIPTION_MODEL, JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,11 @@ _NO_FLAG = ("inputs", "turns")
 _FLAGS = {
     "max_completion_tokens": ("--max-tokens", "--max-completion-tokens"),
     "timeout_s": ("--timeout",),
+    "fade_s": ("--fade",),
     "drain_timeout_s": ("--drain-timeout",),
 }
+#: Flags whose value may be left out, with what they then mean.
+_BARE: dict[str, Any] = {"normalize": DEFAULT_LUFS, "verify_speech": DEFAULT_TRANSCRIPTION_MODEL}
 
 
 def flags_of(field: str) -> tuple[str, ...]:
@@ -37,7 +40,12 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if name in _NO_FLAG:
             continue
         command = click.option(
-            *flags_of(name), name, default=None, help=_help(name), **_kind(field.annotation, field.metadata)
+            *flags_of(name),
+            name,
+            default=None,
+            help=_help(name),
+            **_kind(field.annotation, field.metadata),
+            **({"is_flag": False, "flag_value": _BARE[name]} if name in _BARE else {}),
         )(command)
     command = click.option(
         "--job",

@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.model import Modality
+from pipeline.model import Check, Modality
 
 Provider = Literal["azure", "openai", "local"]
-AudioFormat = Literal["wav", "mp3", "flac", "opus", "aac", "pcm16"]
+#: The last two the service does not give: they are encoded here.
+AudioFormat = Literal["wav", "mp3", "flac", "opus", "aac", "pcm16", "m4a", "ogg"]
 
 #: The voices that are documented today; the list grows, so another one is a warning, not an error.
 #: Source: OpenAI API reference, chat completions, `audio.voice` (2026-11).
@@ -24,8 +25,12 @@ KNOWN_VOICES = (
     *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
 )
 DEFAULT_MODEL = "gpt-audio-1.5"
+#: Loudness of spoken replies where `normalize` names none. Source: `audio/loudness.py`.
+DEFAULT_LUFS = -18.0
+DEFAULT_TRANSCRIPTION_MODEL = "gpt-4o-mini-transcribe"
 DEFAULT_MAX_FAILURES = "20%"
 _MAX_FAILURES = re.compile(r"\d+(\.\d+)?%?")
+_CHECK_ACTION = re.compile(r"flag|redo(?::([1-9]))?")
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^\W\d][\w .-]*)\}")
 
 
@@ -42,7 +47,36 @@ def _one_or_many(value: object) -> object:
 
 
 Modalities = Annotated[tuple[Modality, ...], BeforeValidator(_modalities), Field(min_length=1, max_length=2)]
+
+
+def _default_for_true(default: object) -> BeforeValidator:
+    """`normalize = true` in a job file, like `--normalize` alone, means the default; `false` means not at all."""
+    return BeforeValidator(
+        lambda value: {True: default, False: None}[value] if isinstance(value, bool) else value
+    )
+
+
 Texts = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+
+
+def _split_at_commas(value: object) -> object:
+    parts = (value,) if isinstance(value, str) else value
+    if isinstance(parts, (list, tuple)):
+        return tuple(word.strip() for part in parts for word in str(part).split(",") if word.strip())
+    return value
+
+
+def _reports(value: object) -> object:
+    """`xlsx,html`, or `none` for the CSV alone."""
+    parts = _split_at_commas(value)
+    return () if parts == ("none",) else parts
+
+
+Columns = Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)]
+Reports = Annotated[
+    tuple[Literal["xlsx", "html", "jsonl", "parquet"], ...], BeforeValidator(_reports), Field(max_length=4)
+]
+AnswerFieldsGiven = Annotated[tuple[AnswerField, ...], BeforeValidator(fields_given)]
 
 
 class TurnSpec(BaseModel):
@@ -94,10 +128,49 @@ class JobSpec(BaseModel):
     )
     voice: str = Field(default="alloy", min_length=1, description="Voice of the replies")
     format: AudioFormat = Field(default="wav", description="Audio format of the replies")
+    normalize: Annotated[float | None, _default_for_true(DEFAULT_LUFS)] = Field(
+        default=None,
+        ge=-40,
+        le=-5,
+        description="Bring replies to this loudness, in LUFS; -18 if none is named",
+    )
+    trim_reply_silence: bool = Field(default=False, description="Cut silence before and after replies")
+    fade_s: float = Field(default=0, ge=0, le=10, description="Fade replies in and out over so many seconds")
     temperature: float | None = Field(default=None, ge=0, le=2, description="Sampling temperature, 0 to 2")
     seed: int | None = Field(default=None, description="Best-effort repeatability")
     max_completion_tokens: int | None = Field(
         default=None, ge=1, description="Longest reply, in tokens (audio: 20 a second, text on top)"
+    )
+
+    include: Texts = Field(
+        default=(), description="Take only files of a folder that match, such as '*.m4a' or 'calls/*'"
+    )
+    exclude: Texts = Field(default=(), description="Leave out files of a folder that match")
+    send_silent: bool = Field(default=False, description="Send recordings too in which nobody speaks")
+    channels: Literal["mix", "left", "right", "split"] = Field(
+        default="mix", description="Sides of a stereo recording: mixed, one, or each as an item of its own"
+    )
+    trim_silence: bool = Field(
+        default=False, description="Shorten long silences of recordings before sending"
+    )
+    max_part: float | None = Field(
+        default=None, ge=0.1, le=180, description="Longest part of a recording to send at once, in minutes"
+    )
+    on_check: Texts = Field(
+        default=(),
+        description="CHECK=redo[:N] asks again for a reply with this flaw; CHECK=flag only says so",
+    )
+    transcribe_inputs: str | None = Field(
+        default=None, min_length=1, description="Model (Azure: deployment) that writes down recordings' words"
+    )
+    verify_speech: Annotated[str | None, _default_for_true(DEFAULT_TRANSCRIPTION_MODEL)] = Field(
+        default=None,
+        min_length=1,
+        description="Have replies written down again and count the words that differ; optionally, by which model",
+    )
+    fields: AnswerFieldsGiven = Field(
+        default=(),
+        description="A fields.json: ask for a JSON answer in the last turn, a reply.<name> column for each field",
     )
 
     one_prompt_per_line: bool = Field(
@@ -120,6 +193,14 @@ class JobSpec(BaseModel):
     )
     redo: bool = Field(default=False, description="Make results again whose job settings changed")
     keep: bool = Field(default=False, description="Keep results as they are though job settings changed")
+    force: bool = Field(default=False, description="Let redo make results again that a reviewer approved")
+    manifest_columns: Columns = Field(
+        default=(), description="Columns of the manifest, in this order; in.*, reply.* and -name work too"
+    )
+    reports: Reports = Field(
+        default=("xlsx", "html"),
+        description="What is written beside manifest.csv: xlsx, html, jsonl, parquet; none for nothing",
+    )
     timeout_s: float = Field(default=600, gt=0, description="Longest time for one call, in seconds")
     drain_timeout_s: float = Field(
         default=20, ge=0, le=600, description="After Ctrl-C: seconds that calls in flight may take"
@@ -136,6 +217,13 @@ class JobSpec(BaseModel):
         if not _MAX_FAILURES.fullmatch(value.strip()):
             raise ValueError("give a number (50) or a share (20%)")
         return value.strip()
+
+    @field_validator("on_check")
+    @classmethod
+    def _check_actions(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            check_action(value)
+        return values
 
     @field_validator("stop_at")
     @classmethod
@@ -165,6 +253,10 @@ class JobSpec(BaseModel):
             raise ValueError("give either prompt (one text a turn) or [[turns]], not both")
         if self.redo and self.keep:
             raise ValueError("redo and keep exclude each other")
+        if self.fields and "audio" in (self.turn_specs()[-1].modalities or ()):
+            raise ValueError(
+                "fields are answered in text: use modalities text, or ask for them in a follow-up prompt"
+            )
         return self
 
     def turn_specs(self) -> tuple[TurnSpec, ...]:
@@ -190,6 +282,23 @@ class JobSpec(BaseModel):
         if not self.max_failures.endswith("%"):
             return float(self.max_failures)
         return float("inf") if calls < 20 else calls * float(self.max_failures[:-1]) / 100
+
+
+def check_action(text: str) -> tuple[Check, int]:
+    """`truncated=redo:2` as the check and how often a reply that fails it is asked for again; 0: never.
+
+    Raises:
+        ValueError: no such check, or no such action.
+    """
+    name, _, action = text.partition("=")
+    match = _CHECK_ACTION.fullmatch(action.strip())
+    if match is None:
+        raise ValueError(f"{text!r}: give CHECK=redo, CHECK=redo:N (N from 1 to 9) or CHECK=flag")
+    try:
+        check = Check(name.strip())
+    except ValueError:
+        raise ValueError(f"{name!r} is no check; there are: {', '.join(Check)}") from None
+    return check, int(match[1] or 1) if action.strip() != "flag" else 0
 
 
 def placeholders(template: str) -> list[str]:
