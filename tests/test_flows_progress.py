@@ -65,7 +65,7 @@ def plain(text):
 def test_the_line_says_all_that_a_person_waits_for():
     now = moment(done=120, failed=2, rate_per_min=14.0, eta_s=1620.0, cost_usd=Decimal("1.2"), in_flight=16)
     assert progress.line(now) == (
-        "120/500 done, 2 failed · 14.0/min · 27 min 0 s left · $1.20 · 16 calls in flight"
+        "120/500 done, 2 failed · 14.0/min · 27 min left · $1.20 · 16 calls in flight"
     )
 
 
@@ -200,6 +200,8 @@ def test_money_has_the_digits_that_mean_something(cost, text):
     assert closing.money(cost) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(4.24, "4.2 s"), (59.97, "1 min 0 s"), (7500, "2 h 5 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.24, "4.2 s"), (59.97, "1 min 0 s"), (1643, "27 min"), (7500, "2 h 5 min")]
+)
 def test_durations_are_in_the_unit_a_person_would_use(seconds, text):
     assert closing.duration(seconds) == text

@@ -35,7 +35,11 @@ class Run:
             text=True,
             start_new_session=True,
         )
-        assert flows_prefect.until(lambda: len(self.calls("start")) >= 4, 90.0), self.process.communicate()
+        begun = flows_prefect.until(
+            lambda: len(self.calls("start")) >= 4 or self.process.poll() is not None, 90.0
+        )
+        assert begun, "the calls did not begin"
+        assert self.process.poll() is None, self.process.communicate()
 
     def calls(self, what):
         try:
