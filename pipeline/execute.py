@@ -43,6 +43,7 @@ from pipeline.stop import Stop, StopReason
 from pipeline.store.homecoming import bring_home
 from pipeline.store.ledger import Ledger
 from pipeline.store.lock import FolderLock
+from pipeline.store.recovery import recover
 from pipeline.store.spool import Spool
 from pipeline.store.storage import LocalStorage
 from pipeline.tally import RunSummary, Snapshot, Tally
@@ -140,7 +141,7 @@ class Job:
             stack.enter_context(_run_log(output, run_id))
             spool = Spool(output)
             brought = bring_home(spool, storage, ledger)
-            lost = ledger.recover()
+            lost = recover(ledger, storage)
             job = cls(
                 spec=spec,
                 run_id=run_id,
@@ -267,7 +268,7 @@ class Job:
             tally=Tally(),
             unknown_before=await asyncio.to_thread(self.ledger.unknown_counts),
         )
-        self._stack.callback(sender.close)
+        self._stack.push_async_callback(sender.aclose)
         return sender
 
     def _deployment_name(self) -> str:

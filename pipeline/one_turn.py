@@ -7,34 +7,35 @@ unknown end as may be in flight.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.errors import (
+    RETRYABLE,
     AudioBatchError,
     AudioIdGone,
     BadReply,
     DeploymentFatal,
     Disconnected,
     OutcomeUnknown,
+    RequestRejected,
     StorageError,
 )
 from pipeline.limits.pool import NoDeployment, Stopping
 from pipeline.limits.retry import AskAgain, Tries, retrying
 from pipeline.model import Outcome, Request, Status
 from pipeline.prices import cost_usd
-from pipeline.store.artifacts import NotSaved, save, save_raw
+from pipeline.recording import record_failure, record_reply
 from pipeline.store.ledger import Attempt, AttemptEnd
-from pipeline.store.ledger_rows import outcome_to_row
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from pipeline.limits.pool import Lease
     from pipeline.model import AudioPart, Exchange, Item, Reply, Turn
     from pipeline.send import Sender
-    from pipeline.store.artifacts import Made
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class OneTurn:
         before: what the ledger says of it so far.
         calls: how many were made for it in this run.
         open_end: why the last call's end is not known, if it is not.
+        paid_usd: what the last call cost, where that is known.
+        spare: a reply in text alone, kept while the sound that was asked for is asked for once more.
     """
 
     sender: Sender
@@ -64,8 +67,9 @@ class OneTurn:
     calls: int = 0
     last: Attempt | None = None
     open_end: OutcomeUnknown | None = None
+    paid_usd: Decimal | None = None
     without_audio_ids: bool = False
-    asked_for_sound_again: bool = False
+    spare: tuple[Reply, Attempt] | None = None
 
     async def run(self) -> Outcome:
         """Call until there is an outcome.
@@ -76,14 +80,15 @@ class OneTurn:
         """
         try:
             return await retrying(self.tries, sleep=self.sender.back_off)(self._call)
-        except (Stopping, NoDeployment):
-            if self.open_end is None:
-                raise
-            return await self._failed(self.open_end)
         except StorageError:
             raise
-        except AudioBatchError as failed:
-            return await self._failed(failed)
+        except (Stopping, NoDeployment, AudioBatchError) as ended:
+            if self.spare is not None:
+                return await self.sender.settle(self._keep(*self.spare))
+            failed = ended if isinstance(ended, AudioBatchError) else self.open_end
+            if failed is None:
+                raise
+            return await self.sender.settle(self._failed(failed))
 
     async def _call(self) -> Outcome:
         """One call with everything around it."""
@@ -94,20 +99,30 @@ class OneTurn:
         used: float | None = None
         proven = False
         try:
+            if sender.stop.asked:
+                raise Stopping
             attempt = self.last = self._attempt(lease.deployment.name)
             await sender.ledger.record_intent(attempt)
+            if sender.stop.asked:
+                await sender.settle(sender.ledger.record_end(self._end(attempt, Status.FAILED)))
+                raise Stopping
             sender.tally.calls += 1
             try:
                 reply = await sender.call(lease.deployment.name, request)
                 proven = True
                 used = float(reply.usage.total_tokens) if reply.usage else None
-                return await self._keep(reply, attempt)
+                self.paid_usd = cost_usd(self.item.model, reply.usage)
+                sender.tally.paid(reply.usage, self.paid_usd)
+                self._ask_for_sound_again(reply, attempt)
+                return await sender.settle(self._keep(reply, attempt))
             except StorageError:
                 raise
             except AudioBatchError as failed:
                 proven = not isinstance(failed, (DeploymentFatal, Disconnected))
-                await self._ended_without(failed, attempt, lease)
-                raise
+                outcome = await sender.settle(self._ended_without(failed, attempt, lease))
+                if outcome is None:
+                    raise
+                return outcome
         finally:
             lease.release(actual_tokens=used, proven=proven)
 
@@ -133,6 +148,7 @@ class OneTurn:
 
     def _attempt(self, deployment: str) -> Attempt:
         self.calls += 1
+        self.paid_usd = None
         sender = self.sender
         return Attempt(
             attempt_id=sender.next_attempt_id(),
@@ -159,45 +175,55 @@ class OneTurn:
         same = before is not None and before.fingerprint == self.turn.fingerprint
         return before.attempts if before and same and before.status is not Status.SUCCEEDED else 0
 
-    async def _ended_without(self, failed: AudioBatchError, attempt: Attempt, lease: Lease) -> None:
+    def _end(self, attempt: Attempt, state: Status, error: AudioBatchError | None = None) -> AttemptEnd:
+        return AttemptEnd(
+            attempt_id=attempt.attempt_id,
+            state=state,
+            finished_at=datetime.now(UTC),
+            error_type=error.error_type if error else None,
+            request_id=getattr(error, "request_id", None) or "",
+            cost_usd=self.paid_usd,
+        )
+
+    async def _ended_without(self, failed: AudioBatchError, attempt: Attempt, lease: Lease) -> Outcome | None:
         """Write down how a call ended that brought no reply; let the deployment rest where it asked to.
+
+        Returns:
+            The turn's outcome, recorded together with the call's end, where the service has said its last word:
+            a kill between the two would have the same request paid for again.
 
         Raises:
             AskAgain: the turn can be asked for in another way, or of another deployment.
         """
-        await asyncio.shield(
-            self.sender.ledger.record_end(
-                AttemptEnd(
-                    attempt_id=attempt.attempt_id,
-                    state=Status.UNKNOWN if isinstance(failed, OutcomeUnknown) else Status.FAILED,
-                    finished_at=datetime.now(UTC),
-                    error_type=failed.error_type,
-                    request_id=getattr(failed, "request_id", None) or "",
-                )
-            )
-        )
         log.info(
             "%s turn %d try %d at %s: %s: %s",
             *(attempt.item_id, attempt.turn, attempt.number, attempt.deployment, failed.error_type, failed),
         )
+        state = Status.UNKNOWN if isinstance(failed, OutcomeUnknown) else Status.FAILED
+        end = self._end(attempt, state, failed)
+        otherwise = isinstance(failed, AudioIdGone) and not self.without_audio_ids
+        if isinstance(failed, (BadReply, RequestRejected)) and not otherwise and self.spare is None:
+            return await self._failed(failed, end)
+        await self.sender.ledger.record_end(end)
         self.open_end = failed if isinstance(failed, OutcomeUnknown) else None
         others_left = self.sender.rest(lease.deployment, failed)
         if isinstance(failed, DeploymentFatal) and others_left and self.bound is None:
             raise AskAgain(failed.message) from failed
-        if isinstance(failed, AudioIdGone) and not self.without_audio_ids:
+        if otherwise:
             self.without_audio_ids = True
             raise AskAgain(failed.message) from failed
+        return None
+
+    def _ask_for_sound_again(self, reply: Reply, attempt: Attempt) -> None:
+        """Raises: AskAgain: once, where the sound that was asked for did not come and the job wants it."""
+        wanting = self.turn.wants_audio and reply.audio is None
+        if wanting and self.sender.spec.retry_text_only and self.spare is None:
+            self.spare = (reply, attempt)
+            raise AskAgain("the reply came without the audio asked for", request_id=reply.request_id)
 
     async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
         """Files, then the outcome; both before the call's place is given to another."""
-        sender = self.sender
         cost = cost_usd(self.item.model, reply.usage)
-        sender.tally.paid(reply.usage, cost)
-        if self.turn.wants_audio and reply.audio is None and self._asks_for_sound_again():
-            raise AskAgain("the reply came without the audio asked for", request_id=reply.request_id)
-        replaced = self.before if self.before and self.before.status is Status.SUCCEEDED else None
-        if replaced is not None:
-            await sender.ledger.supersede(replaced)
         outcome = replace(
             self._outcome(attempt),
             status=Status.SUCCEEDED,
@@ -218,72 +244,35 @@ class OneTurn:
             request_id=outcome.request_id,
             cost_usd=cost,
         )
-        try:
-            saved = await asyncio.shield(
-                sender.on_disk(save, sender.storage, self.item, self.turn, reply, replaced)
-            )
-        except NotSaved as failed:
-            made = failed.made
-            outcome = replace(outcome, audio_duration_s=made.audio_duration_s, checks=made.checks)
-            await self._spool(outcome, end, made)
-            raise
-        outcome = replace(
-            outcome,
-            audio=saved.audio,
-            transcript_file=saved.transcript,
-            audio_duration_s=saved.made.audio_duration_s,
-            checks=saved.made.checks,
+        return await record_reply(
+            self.sender,
+            self.item,
+            self.turn,
+            reply,
+            outcome=outcome,
+            end=end,
+            replaced=self._success_before(),
         )
-        sender.sizes.saw(outcome)
-        try:
-            await asyncio.shield(sender.ledger.record_outcome(outcome, end))
-        except StorageError:
-            await self._spool(outcome, end, None)
-            raise
-        return outcome
 
-    def _asks_for_sound_again(self) -> bool:
-        again = self.sender.spec.retry_text_only and not self.asked_for_sound_again
-        self.asked_for_sound_again = True
-        return again
+    def _success_before(self) -> Outcome | None:
+        return self.before if self.before and self.before.status is Status.SUCCEEDED else None
 
-    async def _spool(self, outcome: Outcome, end: AttemptEnd, made: Made | None) -> None:
-        """Keep a paid reply in the user's own folder; the next run brings it home.
-
-        Args:
-            made: files that could not be written; None where they were and only the ledger failed.
-        """
-        record = {
-            "outcome": outcome_to_row(outcome),
-            "attempt_id": end.attempt_id,
-            "audio": made.audio_path if made else None,
-            "transcript": made.transcript_path if made else None,
-        }
-        spool = self.sender.spool
-        place = await self.sender.on_disk(spool.keep, outcome.item_id, made.files if made else [], record)
-        log.warning("%s: the reply was kept at %s; the next run brings it home", outcome.item_id, place)
-
-    async def _failed(self, failed: AudioBatchError) -> Outcome:
-        """Record a turn that came to nothing, with the body that was wrong where there is one."""
-        sender = self.sender
+    async def _failed(self, failed: AudioBatchError, end: AttemptEnd | None = None) -> Outcome:
+        """Record a turn that came to nothing. A failure that may pass does not take a success's place."""
+        sender, before = self.sender, self._success_before()
         assert self.last is not None
-        raw_reply = None
-        if isinstance(failed, (BadReply, OutcomeUnknown)) and failed.raw:
-            raw_reply = await sender.on_disk(
-                save_raw, sender.storage, self.item.item_id, self.turn.number, failed.raw
-            )
-        if self.before is not None and self.before.status is Status.SUCCEEDED:
-            await sender.ledger.supersede(self.before)
         outcome = replace(
             self._outcome(self.last),
             status=Status.UNKNOWN if isinstance(failed, OutcomeUnknown) else Status.FAILED,
             error_type=failed.error_type,
             error_message=failed.message,
             request_id=getattr(failed, "request_id", None) or "",
-            raw_reply=raw_reply,
         )
-        await asyncio.shield(sender.ledger.record_outcome(outcome))
-        return outcome
+        if before is not None and (isinstance(failed, OutcomeUnknown) or failed.error_type in RETRYABLE):
+            log.warning("%s turn %d: its earlier result stays: %s", outcome.item_id, outcome.turn, failed)
+            return outcome
+        raw = failed.raw if isinstance(failed, (BadReply, OutcomeUnknown)) else b""
+        return await record_failure(sender, outcome, end, raw, before)
 
     def _outcome(self, attempt: Attempt) -> Outcome:
         before = self.before

@@ -40,7 +40,7 @@ from pipeline.plan import is_done
 from pipeline.stop import StopReason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from pipeline.jobspec import JobSpec
     from pipeline.limits.pool import Deployment, Pool
@@ -68,7 +68,6 @@ class Sender:
 
     Attributes:
         unknown_before: calls of earlier runs with an unknown end, by item, turn and fingerprint.
-        gave_up: calls in flight were told to end.
     """
 
     spec: JobSpec
@@ -83,8 +82,8 @@ class Sender:
     tally: Tally
     unknown_before: Mapping[tuple[str, int, str], int]
     sizes: ReplySizes = field(default_factory=ReplySizes)
-    gave_up: bool = False
     _calls: set[asyncio.Task[Reply]] = field(default_factory=set)
+    _settling: set[asyncio.Future[Any]] = field(default_factory=set)
     _attempt_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _away_since_s: dict[str, float] = field(default_factory=dict)
     _first_tries: dict[str, int] = field(default_factory=dict)
@@ -92,13 +91,14 @@ class Sender:
         default_factory=lambda: ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="disk")
     )
 
-    def close(self) -> None:
-        """Wait for files that are being written."""
+    async def aclose(self) -> None:
+        """Wait for what is being written down."""
+        while self._settling:
+            await asyncio.wait(self._settling)
         self._disk.shutdown(wait=True)
 
     def give_up(self) -> None:
-        """End the calls in flight now; each becomes `unknown`."""
-        self.gave_up = True
+        """End the calls in flight now; each becomes `unknown`. None begins any more: the stop was asked for."""
         for call in self._calls:
             call.cancel()
 
@@ -198,6 +198,9 @@ class Sender:
         self._calls.add(call)
         try:
             await asyncio.wait({call})
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
         finally:
             self._calls.discard(call)
         if call.cancelled():
@@ -205,6 +208,18 @@ class Sender:
         reply = call.result()
         self._away_since_s.pop(deployment, None)
         return reply
+
+    async def settle(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run to its end what writes down a call, also where the caller is cancelled meanwhile."""
+        settling = asyncio.ensure_future(work)
+        self._settling.add(settling)
+        settling.add_done_callback(self._settled)
+        return await asyncio.shield(settling)
+
+    def _settled(self, settling: asyncio.Future[Any]) -> None:
+        self._settling.discard(settling)
+        if not settling.cancelled() and isinstance(failed := settling.exception(), StorageError):
+            log.error("%s", failed.message)
 
     async def back_off(self, seconds: float) -> None:
         """Wait before the next try; ends, by `Stopping`, when the run does."""

@@ -5,24 +5,26 @@ Everything here is CPU and disk work for a thread: repair the header, measure, c
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.audio.checks import check_reply
 from pipeline.audio.measure import measure
 from pipeline.audio.wav import pcm_to_wav, repair_header
-from pipeline.errors import BadReply, StorageError
+from pipeline.errors import AudioBatchError, BadReply, StorageError
 from pipeline.store.names import output_path
+from pipeline.store.versions import bare_samples_path, clear, set_aside
 
 if TYPE_CHECKING:
     from pipeline.audio.measure import Clip
     from pipeline.model import Check, Item, Outcome, Reply, SavedFile, Turn
     from pipeline.store.storage import Storage
 
+log = logging.getLogger(__name__)
+
 #: The service's pcm16 is 24 kHz, one channel. Source: OpenAI API reference, `audio.format` (2026-11).
 PCM16_RATE_HZ = 24_000
-#: Where earlier versions of a result go when it is made again.
-VERSIONS = "versions"
 Files = list[tuple[str, bytes]]
 
 
@@ -96,11 +98,6 @@ def make(item: Item, turn: Turn, reply: Reply) -> Made:
     )
 
 
-def bare_samples_path(audio_path: str) -> str:
-    """Where a pcm16 reply's samples lie as they came, beside the WAV that plays."""
-    return audio_path.removesuffix(".wav") + ".pcm"
-
-
 def _playable(reply: Reply, audio_format: str) -> tuple[bytes, Clip]:
     assert reply.audio is not None
     try:
@@ -126,17 +123,28 @@ def save(storage: Storage, item: Item, turn: Turn, reply: Reply, replaced: Outco
         item: whose reply it is.
         turn: of that item.
         reply: as decoded.
-        replaced: an earlier success in whose place this one comes; its files go to `versions/` first.
+        replaced: an earlier success in whose place this one comes; its files are set aside first.
 
     Raises:
         BadReply: the audio is unusable.
         NotSaved: the output cannot be written; carries the files.
     """
-    made = make(item, turn, reply)
+    try:
+        made = make(item, turn, reply)
+    except AudioBatchError:
+        raise
+    except Exception as failed:
+        # Whatever it is, the reply was paid for: its body is kept, and the other items go on.
+        log.exception("%s: the reply could not be worked on", item.item_id)
+        raise BadReply(
+            f"the reply could not be worked on: {failed!r}", raw=reply.raw, request_id=reply.request_id
+        ) from failed
     try:
         if replaced is not None:
             set_aside(storage, replaced)
         saved = {file.path: file for file in storage.write_many(made.files)}
+        if replaced is not None:
+            clear(storage, replaced, keep=list(saved))
     except StorageError as failed:
         raise NotSaved(failed.message, made) from failed
     return Saved(
@@ -146,33 +154,8 @@ def save(storage: Storage, item: Item, turn: Turn, reply: Reply, replaced: Outco
     )
 
 
-def save_raw(storage: Storage, item_id: str, turn: int, raw: bytes) -> SavedFile:
-    """Keep a body as it came, for whoever looks into what went wrong."""
+def raw_path(item_id: str, turn: int, raw: bytes) -> str:
+    """Where a body is kept as it came, for whoever looks into what went wrong."""
     start = raw.lstrip()[:1]
     ending = ".html" if start == b"<" else ".json" if start == b"{" else ".bin"
-    return storage.write(output_path(item_id, folder="replies", ending=ending, turn=turn), raw)
-
-
-def files_of(outcome: Outcome) -> list[str]:
-    """Every path that an outcome stands for."""
-    paths = [file.path for file in (outcome.audio, outcome.transcript_file, outcome.raw_reply) if file]
-    if outcome.audio and outcome.format == "pcm16":
-        paths.append(bare_samples_path(outcome.audio.path))
-    return paths
-
-
-def version_path(path: str, version: int) -> str:
-    """`audio/anna.wav` of version 1 → `versions/v1/audio/anna.wav`."""
-    return f"{VERSIONS}/v{version}/{path}"
-
-
-def set_aside(storage: Storage, outcome: Outcome) -> None:
-    """Move a superseded result's files to `versions/`.
-
-    Files that are gone are no reason to stop. A version that is there already is the recorded result: a killed
-    run has moved it, and what lies in its old place is a reply whose outcome was never recorded.
-    """
-    for path in files_of(outcome):
-        kept = version_path(path, outcome.version)
-        if storage.exists(path) and not storage.exists(kept):
-            storage.move(path, kept)
+    return output_path(item_id, folder="replies", ending=ending, turn=turn)

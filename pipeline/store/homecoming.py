@@ -1,18 +1,27 @@
-"""Replies that an earlier run paid for and could not write are brought home before anything is sent."""
+"""Replies that were paid for and could not be written: kept in the spool, brought home by the next run.
+
+A kept reply is its files and a record: the outcome as it is to stand in the ledger, the end of its call, and which
+of the files are which. Whoever brings it home does what the run would have done, in the same order.
+"""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
-from pipeline.model import Status
-from pipeline.store.artifacts import set_aside
+from pipeline.errors import ErrorType
+from pipeline.model import Outcome, Status
 from pipeline.store.ledger import AttemptEnd
-from pipeline.store.ledger_rows import outcome_from_row
+from pipeline.store.ledger_rows import outcome_from_row, outcome_to_row
+from pipeline.store.versions import clear, set_aside
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from pipeline.model import SavedFile
     from pipeline.store.ledger import Ledger
     from pipeline.store.spool import Spool, SpoolEntry
@@ -20,11 +29,41 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: The outcome's fields that name a file.
+ROLES = ("audio", "transcript_file", "raw_reply")
+
+
+def keep_elsewhere(
+    spool: Spool,
+    outcome: Outcome,
+    end: AttemptEnd | None,
+    files: list[tuple[str, bytes]],
+    roles: Mapping[str, str | None],
+) -> Path:
+    """Keep what could not be written to the output.
+
+    Args:
+        spool: the kept place.
+        outcome: as it would stand in the ledger; its files are those that are on disk already.
+        end: of the call that decided it, where that is not in the ledger yet.
+        files: those that are not on disk, as (path, bytes).
+        roles: which path is `audio`, `transcript_file` or `raw_reply`.
+
+    Raises:
+        StorageError: it could not be kept here either.
+    """
+    record = {
+        "outcome": outcome_to_row(outcome),
+        "end": None if end is None else _end_to_json(end),
+        "roles": {role: path for role, path in roles.items() if path},
+    }
+    place = spool.keep(outcome.item_id, files, record)
+    log.warning("%s: kept at %s; the next run brings it home", outcome.item_id, place)
+    return place
+
 
 def bring_home(spool: Spool, storage: Storage, ledger: Ledger) -> int:
     """Write kept replies to the output and the ledger; the kept copy goes only after both are on disk.
-
-    A result in whose place one comes is set aside first, as the run would have done.
 
     Returns:
         How many there were.
@@ -33,30 +72,81 @@ def bring_home(spool: Spool, storage: Storage, ledger: Ledger) -> int:
         StorageError: the output still cannot be written.
     """
 
-    def record(entry: SpoolEntry, saved: list[SavedFile]) -> None:
-        files = {file.path: file for file in saved}
-        kept = entry.record
-        outcome = outcome_from_row(kept["outcome"])
-        if files:
-            outcome = replace(
-                outcome,
-                audio=files.get(kept["audio"] or ""),
-                transcript_file=files.get(kept["transcript"] or ""),
-            )
-        end = AttemptEnd(
-            attempt_id=kept["attempt_id"],
-            state=Status.SUCCEEDED,
-            finished_at=datetime.now(UTC),
-            request_id=outcome.request_id,
-            cost_usd=outcome.cost_usd,
-        )
-        ledger.record_outcome_now(outcome, end)
-        log.info("%s turn %d: brought home", outcome.item_id, outcome.turn)
-
-    for entry in spool.entries():
-        coming = outcome_from_row(entry.record["outcome"])
-        known = ledger.outcome(coming.item_id, coming.turn)
-        if known is not None and known.status is Status.SUCCEEDED and known.version < coming.version:
-            ledger.supersede_now(known)
+    def make_room(entry: SpoolEntry) -> None:
+        coming, _ = _read(entry)
+        if (known := _in_its_place(ledger, coming)) is not None:
             set_aside(storage, known)
-    return len(spool.bring_home(storage, record))
+
+    def record(entry: SpoolEntry, saved: list[SavedFile]) -> None:
+        coming, end = _read(entry)
+        known = _in_its_place(ledger, coming)
+        files = {file.path: file for file in saved}
+        roles: Mapping[str, str] = entry.record["roles"]
+        written: dict[str, Any] = {role: files[path] for role, path in roles.items() if path in files}
+        coming = replace(coming, **written)
+        if known is not None:
+            coming = replace(coming, version=max(coming.version, known.version + 1))
+            clear(storage, known, keep=[file.path for role in ROLES if (file := getattr(coming, role))])
+        ledger.record_outcome_now(coming, end, superseded=known)
+        log.info("%s turn %d: brought home", coming.item_id, coming.turn)
+
+    return len(spool.bring_home(storage, record, first=make_room))
+
+
+def _in_its_place(ledger: Ledger, coming: Outcome) -> Outcome | None:
+    """Another success in the place of the one that comes; None also where that one is home already."""
+    known = ledger.outcome(coming.item_id, coming.turn)
+    if known is None or known.status is not Status.SUCCEEDED:
+        return None
+    itself = (known.run_id, known.request_id, known.started_at) == (
+        coming.run_id,
+        coming.request_id,
+        coming.started_at,
+    )
+    return None if itself else known
+
+
+def _read(entry: SpoolEntry) -> tuple[Outcome, AttemptEnd | None]:
+    """The record, also one that an earlier version kept: a column that it did not know has its default."""
+    row: dict[str, Any] = entry.record["outcome"]
+    known = {field.name for field in fields(Outcome)} | {"kept_as"}
+    return outcome_from_row(_DEFAULTS | {name: row[name] for name in row if name in known}), _end_from_json(
+        entry.record["end"]
+    )
+
+
+_DEFAULTS = outcome_to_row(
+    Outcome(
+        item_id="",
+        turn=1,
+        fingerprint="",
+        status=Status.UNKNOWN,
+        run_id="",
+        started_at=datetime.fromtimestamp(0, UTC),
+        finished_at=datetime.fromtimestamp(0, UTC),
+    )
+)
+
+
+def _end_to_json(end: AttemptEnd) -> dict[str, Any]:
+    return {
+        "attempt_id": end.attempt_id,
+        "state": end.state.value,
+        "finished_at": end.finished_at.isoformat(),
+        "error_type": end.error_type.value if end.error_type else None,
+        "request_id": end.request_id,
+        "cost_usd": None if end.cost_usd is None else str(end.cost_usd),
+    }
+
+
+def _end_from_json(kept: Mapping[str, Any] | None) -> AttemptEnd | None:
+    if kept is None:
+        return None
+    return AttemptEnd(
+        attempt_id=kept["attempt_id"],
+        state=Status(kept["state"]),
+        finished_at=datetime.fromisoformat(kept["finished_at"]),
+        error_type=ErrorType(kept["error_type"]) if kept["error_type"] else None,
+        request_id=kept["request_id"],
+        cost_usd=None if kept["cost_usd"] is None else Decimal(kept["cost_usd"]),
+    )

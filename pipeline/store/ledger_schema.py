@@ -28,6 +28,7 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    text,
     update,
 )
 
@@ -111,6 +112,7 @@ outcomes = Table(
     Column("turn", Integer, primary_key=True),
     Column("version", Integer, nullable=False, default=1),
     *_outcome_columns(),
+    Index("outcomes_by_run", "run_id"),
 )
 
 versions = Table(
@@ -148,6 +150,7 @@ attempts = Table(
     Column("cost_usd", Text),
     Index("attempts_by_item", "item_id", "turn"),
     Index("attempts_by_state", "state"),
+    Index("attempts_by_run", "run_id"),
 )
 
 runs = Table(
@@ -166,34 +169,50 @@ settings = Table(
 )
 
 
-def _first(connection: Connection) -> None:
-    metadata.create_all(connection)
+def _indexes_by_run(connection: Connection) -> None:
+    """What one run did and spent, without reading what all runs did."""
+    connection.execute(text("CREATE INDEX IF NOT EXISTS attempts_by_run ON attempts (run_id)"))
+    connection.execute(text("CREATE INDEX IF NOT EXISTS outcomes_by_run ON outcomes (run_id)"))
 
 
-#: In order; a ledger at version n has had the first n applied. Append only.
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first,)
+#: From each version to the next: the first makes version 2 of version 1. Append only; a step says in SQL of its
+#: own what it changes, since the tables above are those of today. A new ledger is made from the tables at once.
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_indexes_by_run,)
+VERSION = 1 + len(MIGRATIONS)
+
+
+def version_of(connection: Connection) -> int:
+    """The version of a ledger's tables; 0 for an empty database.
+
+    Raises:
+        ValueError: a later version of the program made it, or it is somebody else's.
+    """
+    tables = inspect(connection).get_table_names()
+    if not tables:
+        return 0
+    if meta.name not in tables:
+        raise ValueError(f"its tables are not ours: {', '.join(sorted(tables)[:5])}")
+    had = int(connection.execute(select(meta.c.value).where(meta.c.key == "schema_version")).scalar() or 0)
+    if had > VERSION:
+        raise ValueError(f"version {had}, made by a later audiobatch; this one knows up to {VERSION}")
+    return had
 
 
 def migrate(connection: Connection) -> int:
-    """Bring a ledger to this version's tables, in the caller's transaction.
+    """Bring a ledger to this version's tables, in the caller's transaction: wholly, or not at all.
 
     Returns:
         The version it had before (0: it was new).
 
     Raises:
-        ValueError: a later version of the program made it.
+        ValueError: a later version of the program made it, or it is somebody else's.
     """
-    had = 0
-    if inspect(connection).has_table("meta"):
-        value = connection.execute(select(meta.c.value).where(meta.c.key == "schema_version")).scalar()
-        had = int(value or 0)
-    if had > len(MIGRATIONS):
-        raise ValueError(f"version {had}, this program knows up to {len(MIGRATIONS)}")
-    for step in MIGRATIONS[had:]:
-        step(connection)
-    new = {"key": "schema_version", "value": str(len(MIGRATIONS))}
+    had = version_of(connection)
     if had == 0:
-        connection.execute(insert(meta), new)
-    elif had < len(MIGRATIONS):
-        connection.execute(update(meta).where(meta.c.key == "schema_version").values(value=new["value"]))
+        metadata.create_all(connection)
+        connection.execute(insert(meta), {"key": "schema_version", "value": str(VERSION)})
+    elif had < VERSION:
+        for step in MIGRATIONS[had - 1 :]:
+            step(connection)
+        connection.execute(update(meta).where(meta.c.key == "schema_version").values(value=str(VERSION)))
     return had

@@ -4,8 +4,9 @@ Every entry is a few statements that belong together. The thread takes one entry
 runs each statement once over the rows of all of them, commits once, and answers everybody. A flush to disk
 then costs one item nothing and a hundred items the same nothing.
 
-A batch that fails is replayed entry by entry, so that one bad row fails alone; where the database itself is
-gone (disk full, connection lost) every entry fails with it.
+A batch that fails is replayed entry by entry, so that one bad row fails alone. Where the database itself is gone
+(disk full, connection lost) every entry fails with it: to write on, entry by entry, would take as long as the
+batch is long and end the same.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import OperationalError
 
 from pipeline.errors import StorageError
 
@@ -97,14 +98,12 @@ class LedgerWriter:
         try:
             with self._engine.begin() as connection:
                 _apply(connection, [write for writes, _ in batch for write in writes])
-        except IntegrityError as failed:
-            if len(batch) == 1:
+        except Exception as failed:  # noqa: BLE001 - whatever it is, somebody waits for the answer
+            if len(batch) == 1 or isinstance(failed, OperationalError):
                 _answer(batch, self._error(failed))
                 return
             for entry in batch:
                 self._commit([entry])
-        except Exception as failed:  # noqa: BLE001 - whatever it is, somebody waits for the answer
-            _answer(batch, self._error(failed))
         else:
             _answer(batch, None)
 

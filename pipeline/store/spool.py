@@ -124,7 +124,11 @@ class Spool:
                 _log.error("the kept reply %s cannot be read (%s); it is left there", path, exc)
 
     def bring_home(
-        self, storage: Storage, record: Callable[[SpoolEntry, list[SavedFile]], None]
+        self,
+        storage: Storage,
+        record: Callable[[SpoolEntry, list[SavedFile]], None],
+        *,
+        first: Callable[[SpoolEntry], None] | None = None,
     ) -> list[str]:
         """Writes every kept reply to the output, has its outcome recorded, and only then deletes the entry.
 
@@ -134,6 +138,7 @@ class Spool:
         Args:
             storage: the output.
             record: is given the entry and its files as saved.
+            first: is given the entry before its files are written.
 
         Returns:
             The names of the entries that are home.
@@ -143,6 +148,8 @@ class Spool:
         """
         home = []
         for entry in self.entries():
+            if first is not None:
+                first(entry)
             saved = storage.write_many(entry.files)
             record(entry, saved)
             self._storage.delete(entry.path.name)

@@ -1,0 +1,110 @@
+"""The end of a call, on disk: files, then the outcome; and in the spool where they cannot be written.
+
+Each of these is run to its end whatever happens to its caller (`Sender.settle`): what they write is paid for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipeline.errors import StorageError
+from pipeline.store.artifacts import NotSaved, raw_path, save
+from pipeline.store.homecoming import keep_elsewhere
+from pipeline.store.versions import clear, set_aside
+
+if TYPE_CHECKING:
+    from pipeline.model import Item, Outcome, Reply, SavedFile, Turn
+    from pipeline.send import Sender
+    from pipeline.store.ledger import AttemptEnd
+    from pipeline.store.storage import Storage
+
+
+async def record_reply(
+    sender: Sender,
+    item: Item,
+    turn: Turn,
+    reply: Reply,
+    *,
+    outcome: Outcome,
+    end: AttemptEnd,
+    replaced: Outcome | None,
+) -> Outcome:
+    """Write a reply's files and its outcome.
+
+    Args:
+        sender: whose storage, spool and ledger.
+        item: whose reply it is.
+        turn: of that item.
+        reply: as decoded.
+        outcome: all of it but its files and what is measured of them.
+        end: of the call that brought it.
+        replaced: the success in whose place it comes.
+
+    Returns:
+        The outcome as recorded.
+
+    Raises:
+        BadReply: the audio is unusable; nothing is recorded.
+        StorageError: the output cannot be written; the reply is in the spool.
+    """
+    try:
+        saved = await sender.on_disk(save, sender.storage, item, turn, reply, replaced)
+    except NotSaved as failed:
+        made = failed.made
+        outcome = replace(outcome, audio_duration_s=made.audio_duration_s, checks=made.checks)
+        roles = {"audio": made.audio_path, "transcript_file": made.transcript_path}
+        await sender.on_disk(keep_elsewhere, sender.spool, outcome, end, made.files, roles)
+        raise
+    outcome = replace(
+        outcome,
+        audio=saved.audio,
+        transcript_file=saved.transcript,
+        audio_duration_s=saved.made.audio_duration_s,
+        checks=saved.made.checks,
+    )
+    sender.sizes.saw(outcome)
+    try:
+        await sender.ledger.record_outcome(outcome, end, superseded=replaced)
+    except StorageError:
+        # With its files, though they are on disk: a disk with such errors may not give them back.
+        roles = {"audio": saved.made.audio_path, "transcript_file": saved.made.transcript_path}
+        await sender.on_disk(keep_elsewhere, sender.spool, outcome, end, saved.made.files, roles)
+        raise
+    return outcome
+
+
+async def record_failure(
+    sender: Sender, outcome: Outcome, end: AttemptEnd | None, raw: bytes, replaced: Outcome | None
+) -> Outcome:
+    """Record a turn that came to nothing, with the body that was wrong where there is one.
+
+    Args:
+        outcome: all of it but the file of the body.
+        end: of the call that decided it, where that is not recorded yet.
+        raw: the body; empty where there is none.
+        replaced: an earlier success in whose place the failure comes; it is set aside.
+
+    Raises:
+        StorageError: the output cannot be written; the body and the outcome are in the spool.
+    """
+    path = raw_path(outcome.item_id, outcome.turn, raw) if raw else ""
+    try:
+        if raw or replaced is not None:
+            saved = await sender.on_disk(_write, sender.storage, path, raw, replaced)
+            outcome = replace(outcome, raw_reply=saved)
+        await sender.ledger.record_outcome(outcome, end, superseded=replaced)
+    except StorageError:
+        files = [(path, raw)] if raw else []
+        await sender.on_disk(keep_elsewhere, sender.spool, outcome, end, files, {"raw_reply": path})
+        raise
+    return outcome
+
+
+def _write(storage: Storage, path: str, raw: bytes, replaced: Outcome | None) -> SavedFile | None:
+    if replaced is not None:
+        set_aside(storage, replaced)
+    saved = storage.write(path, raw) if path else None
+    if replaced is not None:
+        clear(storage, replaced, keep=[path])
+    return saved

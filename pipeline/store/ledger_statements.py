@@ -1,0 +1,97 @@
+"""What is written to the ledger: each statement once, so that a batch runs it over the rows of all entries."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from pipeline.store.ledger_schema import attempts, items, outcomes, runs, settings, versions
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Executable, Table
+
+    from pipeline.store.ledger_attempts import Attempt, AttemptEnd
+
+
+def _upsert(table: Table) -> Executable:
+    """Insert, or replace every column but the key. SQLite and PostgreSQL share this form."""
+    statement = upsert(table)
+    keys = [column.name for column in table.primary_key]
+    changed = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=changed)
+
+
+def _upsert_items() -> Executable:
+    statement = upsert(items)
+    changed = {
+        c.name: statement.excluded[c.name] for c in items.columns if c.name not in ("item_id", "todo_run")
+    }
+    return statement.on_conflict_do_update(index_elements=["item_id"], set_=changed)
+
+
+ADD_INTENT = insert(attempts)
+END_ATTEMPT = (
+    update(attempts)
+    .where(attempts.c.attempt_id == bindparam("which"))
+    .values(
+        {name: bindparam(name) for name in ("state", "finished_at", "error_type", "request_id", "cost_usd")}
+    )
+)
+PUT_OUTCOME = _upsert(outcomes)
+KEEP_VERSION = _upsert(versions)
+PUT_ITEM = _upsert_items()
+MARK_TODO = update(items).where(items.c.item_id == bindparam("which")).values(todo_run=bindparam("todo_run"))
+KEEP_AS = (
+    update(outcomes)
+    .where(outcomes.c.item_id == bindparam("which"), outcomes.c.turn == bindparam("which_turn"))
+    .values(kept_as=bindparam("kept_as"))
+)
+PUT_RUN = _upsert(runs)
+END_RUN = (
+    update(runs)
+    .where(runs.c.run_id == bindparam("which"))
+    .values(finished_at=bindparam("finished_at"), summary=bindparam("summary"))
+)
+PUT_SETTINGS = upsert(settings).on_conflict_do_nothing()
+
+_has_outcome = select(outcomes.c.item_id).where(outcomes.c.item_id == items.c.item_id).exists()
+FORGET_MISSING = delete(items).where(items.c.seen_run != bindparam("run"), ~_has_outcome)
+SEE_ALL = update(items).values(seen_run=bindparam("run"))
+#: What a person said or was said to: blanked by a purge. Counts, costs, hashes and times stay.
+_BLANK_OUTCOME: dict[str, Any] = dict.fromkeys(
+    ("prompt", "transcript", "input_transcript", "error_message", "audio", "transcript_file", "raw_reply"), ""
+)
+PURGE = (
+    *(
+        update(table).where(table.c.item_id == bindparam("which")).values(_BLANK_OUTCOME | {"audio_id": None})
+        for table in (outcomes, versions)
+    ),
+    update(items).where(items.c.item_id == bindparam("which")).values(text="", row=""),
+    update(attempts).where(attempts.c.item_id == bindparam("which")).values(prompt=""),
+)
+
+
+def intent_row(attempt: Attempt) -> dict[str, Any]:
+    row = {field.name: getattr(attempt, field.name) for field in fields(attempt)}
+    return row | {"started_at": time_text(attempt.started_at), "state": "open"}
+
+
+def time_text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def end_row(end: AttemptEnd) -> dict[str, Any]:
+    return {
+        "which": end.attempt_id,
+        "state": end.state.value,
+        "finished_at": time_text(end.finished_at),
+        "error_type": end.error_type.value if end.error_type else "",
+        "request_id": end.request_id,
+        "cost_usd": None if end.cost_usd is None else str(end.cost_usd),
+    }

@@ -1,0 +1,99 @@
+"""A reply on disk while it comes: the raw pieces, appended beside the item, in `replies/`.
+
+What a broken call, or a killed run, had received by then is there to be looked at. When the reply is whole
+and recorded, the copy is removed. It is a copy only: writing it never fails a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING
+
+from pipeline.errors import StorageError
+from pipeline.model import SavedFile
+from pipeline.store.containment import place_inside
+from pipeline.store.names import output_path
+from pipeline.store.storage import LocalStorage
+
+if TYPE_CHECKING:
+    from pipeline.store.storage import Storage
+
+log = logging.getLogger(__name__)
+
+#: Pieces are gathered up to this size: a few seconds of speech.
+GATHER_BYTES = 131_072
+
+
+class Received:
+    """One turn's copy; used by one task at a time."""
+
+    def __init__(self, storage: LocalStorage, item_id: str, turn: int) -> None:
+        self._storage = storage
+        self._path = output_path(item_id, folder="replies", ending=".jsonl", turn=turn)
+        self._gathered = bytearray()
+        self._file: IO[bytes] | None = None
+        self._fresh = True
+        self._broken = False
+
+    @classmethod
+    def of(cls, storage: Storage, item_id: str, turn: int) -> Received | None:
+        """None where the output is no local disk: objects cannot grow."""
+        return cls(storage, item_id, turn) if isinstance(storage, LocalStorage) else None
+
+    async def restart(self) -> None:
+        """A call begins; what an earlier one left stays until this one brings something."""
+        self._gathered.clear()
+        self._fresh = True
+
+    async def write(self, piece: bytes) -> None:
+        """More of the reply."""
+        self._gathered += piece
+        if len(self._gathered) >= GATHER_BYTES:
+            await asyncio.to_thread(self._pour)
+
+    def keep(self) -> SavedFile | None:
+        """What was received last, flushed to disk; None where nothing was. Blocks."""
+        self._pour()
+        self._shut(flush=True)
+        try:
+            size_bytes = self._storage.size(self._path)
+            return SavedFile(
+                path=self._path, size_bytes=size_bytes, sha256=self._storage.sha256(self._path)
+            )
+        except StorageError:
+            return None
+
+    def discard(self) -> None:
+        """The reply is whole, saved and recorded. Blocks."""
+        self._gathered.clear()
+        self._shut(flush=False)
+        with suppress(StorageError, OSError):
+            place_inside(self._storage.root, self._path).unlink(missing_ok=True)
+
+    def _pour(self) -> None:
+        if not self._gathered or self._broken:
+            return
+        try:
+            if self._fresh:
+                self._shut(flush=False)
+                place = place_inside(self._storage.root, self._path)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                self._file = place.open("wb", buffering=0)
+                self._fresh = False
+            assert self._file is not None
+            self._file.write(self._gathered)
+        except (OSError, StorageError) as failed:
+            self._broken = True
+            log.warning("%s: the reply's copy cannot be written: %s", self._path, failed)
+        self._gathered.clear()
+
+    def _shut(self, *, flush: bool) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                if flush:
+                    os.fsync(self._file.fileno())
+                self._file.close()
+            self._file = None
