@@ -11,6 +11,7 @@ import os
 import stat
 from collections import deque
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from pipeline.audio.probe import looks_like_audio, probe_many
 from pipeline.errors import ConfigError, InputError
 from pipeline.jobspec import placeholders
 from pipeline.model import Source, SourceKind
+from pipeline.sound_settings import SIDE_MARKS
 from pipeline.store.claims import Claims
 from pipeline.store.ledger_rows import media_from_text
 from pipeline.tables import TABLE_ENDINGS, Ids, Table, lines_of, read_text_file, text_source
@@ -39,11 +41,13 @@ class Tally:
 
     Attributes:
         other_files: with endings that are no input here; counted, not listed.
+        left_out: files that `include` and `exclude` leave out.
         skipped_links: symbolic links, which are not followed.
         probed: recordings read and measured in this run; the others were known by size and time.
     """
 
     other_files: int = 0
+    left_out: int = 0
     skipped_links: int = 0
     probed: int = 0
 
@@ -85,12 +89,21 @@ class Discovery:
         position = 0
         # Names made from paths are apart by themselves; a table's ids and file names can be anything.
         claims = Claims() if any(map(_is_table, self.spec.inputs)) else None
-        for source in self._probed(self._everything()):
+        for source in self._sides(self._probed(self._everything())):
             position += 1
             refusal = source.refusal or (_name_taken(source, claims) if claims else "")
             yield replace(source, position=position, refusal=refusal)
         if position == 0:
             raise ConfigError(self._nothing())
+
+    def _sides(self, sources: Iterable[Source]) -> Iterator[Source]:
+        """The same; under a channel split a two-sided recording is two items."""
+        for source in sources:
+            if self.spec.channels == "split" and source.media is not None and source.media.channels == 2:
+                for mark in SIDE_MARKS:
+                    yield replace(source, item_id=self._ids.unique(source.item_id + mark))
+            else:
+                yield source
 
     def _everything(self) -> Iterator[Source | _Found]:
         roots = self._roots()
@@ -167,8 +180,14 @@ class Discovery:
         if (folder / JOB_FILE).exists():
             raise ConfigError(f"{folder}: is an output folder of audiobatch, not an input")
         root = folder.resolve()
-        has_recordings = any(looks_like_audio(path.name) for path in _walk(root, Tally()))
+        has_recordings = any(
+            looks_like_audio(path.name) and self._wanted(path.relative_to(root))
+            for path in _walk(root, Tally())
+        )
         for path in _walk(root, self.tally):
+            if not self._wanted(path.relative_to(root)):
+                self.tally.left_out += 1
+                continue
             relative = path.relative_to(root).as_posix()
             item_id = prefix + relative
             if has_recordings and looks_like_audio(path.name):
@@ -180,6 +199,16 @@ class Discovery:
                     yield self._prompt_file(path, str(root), item_id, relative)
             else:
                 self.tally.other_files += 1
+
+    def _wanted(self, relative: Path) -> bool:
+        """Whether `include` and `exclude` let a folder's file through: by its path, or its name alone."""
+        names = (relative.as_posix(), relative.name)
+
+        def matches(patterns: Iterable[str]) -> bool:
+            return any(fnmatch(name, pattern) for pattern in patterns for name in names)
+
+        include, exclude = self.spec.include, self.spec.exclude
+        return (not include or matches(include)) and not matches(exclude)
 
     def _prompt_file(self, path: Path, root: str, item_id: str, relative: str) -> Source:
         text, refusal = read_text_file(path)
@@ -233,7 +262,8 @@ class Discovery:
             yield self._without_probing(ahead.popleft())
 
     def _unchanged(self, found: _Found) -> Known | None:
-        known = self.known.get(found.item_id)
+        ids = (found.item_id, *(found.item_id + mark for mark in SIDE_MARKS))
+        known = next((self.known[one] for one in ids if one in self.known), None)
         if known is None or known[:2] != (found.size_bytes, found.mtime_ns):
             return None
         return known if known[2] or known[4] else None
@@ -257,7 +287,8 @@ class Discovery:
             if self.tally.skipped_links
             else ""
         )
-        return f"{where}: no recordings (.wav, .mp3, …) and no prompts (.txt) found{others}{links}"
+        left = f"; --include and --exclude leave {self.tally.left_out} out" if self.tally.left_out else ""
+        return f"{where}: no recordings (.wav, .mp3, …) and no prompts (.txt) found{others}{links}{left}"
 
 
 def _is_table(given: str) -> bool:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from pipeline.answers import answer_fields
 from pipeline.errors import InputError
 from pipeline.jobspec import fill, placeholders
 from pipeline.model import Item, SourceKind, Turn
+from pipeline.sound_settings import finish_settings, preparation_of, sound_settings
 
 if TYPE_CHECKING:
     from pipeline.jobspec import JobSpec, TurnSpec
@@ -42,7 +44,8 @@ def digest(value: object) -> str:
 
 def job_settings(spec: JobSpec) -> dict[str, Any]:
     """The job's settings that decide replies: compared between runs to say what changed."""
-    return {
+    fields = {"fields": fields_described(spec)} if spec.fields else {}
+    return fields | {
         "prompt": [turn.prompt for turn in spec.turn_specs()],
         "turn modalities": [list(turn.modalities or ()) for turn in spec.turn_specs()],
         "turn voices": [turn.voice for turn in spec.turn_specs()],
@@ -55,7 +58,13 @@ def job_settings(spec: JobSpec) -> dict[str, Any]:
         "temperature": spec.temperature,
         "seed": spec.seed,
         "max_completion_tokens": spec.max_completion_tokens,
+        **sound_settings(spec),
     }
+
+
+def fields_described(spec: JobSpec) -> list[dict[str, Any]]:
+    """The answer's fields, as far as they decide what is asked and what is accepted."""
+    return [field.model_dump(mode="json") for field in spec.fields]
 
 
 def build_item(source: Source, spec: JobSpec) -> Item:
@@ -75,20 +84,23 @@ def build_item(source: Source, spec: JobSpec) -> Item:
     temperature = own.temperature if own.temperature is not None else spec.temperature
     seed = own.seed if own.seed is not None else spec.seed
     longest = own.max_completion_tokens or spec.max_completion_tokens
+    preparation, finish = preparation_of(source, spec), finish_settings(spec)
     said: list[list[object]] = []
     turns: list[Turn] = []
-    for number, asked in enumerate(spec.turn_specs(), 1):
+    asked_turns = spec.turn_specs()
+    for number, asked in enumerate(asked_turns, 1):
         modalities = asked.modalities or ("text",)
         aloud = "audio" in modalities
         voice = (asked.voice or own.voice or spec.voice) if aloud else ""
         audio_format = (asked.format or own.format or spec.format) if aloud else ""
         text = turn_text(source, asked, number)
         said.append([text, sorted(modalities), voice, audio_format])
+        answer = answer_fields(spec.fields) if number == len(asked_turns) else None
         fingerprint = digest(
             {
                 "version": FINGERPRINT_VERSION,
                 "source": source.sha256,
-                "preparation": {},
+                "preparation": preparation,
                 "turns": said,
                 "system": system,
                 "read_aloud": spec.read_aloud,
@@ -99,6 +111,7 @@ def build_item(source: Source, spec: JobSpec) -> Item:
                 "temperature": temperature,
                 "seed": seed,
                 "max_tokens": longest,
+                **({"finish": finish} if aloud and finish else {}),
             }
         )
         turns.append(
@@ -109,6 +122,7 @@ def build_item(source: Source, spec: JobSpec) -> Item:
                 voice=voice,
                 format=audio_format,
                 fingerprint=fingerprint,
+                answer=answer,
             )
         )
     return Item(

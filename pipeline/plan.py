@@ -25,6 +25,7 @@ from pipeline.errors import RETRYABLE, ConfigError, ErrorType, InputError
 from pipeline.items import build_item, digest, job_settings
 from pipeline.limits.retry import MAX_UNKNOWN
 from pipeline.model import Status
+from pipeline.sound_settings import unfit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -179,7 +180,7 @@ class _Planning:
         return True
 
     def decide(self, one: Recorded) -> tuple[Decision, Item | None]:
-        if one.source.refusal:
+        if one.source.refusal or (unfit(one.source, self.spec) and not one.outcomes):
             return Decision.REFUSED, None
         try:
             item = build_item(one.source, self.spec)

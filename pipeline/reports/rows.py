@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ErrorType, InputError
 from pipeline.items import build_item
 from pipeline.model import SourceKind, Status
+from pipeline.sound_settings import unfit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -62,7 +63,7 @@ def own_columns(records: Iterable[Recorded]) -> list[str]:
 
 
 def _rows_of(one: Recorded, spec: JobSpec) -> Iterator[dict[str, Any]]:
-    refusal = one.source.refusal
+    refusal = one.source.refusal or ("" if one.outcomes else unfit(one.source, spec))
     item: Item | None = None
     if not refusal:
         try:

@@ -1,0 +1,82 @@
+"""What a job's settings mean for one input's sound: which side of it, how prepared, and how replies are finished.
+
+A fingerprint holds what is asked for here, and only that: settings left at their default are left out, so that a
+later option changes no old fingerprint.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.audio.finish import Finish
+from pipeline.audio.probe import SILENT_DBFS, is_silent
+from pipeline.model import SourceKind
+
+if TYPE_CHECKING:
+    from pipeline.audio.channels import Channels
+    from pipeline.jobspec import JobSpec
+    from pipeline.model import Source
+
+#: How the ids of a recording's two sides end, when each is an item of its own.
+SIDE_MARKS: dict[str, Channels] = {"#left": "left", "#right": "right"}
+_PREPARATION = ("channels", "trim_silence", "max_part")
+_FINISH = ("normalize", "trim_reply_silence", "fade_s")
+
+
+def side_of(source: Source, spec: JobSpec) -> Channels:
+    """Which side of a recording is sent. Under a split, a recording without two sides is sent as it is."""
+    if spec.channels != "split":
+        return spec.channels
+    return next((side for mark, side in SIDE_MARKS.items() if source.item_id.endswith(mark)), "mix")
+
+
+def preparation_of(source: Source, spec: JobSpec) -> dict[str, Any]:
+    """The preparation that is asked for, as a fingerprint holds it."""
+    if source.kind is not SourceKind.RECORDING:
+        return {}
+    return _asked(spec, _PREPARATION) | (
+        {"channels": side} if (side := side_of(source, spec)) != "mix" else {}
+    )
+
+
+def finish_of(spec: JobSpec) -> Finish:
+    """How every spoken reply of a job is finished."""
+    return Finish(
+        loudness_lufs=spec.normalize,
+        trim_silence=spec.trim_reply_silence,
+        fade_in_s=spec.fade_s,
+        fade_out_s=spec.fade_s,
+    )
+
+
+def finish_settings(spec: JobSpec) -> dict[str, Any]:
+    """The finishing that is asked for, as a fingerprint holds it; empty when none is."""
+    return _asked(spec, _FINISH)
+
+
+def sound_settings(spec: JobSpec) -> dict[str, Any]:
+    """All of them that are not at their default, to say what changed between two runs."""
+    return _asked(spec, (*_PREPARATION, *_FINISH))
+
+
+def unfit(source: Source, spec: JobSpec) -> str:
+    """Why a recording that can be read is not to be sent in this job; empty when it is.
+
+    Not part of `Source.refusal`, which is what was found out of the file and is kept from run to run.
+    """
+    media = source.media
+    if media is None:
+        return ""
+    if not spec.send_silent and is_silent(media):
+        return (
+            f"nobody speaks in it: {media.level_dbfs:.0f} dBFS, below {SILENT_DBFS:.0f} throughout; "
+            "--send-silent sends it all the same"
+        )
+    if spec.channels in {"left", "right"} and media.channels > 2:
+        return f"it has {media.channels} channels: --channels {spec.channels} means nothing for it, mix does"
+    return ""
+
+
+def _asked(spec: JobSpec, names: tuple[str, ...]) -> dict[str, Any]:
+    fields = type(spec).model_fields
+    return {name: value for name in names if (value := getattr(spec, name)) != fields[name].default}
