@@ -38,8 +38,10 @@ from pipeline.model import Status
 from pipeline.plan import make_plan, settings_key
 from pipeline.prices import price_of
 from pipeline.reports.views import Views
+from pipeline.room import check_room, give_back, reserve
 from pipeline.send import Sender
 from pipeline.stop import Stop, StopReason
+from pipeline.store.durable import translating
 from pipeline.store.homecoming import bring_home
 from pipeline.store.ledger import Ledger
 from pipeline.store.lock import FolderLock
@@ -48,7 +50,7 @@ from pipeline.store.spool import Spool
 from pipeline.store.storage import LocalStorage
 from pipeline.tally import RunSummary, Snapshot, Tally
 from pipeline.transports.auth import EntraTokens
-from pipeline.transports.chat import ChatTransport
+from pipeline.transports.choose import open_transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -101,6 +103,7 @@ class Job:
     storage: LocalStorage
     views: Views
     credential: settings.Credential | None
+    spool: Spool
     retry: Retry | None = None
     phase: str = "discovering"
     warnings: list[str] = field(default_factory=list)
@@ -132,9 +135,11 @@ class Job:
         output = _output_folder(spec)
         run_id = run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         storage = LocalStorage(output)
-        storage.probe_writable()
+        storage.refuse_file()
         async with contextlib.AsyncExitStack() as stack:
+            # First of all: who does not get the folder writes nothing into it.
             stack.enter_context(FolderLock.acquire(output, run_id))
+            storage.probe_writable()
             storage.sweep_temporary()
             ledger = Ledger.open(output / "ledger.db")
             stack.callback(ledger.close)
@@ -151,10 +156,12 @@ class Job:
                 storage=storage,
                 views=Views(storage, ledger, spec, run_id),
                 credential=credential,
+                spool=spool,
                 retry=retry,
             )
             job._warn_early(brought, lost)
-            _write_job_file(storage, spec)
+            if not storage.exists(JOB_FILE):
+                _write_job_file(storage, spec)
             ledger.begin_run(
                 run_id,
                 spec=spec.model_dump_json(),
@@ -193,8 +200,11 @@ class Job:
             "%d inputs: %d to send, %d done, %d refused, %d failed for good, %d unknown, %d held back",
             *(plan.items, plan.to_send, plan.done, plan.refused, plan.final, plan.unknown, plan.held_back),
         )
+        # Only now: settings that the plan refuses are not the folder's.
+        await asyncio.to_thread(_write_job_file, self.storage, self.spec)
         self.phase = "sending"
         if plan.to_send:
+            await asyncio.to_thread(self._make_room, plan)
             self._sender = await self._make_sender(plan)
         self._background = [
             asyncio.create_task(self._watch_stop()),
@@ -204,7 +214,17 @@ class Job:
         self.tally = self._sender.tally if self._sender else self.tally
         return plan
 
+    def _make_room(self, plan: Plan) -> None:
+        check_room(self.spec, self.output, items=plan.to_send, free_bytes=self.storage.free_bytes())
+        if trouble := reserve(self.spec, self.spool, items=plan.to_send):
+            self.warn(trouble)
+        self._stack.callback(give_back, self.spool)
+
     def _discover(self) -> None:
+        if self.retry is not None and "-" in self.spec.inputs:
+            # Standard input came once; what it brought is in the ledger.
+            self.ledger.see_all(self.run_id)
+            return
         stdin = sys.stdin.buffer if "-" in self.spec.inputs else None
         discovery = Discovery(self.spec, self.ledger.known_files(), stdin)
         batch = []
@@ -217,7 +237,8 @@ class Job:
             if self.stop.asked:
                 break
         self.ledger.put_sources(batch, self.run_id)
-        self.ledger.forget_missing_refusals(self.run_id)
+        if not self.stop.asked:
+            self.ledger.forget_missing_refusals(self.run_id)
         if discovery.tally.other_files:
             log.info("%d files with other endings were left aside", discovery.tally.other_files)
         if discovery.tally.skipped_links:
@@ -232,14 +253,8 @@ class Job:
         tokens = EntraTokens() if self.credential and self.credential.kind == "entra" else None
         transports: dict[str, Transport] = {}
         for name in names:
-            transport = ChatTransport(
-                provider="openai" if self.spec.provider == "openai" else "azure",
-                endpoint=endpoint,
-                api_version=self.spec.api_version,
-                deployment=name,
-                key=key,
-                tokens=tokens,
-                timeout_s=self.spec.timeout_s,
+            transport = open_transport(
+                self.spec, endpoint=endpoint, deployment=name, key=key, tokens=tokens
             )
             transports[name] = transport
             self._stack.push_async_callback(transport.aclose)
@@ -263,7 +278,7 @@ class Job:
             pool=pool,
             transports=transports,
             storage=self.storage,
-            spool=Spool(self.output),
+            spool=self.spool,
             stop=self.stop,
             tally=Tally(),
             unknown_before=await asyncio.to_thread(self.ledger.unknown_counts),
@@ -314,7 +329,13 @@ class Job:
             self.stop.ask(StopReason.STORAGE, trouble)
         summary = self._summary(trouble)
         log.info("ended: %s", orjson.dumps(summary.as_json()).decode())
-        self.ledger.end_run(self.run_id, orjson.dumps(summary.as_json()).decode())
+        try:
+            await asyncio.to_thread(
+                self.ledger.end_run, self.run_id, orjson.dumps(summary.as_json()).decode()
+            )
+        except StorageError as failed:
+            self.stop.ask(StopReason.STORAGE, failed.message)
+            summary = self._summary(trouble)
         return summary
 
     def _summary(self, trouble: str) -> RunSummary:
@@ -487,12 +508,20 @@ def _write_job_file(storage: LocalStorage, spec: JobSpec) -> None:
     storage.write(JOB_FILE, orjson.dumps(job, option=orjson.OPT_INDENT_2))
 
 
+class _RunLog(logging.FileHandler):
+    """A log that cannot be written is no reason to stop, nor to fill the terminal with the reasons."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        return
+
+
 @contextlib.contextmanager
 def _run_log(output: Path, run_id: str) -> Any:
     """Everything that the library and the flows log goes to `runs/<run_id>.log`. Ids and causes, no content."""
-    folder = output / "runs"
-    folder.mkdir(exist_ok=True)
-    handler = logging.FileHandler(folder / f"{run_id}.log", encoding="utf-8")
+    path = output / "runs" / f"{run_id}.log"
+    with translating(str(path)):
+        path.parent.mkdir(exist_ok=True)
+        handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("pipeline", "flows")]
     before = [(one.level, one.propagate) for one in loggers]

@@ -208,14 +208,18 @@ class LocalStorage:
         Raises:
             ConfigError: output is a file, or cannot be written; nothing was sent yet.
         """
-        if os.path.lexists(self.root) and not self.root.is_dir():
-            raise ConfigError(f"--output {self.root} is a file; name a folder, or a new one")
+        self.refuse_file()
         probe = TEMPORARY_PREFIX + "probe"
         try:
             self.write(probe, bytes(4096))
             self.delete(probe)
         except StorageError as exc:
             raise ConfigError(f"the output folder cannot be used: {exc.message}") from exc
+
+    def refuse_file(self) -> None:
+        """Raises: ConfigError: the root is a file."""
+        if os.path.lexists(self.root) and not self.root.is_dir():
+            raise ConfigError(f"--output {self.root} is a file; name a folder, or a new one")
 
     def _new_file(self, path: str) -> NewFile:
         place = place_inside(self.root, path)
