@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.answers import AnswerField, fields_given
 from pipeline.model import Check, Modality
 
 Provider = Literal["azure", "openai", "local"]
@@ -25,6 +26,7 @@ KNOWN_VOICES = (
     *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
 )
 DEFAULT_MODEL = "gpt-audio-1.5"
+DEFAULT_REALTIME_MODEL = "gpt-realtime"
 #: Loudness of spoken replies where `normalize` names none. Source: `audio/loudness.py`.
 DEFAULT_LUFS = -18.0
 DEFAULT_TRANSCRIPTION_MODEL = "gpt-4o-mini-transcribe"
@@ -114,7 +116,34 @@ class JobSpec(BaseModel):
         default="v1", description="Azure: v1, or a dated version such as 2025-01-01-preview"
     )
     deployment: str | None = Field(default=None, description="Deployment name (AZURE_OPENAI_DEPLOYMENT_NAME)")
-    model: str = Field(default=DEFAULT_MODEL, description="Model behind the deployment: prices go by it")
+    model: str = Field(
+        default=DEFAULT_MODEL,
+        description="Model behind the deployment: prices go by it; with transport realtime gpt-realtime",
+    )
+    transport: Literal["chat", "realtime"] = Field(
+        default="chat", description="chat completions over HTTP, or Realtime sessions over WebSockets"
+    )
+    stream: bool = Field(
+        default=False, description="Have chat replies streamed: long ones reach the disk as they come"
+    )
+    transcription_model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Realtime: model that writes down each recording in its session, such as whisper-1",
+    )
+    vad: Literal["none", "server_vad"] = Field(
+        default="none",
+        description="Realtime: send recordings whole, or let the service find the speech in them",
+    )
+    vad_threshold: float = Field(
+        default=0.5, ge=0, le=1, description="Realtime: how loud speech must be, 0 to 1"
+    )
+    vad_prefix_padding_ms: int = Field(
+        default=300, ge=0, le=10_000, description="Realtime: milliseconds kept before speech"
+    )
+    vad_silence_ms: int = Field(
+        default=500, ge=20, le=10_000, description="Realtime: milliseconds of silence that end speech"
+    )
     auth: Literal["key", "entra"] | None = Field(
         default=None, description="Which credential to use when both are there"
     )
@@ -246,6 +275,30 @@ class JobSpec(BaseModel):
         if value.startswith("http://") and not loopback:
             raise ValueError("plain http goes only to this machine; give an https:// address")
         return value.rstrip("/")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_of_transport(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("transport") == "realtime" and not values.get("model"):
+            return {**values, "model": DEFAULT_REALTIME_MODEL}
+        return values
+
+    @model_validator(mode="after")
+    def _fits_the_transport(self) -> Self:
+        if self.transport == "chat":
+            if self.transcription_model or self.vad != "none":
+                raise ValueError("transcription_model and vad are settings of transport realtime")
+            return self
+        if self.stream:
+            raise ValueError("stream is a setting of transport chat; realtime replies always come in pieces")
+        if self.temperature is not None or self.seed is not None:
+            raise ValueError("the Realtime API has no temperature and no seed; leave them out")
+        if self.provider == "azure" and self.api_version != "v1":
+            raise ValueError(
+                f"the Realtime API is on Azure's v1 address alone, not {self.api_version}; "
+                "set api_version to v1 (OPENAI_API_VERSION=v1)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

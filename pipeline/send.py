@@ -21,6 +21,7 @@ from pipeline.audio.convert import prepare
 from pipeline.audio.probe import probe
 from pipeline.errors import (
     AudioBatchError,
+    BadReply,
     DeploymentFatal,
     DeploymentGone,
     Disconnected,
@@ -38,6 +39,7 @@ from pipeline.model import Exchange, Outcome, PriorReply, SourceKind, Status
 from pipeline.one_turn import OneTurn
 from pipeline.plan import is_done
 from pipeline.stop import StopReason
+from pipeline.store.received import Received
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -83,6 +85,7 @@ class Sender:
     unknown_before: Mapping[tuple[str, int, str], int]
     sizes: ReplySizes = field(default_factory=ReplySizes)
     _calls: set[asyncio.Task[Reply]] = field(default_factory=set)
+    _received: dict[str, list[Received]] = field(default_factory=dict)
     _settling: set[asyncio.Future[Any]] = field(default_factory=set)
     _attempt_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _away_since_s: dict[str, float] = field(default_factory=dict)
@@ -119,6 +122,8 @@ class Sender:
             log.exception("%s: unexpected", one.source.item_id)
             self.stop.ask(StopReason.INTERNAL, f"{one.source.item_id}: {failed!r}")
             return None
+        finally:
+            await self._let_go(one.source.item_id)
         if status is not None:
             self.tally.item_ended(status)
             self._stop_at_failure_limit()
@@ -165,6 +170,13 @@ class Sender:
             history = (*history, Exchange(text=turn.text, audio=spoken, reply=_prior(outcome)))
         return Status.SUCCEEDED
 
+    async def _let_go(self, item_id: str) -> None:
+        """What was kept for an item's next turn: sessions, and copies of replies that are recorded now."""
+        for transport in self.transports.values():
+            transport.end_item(item_id)
+        for received in self._received.pop(item_id, ()):
+            await self.on_disk(received.discard)
+
     async def _input_failed(self, one: Recorded, refused: InputError) -> Status:
         """An input that was good when it was found and is not when it is to be sent: a failed row."""
         now = datetime.now(UTC)
@@ -194,7 +206,11 @@ class Sender:
 
     async def call(self, deployment: str, request: Request) -> Reply:
         """The call as a task of its own: when the run gives up on it, its end is unknown, not lost."""
-        call = asyncio.create_task(self.transports[deployment].send(request))
+        transport = self.transports[deployment]
+        received = Received.of(self.storage, request.item_id, request.turn) if transport.streams else None
+        if received is not None:
+            self._received.setdefault(request.item_id, []).append(received)
+        call = asyncio.create_task(transport.send(request, received))
         self._calls.add(call)
         try:
             await asyncio.wait({call})
@@ -203,9 +219,15 @@ class Sender:
             raise
         finally:
             self._calls.discard(call)
-        if call.cancelled():
-            raise OutcomeUnknown("the run was stopped while this call was in flight; it was perhaps billed")
-        reply = call.result()
+        try:
+            if call.cancelled():
+                words = "the run was stopped while this call was in flight; it was perhaps billed"
+                raise OutcomeUnknown(words)
+            reply = call.result()
+        except (BadReply, OutcomeUnknown) as failed:
+            if received is not None:
+                failed.raw = failed.raw or await self.on_disk(received.take)
+            raise
         self._away_since_s.pop(deployment, None)
         return reply
 

@@ -1,19 +1,17 @@
 """A reply on disk while it comes: the raw pieces, appended beside the item, in `replies/`.
 
-What a broken call, or a killed run, had received by then is there to be looked at. When the reply is whole
-and recorded, the copy is removed. It is a copy only: writing it never fails a call.
+What a broken call had received by then is kept with its outcome; what a killed run had received lies there as
+`….part`. When a reply is whole and recorded, its copy is removed. Writing the copy never fails a call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from pipeline.errors import StorageError
-from pipeline.model import SavedFile
 from pipeline.store.containment import place_inside
 from pipeline.store.names import output_path
 from pipeline.store.storage import LocalStorage
@@ -32,7 +30,7 @@ class Received:
 
     def __init__(self, storage: LocalStorage, item_id: str, turn: int) -> None:
         self._storage = storage
-        self._path = output_path(item_id, folder="replies", ending=".jsonl", turn=turn)
+        self._path = output_path(item_id, folder="replies", ending=".part", turn=turn)
         self._gathered = bytearray()
         self._file: IO[bytes] | None = None
         self._fresh = True
@@ -54,22 +52,21 @@ class Received:
         if len(self._gathered) >= GATHER_BYTES:
             await asyncio.to_thread(self._pour)
 
-    def keep(self) -> SavedFile | None:
-        """What was received last, flushed to disk; None where nothing was. Blocks."""
+    def take(self) -> bytes:
+        """What the last call that brought anything had received; the copy is gone then. Blocks."""
         self._pour()
-        self._shut(flush=True)
+        self._shut()
         try:
-            size_bytes = self._storage.size(self._path)
-            return SavedFile(
-                path=self._path, size_bytes=size_bytes, sha256=self._storage.sha256(self._path)
-            )
+            received = self._storage.read(self._path)
         except StorageError:
-            return None
+            received = b""
+        self.discard()
+        return received
 
     def discard(self) -> None:
         """The reply is whole, saved and recorded. Blocks."""
         self._gathered.clear()
-        self._shut(flush=False)
+        self._shut()
         with suppress(StorageError, OSError):
             place_inside(self._storage.root, self._path).unlink(missing_ok=True)
 
@@ -78,7 +75,7 @@ class Received:
             return
         try:
             if self._fresh:
-                self._shut(flush=False)
+                self._shut()
                 place = place_inside(self._storage.root, self._path)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 self._file = place.open("wb", buffering=0)
@@ -90,10 +87,8 @@ class Received:
             log.warning("%s: the reply's copy cannot be written: %s", self._path, failed)
         self._gathered.clear()
 
-    def _shut(self, *, flush: bool) -> None:
+    def _shut(self) -> None:
         if self._file is not None:
             with suppress(OSError):
-                if flush:
-                    os.fsync(self._file.fileno())
                 self._file.close()
             self._file = None

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import openai
 import orjson
 
+from pipeline.audio.encode import encode_reply
 from pipeline.errors import AuthenticationFailed, BadReply, ContentFiltered, OutcomeUnknown
 from pipeline.model import Reply, Usage
+from pipeline.transports.chat_stream import as_stream, read_stream
 from pipeline.transports.translate import request_id, translate
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
     from pipeline.model import AudioPart, Exchange, Request
     from pipeline.transports.auth import EntraTokens
+    from pipeline.transports.base import Sink
+    from pipeline.transports.chat_stream import StreamedReply
 
 #: After the first byte, this many seconds may pass without the body growing by `MIN_PROGRESS_BYTES`.
 PROGRESS_WINDOW_S = 60.0
@@ -54,8 +58,10 @@ class ChatTransport:
         tokens: EntraTokens | None,
         timeout_s: float,
         connections: int = 1000,
+        stream: bool = False,
     ) -> None:
         """Args: exactly one of `key` and `tokens` is given; `endpoint` None is OpenAI's own."""
+        self.streams = stream
         self._deployment = deployment
         self._tokens = tokens
         self._timeout_s = timeout_s
@@ -72,19 +78,45 @@ class ChatTransport:
     async def aclose(self) -> None:
         await self._client.close()
 
-    async def send(self, request: Request) -> Reply:
+    def end_item(self, item_id: str) -> None:
+        """Nothing is kept for an item."""
+
+    async def send(self, request: Request, sink: Sink | None = None) -> Reply:
         """One call. A token that was refused is renewed once, together with all others that wait."""
         body = await _off_loop(_size(request), body_of, request, self._deployment, time.time())
+        call = self._call_streamed if self.streams else self._call
+        if sink is not None:
+            await sink.restart()
         used = self._tokens.current if self._tokens else ""
         try:
-            return await self._call(body, request)
+            return await call(body, request, sink)
         except AuthenticationFailed:
             if self._tokens is None or not used:
                 raise
             await self._tokens.renew(used)
-            return await self._call(body, request)
+            return await call(body, request, sink)
 
-    async def _call(self, body: dict[str, Any], request: Request) -> Reply:
+    async def _call_streamed(self, body: dict[str, Any], request: Request, sink: Sink | None) -> Reply:
+        started_s = time.perf_counter()
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._client.chat.completions.with_streaming_response.create(**as_stream(body)) as response,
+            ):
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                quiet_s = min(PROGRESS_WINDOW_S, self._timeout_s)
+                streamed = await read_stream(response.iter_bytes(), sink, quiet_s=quiet_s)
+        except Exception as failed:
+            raise translate(failed) from failed
+        latency_s = time.perf_counter() - started_s
+        audio = None
+        if streamed.pcm and request.wants_audio:
+            audio = await _off_loop(
+                len(streamed.pcm), encode_reply, bytes(streamed.pcm), request.format or "wav"
+            )
+        return _streamed_reply(streamed, audio, headers, latency_s, request)
+
+    async def _call(self, body: dict[str, Any], request: Request, _sink: Sink | None) -> Reply:
         started_s = time.perf_counter()
         raw = bytearray()
         try:
@@ -270,9 +302,51 @@ def decode(raw: bytes, headers: Mapping[str, str], latency_s: float, request: Re
         model=str(body.get("model") or ""),
         request_id=identity,
         latency_s=latency_s,
-        limits={name: value for name, value in headers.items() if name.startswith(("x-ratelimit", "retry-"))},
+        limits=_limits(headers),
         raw=raw,
     )
+
+
+def _streamed_reply(
+    streamed: StreamedReply,
+    audio: bytes | None,
+    headers: Mapping[str, str],
+    latency_s: float,
+    request: Request,
+) -> Reply:
+    """What a stream brought as a Reply, judged as a body is.
+
+    Raises:
+        BadReply: an audio part without audio, or nothing at all.
+        ContentFiltered: the filter took the reply.
+    """
+    identity = request_id(headers)
+    said = streamed.text or streamed.refusal
+    if streamed.finish_reason == "content_filter" and not streamed.pcm and not said:
+        words = "the reply was taken by the content filter"
+        raise ContentFiltered(words, status=200, code="content_filter", request_id=identity)
+    if streamed.has_audio and not streamed.pcm:
+        raise BadReply("the reply's audio is empty", request_id=identity)
+    if not streamed.pcm and not said:
+        raise BadReply("the reply has neither audio nor text", request_id=identity)
+    return Reply(
+        text=said,
+        transcript=streamed.transcript,
+        audio=audio,
+        audio_format=request.format or "wav",
+        audio_id=streamed.audio_id,
+        audio_expires_at=streamed.audio_expires_at,
+        finish_reason=streamed.finish_reason,
+        usage=_usage(streamed.usage),
+        model=streamed.model,
+        request_id=identity,
+        latency_s=latency_s,
+        limits=_limits(headers),
+    )
+
+
+def _limits(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.startswith(("x-ratelimit", "retry-"))}
 
 
 def _usage(found: Any) -> Usage | None:

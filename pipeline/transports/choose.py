@@ -1,0 +1,49 @@
+"""The transport that a job asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.transports.chat import ChatTransport
+from pipeline.transports.realtime_words import Hearing
+
+if TYPE_CHECKING:
+    from pipeline.jobspec import JobSpec
+    from pipeline.transports.auth import EntraTokens
+    from pipeline.transports.base import Transport
+
+
+def open_transport(
+    spec: JobSpec, *, endpoint: str | None, deployment: str, key: str | None, tokens: EntraTokens | None
+) -> Transport:
+    """To one deployment; connections are made when they are needed."""
+    provider: Literal["azure", "openai"] = "openai" if spec.provider == "openai" else "azure"
+    if spec.transport == "realtime":
+        from pipeline.transports.realtime import RealtimeTransport
+
+        return RealtimeTransport(
+            provider=provider,
+            endpoint=endpoint,
+            deployment=deployment,
+            key=key,
+            tokens=tokens,
+            timeout_s=spec.timeout_s,
+            hearing=Hearing(
+                transcription_model=spec.transcription_model,
+                voice_detection=spec.vad == "server_vad",
+                threshold=spec.vad_threshold,
+                prefix_padding_ms=spec.vad_prefix_padding_ms,
+                silence_ms=spec.vad_silence_ms,
+            ),
+            max_sessions=spec.max_concurrency,
+        )
+    return ChatTransport(
+        provider=provider,
+        endpoint=endpoint,
+        api_version=spec.api_version,
+        deployment=deployment,
+        key=key,
+        tokens=tokens,
+        timeout_s=spec.timeout_s,
+        stream=spec.stream,
+    )

@@ -1,0 +1,295 @@
+"""The Realtime API: an item's turns in one session, over a WebSocket of the SDK's.
+
+    turn 1   open a session, tell its settings, the user's words and recording, ask, listen
+    turn 2…  the same session: only the new words; it has heard the others
+    …        a session that is gone, too old, or of another voice: a new one, the earlier turns told again,
+             recordings as they were and replies by their words; a recorded turn is never bought again
+
+`turn.py` knows the protocol; here are the socket, the clock and the watchdog. Nothing waits without an end: the
+whole turn has a deadline, and so has each silence of the service. Reconnecting is left off: only the caller
+knows what a second try may cost.
+
+Source: learn.microsoft.com, "Use the GPT Realtime API via WebSockets" (v1 address, `api-key` header or bearer,
+30 minutes a session); developers.openai.com/api/docs/guides/realtime-conversations (60 minutes). 2026-11-20.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import openai
+import orjson
+from websockets.exceptions import ConnectionClosed
+
+from pipeline.audio.encode import encode_reply
+from pipeline.audio.samples import BYTES_A_SECOND, pcm_of
+from pipeline.errors import AudioBatchError, AuthenticationFailed, OutcomeUnknown, Unavailable
+from pipeline.model import Reply, Usage
+from pipeline.transports.realtime_errors import closed_words, not_opened
+from pipeline.transports.realtime_words import Hearing, Utterance, ask_of, session_of, stages_of
+from pipeline.transports.sessions import Session, Sessions
+from pipeline.transports.turn import RealtimeTurn, State, TurnReply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.model import AudioPart, Request
+    from pipeline.transports.auth import EntraTokens
+    from pipeline.transports.base import Sink
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 20.0
+#: So long may the service say nothing while something is due; pings do not count.
+QUIET_S = 60.0
+#: After the reply is whole, so long is waited for the input's transcript.
+TRANSCRIPT_WAIT_S = 15.0
+#: Sessions whose age the service does not tell.
+LIFE_S = {"azure": 30 * 60.0, "openai": 60 * 60.0}
+
+
+class RealtimeTransport:
+    """One deployment's sessions."""
+
+    name = "realtime"
+    streams = True
+
+    def __init__(
+        self,
+        *,
+        provider: Literal["azure", "openai"],
+        endpoint: str | None,
+        deployment: str,
+        key: str | None,
+        tokens: EntraTokens | None,
+        timeout_s: float,
+        hearing: Hearing | None = None,
+        max_sessions: int = 16,
+        quiet_s: float = QUIET_S,
+    ) -> None:
+        """Args: exactly one of `key` and `tokens` is given; `endpoint` None is OpenAI's own."""
+        self._provider = provider
+        self._deployment = deployment
+        self._tokens = tokens
+        self._timeout_s = timeout_s
+        self._quiet_s = min(quiet_s, timeout_s)
+        self._hearing = hearing or Hearing()
+        self.sessions = Sessions(max_sessions)
+        address = f"{endpoint}/openai/v1" if provider == "azure" else endpoint
+        self._client = openai.AsyncOpenAI(api_key=tokens or key or "", base_url=address, max_retries=0)
+        # On Azure a key is no bearer for sockets; the header is what its own clients send.
+        self._headers = {"api-key": key} if provider == "azure" and key else {}
+
+    def end_item(self, item_id: str) -> None:
+        """Close the session that was kept for its next turn."""
+        session = self.sessions.take(item_id)
+        if session is not None:
+            self.sessions.close(session)
+
+    async def aclose(self) -> None:
+        await self.sessions.aclose()
+        await self._client.close()
+
+    async def send(self, request: Request, sink: Sink | None = None) -> Reply:
+        """One turn; see `Transport.send`. A token that was refused is renewed once."""
+        started_s = time.perf_counter()
+        if sink is not None:
+            await sink.restart()
+        spoken = await asyncio.to_thread(_spoken, request.audio)
+        kept = self.sessions.take(request.item_id)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                found = await self._in_kept(kept, request, spoken, sink) if kept else None
+                session, reply = found or await self._in_new(request, spoken, sink)
+        except TimeoutError as late:
+            raise OutcomeUnknown(f"no whole reply within {self._timeout_s:.0f} s", timed_out=True) from late
+        self.sessions.keep(session)
+        return await asyncio.to_thread(
+            _reply_of, request, reply, session.model, time.perf_counter() - started_s
+        )
+
+    async def _in_kept(
+        self, session: Session, request: Request, spoken: bytes, sink: Sink | None
+    ) -> tuple[Session, TurnReply] | None:
+        """In the session that heard the earlier turns; None where it is gone, and nothing was asked of it."""
+        if not session.serves(request, for_s=min(self._timeout_s, 600.0)):
+            self.sessions.close(session)
+            return None
+        turn = self._turn(session, request, [Utterance(text=request.text, pcm=spoken)], new=False)
+        try:
+            return session, await self._listen(session, turn, request, sink)
+        except Unavailable as gone:
+            if not turn.safe_to_repeat:
+                raise
+            log.info("%s: its session is gone (%s); told again in a new one", request.item_id, gone)
+            return None
+
+    async def _in_new(self, request: Request, spoken: bytes, sink: Sink | None) -> tuple[Session, TurnReply]:
+        used = self._tokens.current if self._tokens else ""
+        try:
+            session = await self._open(request.item_id)
+        except AuthenticationFailed:
+            if self._tokens is None or not used:
+                raise
+            await self._tokens.renew(used)
+            session = await self._open(request.item_id)
+        told = []
+        for earlier in request.history:
+            sound = await asyncio.to_thread(_spoken, earlier.audio)
+            told += [Utterance(text=earlier.text, pcm=sound), Utterance(text=earlier.reply.text, reply=True)]
+        session.turns = len(request.history)
+        utterances = [*told, Utterance(text=request.text, pcm=spoken)]
+        turn = self._turn(session, request, utterances, new=True)
+        return session, await self._listen(session, turn, request, sink)
+
+    async def _open(self, item_id: str) -> Session:
+        """A connection whose upgrade was accepted."""
+        await self.sessions.reserve()
+        manager = self._client.realtime.connect(model=self._deployment, extra_headers=self._headers)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                connection = await manager.enter()
+        except BaseException as failed:
+            await asyncio.shield(self.sessions.release())
+            if isinstance(failed, Exception):
+                raise not_opened(failed) from failed
+            raise
+        life_s = LIFE_S[self._provider]
+        return Session(item_id=item_id, connection=connection, ends_at_s=time.time() + life_s)
+
+    def _turn(
+        self, session: Session, request: Request, utterances: list[Utterance], *, new: bool
+    ) -> RealtimeTurn:
+        settings = session_of(request, self._hearing)
+        changed = settings if settings != session.settings else None
+        session.settings = settings
+        return RealtimeTurn(
+            stages_of(utterances, self._hearing, session=changed),
+            ask_of(request),
+            wants_audio=request.wants_audio,
+            transcript_due=request.audio is not None and self._hearing.transcription_model is not None,
+            new_session=new,
+        )
+
+    async def _listen(
+        self, session: Session, turn: RealtimeTurn, request: Request, sink: Sink | None
+    ) -> TurnReply:
+        """Speak and listen until the turn is done; a session in which it failed is closed."""
+        whole = False
+        try:
+            await self._send(session, turn, turn.start())
+            while turn.state is not State.DONE:
+                event = await self._next(session, turn, sink)
+                if event is not None:
+                    self._note(session, event)
+                    await self._send(session, turn, turn.receive(event))
+            whole = True
+        except AudioBatchError as failed:
+            log.info("%s: turn failed while %s: %s", request.item_id, turn.state, failed)
+            raise
+        finally:
+            if not whole:
+                self.sessions.close(session)
+        session.turns += 1
+        return turn.reply
+
+    async def _send(self, session: Session, turn: RealtimeTurn, events: Any) -> None:
+        try:
+            for event in events:
+                async with asyncio.timeout(self._quiet_s):
+                    await session.connection.send_raw(orjson.dumps(event).decode())
+        except ConnectionClosed as closed:
+            turn.ended(closed_words(closed))
+        except TimeoutError:
+            turn.ended(f"the service took nothing for {self._quiet_s:.0f} s", timed_out=True)
+
+    async def _next(self, session: Session, turn: RealtimeTurn, sink: Sink | None) -> dict[str, Any] | None:
+        """The next event; None where the session ended and the turn can do without."""
+        courtesy = turn.state is State.TRANSCRIBING
+        wait_s = min(TRANSCRIPT_WAIT_S, self._quiet_s) if courtesy else self._quiet_s
+        try:
+            async with asyncio.timeout(wait_s):
+                frame = await session.connection.recv_bytes()
+        except ConnectionClosed as closed:
+            turn.ended(closed_words(closed))
+            return None
+        except TimeoutError:
+            turn.ended(f"the service said nothing for {wait_s:.0f} s", timed_out=True)
+            return None
+        if sink is not None and not turn.safe_to_repeat:
+            await sink.write(frame + b"\n")
+        try:
+            event: Any = orjson.loads(frame)
+        except orjson.JSONDecodeError:
+            event = None
+        if not isinstance(event, dict):
+            turn.not_an_event(repr(frame[:80]))
+            return None
+        return event
+
+    @staticmethod
+    def _note(session: Session, event: Mapping[str, Any]) -> None:
+        """What `session.created` says of the session: its model, and when it will end."""
+        found = event.get("session")
+        if event.get("type") != "session.created" or not isinstance(found, dict):
+            return
+        session.model = str(found.get("model") or "")
+        ends_at = found.get("expires_at")
+        if isinstance(ends_at, int | float) and ends_at > 0:
+            session.ends_at_s = float(ends_at)
+
+
+def _spoken(audio: AudioPart | None) -> bytes:
+    return pcm_of(audio.data) if audio is not None else b""
+
+
+def _reply_of(request: Request, found: TurnReply, model: str, latency_s: float) -> Reply:
+    response = found.response
+    wanted = request.format or "wav"
+    audio = encode_reply(bytes(found.pcm), wanted) if request.wants_audio and found.pcm else None
+    log.debug("%s: %.1f s of audio", request.item_id, len(found.pcm) / BYTES_A_SECOND)
+    return Reply(
+        text=found.text if audio is None else "",
+        transcript=found.transcript,
+        audio=audio,
+        audio_format=wanted,
+        audio_id=None,
+        audio_expires_at=None,
+        finish_reason=found.finish_reason,
+        usage=_usage(response.get("usage")),
+        model=model,
+        request_id=str(response.get("id") or "") or None,
+        latency_s=latency_s,
+        input_transcript=found.input_transcript,
+        limits=_as_headers(found.limits),
+    )
+
+
+def _usage(found: Any) -> Usage | None:
+    """Token counts of `response.done`; where details are missing everything counts as text."""
+    if not isinstance(found, dict):
+        return None
+    into = found.get("input_token_details") or {}
+    out = found.get("output_token_details") or {}
+    audio_in, audio_out = into.get("audio_tokens") or 0, out.get("audio_tokens") or 0
+    return Usage(
+        input_text_tokens=max(0, (found.get("input_tokens") or 0) - audio_in),
+        input_audio_tokens=audio_in,
+        cached_tokens=into.get("cached_tokens") or 0,
+        output_text_tokens=max(0, (found.get("output_tokens") or 0) - audio_out),
+        output_audio_tokens=audio_out,
+    )
+
+
+def _as_headers(limits: list[Any]) -> dict[str, str]:
+    """`rate_limits.updated` under the names that HTTP uses for the same."""
+    headers: dict[str, str] = {}
+    for limit in limits:
+        if isinstance(limit, dict) and limit.get("name") in {"requests", "tokens"}:
+            for ours, theirs in (("limit", "limit"), ("remaining", "remaining"), ("reset", "reset_seconds")):
+                if limit.get(theirs) is not None:
+                    headers[f"x-ratelimit-{ours}-{limit['name']}"] = str(limit[theirs])
+    return headers
