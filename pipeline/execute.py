@@ -35,11 +35,12 @@ from pipeline.limits.limiter import Limiter
 from pipeline.limits.pool import Deployment, Pool
 from pipeline.local import local_service
 from pipeline.model import Status
-from pipeline.plan import make_plan, settings_key
+from pipeline.plan import make_plan, rules_of, settings_key
 from pipeline.prices import price_of
 from pipeline.reports.views import Views
 from pipeline.room import check_room, give_back, reserve
 from pipeline.send import Sender
+from pipeline.sound_settings import finish_of
 from pipeline.stop import Stop, StopReason
 from pipeline.store.durable import translating
 from pipeline.store.homecoming import bring_home
@@ -228,8 +229,12 @@ class Job:
         stdin = sys.stdin.buffer if "-" in self.spec.inputs else None
         discovery = Discovery(self.spec, self.ledger.known_files(), stdin)
         batch = []
+        noted = 0
         for source in discovery.sources():
             batch.append(source)
+            if source.media is not None and source.media.notes:
+                noted += 1
+                log.info("%s: %s", source.item_id, "; ".join(source.media.notes))
             self.found += 1
             if len(batch) >= 500:
                 self.ledger.put_sources(batch, self.run_id)
@@ -239,6 +244,12 @@ class Job:
         self.ledger.put_sources(batch, self.run_id)
         if not self.stop.asked:
             self.ledger.forget_missing_refusals(self.run_id)
+        if noted:
+            self.warn(
+                f"{noted} recordings are not what they seem (such as a wrong ending); the run's log says how"
+            )
+        if discovery.tally.left_out:
+            log.info("%d files were left out by --include and --exclude", discovery.tally.left_out)
         if discovery.tally.other_files:
             log.info("%d files with other endings were left aside", discovery.tally.other_files)
         if discovery.tally.skipped_links:
@@ -253,9 +264,7 @@ class Job:
         tokens = EntraTokens() if self.credential and self.credential.kind == "entra" else None
         transports: dict[str, Transport] = {}
         for name in names:
-            transport = open_transport(
-                self.spec, endpoint=endpoint, deployment=name, key=key, tokens=tokens
-            )
+            transport = open_transport(self.spec, endpoint=endpoint, deployment=name, key=key, tokens=tokens)
             transports[name] = transport
             self._stack.push_async_callback(transport.aclose)
         pool = Pool(
@@ -282,6 +291,8 @@ class Job:
             stop=self.stop,
             tally=Tally(),
             unknown_before=await asyncio.to_thread(self.ledger.unknown_counts),
+            rules=rules_of(self.spec, self.retry),
+            finish=finish_of(self.spec),
         )
         self._stack.push_async_callback(sender.aclose)
         return sender

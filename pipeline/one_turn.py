@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from pipeline.audio.finish import asked_format
 from pipeline.errors import (
     RETRYABLE,
     AudioBatchError,
@@ -140,7 +141,7 @@ class OneTurn:
             audio=self.sound,
             modalities=turn.modalities,
             voice=turn.voice,
-            format=turn.format,
+            format=asked_format(turn.format, self.sender.finish),
             temperature=item.temperature,
             seed=item.seed,
             max_completion_tokens=item.max_completion_tokens,

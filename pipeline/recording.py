@@ -49,7 +49,7 @@ async def record_reply(
         StorageError: the output cannot be written; the reply is in the spool.
     """
     try:
-        saved = await sender.on_disk(save, sender.storage, item, turn, reply, replaced)
+        saved = await sender.on_disk(save, sender.storage, item, turn, reply, replaced, sender.finish)
     except NotSaved as failed:
         made = failed.made
         outcome = replace(outcome, audio_duration_s=made.audio_duration_s, checks=made.checks)

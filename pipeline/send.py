@@ -37,13 +37,15 @@ from pipeline.limits.pool import NoDeployment, Stopping
 from pipeline.limits.retry import LONGEST_WAIT_S, Tries
 from pipeline.model import Exchange, Outcome, PriorReply, SourceKind, Status
 from pipeline.one_turn import OneTurn
-from pipeline.plan import is_done
+from pipeline.redo import Rules
 from pipeline.stop import StopReason
+from pipeline.store.artifacts import AS_IT_CAME
 from pipeline.store.received import Received
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from pipeline.audio.finish import Finish
     from pipeline.jobspec import JobSpec
     from pipeline.limits.pool import Deployment, Pool
     from pipeline.model import AudioPart, Reply, Request, Source
@@ -70,6 +72,8 @@ class Sender:
 
     Attributes:
         unknown_before: calls of earlier runs with an unknown end, by item, turn and fingerprint.
+        finish: what is done to each spoken reply before it is saved.
+        rules: which results a reviewer's marks let stand.
     """
 
     spec: JobSpec
@@ -83,6 +87,8 @@ class Sender:
     stop: Stop
     tally: Tally
     unknown_before: Mapping[tuple[str, int, str], int]
+    finish: Finish = AS_IT_CAME
+    rules: Rules = field(default_factory=Rules)
     sizes: ReplySizes = field(default_factory=ReplySizes)
     _calls: set[asyncio.Task[Reply]] = field(default_factory=set)
     _received: dict[str, list[Received]] = field(default_factory=dict)
@@ -145,9 +151,10 @@ class Sender:
         for turn in item.turns:
             spoken = sound if turn.number == 1 else None
             outcome = one.outcomes.get(turn.number)
-            if outcome is None or not is_done(outcome, turn, one.kept_as.get(turn.number)):
+            if not self.rules.stands(one, turn):
                 if self.stop.asked:
                     return None
+                turn = self.rules.asked(one, turn)  # noqa: PLW2901 - the same turn, as this run asks it
                 key = (item.item_id, turn.number, turn.fingerprint)
                 tries = Tries(
                     retry_unknown=self.spec.on_unknown == "retry",
@@ -164,6 +171,8 @@ class Sender:
                     tries=tries,
                 ).run()
                 self.tally.turn_ended(outcome, input_audio_s=spoken.duration_s if spoken else 0.0)
+            if outcome is None:  # not wanted, so nothing can follow it
+                return Status.SUCCEEDED
             if outcome.status is not Status.SUCCEEDED:
                 return outcome.status
             bound = bound or (outcome.deployment if outcome.audio_id else None)

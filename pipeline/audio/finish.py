@@ -34,6 +34,18 @@ class Finish:
         return bool(self.loudness_lufs is not None or self.trim_silence or self.fade_in_s or self.fade_out_s)
 
 
+#: What the service encodes by itself. Source: OpenAI API reference, chat completions, `audio.format` (2026-11).
+SERVICE_FORMATS = frozenset({"wav", "pcm16", "mp3", "flac", "opus", "aac"})
+
+
+def asked_format(format: str, how: Finish) -> str:  # noqa: A002 - the service's own word
+    """The format to ask the service for: the job's own, but a WAV where samples are worked on or encoded here.
+
+    An mp3 that is decoded, changed and encoded again would lose twice.
+    """
+    return "wav" if how.changes_samples or (format and format not in SERVICE_FORMATS) else format
+
+
 def finish_reply(wav: bytes, format: str, how: Finish) -> bytes:  # noqa: A002 - the service's own word
     """A reply trimmed, brought to its loudness, faded and encoded: in this order, so that silence does not count
     as quiet speech, and fades stand at the edges that are heard.

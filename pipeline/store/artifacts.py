@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.audio.checks import check_reply
+from pipeline.audio.finish import Finish, finish_reply
 from pipeline.audio.measure import measure
 from pipeline.audio.wav import pcm_to_wav, repair_header
 from pipeline.errors import AudioBatchError, BadReply, StorageError
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 #: The service's pcm16 is 24 kHz, one channel. Source: OpenAI API reference, `audio.format` (2026-11).
 PCM16_RATE_HZ = 24_000
+AS_IT_CAME = Finish()
 Files = list[tuple[str, bytes]]
 
 
@@ -56,8 +58,8 @@ class Saved:
     transcript: SavedFile | None
 
 
-def make(item: Item, turn: Turn, reply: Reply) -> Made:
-    """Decide a reply's files and check it.
+def make(item: Item, turn: Turn, reply: Reply, finish: Finish = AS_IT_CAME) -> Made:
+    """Decide a reply's files and check it: as it came, since a fade would hide that it breaks off.
 
     Raises:
         BadReply: its audio cannot be decoded or holds no samples.
@@ -66,15 +68,22 @@ def make(item: Item, turn: Turn, reply: Reply) -> Made:
     files: Files = []
     audio_path = transcript_path = None
     clip: Clip | None = None
+    duration_s: float | None = None
     if turn.wants_audio and reply.audio is not None:
-        sound, clip = _playable(reply, turn.format)
+        sound, clip = _playable(reply, reply.audio_format)
+        duration_s = clip.duration_s
+        bare = reply.audio
+        if finish.changes_samples or reply.audio_format != turn.format:
+            finished = finish_reply(sound, turn.format, finish)
+            sound, bare = (pcm_to_wav(finished), finished) if turn.format == "pcm16" else (finished, b"")
+            duration_s = measure(sound, turn.format).duration_s
         ending = ".wav" if turn.format == "pcm16" else f".{turn.format}"
         audio_path = output_path(
             item.item_id, folder="audio", ending=ending, turn=turn.number, filename=filename
         )
         files.append((audio_path, sound))
         if turn.format == "pcm16":
-            files.append((bare_samples_path(audio_path), reply.audio))
+            files.append((bare_samples_path(audio_path), bare))
     words = reply.words
     if words:
         transcript_path = output_path(
@@ -93,7 +102,7 @@ def make(item: Item, turn: Turn, reply: Reply) -> Made:
         files=files,
         audio_path=audio_path,
         transcript_path=transcript_path,
-        audio_duration_s=clip.duration_s if clip else None,
+        audio_duration_s=duration_s,
         checks=checks,
     )
 
@@ -115,7 +124,14 @@ def _playable(reply: Reply, audio_format: str) -> tuple[bytes, Clip]:
         ) from failed
 
 
-def save(storage: Storage, item: Item, turn: Turn, reply: Reply, replaced: Outcome | None) -> Saved:
+def save(  # noqa: PLR0917 - called in a thread, by position
+    storage: Storage,
+    item: Item,
+    turn: Turn,
+    reply: Reply,
+    replaced: Outcome | None,
+    finish: Finish = AS_IT_CAME,
+) -> Saved:
     """Write a reply's files; each is whole and on disk when this returns.
 
     Args:
@@ -124,13 +140,14 @@ def save(storage: Storage, item: Item, turn: Turn, reply: Reply, replaced: Outco
         turn: of that item.
         reply: as decoded.
         replaced: an earlier success in whose place this one comes; its files are set aside first.
+        finish: what is done to its sound.
 
     Raises:
         BadReply: the audio is unusable.
         NotSaved: the output cannot be written; carries the files.
     """
     try:
-        made = make(item, turn, reply)
+        made = make(item, turn, reply, finish)
     except AudioBatchError:
         raise
     except Exception as failed:

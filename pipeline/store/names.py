@@ -29,11 +29,12 @@ Folder = Literal["audio", "transcripts", "replies"]
 
 #: Endings of the files that are written here. No folder ends in one, so no file is where a folder must be.
 OUTPUT_ENDINGS: Final = frozenset(
-    {".wav", ".mp3", ".flac", ".opus", ".aac", ".pcm", ".pcm16", ".txt", ".json", ".html", ".bin"}
+    {".wav", ".mp3", ".flac", ".opus", ".aac", ".m4a", ".ogg", ".pcm", ".pcm16"}
+    | {".txt", ".srt", ".vtt", ".json", ".html", ".bin"}
 )
 #: Endings that inputs come with: `a.m4a` and `a.m4a.wav` would both be written to `a.m4a.wav`.
 _INPUT_ENDINGS: Final = OUTPUT_ENDINGS | frozenset(
-    {".m4a", ".m4b", ".mp4", ".mov", ".mkv", ".webm", ".ogg", ".oga", ".wma", ".amr", ".aif", ".aiff", ".au"}
+    {".m4b", ".mp4", ".mov", ".mkv", ".webm", ".oga", ".wma", ".amr", ".aif", ".aiff", ".au"}
     | {".3gp", ".caf", ".gsm", ".ulaw", ".alaw", ".raw", ".csv", ".xlsx", ".jsonl", ".md"}
 )
 
