@@ -25,6 +25,8 @@ _FLAGS = {
     "fade_s": ("--fade",),
     "drain_timeout_s": ("--drain-timeout",),
 }
+#: What flags take that are several words in one.
+_LISTS = {"modalities": "text|text,audio", "reports": "xlsx,html,jsonl,parquet", "fields": "FILE"}
 #: Flags whose value may be left out, with what they then mean.
 _BARE: dict[str, Any] = {"normalize": DEFAULT_LUFS, "verify_speech": DEFAULT_TRANSCRIPTION_MODEL}
 
@@ -44,7 +46,7 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
             name,
             default=None,
             help=_help(name),
-            **_kind(field.annotation, field.metadata),
+            **_kind(name, field.annotation, field.metadata),
             **({"is_flag": False, "flag_value": _BARE[name]} if name in _BARE else {}),
         )(command)
     command = click.option(
@@ -78,7 +80,7 @@ def _help(name: str) -> str:
     return f"{text}. [default: {shown}]"
 
 
-def _kind(annotation: Any, metadata: list[Any]) -> dict[str, Any]:
+def _kind(name: str, annotation: Any, metadata: list[Any]) -> dict[str, Any]:
     """The words of click for a field's type."""
     options = [one for one in typing.get_args(annotation) if one is not types.NoneType]
     if annotation is bool:
@@ -86,11 +88,11 @@ def _kind(annotation: Any, metadata: list[Any]) -> dict[str, Any]:
     if typing.get_origin(annotation) is Literal:
         return {"type": click.Choice(typing.get_args(annotation))}
     if typing.get_origin(annotation) in {typing.Union, types.UnionType} and len(options) == 1:
-        return _kind(options[0], metadata)
+        return _kind(name, options[0], metadata)
     if annotation is int or annotation is float:
         return {"type": annotation, "metavar": "N"}
     if typing.get_origin(annotation) is tuple:
         if typing.get_args(annotation)[0] is str:
             return {"multiple": True, "metavar": "TEXT"}
-        return {"metavar": "text|text,audio"}
+        return {"metavar": _LISTS[name]}
     return {"metavar": "TEXT"}

@@ -18,15 +18,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     create_model,
     field_validator,
@@ -34,9 +37,6 @@ from pydantic import (
 )
 
 from pipeline.errors import BadReply, ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 #: The manifest's columns for parsed answers begin with this.
 REPLY_PREFIX = "reply."
@@ -153,6 +153,29 @@ class AnswerFields:
             raise AnswerInvalid(problems[:_LONGEST_SHOWN]) from None
         return {f"{REPLY_PREFIX}{name}": value for name, value in valid.model_dump(by_alias=True).items()}
 
+    def readable(self, text: str) -> dict[str, object]:
+        """As `parse`, but of an answer that was asked for otherwise: the values that fit, whatever the rest."""
+        try:
+            return self.parse(text)
+        except AnswerInvalid:
+            pass
+        try:
+            answer = _object_in(text)
+        except AnswerInvalid:
+            return {}
+        found: dict[str, object] = {}
+        for field in self.fields:
+            with suppress(ValidationError):
+                if field.name in answer:
+                    found[f"{REPLY_PREFIX}{field.name}"] = self._kinds[field.name].validate_python(
+                        answer[field.name]
+                    )
+        return found
+
+    @cached_property
+    def _kinds(self) -> dict[str, TypeAdapter[Any]]:
+        return {field.name: TypeAdapter(field.annotation()) for field in self.fields}
+
     @cached_property
     def _model(self) -> type[BaseModel]:
         definitions: dict[str, Any] = {
@@ -163,6 +186,23 @@ class AnswerFields:
             for place, field in enumerate(self.fields)
         }
         return create_model("Answer", __config__=ConfigDict(extra="forbid"), **definitions)
+
+
+@lru_cache(maxsize=8)
+def answer_fields(fields: tuple[AnswerField, ...]) -> AnswerFields | None:
+    """The fields of a job as one object, made once; None for a job without any."""
+    return AnswerFields(fields=fields) if fields else None
+
+
+def fields_given(value: object) -> object:
+    """What a job may say for its fields: the path of a `fields.json`, or the fields themselves.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    if not isinstance(value, (str, Path)):
+        return value
+    return read_fields(Path(value)).fields if str(value) else ()
 
 
 def read_fields(path: Path) -> AnswerFields:

@@ -112,6 +112,7 @@ def build_item(source: Source, spec: JobSpec) -> Item:
                 "seed": seed,
                 "max_tokens": longest,
                 **({"finish": finish} if aloud and finish else {}),
+                **({"fields": fields_described(spec)} if answer else {}),
             }
         )
         turns.append(

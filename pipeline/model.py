@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
+    from pipeline.answers import AnswerFields
     from pipeline.errors import ErrorType
 
 Modality = Literal["text", "audio"]
@@ -131,6 +132,9 @@ class Turn:
         number: 1 for the first.
         text: what the user says in text; empty when the recording stands alone.
         fingerprint: SHA-256 over all that decides the reply, the earlier turns included.
+        answer: the fields that the reply's text is to hold as JSON.
+        note: what a reviewer wants otherwise, in a redo that a note steers.
+        kept_as: the fingerprint that this turn has without its note; empty where there is none.
     """
 
     number: int
@@ -139,6 +143,9 @@ class Turn:
     voice: str
     format: str
     fingerprint: str
+    answer: AnswerFields | None = None
+    note: str = ""
+    kept_as: str = ""
 
     @property
     def wants_audio(self) -> bool:
@@ -278,8 +285,21 @@ class SavedFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """A reviewer's mark on what is recorded of a turn now: `ok`, `redo`, `reject`, or a note alone."""
+
+    review: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one turn of one item; final once recorded."""
+    """What became of one turn of one item; final once recorded.
+
+    Attributes:
+        kept_as: another fingerprint that it counts for: the one asked for today where `--keep` accepted it, the
+            one without the note where a note steered it.
+    """
 
     item_id: str
     turn: int
@@ -319,3 +339,4 @@ class Outcome:
     word_error_rate: float | None = None
     input_sha256: str = ""
     settings_key: str = ""
+    kept_as: str = ""

@@ -29,6 +29,8 @@ from pipeline.limits.retry import AskAgain, Tries, retrying
 from pipeline.model import Outcome, Request, Status
 from pipeline.prices import cost_usd
 from pipeline.recording import record_failure, record_reply
+from pipeline.redo import system_of, text_of
+from pipeline.repair import Repair, ask_again, check_answer
 from pipeline.store.ledger import Attempt, AttemptEnd
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class OneTurn:
         calls: how many were made for it in this run.
         open_end: why the last call's end is not known, if it is not.
         paid_usd: what the last call cost, where that is known.
+        repair: an answer that did not hold the fields asked for, while it is asked to be put right.
         spare: a reply in text alone, kept while the sound that was asked for is asked for once more.
     """
 
@@ -71,6 +74,7 @@ class OneTurn:
     paid_usd: Decimal | None = None
     without_audio_ids: bool = False
     spare: tuple[Reply, Attempt] | None = None
+    repair: Repair | None = None
 
     async def run(self) -> Outcome:
         """Call until there is an outcome.
@@ -115,6 +119,7 @@ class OneTurn:
                 self.paid_usd = cost_usd(self.item.model, reply.usage)
                 sender.tally.paid(reply.usage, self.paid_usd)
                 self._ask_for_sound_again(reply, attempt)
+                self._ask_for_answer_again(reply)
                 return await sender.settle(self._keep(reply, attempt))
             except StorageError:
                 raise
@@ -132,12 +137,12 @@ class OneTurn:
         if self.without_audio_ids:
             history = tuple(replace(one, reply=replace(one.reply, audio_id=None)) for one in history)
         item, turn = self.item, self.turn
-        return Request(
+        request = Request(
             item_id=item.item_id,
             turn=turn.number,
-            system=item.system,
+            system=system_of(item.system, turn),
             history=history,
-            text=turn.text,
+            text=text_of(turn),
             audio=self.sound,
             modalities=turn.modalities,
             voice=turn.voice,
@@ -146,6 +151,7 @@ class OneTurn:
             seed=item.seed,
             max_completion_tokens=item.max_completion_tokens,
         )
+        return self.repair.request(request, turn) if self.repair else request
 
     def _attempt(self, deployment: str) -> Attempt:
         self.calls += 1
@@ -222,6 +228,13 @@ class OneTurn:
             self.spare = (reply, attempt)
             raise AskAgain("the reply came without the audio asked for", request_id=reply.request_id)
 
+    def _ask_for_answer_again(self, reply: Reply) -> None:
+        """Raises: AskAgain: once, where the answer does not hold the fields; AnswerInvalid: after that."""
+        repair = check_answer(self.turn, reply, self.repair, self.paid_usd)
+        if repair is not None:
+            self.repair = repair
+            raise ask_again(repair, reply)
+
     async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
         """Files, then the outcome; both before the call's place is given to another."""
         cost = cost_usd(self.item.model, reply.usage)
@@ -231,8 +244,8 @@ class OneTurn:
             transcript=reply.words,
             input_transcript=reply.input_transcript,
             latency_s=reply.latency_s,
-            usage=reply.usage,
-            cost_usd=cost,
+            usage=self.repair.added_usage(reply.usage) if self.repair else reply.usage,
+            cost_usd=self.repair.added_cost(cost) if self.repair else cost,
             finish_reason=reply.finish_reason,
             request_id=reply.request_id or "",
             audio_id=reply.audio_id,
@@ -297,4 +310,5 @@ class OneTurn:
             perhaps_billed=self.tries.unknown,
             input_sha256=self.item.source.sha256,
             settings_key=self.sender.settings_key,
+            kept_as=self.turn.kept_as,
         )

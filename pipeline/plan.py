@@ -10,6 +10,8 @@
 | failed for good | left, until `retry` |
 | unknown (sent, end not seen) | sent again at most twice (`--on-unknown retry`), or left |
 | refused | never sent |
+
+A reviewer's marks come before all of these: `redo.py`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pipeline.errors import RETRYABLE, ConfigError, ErrorType, InputError
 from pipeline.items import build_item, digest, job_settings
 from pipeline.limits.retry import MAX_UNKNOWN
 from pipeline.model import Status
+from pipeline.redo import Rules, is_done
 from pipeline.sound_settings import unfit
 
 if TYPE_CHECKING:
@@ -48,14 +51,22 @@ class Decision(StrEnum):
     FINAL = "final"
     UNKNOWN = "unknown"
     CHANGED = "changed"
+    REJECTED = "rejected"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """What `retry` sends: turns whose recorded status and error type are among these; None: any."""
+    """What `retry` sends: turns whose recorded status and error type are among these; None: any.
+
+    Attributes:
+        reviews: marks; where any is given, they alone decide, and just the marked turns are sent.
+        with_notes: each with its mark's note.
+    """
 
     statuses: frozenset[Status] = frozenset({Status.FAILED, Status.UNKNOWN})
     error_types: frozenset[ErrorType] | None = None
+    reviews: frozenset[str] = frozenset()
+    with_notes: bool = False
 
     def wants(self, outcome: Outcome) -> bool:
         return outcome.status in self.statuses and (
@@ -84,6 +95,8 @@ class Plan:
         refused: inputs that cannot be sent.
         final: items whose failure only `retry` sends again.
         unknown: items left because their call's end was not seen.
+        rejected: items left because a reviewer does not want them.
+        approved: items that would be sent, but for results that a reviewer approved.
         held_back: items that `--limit` leaves for a later run.
         deployments: deployments that rows name, beside the job's own.
         input_audio_s: sound in the recordings to be sent.
@@ -100,6 +113,15 @@ class Plan:
     input_audio_s: float
     shards: tuple[Shard, ...]
     shards_at_once: int
+    rejected: int = 0
+    approved: int = 0
+
+
+def rules_of(spec: JobSpec, retry: Retry | None) -> Rules:
+    """What a run may replace."""
+    if retry is None:
+        return Rules(force=spec.force)
+    return Rules(reviews=retry.reviews, with_notes=retry.with_notes, force=spec.force)
 
 
 def settings_key(spec: JobSpec) -> str:
@@ -138,6 +160,8 @@ def make_plan(ledger: Ledger, spec: JobSpec, run_id: str, *, retry: Retry | None
         deployments=frozenset(planning.deployments),
         input_audio_s=planning.input_audio_s,
         shards=shards,
+        rejected=planning.counts[Decision.REJECTED],
+        approved=planning.approved,
         shards_at_once=max(_FEWEST_SHARDS_AT_ONCE, math.ceil(spec.max_concurrency / size) + 1),
     )
 
@@ -152,6 +176,8 @@ class _Planning:
         self.key = key
         self.unknown = unknown
         self.retry = retry
+        self.rules = rules_of(spec, retry)
+        self.approved = 0
         self.counts: Counter[Decision] = Counter()
         self.held_back = 0
         self.deployments: set[str] = set()
@@ -187,16 +213,29 @@ class _Planning:
         except InputError as refused:
             self.bad_prompt = self.bad_prompt or refused.message
             return Decision.REFUSED, None
+        left: Decision = Decision.DONE
         for turn in item.turns:
             outcome = one.outcomes.get(turn.number)
-            decision = self._turn(one, turn, outcome)
+            if self.rules.stands(one, turn):
+                left = self._left(one, turn, outcome) or left
+                continue
+            decision = Decision.SEND if self.rules.reviews else self._turn(one, turn, outcome)
             if decision is not Decision.DONE:
                 return self._only_retried(decision, outcome), item
-        return self._only_retried(Decision.DONE, None), item
+        return self._only_retried(left, None), item
+
+    def _left(self, one: Recorded, turn: Turn, outcome: Outcome | None) -> Decision | None:
+        """Why a turn that is not done stands all the same: a reviewer's mark; None where it is done."""
+        if self.rules.reviews or is_done(outcome, turn, one.kept_as.get(turn.number)):
+            return None
+        if one.reviews[turn.number].review == "reject":
+            return Decision.REJECTED
+        self.approved += 1
+        return None
 
     def _only_retried(self, decision: Decision, outcome: Outcome | None) -> Decision:
         """`retry` sends what it was asked to, whether final or not, and nothing else."""
-        if self.retry is None:
+        if self.retry is None or self.retry.reviews:
             return decision
         if outcome is not None and self.retry.wants(outcome):
             return Decision.SEND
@@ -230,15 +269,6 @@ class _Planning:
             self.kept.append((one.source.item_id, turn.number, turn.fingerprint))
             return Decision.DONE
         return Decision.CHANGED
-
-
-def is_done(outcome: Outcome | None, turn: Turn, kept_as: str | None) -> bool:
-    """Whether a turn's result is there: what the run sends and what the plan counts agree by this."""
-    return (
-        outcome is not None
-        and outcome.status is Status.SUCCEEDED
-        and turn.fingerprint in {outcome.fingerprint, kept_as}
-    )
 
 
 def shards_of(positions: list[int]) -> tuple[Shard, ...]:

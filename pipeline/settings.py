@@ -41,7 +41,7 @@ _ENTRA_SIGNS = (
     "IDENTITY_ENDPOINT",
     "MSI_ENDPOINT",
 )
-_PATH_FIELDS = ("inputs", "output")
+_PATH_FIELDS = ("inputs", "output", "fields")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +155,9 @@ def read_job_file(path: Path) -> dict[str, Any]:
         if name in values:
             given = values[name]
             values[name] = (
-                _beside(path, given) if isinstance(given, str) else [_beside(path, one) for one in given]
+                _beside(path, given)
+                if isinstance(given, str)
+                else [_beside(path, one) if isinstance(one, str) else one for one in given]
             )
     return values
 

@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING, Self
 from pipeline.store import ledger_statements as statements
 from pipeline.store.ledger_attempts import Attempt, AttemptEnd
 from pipeline.store.ledger_engine import open_engine, shrink
+from pipeline.store.ledger_marks import mark_rows
 from pipeline.store.ledger_reading import LedgerReader, Recorded
 from pipeline.store.ledger_rows import outcome_to_row, source_to_row
 from pipeline.store.ledger_statements import end_row, intent_row, time_text
 from pipeline.store.ledger_writer import LedgerWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from sqlalchemy import Engine
 
-    from pipeline.model import Outcome, Source
+    from pipeline.model import Outcome, Review, Source
     from pipeline.store.ledger_writer import Write
 
 __all__ = ["Attempt", "AttemptEnd", "Ledger", "Recorded"]
@@ -124,6 +125,15 @@ class Ledger(LedgerReader):
         """Accept results as they are: (item_id, turn, the fingerprint that would be asked for today)."""
         rows = [{"which": item_id, "which_turn": turn, "kept_as": mark} for item_id, turn, mark in kept]
         self._writer.write_now((statements.KEEP_AS, rows))
+
+    def put_reviews(self, reviews: Mapping[tuple[str, int], Review]) -> None:
+        """Set marks on what is recorded now of these turns; an empty one takes the mark away.
+
+        A mark is of one version of a reply: when another takes its place, that one has none, and this stays
+        with the version that it was made on.
+        """
+        kept, dropped = mark_rows(self.outcome, reviews)
+        self._writer.write_now((statements.PUT_MARK, kept), (statements.DROP_MARK, dropped))
 
     def forget_missing_refusals(self, run_id: str) -> None:
         """Drop inputs that are no longer there and never had a result."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from sqlalchemy import Select, and_, func, select
 
 from pipeline.model import Outcome, Source, Status
 from pipeline.store.ledger_engine import damage
+from pipeline.store.ledger_marks import past_marks, reviews_of
 from pipeline.store.ledger_rows import outcome_from_row, source_from_row
 from pipeline.store.ledger_schema import attempts, items, outcomes, settings, versions
 
@@ -19,17 +20,25 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine, RowMapping
 
+    from pipeline.model import Review
+
 #: How many rows a streaming read holds at a time.
 CHUNK = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """A source with its outcomes so far, by turn; `kept_as` names fingerprints that `--keep` accepted."""
+    """A source with its outcomes so far, by turn.
+
+    Attributes:
+        kept_as: fingerprints that these outcomes count for too.
+        reviews: a reviewer's marks on them.
+    """
 
     source: Source
     outcomes: Mapping[int, Outcome]
     kept_as: Mapping[int, str]
+    reviews: Mapping[int, Review] = field(default_factory=dict)
 
 
 class LedgerReader:
@@ -119,13 +128,20 @@ class LedgerReader:
                         found.setdefault(row["item_id"], {})[row["turn"]] = outcome_from_row(row)
                         if row["kept_as"]:
                             kept.setdefault(row["item_id"], {})[row["turn"]] = row["kept_as"]
+                    reviews = reviews_of(inner, ids, found)
                 for row in chunk:
                     item_id = row["item_id"]
                     yield Recorded(
                         source=source_from_row(row),
                         outcomes=dict(sorted(found.get(item_id, {}).items())),
                         kept_as=kept.get(item_id, {}),
+                        reviews=reviews.get(item_id, {}),
                     )
+
+    def past_marks(self) -> set[tuple[str, int, int, Review]]:
+        """Every mark that was ever applied: item, turn, version marked, and what it said."""
+        with self._engine.connect() as connection:
+            return past_marks(connection)
 
     def settings_value(self, settings_key: str) -> dict[str, Any] | None:
         """The job settings behind a key."""

@@ -22,6 +22,7 @@ _PLAIN_OUTCOME = (
     *("input_transcript", "audio_duration_s", "voice", "format", "model", "deployment", "provider"),
     *("transport", "attempts", "perhaps_billed", "latency_s", "finish_reason", "request_id", "audio_id"),
     *("audio_expires_at", "parts", "trimmed_s", "word_error_rate", "input_sha256", "settings_key"),
+    "kept_as",
 )
 _PLAIN_SOURCE = (
     *("item_id", "position", "root", "path", "text", "size_bytes", "mtime_ns", "sha256", "refusal"),
@@ -77,7 +78,6 @@ def media_from_text(text: str) -> Media | None:
 
 def outcome_to_row(outcome: Outcome) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(outcome, name) for name in _PLAIN_OUTCOME}
-    row["kept_as"] = ""
     row["status"] = outcome.status.value
     row["started_at"] = outcome.started_at.astimezone(UTC).isoformat(timespec="milliseconds")
     row["finished_at"] = outcome.finished_at.astimezone(UTC).isoformat(timespec="milliseconds")

@@ -7,6 +7,7 @@ was put in. JSON is text that only this project reads.
     outcomes   one row an item and turn: what became of it, now
     versions   outcomes that a redo has superseded
     attempts   one row a call, written *before* it is sent: the account of money
+    marks      what a reviewer said of a turn, one row for each version of its reply
     runs       one row a run
     settings   job settings that results were made with, by their key
     meta       the schema's version
@@ -153,6 +154,19 @@ attempts = Table(
     Index("attempts_by_run", "run_id"),
 )
 
+marks = Table(
+    "marks",
+    metadata,
+    Column("item_id", Text, primary_key=True),
+    Column("turn", Integer, primary_key=True),
+    # What was marked: this version, and whether it was a reply. A later one has no mark yet.
+    Column("version", Integer, primary_key=True),
+    Column("replied", Integer, primary_key=True),
+    Column("review", Text, nullable=False, default=""),
+    Column("note", Text, nullable=False, default=""),
+    Column("marked_at", Text, nullable=False),
+)
+
 runs = Table(
     "runs",
     metadata,
@@ -175,9 +189,20 @@ def _indexes_by_run(connection: Connection) -> None:
     connection.execute(text("CREATE INDEX IF NOT EXISTS outcomes_by_run ON outcomes (run_id)"))
 
 
+def _marks(connection: Connection) -> None:
+    """What reviewers say of replies."""
+    connection.execute(
+        text(
+            "CREATE TABLE IF NOT EXISTS marks (item_id TEXT NOT NULL, turn INTEGER NOT NULL, "
+            "version INTEGER NOT NULL, replied INTEGER NOT NULL, review TEXT NOT NULL, note TEXT NOT NULL, "
+            "marked_at TEXT NOT NULL, PRIMARY KEY (item_id, turn, version, replied))"
+        )
+    )
+
+
 #: From each version to the next: the first makes version 2 of version 1. Append only; a step says in SQL of its
 #: own what it changes, since the tables above are those of today. A new ledger is made from the tables at once.
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_indexes_by_run,)
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_indexes_by_run, _marks)
 VERSION = 1 + len(MIGRATIONS)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from pipeline.store.ledger_schema import attempts, items, outcomes, runs, settings, versions
+from pipeline.store.ledger_schema import attempts, items, marks, outcomes, runs, settings, versions
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -52,6 +52,10 @@ KEEP_AS = (
     .where(outcomes.c.item_id == bindparam("which"), outcomes.c.turn == bindparam("which_turn"))
     .values(kept_as=bindparam("kept_as"))
 )
+PUT_MARK = _upsert(marks)
+DROP_MARK = delete(marks).where(
+    *(marks.c[name] == bindparam(f"which_{name}") for name in ("item_id", "turn", "version", "replied"))
+)
 PUT_RUN = _upsert(runs)
 END_RUN = (
     update(runs)
@@ -74,6 +78,7 @@ PURGE = (
     ),
     update(items).where(items.c.item_id == bindparam("which")).values(text="", row=""),
     update(attempts).where(attempts.c.item_id == bindparam("which")).values(prompt=""),
+    update(marks).where(marks.c.item_id == bindparam("which")).values(note=""),
 )
 
 
