@@ -1,4 +1,4 @@
-"""How many tokens a call will take, before it is made: what the quota is charged until `usage` says.
+"""How many tokens a call will take, before it is made: what quotas are charged until `usage` says.
 
 Sources of the rates: `prices.py`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.limits.token_charge import CallTokens
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, CHARACTERS_PER_TEXT_TOKEN
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ FIRST_GUESS_AUDIO_S = 12.0
 FIRST_GUESS_TEXT_TOKENS = 120.0
 #: Speech at a reader's pace. Source: the usual 150 to 160 words a minute.
 CHARACTERS_PER_S = 15.0
-_MESSAGE_TOKENS = 8
+MESSAGE_TOKENS = 8
 #: How much the newest reply moves the mean: the last twenty or so decide.
 _WEIGHT = 0.1
 
@@ -36,22 +37,14 @@ class ReplySizes:
         elif outcome.usage is not None:
             self.text_tokens += _WEIGHT * (outcome.usage.output_text_tokens - self.text_tokens)
 
-    def call_tokens(self, request: Request, *, read_aloud: bool = False) -> float:
+    def call_tokens(self, request: Request, *, read_aloud: bool = False) -> CallTokens:
         """Input and output of one call."""
-        texts = [request.system, request.text, *(one.text for one in request.history)]
-        characters = sum(len(text) for text in texts)
-        sound_s = sum(one.audio.duration_s for one in request.history if one.audio)
-        sound_s += request.audio.duration_s if request.audio else 0.0
-        earlier = sum(
-            len(one.reply.text) / CHARACTERS_PER_S * AUDIO_IN_TOKENS_PER_S for one in request.history
+        into = input_tokens(request)
+        return CallTokens(
+            expected=into + self._reply_tokens(request, read_aloud=read_aloud),
+            input=into,
+            maximum=request.max_completion_tokens,
         )
-        into = (
-            characters / CHARACTERS_PER_TEXT_TOKEN
-            + _MESSAGE_TOKENS * (2 + 2 * len(request.history))
-            + sound_s * AUDIO_IN_TOKENS_PER_S
-            + earlier
-        )
-        return into + self._reply_tokens(request, read_aloud=read_aloud)
 
     def _reply_tokens(self, request: Request, *, read_aloud: bool) -> float:
         if not request.wants_audio:
@@ -60,3 +53,16 @@ class ReplySizes:
             sound_s = len(request.text) / CHARACTERS_PER_S if read_aloud else self.audio_s
             tokens = sound_s * (AUDIO_OUT_TOKENS_PER_S + CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN)
         return min(tokens, request.max_completion_tokens or tokens)
+
+
+def input_tokens(request: Request) -> float:
+    """What a request will be counted as; an earlier reply that is named by its id is heard again."""
+    texts = [request.system, request.text, *(one.text for one in request.history)]
+    sound_s = sum(one.audio.duration_s for one in request.history if one.audio)
+    sound_s += request.audio.duration_s if request.audio else 0.0
+    earlier_s = sum(len(one.reply.text) / CHARACTERS_PER_S for one in request.history)
+    return (
+        sum(map(len, texts)) / CHARACTERS_PER_TEXT_TOKEN
+        + MESSAGE_TOKENS * (2 + 2 * len(request.history))
+        + (sound_s + earlier_s) * AUDIO_IN_TOKENS_PER_S
+    )

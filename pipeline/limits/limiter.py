@@ -1,8 +1,8 @@
 """How fast one deployment may be called: calls in flight, requests a minute, tokens a minute.
 
-Each quota is a line in time (a leaky bucket without a bucket): `n` units at `r` units a second move the moment
-of the next call by n/r seconds. Nothing is sent in a burst, since the service judges windows of 1 to 10
-seconds, not minutes. Tokens are reserved by an estimate and put right when the reply says what they were.
+What is kept to is what the user gave; where nothing was given, what the service's headers say; and where calls
+are refused all the same, what refusals teach. Tokens are reserved by an estimate and put right when the reply
+comes, or taken as the service's own counter is seen to take them.
 
 Nothing here waits: a limiter only says when there will be room. The waiting is the pool's.
 """
@@ -10,47 +10,67 @@ Nothing here waits: a limiter only says when there will be room. The waiting is 
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-#: A call that was late by up to this much does not cost the quota anything: timers and event loops are late.
-CATCH_UP_S = 0.25
+from pipeline.limits.adaptive import AdaptiveConcurrency
+from pipeline.limits.learned_rate import LearnedRate
+from pipeline.limits.pace import Pace
+from pipeline.limits.token_charge import CallTokens, TokenCharge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: While no rate is known, calls are this far apart: the first refusal comes back before the last call has left.
+UNKNOWN_RATE_PER_MIN = 30_000.0
+#: A minute's tokens may be short of the mark by so much time; nothing is made good across the minute's end.
+TOKENS_CATCH_UP_S = 0.25
+#: A refusal that names no wait: full jitter up to this, doubled for each refusal that follows, up to the second.
+UNNAMED_WAIT_S = 1.0
+LONGEST_UNNAMED_WAIT_S = 60.0
 
 
-@dataclass(slots=True)
-class Pace:
-    """One quota as a line in time.
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A call that was let through: what it took, to be given back with."""
 
-    Attributes:
-        per_minute: units a minute; None: no limit.
-        next_s: the moment (monotonic seconds) from which the next unit may be spent.
-    """
-
-    per_minute: float | None
-    next_s: float = -math.inf
-
-    def wait_s(self, now_s: float) -> float:
-        return 0.0 if self.per_minute is None else max(0.0, self.next_s - now_s)
-
-    def spend(self, units: float, now_s: float) -> None:
-        if self.per_minute is not None:
-            self.next_s = max(self.next_s, now_s - CATCH_UP_S) + units * 60 / self.per_minute
-
-    def correct(self, units: float) -> None:
-        """Take (positive) or give back (negative) what an estimate was off by."""
-        if self.per_minute is not None:
-            self.next_s += units * 60 / self.per_minute
+    sent_s: float
+    tokens: float
+    by_counter: bool
+    mark: tuple[float, int]
 
 
 class Limiter:
     """The limits of one deployment, and how much of them is in use."""
 
-    def __init__(self, *, max_concurrency: int, rpm: float | None = None, tpm: float | None = None) -> None:
-        self.max_concurrency = max_concurrency
-        self.requests = Pace(rpm)
-        self.tokens = Pace(tpm)
+    def __init__(
+        self,
+        *,
+        max_concurrency: int | None = None,
+        rpm: float | None = None,
+        tpm: float | None = None,
+        draw: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        """Args: what the user gave; None leaves it to be learned."""
+        self._fixed_concurrency = max_concurrency
+        self._tpm = tpm
+        self._draw = draw
+        self.adaptive = AdaptiveConcurrency()
+        self.rate = LearnedRate(given=rpm)
+        self.requests = Pace(rpm or UNKNOWN_RATE_PER_MIN)
+        self.tokens = Pace(tpm, catch_up_s=TOKENS_CATCH_UP_S)
+        self.charge = TokenCharge()
         self.in_flight = 0
+        self.refusals = 0
+        self._unnamed = 0
         self._paused_until_s = -math.inf
         self.pause_reason = ""
+
+    @property
+    def max_concurrency(self) -> int:
+        """Calls that may be in flight now: as given, or as learned so far."""
+        return self._fixed_concurrency or self.adaptive.limit
 
     def room_in_s(self, now_s: float) -> float:
         """Seconds until a call may be made; infinite while only the end of another call makes room."""
@@ -58,17 +78,62 @@ class Limiter:
             return math.inf
         return max(self.paused_s(now_s), self.requests.wait_s(now_s), self.tokens.wait_s(now_s))
 
-    def take(self, tokens: float, now_s: float) -> None:
-        """A call is being made that is thought to take this many tokens."""
+    def take(self, call: CallTokens, now_s: float) -> Taken:
+        """A call is being made."""
+        self.rate.sent(now_s)
+        self._follow(now_s)
+        tokens = self.charge.of(call)
         self.requests.spend(1, now_s)
         self.tokens.spend(tokens, now_s)
         self.in_flight += 1
+        return Taken(now_s, tokens, self.charge.factor is not None, self.charge.sent(call))
 
-    def give_back(self, tokens: float, actual_tokens: float | None) -> None:
-        """The call has ended; its estimate is put right where the actual count is known."""
+    def give_back(self, taken: Taken, actual_tokens: float | None) -> None:
+        """The call has ended; an estimate of its use is put right where the use is known."""
         self.in_flight -= 1
-        if actual_tokens is not None:
-            self.tokens.correct(actual_tokens - tokens)
+        if actual_tokens is not None and not taken.by_counter:
+            self.tokens.correct(actual_tokens - taken.tokens)
+
+    # What the service lets know.
+
+    def ended_well(self, latency_s: float) -> None:
+        """A call ended well; it is still counted as in flight."""
+        self._unnamed = 0
+        self.adaptive.ended_well(self.in_flight, latency_s)
+
+    def told(
+        self,
+        taken: Taken,
+        now_s: float,
+        *,
+        rpm: float | None,
+        tpm: float | None,
+        tokens_left: float | None,
+    ) -> None:
+        """What the headers of a call's answer say; None where they say nothing that can be believed."""
+        if rpm is not None:
+            self.rate.tell(rpm)
+            self._follow(now_s)
+        if tpm is not None and self._tpm is None:
+            self.tokens.change(tpm, now_s)
+        if tokens_left is not None:
+            self.charge.left(taken.mark, tokens_left)
+
+    def refused(self, taken: Taken, now_s: float, wait_s: float | None) -> float:
+        """A call was refused for rate. Returns how long the deployment is to pause."""
+        self.refusals += 1
+        self.rate.refused(taken.sent_s, now_s, wait_s)
+        rate = self.rate.per_minute
+        self.adaptive.refused(now_s, rate_per_s=rate / 60 if rate else None)
+        self._follow(now_s)
+        if wait_s is not None:
+            return wait_s
+        longest_s = min(LONGEST_UNNAMED_WAIT_S, UNNAMED_WAIT_S * 2.0 ** min(self._unnamed, 10))
+        self._unnamed += 1
+        return self._draw(0.1, longest_s)
+
+    def _follow(self, now_s: float) -> None:
+        self.requests.change(self.rate.per_minute or UNKNOWN_RATE_PER_MIN, now_s)
 
     def pause(self, seconds: float, now_s: float, reason: str) -> None:
         """Nobody calls for this long; a longer pause that is under way stays."""
@@ -85,10 +150,12 @@ class Limiter:
         if self.paused_s(now_s):
             return f"{self.pause_reason}, {self.paused_s(now_s):.0f} s left"
         if self.in_flight >= self.max_concurrency:
-            return f"{self.max_concurrency} calls at once"
+            limit = self.max_concurrency
+            return f"{limit} calls at once" if self._fixed_concurrency else f"{limit} calls at once so far"
         tokens_s, requests_s = self.tokens.wait_s(now_s), self.requests.wait_s(now_s)
         if max(tokens_s, requests_s) <= 0:
             return ""
         if tokens_s > requests_s:
             return f"{self.tokens.per_minute:.0f} tokens a minute"
-        return f"{self.requests.per_minute:.0f} requests a minute"
+        known = self.rate.per_minute
+        return f"{known:.0f} requests a minute" if known else ""

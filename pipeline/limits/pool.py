@@ -2,10 +2,11 @@
 
 Callers are served in the order they came, each by the first deployment in order of priority that has room. A
 caller may be bound to one deployment (a follow-up lives where its audio id lives); then it alone waits for
-that one. Whenever something changes (a call ends, a pause ends, a deployment drops out) the line is walked once.
+that one, in a line of its own that goes first: it ends an item that was begun. Whenever something changes (a
+call ends, a pause ends, a deployment drops out) the lines are walked once.
 
 A deployment that was never called gets one call, a scout, until a call of it has ended well: a wrong key then
-costs one call, not as many as there are workers.
+costs one call, not as many as there are workers. One that was in trouble, or parked, comes back the same way.
 """
 
 from __future__ import annotations
@@ -14,13 +15,21 @@ import asyncio
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from pipeline.errors import BudgetReached
+from pipeline.limits.circuit import Circuit
+from pipeline.limits.spending import Spending
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.errors import DeploymentFatal
-    from pipeline.limits.limiter import Limiter
+    from pipeline.limits.limiter import Limiter, Taken
+    from pipeline.limits.token_charge import CallTokens
+
+_NOTHING: Mapping[str, Decimal] = {}
 
 
 class NoDeployment(Exception):
@@ -43,7 +52,8 @@ class Deployment:
     Attributes:
         priority: lower goes first.
         out: why it can serve no call in this run.
-        proven: a call of it has ended without a fatal error.
+        proven: a call of it has ended without a fatal error, since it was last in trouble.
+        served: calls that it has taken.
     """
 
     name: str
@@ -52,11 +62,13 @@ class Deployment:
     out: DeploymentFatal | None = None
     parked_until_s: float = -math.inf
     proven: bool = False
+    served: int = 0
+    circuit: Circuit = field(default_factory=Circuit)
 
     def room_in_s(self, now_s: float) -> float:
-        if not self.proven and self.limiter.in_flight:
+        if not (self.proven and not self.circuit.half_open) and self.limiter.in_flight:
             return math.inf
-        return self.limiter.room_in_s(now_s)
+        return max(self.circuit.wait_s(now_s), self.limiter.room_in_s(now_s))
 
     def usable(self, now_s: float) -> bool:
         return self.out is None and self.parked_until_s <= now_s
@@ -68,65 +80,85 @@ class Lease:
 
     pool: Pool
     deployment: Deployment
-    tokens: float
+    taken: Taken
+    worst_usd: Decimal
     _released: bool = False
 
-    def release(self, *, actual_tokens: float | None = None, proven: bool = False) -> None:
+    def release(
+        self, *, actual_tokens: float | None = None, proven: bool = False, cost_usd: Decimal | None = None
+    ) -> None:
         """The call has ended and its outcome is recorded.
 
         Args:
             actual_tokens: what it took, where known.
             proven: it reached the service and was let in.
+            cost_usd: what it cost; None: not known, so its worst case stays spent.
         """
         if not self._released:
             self._released = True
-            self.deployment.limiter.give_back(self.tokens, actual_tokens)
+            self.deployment.limiter.give_back(self.taken, actual_tokens)
             self.deployment.proven = self.deployment.proven or proven
+            self.pool.spending.settle(self.worst_usd, self.worst_usd if cost_usd is None else cost_usd)
             self.pool.serve()
 
 
 @dataclass(slots=True, eq=False)
 class _Caller:
-    tokens: float
+    tokens: CallTokens
     only: str | None
+    worst_usd: Mapping[str, Decimal]
     turn: asyncio.Future[Lease]
 
 
 @dataclass(eq=False)
 class Pool:
-    """All deployments of a job, shared by everything in this process that calls."""
+    """All deployments of a job, shared by everything in this process that calls.
+
+    Attributes:
+        spending: the run's account, asked before each call.
+        waits_for_parked: callers wait for a parked deployment, however long, rather than end the run.
+    """
 
     deployments: Sequence[Deployment]
+    spending: Spending = field(default_factory=Spending)
+    waits_for_parked: bool = False
     clock: Callable[[], float] = field(default_factory=lambda: asyncio.get_running_loop().time)
     call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle] = field(
         default_factory=lambda: asyncio.get_running_loop().call_later
     )
     _line: deque[_Caller] = field(default_factory=deque)
+    _bound: dict[str, deque[_Caller]] = field(default_factory=dict)
     _timer: asyncio.TimerHandle | None = None
     _stopping: bool = False
+    _short_of_money: bool = False
 
     def __post_init__(self) -> None:
         self.deployments = sorted(self.deployments, key=lambda one: one.priority)
 
-    async def acquire(self, tokens: float, *, only: str | None = None) -> Lease:
+    async def acquire(
+        self, tokens: CallTokens, *, only: str | None = None, worst_usd: Mapping[str, Decimal] = _NOTHING
+    ) -> Lease:
         """Wait for the right to make one call.
 
         Args:
-            tokens: estimate of what the call takes, input and output.
+            tokens: estimate of what the call takes.
             only: the one deployment that can serve it, if it is bound.
+            worst_usd: the most it can cost, by deployment; needed where spending has a cap.
 
         Raises:
             NoDeployment: none is left that could.
+            BudgetReached: no call is in flight, and this one could pass the cap.
             Stopping: the run is stopping.
         """
-        caller = _Caller(tokens, only, asyncio.get_running_loop().create_future())
-        self._line.append(caller)
+        caller = _Caller(tokens, only, worst_usd, asyncio.get_running_loop().create_future())
+        line = self._line if only is None else self._bound.setdefault(only, deque())
+        line.append(caller)
         self.serve()
         try:
             return await caller.turn
         except asyncio.CancelledError:
             if caller.turn.done() and not caller.turn.cancelled() and caller.turn.exception() is None:
-                caller.turn.result().release()
+                caller.turn.result().release(cost_usd=Decimal(0))
             raise
 
     def pause(self, deployment: Deployment, seconds: float, reason: str) -> None:
@@ -135,8 +167,9 @@ class Pool:
         self.serve()
 
     def park(self, deployment: Deployment, seconds: float) -> None:
-        """A deployment asked for a wait so long that it is left aside."""
+        """A deployment asked for a wait so long that it is left aside; it comes back by a scout."""
         deployment.parked_until_s = max(deployment.parked_until_s, self.clock() + seconds)
+        deployment.proven = False
         self.serve()
 
     def drop(self, deployment: Deployment, error: DeploymentFatal) -> None:
@@ -153,56 +186,87 @@ class Pool:
     def in_flight(self) -> int:
         return sum(one.limiter.in_flight for one in self.deployments)
 
+    @property
+    def room(self) -> int:
+        """Calls that may be in flight at most, on all deployments that are left."""
+        return sum(one.limiter.max_concurrency for one in self.deployments if one.out is None)
+
     def binding(self) -> str:
         """What the next caller in line waits for, in words; empty when nobody waits."""
-        if not self._line:
+        if not self._line and not any(self._bound.values()):
             return ""
+        if self._short_of_money:
+            return f"the budget: ${self.spending.reserved:.2f} set aside for calls in flight"
         now_s = self.clock()
         usable = [one for one in self.deployments if one.usable(now_s)]
         if not usable:
-            return ""
+            back_s = min(
+                (one.parked_until_s - now_s for one in self.deployments if one.out is None), default=0
+            )
+            return f"every deployment is parked, {back_s / 60:.0f} min left" if back_s > 0 else ""
         nearest = min(usable, key=lambda one: one.room_in_s(now_s))
+        if nearest.circuit.half_open:
+            wait_s = nearest.circuit.wait_s(now_s)
+            tried = f"tried again in {wait_s:.0f} s" if wait_s else "being tried"
+            return f"the service: {nearest.name} is in trouble, {tried}"
         if not nearest.proven and nearest.limiter.in_flight:
             return f"the first call to {nearest.name}"
         return nearest.limiter.binding(now_s)
 
     def serve(self) -> None:
-        """Walk the line once: give a lease to whom there is room for, and set a timer for the next room."""
+        """Walk the lines once: give a lease to whom there is room for, and set a timer for the next room."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         now_s = self.clock()
-        waiting: deque[_Caller] = deque()
+        self._short_of_money = False
         nearest_s = math.inf
-        full = False
-        while self._line:
-            caller = self._line.popleft()
-            if caller.turn.done():
-                continue
-            if self._stopping:
-                caller.turn.set_exception(Stopping())
-                continue
-            if full and caller.only is None:
-                waiting.append(caller)
-                continue
-            able = [one for one in self.deployments if caller.only in {None, one.name}]
-            usable = [one for one in able if one.usable(now_s)]
-            if not usable:
-                caller.turn.set_exception(self._nobody(able, now_s))
-                continue
-            chosen = next((one for one in usable if one.room_in_s(now_s) <= 0), None)
-            if chosen is None:
-                nearest_s = min(nearest_s, *(one.room_in_s(now_s) for one in usable))
-                full = full or caller.only is None
-                waiting.append(caller)
-                continue
-            chosen.limiter.take(caller.tokens, now_s)
-            caller.turn.set_result(Lease(self, chosen, caller.tokens))
-        self._line = waiting
-        if waiting and math.isfinite(nearest_s):
+        for line in (*self._bound.values(), self._line):
+            nearest_s = min(nearest_s, self._serve_line(line, now_s))
+        if math.isfinite(nearest_s):
             self._timer = self.call_later(nearest_s, self.serve)
 
-    def _nobody(self, able: Sequence[Deployment], now_s: float) -> NoDeployment:
+    def _serve_line(self, line: deque[_Caller], now_s: float) -> float:
+        """Serve from the front as long as there is room; seconds until there may be more."""
+        while line:
+            caller = line[0]
+            if not caller.turn.done():
+                if self._stopping:
+                    caller.turn.set_exception(Stopping())
+                elif (wait_s := self._try(caller, now_s)) > 0:
+                    return wait_s
+            line.popleft()
+        return math.inf
+
+    def _try(self, caller: _Caller, now_s: float) -> float:
+        """Give the caller its lease or its end, and 0; or the seconds until it is worth trying again."""
+        able = [one for one in self.deployments if caller.only in {None, one.name} and one.out is None]
+        usable = [one for one in able if one.parked_until_s <= now_s]
+        comes_back_s = min(
+            (one.parked_until_s - now_s for one in able if one not in usable), default=math.inf
+        )
+        if not usable:
+            if able and self.waits_for_parked:
+                return comes_back_s
+            caller.turn.set_exception(self._nobody(caller, now_s))
+            return 0.0
+        chosen = next((one for one in usable if one.room_in_s(now_s) <= 0), None)
+        if chosen is None:
+            return min(comes_back_s, *(max(one.room_in_s(now_s), 1e-4) for one in usable))
+        worst = caller.worst_usd.get(chosen.name, Decimal(0))
+        if not self.spending.fits(worst):
+            if self.in_flight:
+                self._short_of_money = True
+                return math.inf
+            caller.turn.set_exception(BudgetReached(self.spending.words(worst)))
+            return 0.0
+        self.spending.reserve(worst)
+        chosen.served += 1
+        caller.turn.set_result(Lease(self, chosen, chosen.limiter.take(caller.tokens, now_s), worst))
+        return 0.0
+
+    def _nobody(self, caller: _Caller, now_s: float) -> NoDeployment:
+        able = [one for one in self.deployments if caller.only in {None, one.name}]
         parked = [one.parked_until_s - now_s for one in able if one.out is None]
         causes = [one.out for one in able if one.out is not None]
-        return NoDeployment(causes[-1] if causes else None, min(parked) if parked else None)
+        return NoDeployment(causes[-1] if causes and not parked else None, min(parked) if parked else None)

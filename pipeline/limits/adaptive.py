@@ -1,0 +1,76 @@
+"""How many calls to have in flight when nobody said: found by growing until the service pushes back.
+
+    slow start    one more for each call that ends well: twice as many each round
+    after the first refusal
+                  a twentieth more for each call that ends well: 5 % each round
+    growth        only while at least 80 % of the window is in use; else there is nothing to learn
+    refusal       × 0.8, once an episode of 15 s, but not below what the learned rate needs
+    server error  none of its business: the circuit pauses, nothing is cut
+
+Little's law (calls in flight = calls a second × seconds a call) says what a rate needs; where a known rate
+binds, the window stops growing a quarter above that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+#: Where slow start begins, after the scout.
+START = 4.0
+#: Nobody wants more connections than this without having said so.
+CEILING = 512
+#: A burst of refusals within this time has one cause and is answered once.
+EPISODE_S = 15.0
+CUT = 0.8
+GROWTH = 0.05
+IN_USE = 0.8
+#: A learned rate's need is met with this much to spare.
+_SPARE = 1.1
+
+
+@dataclass(slots=True)
+class AdaptiveConcurrency:
+    """One deployment's window of calls in flight.
+
+    Attributes:
+        ceiling: it never grows past this.
+        window: how many calls may be in flight now, before rounding down.
+        latency_s: mean seconds a call, of the last twenty or so; None before the first.
+    """
+
+    ceiling: int = CEILING
+    window: float = START
+    latency_s: float | None = None
+    _slow_start: bool = True
+    _cut_at_s: float = -math.inf
+
+    @property
+    def limit(self) -> int:
+        return max(1, min(self.ceiling, int(self.window)))
+
+    def ended_well(self, in_flight: int, latency_s: float) -> None:
+        """A call ended well; `in_flight` counts it too."""
+        self.latency_s = (
+            latency_s if self.latency_s is None else self.latency_s + 0.05 * (latency_s - self.latency_s)
+        )
+        if in_flight >= IN_USE * self.limit:
+            self.window = min(float(self.ceiling), self.window + (1.0 if self._slow_start else GROWTH))
+
+    def refused(self, now_s: float, *, rate_per_s: float | None = None) -> bool:
+        """The service refused a call for rate.
+
+        Args:
+            now_s: when.
+            rate_per_s: calls a second that were learned to pass; the window is not cut below their need.
+
+        Returns:
+            Whether this begins an episode.
+        """
+        self._slow_start = False
+        if now_s - self._cut_at_s < EPISODE_S:
+            return False
+        self._cut_at_s = now_s
+        need = rate_per_s * self.latency_s * _SPARE if rate_per_s and self.latency_s else 1.0
+        self.window = max(1.0, min(self.window, max(self.window * CUT, need)))
+        return True

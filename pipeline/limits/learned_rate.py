@@ -1,0 +1,147 @@
+"""How many requests a minute a deployment takes: as its user says, as its headers say, or as refusals teach.
+
+A rate that was given or told is kept to from the first call. Where neither is there, or where calls are refused
+although it is kept, the rate is found as a TCP sender finds its share:
+
+    a refusal      the *edge* is what passed in the window that the service judges; go on at 97 % of it
+    again, soon    the edge was wrong (the quota was cut): 90 % of what passed in the last second
+    below the edge grow by 5 % each 3 s until 97 % of the edge
+    at the edge    hold for 45 s, or for 6 s while the edge was found only once
+    then           look beyond it by 1.5 % each 3 s, and once 3 % past it by 5 %
+
+So a stable quota is used at 97 to 103 % and costs a refusal or two a minute; a doubled one is found in 90 s.
+The wait that a refusal names tells the window: up to 10 s a short one, more the minute's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+#: A refusal of a call that was sent so soon after a cut's pause says that the cut was not deep enough.
+EPISODE_S = 15.0
+HOLD_S = 45.0
+FIRST_HOLD_S = 6.0
+STEP_S = 3.0
+BELOW_EDGE = 0.97
+GROWTH = 1.05
+LOOK = 1.015
+PAST_EDGE = 1.03
+DEEPER = 0.9
+#: Two edges that differ by less are the same edge, found twice.
+SAME_EDGE = 0.06
+#: Waits up to this are of windows of 1 to 10 s; longer ones, up to the second bound, of the minute.
+SHORT_WAIT_S = 10.5
+LONGEST_MINUTE_WAIT_S = 75.0
+MINUTE_S = 60.0
+_WINDOWS_S = (1.0, 2.0, 5.0, 10.0)
+_LEAST_PER_MINUTE = 1.0
+_IN_USE = 0.8
+
+
+@dataclass(slots=True)
+class LearnedRate:
+    """Requests a minute of one deployment.
+
+    Attributes:
+        given: by the user; never passed, and what headers say does not count.
+        told: by the service's headers.
+        edge: requests a minute above which calls were refused; None: none were.
+    """
+
+    given: float | None = None
+    told: float | None = None
+    edge: float | None = None
+    _rate: float | None = None
+    _is_sure: bool = False
+    _sent_s: deque[float] = field(default_factory=deque)
+    _refused_s: deque[float] = field(default_factory=deque)
+    _cut_at_s: float = -math.inf
+    _resumed_at_s: float = -math.inf
+    _grow_at_s: float = math.inf
+    _used: int = 0
+    _used_since_s: float = -math.inf
+
+    @property
+    def ceiling(self) -> float | None:
+        return self.given if self.given is not None else self.told
+
+    @property
+    def per_minute(self) -> float | None:
+        """The rate to keep; None: nothing is known."""
+        known = [rate for rate in (self.ceiling, self._rate) if rate is not None]
+        return min(known) if known else None
+
+    def tell(self, per_minute: float) -> None:
+        """A header says the limit. Another one than before makes all that was learned void."""
+        if per_minute != self.told:
+            self.told = per_minute
+            if self.given is None:
+                self.edge = self._rate = None
+                self._is_sure = False
+                self._grow_at_s = math.inf
+
+    def sent(self, now_s: float) -> None:
+        """A request is being sent."""
+        self._sent_s.append(now_s)
+        self._used += 1
+        for moments in (self._sent_s, self._refused_s):
+            while moments and moments[0] < now_s - MINUTE_S:
+                moments.popleft()
+        if now_s >= self._grow_at_s:
+            self._grow(now_s)
+
+    def refused(self, sent_s: float, now_s: float, wait_s: float | None) -> None:
+        """A request that was sent at `sent_s` was refused, with the wait that the service named."""
+        named_s = wait_s or 0.0
+        self._refused_s.append(sent_s)
+        if sent_s <= self._cut_at_s or named_s > LONGEST_MINUTE_WAIT_S:
+            return  # sent before the last cut, which answered it; or a wait that is no window's
+        again = sent_s < self._resumed_at_s + EPISODE_S
+        edge = max(
+            _LEAST_PER_MINUTE, min(self._passed(now_s, named_s, again=again), self.per_minute or math.inf)
+        )
+        self._is_sure = self.edge is not None and abs(edge - self.edge) <= SAME_EDGE * self.edge
+        self.edge = edge
+        self._rate = max(_LEAST_PER_MINUTE, edge * (DEEPER if again else BELOW_EDGE))
+        self._cut_at_s = now_s
+        self._resumed_at_s = now_s + named_s
+        self._next_step(self._resumed_at_s, STEP_S if again else self._hold_s)
+
+    @property
+    def _hold_s(self) -> float:
+        return HOLD_S if self._is_sure else FIRST_HOLD_S
+
+    def _passed(self, now_s: float, wait_s: float, *, again: bool) -> float:
+        """Requests a minute that passed, over the window that the service seems to judge."""
+        if wait_s > SHORT_WAIT_S and not again:
+            return float(self._count(now_s - MINUTE_S))
+        windows = _WINDOWS_S[:1] if again else _WINDOWS_S
+        return max(self._count(now_s - window_s) * MINUTE_S / window_s for window_s in windows)
+
+    def _count(self, since_s: float) -> int:
+        sent = sum(1 for moment in self._sent_s if moment > since_s)
+        return max(0, sent - sum(1 for moment in self._refused_s if moment > since_s))
+
+    def _grow(self, now_s: float) -> None:
+        rate, edge = self._rate, self.edge
+        if rate is None or edge is None:
+            self._grow_at_s = math.inf
+            return
+        elapsed_s = now_s - self._used_since_s
+        idle = self._used * MINUTE_S / elapsed_s < _IN_USE * rate if elapsed_s > 0 else True
+        near = BELOW_EDGE * edge
+        if idle or (self.ceiling is not None and rate >= self.ceiling):
+            pause_s = STEP_S
+        elif rate < near:
+            self._rate = min(rate * GROWTH, near)
+            pause_s = self._hold_s if self._rate >= near else STEP_S
+        else:
+            self._rate = rate * (LOOK if rate < PAST_EDGE * edge else GROWTH)
+            pause_s = STEP_S
+        self._next_step(now_s, pause_s)
+
+    def _next_step(self, now_s: float, pause_s: float) -> None:
+        self._grow_at_s = now_s + pause_s
+        self._used, self._used_since_s = 0, now_s

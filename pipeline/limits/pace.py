@@ -1,0 +1,68 @@
+"""One quota as a line in time: units are spent evenly, never in a burst.
+
+A minute's quota is judged over windows of 1 to 10 seconds (PROTOCOL: learn.microsoft.com, "Manage Azure OpenAI
+quota", 2026-11), so a minute's share sent at once is refused. Two lines are kept, and the later one decides:
+
+    even      at the quota's rate; what was lost to a pause or a slow machine, up to `CATCH_UP_S`, is made good
+    smooth    at 2 % more than that rate, with almost no memory: making good is spread out, never a burst
+
+So over any second at most 102 % of a second's share is sent, over a minute at most 100 % and `CATCH_UP_S`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+#: Lost time that is made good later, a little at a time.
+CATCH_UP_S = 2.5
+#: How much faster than the quota's rate lost time is made good.
+CATCH_UP_RATE = 1.02
+#: What the smooth line forgives at once: timers and event loops are late by this much.
+LATE_S = 0.02
+
+
+@dataclass(slots=True)
+class Pace:
+    """One quota.
+
+    Attributes:
+        per_minute: units a minute; None: no limit.
+        catch_up_s: how much lost time may be made good.
+    """
+
+    per_minute: float | None
+    catch_up_s: float = CATCH_UP_S
+    _even_s: float = -math.inf
+    _smooth_s: float = -math.inf
+
+    def wait_s(self, now_s: float) -> float:
+        """Seconds until the next unit may be spent."""
+        return 0.0 if self.per_minute is None else max(0.0, self._even_s - now_s, self._smooth_s - now_s)
+
+    def spend(self, units: float, now_s: float) -> None:
+        if self.per_minute is None:
+            return
+        one_s = 60 / self.per_minute
+        if self._even_s == -math.inf:
+            self._even_s = now_s  # nothing was lost before the first unit
+        self._even_s = max(self._even_s, now_s - self.catch_up_s) + units * one_s
+        self._smooth_s = max(self._smooth_s, now_s - LATE_S) + units * one_s / CATCH_UP_RATE
+
+    def correct(self, units: float) -> None:
+        """Take (positive) or give back (negative) what an estimate was off by."""
+        if self.per_minute is not None and self._even_s > -math.inf:
+            self._even_s += units * 60 / self.per_minute
+            self._smooth_s += units * 60 / self.per_minute
+
+    def change(self, per_minute: float | None, now_s: float) -> None:
+        """Another rate from now on. What is owed, is owed in units: it shrinks or grows in time."""
+        if per_minute == self.per_minute:
+            return
+        if per_minute is not None and self.per_minute is not None:
+            ratio = self.per_minute / per_minute
+            self._even_s = now_s + max(0.0, self._even_s - now_s) * ratio
+            self._smooth_s = now_s + max(0.0, self._smooth_s - now_s) * ratio
+        else:
+            self._even_s = self._smooth_s = -math.inf
+        self.per_minute = per_minute
