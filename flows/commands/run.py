@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from flows.server import EmbeddedServer
     from pipeline.jobspec import JobSpec
+    from pipeline.plan import Retry
     from pipeline.tally import RunSummary
 
 
@@ -49,7 +50,20 @@ def run(
     """
     server = None if no_prefect else start_server()
     spec = resolve_job(inputs, job_file, flags).spec
-    summary = asyncio.run(_run(spec, server=server, prefect=not no_prefect, quiet=quiet))
+    return run_to_end(spec, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet)
+
+
+def run_to_end(
+    spec: JobSpec,
+    *,
+    server: EmbeddedServer | None,
+    prefect: bool,
+    as_json: bool,
+    quiet: bool,
+    retry: Retry | None = None,
+) -> int:
+    """Run a job, show it, print its summary; the exit code. `retry`: only what this selects."""
+    summary = asyncio.run(_run(spec, server=server, prefect=prefect, quiet=quiet, retry=retry))
     if as_json:
         click.echo(json.dumps(summary.as_json(), ensure_ascii=False))
     return summary.exit_code
@@ -70,11 +84,13 @@ def start_server() -> EmbeddedServer | None:
     return server
 
 
-async def _run(spec: JobSpec, *, server: EmbeddedServer | None, prefect: bool, quiet: bool) -> RunSummary:
+async def _run(
+    spec: JobSpec, *, server: EmbeddedServer | None, prefect: bool, quiet: bool, retry: Retry | None
+) -> RunSummary:
     from flows import progress, stopping
     from pipeline import execute
 
-    async with execute.Job.open(spec) as job:
+    async with execute.Job.open(spec, retry=retry) as job:
         # With Prefect the process ends with the run, so that a second signal cannot break its last steps.
         with stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=prefect):
             async with progress.shown(job, quiet=quiet):

@@ -1,0 +1,68 @@
+"""`audiobatch retry DIR`: send again what a run leaves alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.commands.folders import folder_argument, spec_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: Of one run alone: what was asked of the last one is not asked again.
+_ONE_RUN_ONLY = {"limit": None, "stop_at": None, "redo": False, "keep": False}
+
+
+@click.command(short_help="Send again what failed for good, or has an unknown end.")
+@folder_argument
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(["failed", "unknown"]),
+    help="Only rows of this status; again for more. [default: both]",
+)
+@click.option(
+    "--error",
+    "errors",
+    multiple=True,
+    metavar="TYPE",
+    help="Only rows with this error_type, as the manifest has it (bad_reply, content_filter, …); again for more.",
+)
+@click.option("--no-prefect", is_flag=True, help="Run the engine without Prefect.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, last on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no table.")
+def retry(
+    folder: Path,
+    *,
+    statuses: tuple[str, ...],
+    errors: tuple[str, ...],
+    no_prefect: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Send rows of DIR again that failed for good (rejected, content_filter, bad_reply) or whose end is unknown.
+
+    The job is the one that DIR was last run with. Each row may be paid for again; results that are there are not
+    sent. What failed for a reason that may pass is sent by `run` as well.
+    """
+    from flows.commands.run import run_to_end, start_server
+    from pipeline.errors import ConfigError, ErrorType
+    from pipeline.model import Status
+    from pipeline.plan import Retry
+
+    known = {one.value for one in ErrorType}
+    for name in errors:
+        if name not in known:
+            raise ConfigError(
+                f"--error {name!r}: there is no such error_type; known: {', '.join(sorted(known))}"
+            )
+    wanted = Retry(
+        statuses=frozenset(map(Status, statuses)) or Retry().statuses,
+        error_types=frozenset(map(ErrorType, errors)) or None,
+    )
+    spec = spec_of(folder).model_copy(update=_ONE_RUN_ONLY)
+    server = None if no_prefect else start_server()
+    return run_to_end(spec, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet, retry=wanted)

@@ -1,0 +1,93 @@
+"""`audiobatch verify DIR`: is every result there, and is it what was recorded?"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.commands.folders import folder_argument, opened, spec_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.verify import Verified
+
+SOMETHING_WRONG = 3
+#: Of one kind, so many are shown; `--json` has them all.
+_SHOWN = 20
+
+
+@click.command(short_help="Check that every result is there and is what was recorded.")
+@folder_argument
+@click.option("--repair", is_flag=True, help="Put right what can be without sending: reports, left-overs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with every finding.")
+def verify(folder: Path, *, repair: bool, as_json: bool) -> int:
+    r"""Read every file that DIR's ledger names, compare sizes and hashes, and the manifest with the ledger.
+
+    Nothing is sent and, without --repair, nothing is changed. --repair makes the reports again, deletes temporary
+    files, puts back files of a redo that was killed, and moves files that belong to no recorded result to
+    versions/unrecorded. A result whose file is gone stays so; `run --redo` makes it again.
+
+    \b
+    Exit codes: 0 all is well · 2 no folder of ours, or in use · 3 something is wrong
+    """
+    from pipeline.store.lock import FolderLock
+    from pipeline.store.spool import Spool
+    from pipeline.store.storage import LocalStorage
+    from pipeline.verify import Verification
+
+    spec_of(folder)  # before a lock is laid in somebody else's folder
+    with contextlib.ExitStack() as stack:
+        holder = None
+        if repair:
+            stack.enter_context(FolderLock.acquire(folder, "verify"))
+        else:
+            holder = FolderLock.holder(folder)
+        found = stack.enter_context(opened(folder))
+        seen = Verification(
+            storage=LocalStorage(folder),
+            ledger=found.ledger,
+            spec=found.spec,
+            spool=Spool(folder),
+            repair=repair,
+            running=holder is not None,
+        ).run()
+    if holder is not None:
+        click.echo(f"Note: {holder} is at work; files alone were checked.", err=True)
+    if as_json:
+        click.echo(json.dumps(_as_json(folder, seen), ensure_ascii=False))
+    else:
+        _print(folder, seen)
+    return SOMETHING_WRONG if seen.wrong else 0
+
+
+def _as_json(folder: Path, seen: Verified) -> dict[str, object]:
+    return {
+        "output": str(folder),
+        "outcomes": seen.outcomes,
+        "files": seen.files,
+        "size_bytes": seen.size_bytes,
+        "wrong": len(seen.wrong),
+        "findings": [
+            {"trouble": one.trouble.value, "where": one.where, "what": one.what, "repaired": one.repaired}
+            for one in seen.findings
+        ],
+    }
+
+
+def _print(folder: Path, seen: Verified) -> None:
+    shown: dict[str, int] = {}
+    for one in seen.findings:
+        shown[one.trouble] = shown.get(one.trouble, 0) + 1
+        if shown[one.trouble] <= _SHOWN:
+            mended = " (repaired)" if one.repaired else ""
+            where = one.where if one.where.isprintable() else ascii(one.where)
+            click.echo(f"{one.trouble.value}: {where}: {one.what}{mended}")
+    for trouble, count in shown.items():
+        if count > _SHOWN:
+            click.echo(f"{trouble}: {count - _SHOWN:,} more")
+    words = "nothing is wrong" if not seen.wrong else f"{len(seen.wrong):,} things are wrong"
+    click.echo(f"{folder}: {seen.outcomes:,} outcomes and {seen.files:,} files checked; {words}")
