@@ -28,6 +28,7 @@ from pipeline.emulator.service import Service
 from pipeline.emulator.service_errors import by_status, no_such_path
 from pipeline.emulator.surface import reply_headers, surface_of
 from pipeline.emulator.tls import make_certificate
+from pipeline.emulator.transcriptions import Transcriptions
 
 #: 20 MB of audio are 27 MB of base64, and a conversation may hold a few.
 MOST_BODY_BYTES = 256 * 1024 * 1024
@@ -39,7 +40,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def build_app(service: Service) -> web.Application:
     """Every route of the emulator."""
     app = web.Application(client_max_size=MOST_BODY_BYTES, middlewares=[_in_the_services_words])
-    for part in (Chat(service), Realtime(service), service.identity, Admin(service)):
+    for part in (Chat(service), Realtime(service), Transcriptions(service), service.identity, Admin(service)):
         part.register(app)
     return app
 

@@ -1,29 +1,24 @@
 """The route of chat completions, under its three URLs."""
 
-import logging
-
 import orjson
 from aiohttp import web
 
+from pipeline.emulator.answering import answer_request
 from pipeline.emulator.chat_audio import PREVIEW_VOICES, VOICES
 from pipeline.emulator.chat_messages import all_texts, audio_characters
 from pipeline.emulator.chat_reply import completion
 from pipeline.emulator.chat_request import Dialect, read_request
 from pipeline.emulator.composing import compose
-from pipeline.emulator.config import REALTIME_MODELS
+from pipeline.emulator.config import REALTIME_MODELS, TRANSCRIPTION_MODELS
 from pipeline.emulator.corruption import corrupted_body
-from pipeline.emulator.delivery import close_connection, deliver, no_answer, reset_connection
 from pipeline.emulator.journal import item_hash
-from pipeline.emulator.outcome import Outcome, headers_of, refused
-from pipeline.emulator.recognition import EngineCrashed
+from pipeline.emulator.outcome import Outcome, refused
 from pipeline.emulator.request_errors import bad_json, invalid
 from pipeline.emulator.service import Call, Service
-from pipeline.emulator.service_errors import Refusal, by_status, engine_failed, no_such_path, wrong_operation
+from pipeline.emulator.service_errors import engine_failed, no_such_path, wrong_operation
 from pipeline.emulator.streaming import completion_events
-from pipeline.emulator.surface import Surface, dated_version, surface_of
+from pipeline.emulator.surface import Surface, dated_version
 from pipeline.emulator.tokens import AUDIO_IN_PER_S, text_tokens
-
-logger = logging.getLogger(__name__)
 
 OPERATION = "ChatCompletions_Create"
 PATHS = (
@@ -46,52 +41,7 @@ class Chat:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One request, from its journal record to the last byte of its answer."""
-        service = self._service
-        call = service.begin(surface_of(request.path), transport="chat")
-        delivered = False
-        try:
-            answered = await self._answer(call, request)
-            await service.hold(call, audio_s=answered.audio_s, answered=answered.billed)
-            do = call.fault.do
-            if do.reset == "before":
-                reset_connection(request)
-                return no_answer()
-            service.journal.answer(call.record, status=answered.status, billed=answered.billed)
-            if do.corrupt == "close":
-                close_connection(request)
-                return no_answer()
-            response, delivered = await deliver(
-                request,
-                status=answered.status,
-                headers=headers_of(call, answered),
-                pieces=answered.pieces,
-                chunked=answered.chunked,
-                do=do,
-            )
-            return response
-        except ConnectionError:  # the client went away while it was still sending
-            return no_answer()
-        finally:
-            service.journal.close(call.record, delivered=delivered)
-
-    async def _answer(self, call: Call, request: web.Request) -> Outcome:
-        try:
-            return await self._complete(call, request)
-        except Refusal as refusal:
-            return refused(call, refusal)
-        except web.HTTPException as error:  # a body that is too large
-            return refused(call, by_status(call.surface, error.status))
-        except web.RequestPayloadError:  # a body that breaks off, or is chunked wrongly
-            return refused(call, bad_json())
-        except ConnectionError:
-            raise
-        except EngineCrashed as error:
-            logger.warning("request %d: %s", call.record.n, error)
-            return refused(call, engine_failed())
-        except Exception:
-            # A defect of ours: one failed request, not a dead server.
-            logger.exception("request %d failed", call.record.n)
-            return refused(call, engine_failed())
+        return await answer_request(self._service, request, transport="chat", complete=self._complete)
 
     async def _complete(self, call: Call, request: web.Request) -> Outcome:
         service, surface = self._service, call.surface
@@ -114,7 +64,7 @@ class Chat:
         if deployment is None:
             raise invalid("you must provide a model parameter", None, None)
         model = service.find_model(call, deployment)
-        if model in REALTIME_MODELS:
+        if model in REALTIME_MODELS + TRANSCRIPTION_MODELS:
             raise wrong_operation(surface, model)
         service.meter(
             call,

@@ -24,6 +24,9 @@ REALTIME_MODELS = (
     "gpt-realtime-2.1",
     "gpt-realtime-2.1-mini",
 )
+#: `whisper` is Azure's name for what OpenAI calls `whisper-1`.
+WHISPER_MODELS = ("whisper-1", "whisper")
+TRANSCRIPTION_MODELS = (*WHISPER_MODELS, "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
 
 FilterResults = Literal["none", "on", "down"]
 
@@ -42,7 +45,7 @@ class Quota:
 
 
 def _known_deployments() -> Mapping[str, str]:
-    return MappingProxyType({name: name for name in CHAT_MODELS + REALTIME_MODELS})
+    return MappingProxyType({name: name for name in CHAT_MODELS + REALTIME_MODELS + TRANSCRIPTION_MODELS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,15 +117,25 @@ def no_such_path(surface: Surface, method: str, path: str) -> Refusal:
     return Refusal(status=404, message=f"Invalid URL ({method} {path})")
 
 
-def wrong_operation(surface: Surface, model: str) -> Refusal:
-    """A realtime model asked for a chat completion."""
+def wrong_operation(surface: Surface, model: str, operation: str = "chatCompletion") -> Refusal:
+    """A model asked for what it does not do: a realtime model for a chat completion, a chat model to transcribe.
+
+    OpenAI's words for the second were not found; they are made like those of the first.
+    """
     if surface.is_azure:
         return Refusal(
             status=400,
             gateway=True,
             code="OperationNotSupported",
-            message=f"The chatCompletion operation does not work with the specified model, {model}. Please "
+            message=f"The {operation} operation does not work with the specified model, {model}. Please "
             "choose different model and try again.",
+        )
+    if operation != "chatCompletion":
+        return Refusal(
+            status=400,
+            param="model",
+            code="invalid_value",
+            message=f"invalid model: {model} is not supported in the v1/audio/transcriptions endpoint.",
         )
     return Refusal(
         status=404,

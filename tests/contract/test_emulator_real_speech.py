@@ -46,3 +46,24 @@ def test_the_same_text_is_the_same_audio_after_a_restart(speaking: EmulatorProce
 def test_voices_differ(speaking: EmulatorProcess) -> None:
     voices = ("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar")
     assert len({spoken(speaking, voice) for voice in voices}) == len(voices)
+
+
+def test_words_have_times_in_every_format_that_has_any(speaking: EmulatorProcess) -> None:
+    wav = spoken(speaking)
+    with client(speaking, "openai") as openai:
+
+        def transcribe(**settings):
+            return openai.audio.transcriptions.create(file=("memo.wav", wav), model="whisper-1", **settings)
+
+        verbose = transcribe(response_format="verbose_json", timestamp_granularities=["word", "segment"])
+        srt, vtt = transcribe(response_format="srt"), transcribe(response_format="vtt")
+    assert {"good", "morning", "weather"} & set(verbose.text.lower().split())
+    starts = [word.start for word in verbose.words]
+    assert len(starts) == len(verbose.text.split())
+    assert starts == sorted(starts)
+    assert verbose.segments[0].start == starts[0]
+    assert verbose.segments[-1].end == verbose.words[-1].end <= verbose.duration + 0.3
+    assert " ".join(segment.text.strip() for segment in verbose.segments) == verbose.text
+    number, times, *_ = srt.splitlines()
+    assert number == "1"
+    assert times.replace(",", ".") in vtt.splitlines()
