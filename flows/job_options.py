@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.settings import Resolved
 
 #: Fields that are no flag: the arguments, and what only a job file can say.
-_NO_FLAG = ("inputs", "turns")
+_NO_FLAG = ("inputs", "turns", "deployments")
 #: Flags that are shorter than their field, or have a second name.
 _FLAGS = {
     "max_completion_tokens": ("--max-tokens", "--max-completion-tokens"),
@@ -91,6 +92,8 @@ def _kind(name: str, annotation: Any, metadata: list[Any]) -> dict[str, Any]:
         return _kind(name, options[0], metadata)
     if annotation is int or annotation is float:
         return {"type": annotation, "metavar": "N"}
+    if annotation is Decimal:
+        return {"metavar": "USD"}
     if typing.get_origin(annotation) is tuple:
         if typing.get_args(annotation)[0] is str:
             return {"multiple": True, "metavar": "TEXT"}

@@ -316,7 +316,7 @@ class Job:
                     return
                 ends.append(await sender.run(one))
 
-        workers = min(shard.size, self.spec.max_concurrency)
+        workers = min(shard.size, self.spec.concurrency_ceiling)
         await asyncio.gather(*(work() for _ in range(workers)))
         return ShardResult(
             number=shard.number,

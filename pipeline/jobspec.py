@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.answers import AnswerField, fields_given
+from pipeline.deploymentspec import DeploymentSpec, Provider, Usd, checked_address
 from pipeline.model import Check, Modality
 
-Provider = Literal["azure", "openai", "local"]
 #: The last two the service does not give: they are encoded here.
 AudioFormat = Literal["wav", "mp3", "flac", "opus", "aac", "pcm16", "m4a", "ogg"]
 
@@ -31,6 +31,8 @@ DEFAULT_REALTIME_MODEL = "gpt-realtime"
 DEFAULT_LUFS = -18.0
 DEFAULT_TRANSCRIPTION_MODEL = "gpt-4o-mini-transcribe"
 DEFAULT_MAX_FAILURES = "20%"
+#: Where nobody says how many calls may be in flight, they grow with what the service takes, up to this many.
+UNSAID_CONCURRENCY = 512
 _MAX_FAILURES = re.compile(r"\d+(\.\d+)?%?")
 _CHECK_ACTION = re.compile(r"flag|redo(?::([1-9]))?")
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^\W\d][\w .-]*)\}")
@@ -211,9 +213,25 @@ class JobSpec(BaseModel):
         default=DEFAULT_MAX_FAILURES,
         description="Stop after this many failures, a number or a share (20%) once 20 calls were made",
     )
-    max_concurrency: int = Field(default=16, ge=1, le=1000, description="Calls in flight at once")
+    max_concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="Calls in flight at once; default: as many as the service takes",
+    )
     rpm: int | None = Field(default=None, ge=1, description="Requests a minute that the quota allows")
     tpm: int | None = Field(default=None, ge=1, description="Tokens a minute that the quota allows")
+    deployments: tuple[DeploymentSpec, ...] = Field(
+        default=(), description="Several deployments, each with quota and priority; job file only"
+    )
+    max_cost: Usd | None = Field(default=None, description="The most that this run may cost, in US dollars")
+    max_total_cost: Usd | None = Field(
+        default=None, description="The most that all runs on this output folder may cost, in US dollars"
+    )
+    prices: str | None = Field(default=None, description="Your own price table, a copy of prices.toml")
+    wait: bool = Field(
+        default=False, description="Wait as long as the service asks; default: end after a wait of 15 minutes"
+    )
     on_unknown: Literal["retry", "skip"] = Field(
         default="retry", description="Calls whose end was not seen: send again (at most twice), or leave"
     )
@@ -267,14 +285,7 @@ class JobSpec(BaseModel):
     @field_validator("endpoint")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        if not re.match(r"https?://[^/\s@]+", value):
-            raise ValueError("give an address that begins with https://, without a user name or key")
-        loopback = re.match(r"http://(127\.\d+\.\d+\.\d+|localhost|\[::1\])([:/]|$)", value)
-        if value.startswith("http://") and not loopback:
-            raise ValueError("plain http goes only to this machine; give an https:// address")
-        return value.rstrip("/")
+        return checked_address(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -282,6 +293,36 @@ class JobSpec(BaseModel):
         if isinstance(values, dict) and values.get("transport") == "realtime" and not values.get("model"):
             return {**values, "model": DEFAULT_REALTIME_MODEL}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_of_deployments(cls, values: Any) -> Any:
+        """Where the entries alone name a model, the job's is the first of them."""
+        given = values.get("deployments") if isinstance(values, dict) else None
+        if not given or values.get("model"):
+            return values
+        models = [one.get("model") if isinstance(one, dict) else getattr(one, "model", None) for one in given]
+        named = [model for model in models if model]
+        return {**values, "model": named[0]} if named else values
+
+    @model_validator(mode="after")
+    def _labels_are_apart(self) -> Self:
+        labels = [one.label for one in self.deployments]
+        if doubled := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"two [[deployments]] are called {doubled[0]}; give each a name of its own")
+        if self.deployments and self.deployment and self.deployment not in labels:
+            raise ValueError(f"deployment {self.deployment!r} is none of the [[deployments]]: leave it out")
+        return self
+
+    @property
+    def concurrency_ceiling(self) -> int:
+        """Calls that may ever be in flight at once, on all deployments together."""
+        if self.max_concurrency is not None:
+            return self.max_concurrency
+        given = [one.max_concurrency for one in self.deployments]
+        if given and all(given):
+            return sum(one or 0 for one in given)
+        return UNSAID_CONCURRENCY
 
     @model_validator(mode="after")
     def _fits_the_transport(self) -> Self:

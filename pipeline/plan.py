@@ -162,7 +162,7 @@ def make_plan(ledger: Ledger, spec: JobSpec, run_id: str, *, retry: Retry | None
         shards=shards,
         rejected=planning.counts[Decision.REJECTED],
         approved=planning.approved,
-        shards_at_once=max(_FEWEST_SHARDS_AT_ONCE, math.ceil(spec.max_concurrency / size) + 1),
+        shards_at_once=max(_FEWEST_SHARDS_AT_ONCE, math.ceil(spec.concurrency_ceiling / size) + 1),
     )
 
 

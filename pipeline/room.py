@@ -24,6 +24,8 @@ _BYTES_PER_TURN = 8_000
 _SPARE_BYTES = 20_000_000
 #: What the spool sets aside for each call in flight: a reply of three times the usual length.
 _LONG_REPLY = 3
+#: Calls in flight, where nobody says how many.
+_USUAL_CALLS = 64
 _LARGEST_RESERVE_BYTES = 256_000_000
 
 
@@ -57,7 +59,7 @@ def reserve(spec: JobSpec, spool: Spool, *, items: int) -> str:
     Returns:
         Why there is none; empty where there is. The job can go on without: the output is where replies belong.
     """
-    calls = min(items, spec.max_concurrency)
+    calls = min(items, spec.max_concurrency or _USUAL_CALLS)
     size = min(calls * _LONG_REPLY * bytes_per_item(spec), _LARGEST_RESERVE_BYTES)
     try:
         spool.release()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from pipeline.deploymentspec import DeploymentSpec
 from pipeline.errors import ConfigError
 from pipeline.jobspec import JobSpec, TurnSpec
 
@@ -41,7 +42,7 @@ _ENTRA_SIGNS = (
     "IDENTITY_ENDPOINT",
     "MSI_ENDPOINT",
 )
-_PATH_FIELDS = ("inputs", "output", "fields")
+_PATH_FIELDS = ("inputs", "output", "fields", "prices")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +118,8 @@ def resolve(
         offer(in_file, str(job_file))
     provider = values.get("provider") or environment.get("AUDIOBATCH_PROVIDER") or "azure"
     for name in JobSpec.model_fields:
+        if name == "deployment" and values.get("deployments"):
+            continue  # the entries are all there are, whatever the environment names
         for variable in (_SDK_NAMES.get(provider, {}).get(name), f"AUDIOBATCH_{name.upper()}"):
             if variable and (text := environment.get(variable)):
                 offer({name: _from_text(name, text)}, environment.origin(variable))
@@ -151,6 +154,9 @@ def read_job_file(path: Path) -> dict[str, Any]:
     for number, turn in enumerate(values.get("turns", []), 1):
         for key in turn:
             _known(key, TurnSpec.model_fields, f"job file {path}: [[turns]] number {number}")
+    for number, entry in enumerate(values.get("deployments", []), 1):
+        for key in entry if isinstance(entry, dict) else ():
+            _known(key, DeploymentSpec.model_fields, f"job file {path}: [[deployments]] number {number}")
     for name in _PATH_FIELDS:
         if name in values:
             given = values[name]
@@ -191,15 +197,24 @@ def _explain(failed: ValidationError, origins: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def credential(spec: JobSpec, environment: Environment | None = None) -> Credential:
+def credential(
+    spec: JobSpec, environment: Environment | None = None, *, key_variable: str | None = None
+) -> Credential:
     """Which credential the job's calls use.
+
+    Args:
+        spec: the job, or one entry of its pool as a job.
+        environment: read by default.
+        key_variable: the variable that holds the key, where it is not the usual one.
 
     Raises:
         ConfigError: none can be used, or two are there and `auth` does not say which.
     """
     environment = environment or Environment.read()
-    name = _KEY_NAMES[spec.provider if spec.provider != "local" else "azure"]
+    name = key_variable or _KEY_NAMES[spec.provider if spec.provider != "local" else "azure"]
     key = environment.get(name)
+    if key_variable and not key:
+        raise ConfigError(f"{key_variable} is not set; the job file names it as the variable of a key")
     if spec.provider == "openai":
         if spec.auth == "entra":
             raise ConfigError("--auth entra is for Azure; OpenAI takes OPENAI_API_KEY")
@@ -225,6 +240,14 @@ def check_service(spec: JobSpec) -> None:
     Raises:
         ConfigError: one message that says all that is missing, and how to try without an account.
     """
+    if spec.deployments:
+        for one in spec.deployments:
+            azure = (one.provider or spec.provider) == "azure"
+            if azure and not (one.endpoint or (spec.endpoint and spec.provider == "azure")):
+                raise ConfigError(
+                    f"[[deployments]] {one.label}: needs an endpoint (or set AZURE_OPENAI_ENDPOINT for all)"
+                )
+        return
     if spec.provider == "azure" and not (spec.endpoint and spec.deployment):
         raise ConfigError(_nothing_configured(spec))
 

@@ -62,13 +62,13 @@ class SlowJob:
         if "refuse" in options(spec):
             raise ConfigError("output is a file")
         output = Path(spec.output or "outputs")
-        output.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
+        output.mkdir(parents=True, exist_ok=True)
         yield cls(spec=spec, run_id=run_id or "run-1", output=output)
 
     async def prepare(self) -> Plan:
         count = self.spec.limit or 4
         self.now.total, self.now.phase = count, "sending"
-        self.seats = asyncio.Semaphore(self.spec.max_concurrency)
+        self.seats = asyncio.Semaphore((self.spec.max_concurrency or 16))
         size = options(self.spec).get("shard", 1)
         shards = tuple(
             Shard(
@@ -79,7 +79,7 @@ class SlowJob:
             )
             for number, first in enumerate(range(1, count + 1, size), 1)
         )
-        return Plan(to_send=count, shards=shards, shards_at_once=self.spec.max_concurrency)
+        return Plan(to_send=count, shards=shards, shards_at_once=(self.spec.max_concurrency or 16))
 
     async def run_shard(self, shard: Shard) -> ShardResult:
         from pipeline.execute import ShardResult

@@ -21,6 +21,19 @@ _TURNS = """\
 # modalities = ["text", "audio"]
 # [[turns]]
 # prompt = "Summarise your answer in one sentence."
+
+# Several deployments: lower priorities go first, the others take what those have no room for. What an entry
+# leaves out is the job's; a key stands in the environment, in the variable that is named here.
+# [[deployments]]
+# deployment = "gpt-audio-provisioned"
+# max_concurrency = 20
+# [[deployments]]
+# deployment = "gpt-audio"
+# endpoint = "https://<resource>.openai.azure.com"
+# key_variable = "AZURE_OPENAI_API_KEY_WEST"
+# rpm = 600
+# priority = 1
+# price = {text_in = 2.5, text_out = 10, audio_in = 32, audio_out = 64}
 """
 _START = {
     "inputs": ["recordings"],
@@ -52,7 +65,7 @@ def job_file_text(name: str) -> str:
 
     parts = [_HEAD.format(name=name)]
     for key, field in JobSpec.model_fields.items():
-        if key == "turns":
+        if key in ("turns", "deployments"):
             continue
         comment = textwrap.fill(field.description or key, 100, initial_indent="# ", subsequent_indent="# ")
         value = _START.get(key, field.default)

@@ -35,7 +35,7 @@ def open_transport(
                 prefix_padding_ms=spec.vad_prefix_padding_ms,
                 silence_ms=spec.vad_silence_ms,
             ),
-            max_sessions=spec.max_concurrency,
+            max_sessions=spec.concurrency_ceiling,
         )
     return ChatTransport(
         provider=provider,
