@@ -70,8 +70,6 @@ class Realtime:
         assert deployment is not None
         socket = web.WebSocketResponse(max_msg_size=MOST_FRAME_BYTES, heartbeat=None, autoping=True)
         await socket.prepare(request)
-        if request.transport is not None:
-            request.transport.set_write_buffer_limits(high=0)
         line = SocketLine(request, socket)
         if request.headers.get("OpenAI-Beta", "").startswith("realtime"):
             await self._refuse_beta(line)

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from pipeline.emulator.delivery import close_connection, reset_connection
+from pipeline.emulator.delivery import POLL_S, close_connection, reset_connection
 from pipeline.emulator.faults import Do
 
 #: Codes that no close frame may carry: the connection is dropped instead. Source: RFC 6455, 7.4.1.
@@ -34,10 +34,12 @@ class SocketLine:
     async def handed_over(self) -> bool:
         """Waits until the operating system has everything; false where the client is gone."""
         transport = self._request.transport
+        below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
         while transport is not None and not transport.is_closing() and not self._socket.closed:
-            if not transport.get_write_buffer_size():
+            buffers = [one for one in (transport, below) if isinstance(one, asyncio.WriteTransport)]
+            if not any(one.get_write_buffer_size() for one in buffers):
                 return True
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(POLL_S)
         return False
 
     async def end(self, do: Do) -> None:
