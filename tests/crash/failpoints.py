@@ -1,0 +1,75 @@
+"""Kills after a chosen step of the write path, put in from outside: the product knows nothing of them.
+
+`install("renamed", 7)` makes this process kill itself, as `kill -9` does, right after the seventh rename.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import os
+import signal
+from typing import Any
+
+#: Name → (module, attribute, before or after the call). In the order of the write path.
+POINTS: dict[str, tuple[str, str, str]] = {
+    "intent to be written": ("pipeline.store.ledger", "Ledger.record_intent", "before"),
+    "intent written": ("pipeline.store.ledger", "Ledger.record_intent", "after"),
+    "request to be sent": ("pipeline.send", "Sender.call", "before"),
+    "reply received": ("pipeline.send", "Sender.call", "after"),
+    "file made": ("pipeline.store.durable", "NewFile.__init__", "after"),
+    "file filled": ("pipeline.store.durable", "NewFile.pour", "after"),
+    "file renamed": ("pipeline.store.durable", "NewFile.rename", "after"),
+    "folder flushed": ("pipeline.store.storage", "sync_folder", "after"),
+    "earlier result set aside": ("pipeline.store.artifacts", "set_aside", "after"),
+    "files written": ("pipeline.recording", "save", "after"),
+    "statements run": ("pipeline.store.ledger_writer", "_apply", "after"),
+    "batch committed": ("pipeline.store.ledger_writer", "LedgerWriter._commit", "after"),
+    "outcome written": ("pipeline.store.ledger", "Ledger.record_outcome", "after"),
+    "killed run settled": ("pipeline.store.ledger", "Ledger.record_outcome_now", "after"),
+    "reports to be written": ("pipeline.reports.views", "Views.write_all", "before"),
+    "reports written": ("pipeline.reports.views", "Views.write_all", "after"),
+    "run to be ended": ("pipeline.store.ledger", "Ledger.end_run", "before"),
+}
+
+
+def install(name: str, nth: int) -> None:
+    """Kill this process at the nth time that it comes to this point."""
+    import importlib
+
+    module_name, path, when = POINTS[name]
+    owner: Any = importlib.import_module(module_name)
+    *parents, attribute = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    original = getattr(owner, attribute)
+    times = itertools.count(1)
+
+    def reached() -> None:
+        if next(times) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if inspect.iscoroutinefunction(original):
+
+        @functools.wraps(original)
+        async def killing(*arguments: Any, **named: Any) -> Any:
+            if when == "before":
+                reached()
+            result = await original(*arguments, **named)
+            if when == "after":
+                reached()
+            return result
+
+    else:
+
+        @functools.wraps(original)
+        def killing(*arguments: Any, **named: Any) -> Any:
+            if when == "before":
+                reached()
+            result = original(*arguments, **named)
+            if when == "after":
+                reached()
+            return result
+
+    setattr(owner, attribute, killing)
