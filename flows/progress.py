@@ -146,6 +146,12 @@ def _print(text: str, stream: IO[str]) -> None:
         print(text, file=stream, flush=True)
 
 
+def warn(message: str) -> None:
+    """A sentence that matters, above the progress line; also with `--quiet`."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"audiobatch: {message}", file=sys.stderr, flush=True)
+
+
 def print_closing(summary: RunSummary, *, stream: IO[str] | None = None) -> None:
     """The closing table and the paths of what was written, on standard output.
 

@@ -108,6 +108,7 @@ class Job:
     retry: Retry | None = None
     phase: str = "discovering"
     warnings: list[str] = field(default_factory=list)
+    on_warning: Callable[[str], None] | None = None
     tally: Tally = field(default_factory=Tally)
     found: int = 0
     plan: Plan | None = None
@@ -186,6 +187,8 @@ class Job:
         """Something a person should know now; shown above the progress line and kept in the run's log."""
         self.warnings.append(message)
         log.warning(message)
+        if self.on_warning is not None:
+            self.on_warning(message)
 
     async def prepare(self) -> Plan:
         """Find and probe the inputs, decide what to send, and make ready to send it.

@@ -91,6 +91,9 @@ async def _run(
     from pipeline import execute
 
     async with execute.Job.open(spec, retry=retry) as job:
+        for warning in job.warnings:
+            progress.warn(warning)
+        job.on_warning = progress.warn
         # With Prefect the process ends with the run, so that a second signal cannot break its last steps.
         with stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=prefect):
             async with progress.shown(job, quiet=quiet):
@@ -102,6 +105,8 @@ async def _run(
                     summary = await _as_flow(job, plan, server)
         if not quiet:
             progress.print_closing(summary)
+        if summary.message:
+            progress.warn(summary.message)
     return summary
 
 

@@ -61,6 +61,17 @@ def limit_a_minute(headers: Mapping[str, str], counter: str) -> int | None:
     return None if value is None or not 1 <= value <= 1e12 else int(value)
 
 
+def tokens_left(headers: Mapping[str, str]) -> int | None:
+    """`x-ratelimit-remaining-tokens`; None where absent, negative or no number."""
+    value = _number(headers.get("x-ratelimit-remaining-tokens"), least=0)
+    return None if value is None or value > 1e12 else int(value)
+
+
+def limits_in(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that speak of limits and waits, of all that came with an answer."""
+    return {name: value for name, value in headers.items() if name.startswith(("x-ratelimit", "retry-"))}
+
+
 def _number(text: str | None, *, least: float = -math.inf) -> float | None:
     try:
         value = float(text) if text is not None else math.nan

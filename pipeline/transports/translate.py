@@ -65,6 +65,8 @@ def translate(error: Exception) -> AudioBatchError:
 
 
 def _of_connection(cause: BaseException) -> AudioBatchError:
+    if isinstance(cause, AudioBatchError):
+        return cause
     what = str(cause) or type(cause).__name__
     if isinstance(cause, _NOT_SENT):
         return Disconnected(f"the service was not reached: {what}")

@@ -1,0 +1,178 @@
+"""What the service can do to a run, and what must come of it: money first, then patience."""
+
+import pytest
+from emulator_process import EmulatorProcess
+from running import audiobatch, azure, rows_of, run_job
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in "abcdef":
+        (tmp_path / "in" / f"{name}.txt").write_text(f"Say something about {name}.")
+    return tmp_path
+
+
+def send(emulator, folder, **settings):
+    return run_job(
+        inputs=[str(folder / "in")],
+        output=str(folder / "out"),
+        **azure(emulator, max_concurrency=4, **settings),
+    )
+
+
+def billed(emulator):
+    return sum(call["billed"] for call in emulator.journal())
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 529])
+def test_what_passes_is_tried_again_and_every_item_is_bought_once(status, emulator, folder):
+    emulator.put_faults(
+        {"when": {"attempt_below": 1}, "do": {"status": status, "headers": {"retry-after-ms": "50"}}}
+    )
+    summary = send(emulator, folder)
+    assert (summary.exit_code, summary.succeeded) == (0, 6)
+    assert {row["attempts"] for row in rows_of(summary)} == {"2"}
+    assert {row["perhaps_billed"] for row in rows_of(summary)} == {"0"}
+    assert billed(emulator) == 6
+
+
+def test_a_reply_that_breaks_off_is_unknown_and_counted_as_perhaps_billed(emulator, folder):
+    emulator.put_faults({"when": {"attempt_below": 1, "text": "about a"}, "do": {"reset": "in"}})
+    summary = send(emulator, folder)
+    rows = {row["item_id"]: row for row in rows_of(summary)}
+    assert summary.succeeded == 6
+    assert (rows["a.txt"]["attempts"], rows["a.txt"]["perhaps_billed"]) == ("2", "1")
+    assert {rows[f"{name}.txt"]["perhaps_billed"] for name in "bcdef"} == {"0"}
+    assert billed(emulator) == 7
+
+
+def test_on_unknown_skip_leaves_the_item_and_says_so(emulator, folder):
+    emulator.put_faults({"when": {"text": "about a"}, "do": {"reset": "in"}})
+    summary = send(emulator, folder, on_unknown="skip")
+    row = rows_of(summary)[0]
+    assert (summary.exit_code, summary.unknown, row["status"], row["attempts"]) == (3, 1, "unknown", "1")
+    assert send(emulator, folder, on_unknown="skip").sent == 0
+    emulator.put_faults()
+    assert send(emulator, folder, on_unknown="retry").succeeded == 1
+
+
+def test_an_unknown_call_is_made_again_at_most_twice(emulator, folder):
+    emulator.put_faults({"when": {"text": "about a"}, "do": {"reset": "in"}})
+    summary = send(emulator, folder)
+    row = rows_of(summary)[0]
+    assert (row["status"], row["attempts"], row["perhaps_billed"]) == ("unknown", "3", "3")
+    before = len(emulator.journal())
+    assert send(emulator, folder).sent == 0
+    assert len(emulator.journal()) == before
+
+
+@pytest.mark.parametrize("corrupt", ["base64", "json", "html", "no_audio"])
+def test_a_useless_reply_is_a_failed_row_with_its_body_kept(corrupt, emulator, folder):
+    emulator.put_faults({"when": {"text": "about a"}, "do": {"corrupt": corrupt}})
+    summary = send(emulator, folder)
+    row = rows_of(summary)[0]
+    assert (summary.exit_code, row["status"], row["error_type"]) == (3, "failed", "bad_reply")
+    assert any((folder / "out" / "replies").iterdir())
+    assert row["attempts"] == "1", "buying again is the user's choice"
+
+
+def test_a_reply_of_text_alone_is_saved_and_flagged(emulator, folder):
+    emulator.put_faults({"when": {"text": "about a"}, "do": {"corrupt": "text_only"}})
+    row = rows_of(send(emulator, folder))[0]
+    assert (row["status"], row["checks"], row["audio_file"]) == ("succeeded", "text_only", "")
+
+
+def test_a_reply_of_text_alone_is_asked_for_once_more_if_the_job_says_so(emulator, folder):
+    emulator.put_faults({"when": {"text": "about a", "attempt_below": 1}, "do": {"corrupt": "text_only"}})
+    row = rows_of(send(emulator, folder, retry_text_only=True))[0]
+    assert (row["status"], row["checks"], row["attempts"]) == ("succeeded", "", "2")
+    assert billed(emulator) == 7
+
+
+def test_a_filtered_prompt_is_final_and_names_the_filter(emulator, folder):
+    (folder / "in" / "a.txt").write_text("Say emulator_block_prompt now.")
+    summary = send(emulator, folder)
+    row = rows_of(summary)[0]
+    assert (row["status"], row["error_type"], row["attempts"]) == ("failed", "content_filter", "1")
+    assert send(emulator, folder).sent == 0
+
+
+def test_a_wrong_key_stops_the_run_after_one_call(emulator, folder, monkeypatch):
+    done = audiobatch(
+        *("run", folder / "in", "--output", folder / "out", "--no-prefect", "--deployment", "gpt-audio-1.5"),
+        env={"AZURE_OPENAI_ENDPOINT": emulator.base_url, "AZURE_OPENAI_API_KEY": "wrong-canary-key"},
+    )
+    assert done.returncode == 4
+    assert "invalid subscription key" in done.stdout + done.stderr
+    assert [call["status"] for call in emulator.journal()] == [401]
+    assert "wrong-canary-key" not in done.stdout + done.stderr
+    for path in (folder / "out").rglob("*"):
+        if path.is_file():
+            assert b"wrong-canary-key" not in path.read_bytes(), path
+
+
+def test_a_deployment_that_is_not_there_stops_the_run_after_one_call(emulator, folder):
+    summary = run_job(
+        inputs=[str(folder / "in")],
+        output=str(folder / "out"),
+        **{**azure(emulator, api_version="2025-01-01-preview"), "deployment": "nowhere"},
+    )
+    assert (summary.exit_code, summary.stopped_by) == (4, "no_deployment")
+    assert len(emulator.journal()) == 1
+    statuses = [row["status"] for row in rows_of(summary)]
+    assert statuses.count("pending") == 5
+    assert (summary.failed, rows_of(summary)[statuses.index("failed")]["error_type"]) == (1, "deployment")
+
+
+def test_no_credit_stops_the_run_and_is_never_retried(emulator, folder):
+    body = {"error": {"message": "You exceeded your current quota.", "type": "insufficient_quota",
+                      "param": None, "code": "insufficient_quota"}}  # fmt: skip
+    emulator.put_faults({"when": {}, "do": {"status": 429, "body": body}})
+    summary = send(emulator, folder)
+    assert (summary.exit_code, len(emulator.journal())) == (4, 1)
+
+
+def test_a_refused_token_is_renewed_once_for_all_and_no_row_fails(folder, monkeypatch):
+    with EmulatorProcess("--speech", "tone", "--latency", "0.3") as emulator:
+        for name, value in emulator.identity_env.items():
+            monkeypatch.setenv(name, value)
+        emulator.put_faults({"when": {"nth": 3}, "do": {"expire_tokens": True}})
+        summary = run_job(
+            inputs=[str(folder / "in")],
+            output=str(folder / "out"),
+            endpoint=emulator.base_url,
+            deployment="gpt-audio-1.5",
+            max_concurrency=2,
+        )
+    assert (summary.exit_code, summary.succeeded, summary.failed) == (0, 6, 0)
+
+
+def test_a_service_that_is_not_there_is_said_to_be_unreachable(folder):
+    done = audiobatch(
+        *("run", folder / "in", "--output", folder / "out", "--no-prefect", "--deployment", "x"),
+        env={"AZURE_OPENAI_ENDPOINT": "http://127.0.0.1:9", "AZURE_OPENAI_API_KEY": "k"},
+    )
+    assert done.returncode == 4
+    assert "not reached" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wait_of_hours_parks_the_run_with_the_time_to_come_back(emulator, folder):
+    emulator.put_faults({"when": {}, "do": {"status": 429, "headers": {"retry-after": "86400"}}})
+    summary = send(emulator, folder)
+    assert (summary.exit_code, summary.stopped_by) == (5, "parked")
+    assert "wait until" in summary.message
+    emulator.put_faults()
+    assert send(emulator, folder).succeeded == 6
+
+
+def test_many_failures_stop_the_run_before_it_has_bought_more(emulator, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(60):
+        (tmp_path / "in" / f"{number:02}.txt").write_text(f"Say something about {number}.")
+    emulator.put_faults({"when": {}, "do": {"status": 400}})
+    summary = send(emulator, tmp_path)
+    assert (summary.exit_code, summary.stopped_by) == (6, "max_failures")
+    assert len(emulator.journal()) <= 20 + 4
+    assert summary.pending >= 36
