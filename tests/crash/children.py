@@ -23,7 +23,6 @@ def load() -> None:
     import flows.cli
     import flows.commands.run
     import flows.progress
-    import flows.stopping
     import pipeline.execute
     import pipeline.verify  # noqa: F401
 

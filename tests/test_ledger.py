@@ -1,0 +1,303 @@
+"""The ledger: committed together or not at all, one bad row alone, older folders opened."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from pipeline.errors import ConfigError, StorageError
+from pipeline.model import Outcome, SavedFile, Source, SourceKind, Status
+from pipeline.store import ledger_schema
+from pipeline.store.ledger import Attempt, AttemptEnd, Ledger
+from pipeline.store.recovery import recover
+from pipeline.store.storage import LocalStorage
+from pipeline.store.versions import set_aside, version_path
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+FIXTURE = Path(__file__).parent / "fixtures" / "folder-v1"
+
+
+def attempt(number=1, item_id="anna", **changes):
+    given = {
+        "attempt_id": f"run-{number}", "item_id": item_id, "turn": 1, "fingerprint": "f1", "run_id": "run",
+        "number": number, "started_at": NOW, "deployment": "d", "provider": "azure", "transport": "chat",
+        "model": "gpt-audio-1.5", "voice": "alloy", "format": "wav", "prompt": "Say hello.",
+        "input_sha256": "00", "settings_key": "k",
+    }  # fmt: skip
+    return Attempt(**{**given, **changes})
+
+
+def outcome(item_id="anna", status=Status.SUCCEEDED, **changes):
+    given = {"turn": 1, "fingerprint": "f1", "run_id": "run", "started_at": NOW, "finished_at": NOW}
+    return Outcome(item_id=item_id, status=status, **{**given, **changes})
+
+
+def end(number=1, state=Status.SUCCEEDED):
+    return AttemptEnd(attempt_id=f"run-{number}", state=state, finished_at=NOW)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with closing(Ledger.open(tmp_path / "ledger.db")) as opened:
+        yield opened
+
+
+def rows(path, query):
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+async def test_what_is_written_at_once_shares_transactions_and_is_on_disk_when_the_write_returns(
+    ledger, tmp_path
+):
+    await asyncio.gather(*(ledger.record_intent(attempt(n, f"item{n}")) for n in range(300)))
+    assert rows(tmp_path / "ledger.db", "SELECT count(*) FROM attempts") == [(300,)]
+
+
+async def test_one_bad_row_fails_alone(ledger):
+    bad = replace(outcome("bad"), finish_reason={"not": "text"})
+    ended = await asyncio.gather(
+        *(ledger.record_outcome(one) for one in (outcome("a"), bad, outcome("b"))), return_exceptions=True
+    )
+    assert [type(one) for one in ended] == [type(None), StorageError, type(None)]
+    assert {one.item_id for one in ledger.all_outcomes()} == {"a", "b"}
+
+
+async def test_an_outcome_the_end_of_its_call_and_what_it_replaces_are_one_commit(ledger):
+    await ledger.record_intent(attempt())
+    first = outcome(transcript="first")
+    await ledger.record_outcome(first, end())
+    second = replace(first, version=2, fingerprint={"no": "text"})
+    with pytest.raises(StorageError):
+        await ledger.record_outcome(second, end(state=Status.FAILED), superseded=first)
+    assert list(ledger.all_outcomes(earlier=True)) == []
+    assert ledger.outcome("anna", 1) == first
+
+
+async def test_a_disk_that_is_full_fails_everybody_who_waits_and_nobody_hangs(ledger):
+    with closing(sqlite3.connect(ledger._where)) as other:
+        pages = other.execute("PRAGMA page_count").fetchone()[0]
+    await asyncio.to_thread(_limit_pages, ledger, pages)
+    long = "x" * 200_000
+    ended = await asyncio.gather(
+        *(ledger.record_outcome(outcome(f"i{n}", transcript=long)) for n in range(20)), return_exceptions=True
+    )
+    assert {type(one) for one in ended} == {StorageError}
+    assert "full" in str(ended[0])
+
+
+def _limit_pages(ledger, pages):
+    """The writer's own connection may not let its file grow."""
+    original = ledger._writer._engine.begin
+
+    def begin():
+        context = original()
+        context.conn.connection.execute(f"PRAGMA max_page_count={pages}")
+        return context
+
+    ledger._writer._engine.begin = begin
+
+
+# A killed run.
+
+
+def test_calls_in_flight_at_a_kill_become_unknown_once(ledger, tmp_path):
+    asyncio.run(_intents(ledger, attempt(1, "anna"), attempt(2, "ben")))
+    storage = LocalStorage(tmp_path)
+    assert recover(ledger, storage) == 2
+    assert recover(ledger, storage) == 0
+    found = ledger.outcome("anna", 1)
+    assert (found.status, found.perhaps_billed, found.prompt) == (Status.UNKNOWN, 1, "Say hello.")
+
+
+async def _intents(ledger, *attempts):
+    for one in attempts:
+        await ledger.record_intent(one)
+
+
+def test_an_unknown_call_whose_outcome_the_kill_left_out_gets_it(ledger, tmp_path):
+    async def calls():
+        await ledger.record_intent(attempt(1))
+        await ledger.record_end(end(1, Status.UNKNOWN))
+        await ledger.record_intent(attempt(2))
+        await ledger.record_end(end(2, Status.UNKNOWN))
+
+    asyncio.run(calls())
+    assert recover(ledger, LocalStorage(tmp_path)) == 0
+    found = ledger.outcome("anna", 1)
+    assert (found.status, found.attempts, found.perhaps_billed) == (Status.UNKNOWN, 2, 2)
+
+
+@pytest.mark.parametrize("killed_at", ["while copying", "copied", "half written over", "written over"])
+def test_a_killed_redo_leaves_the_recorded_result_with_its_own_files(ledger, tmp_path, killed_at):
+    storage = LocalStorage(tmp_path)
+    audio, transcript = (
+        storage.write("audio/anna.wav", b"old sound"),
+        storage.write("transcripts/anna.txt", b"old"),
+    )
+    recorded = outcome(audio=audio, transcript_file=transcript)
+    asyncio.run(_intents(ledger, attempt(1)))
+    ledger.record_outcome_now(recorded, end(1))
+    asyncio.run(_intents(ledger, attempt(2, fingerprint="f2")))
+    if killed_at == "while copying":
+        storage.write(version_path(audio.path, 1), b"old sound")
+    else:
+        set_aside(storage, recorded)
+    if killed_at in ("half written over", "written over"):
+        storage.write("audio/anna.wav", b"new sound")
+    if killed_at == "written over":
+        storage.write("transcripts/anna.txt", b"new")
+    recover(ledger, storage)
+    assert ledger.outcome("anna", 1) == recorded
+    assert (storage.read("audio/anna.wav"), storage.read("transcripts/anna.txt")) == (b"old sound", b"old")
+    assert not [path for path in (tmp_path / "versions").rglob("*") if path.is_file()]
+    assert ledger.open_calls() == []
+
+
+# Folders of earlier versions.
+
+
+def folder_v1(tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(FIXTURE, folder)
+    with closing(sqlite3.connect(folder / "ledger.db")) as connection:
+        connection.executescript((folder / "ledger.sql").read_text())
+    (folder / "ledger.sql").unlink()
+    return folder
+
+
+def schema(path):
+    """Tables, columns and indexes, whatever the order they were made in."""
+    names = rows(path, "SELECT type, name, tbl_name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+    columns = {
+        table: {row[1:] for row in rows(path, f"PRAGMA table_info({table})")}
+        for kind, table, _ in names
+        if kind == "table"
+    }
+    return sorted(names), columns
+
+
+def test_a_folder_of_version_1_opens_with_all_that_was_in_it(tmp_path):
+    folder = folder_v1(tmp_path)
+    with closing(Ledger.open(folder / "ledger.db")) as opened:
+        found = {one.item_id: one for one in opened.all_outcomes()}
+        assert {item_id: one.status for item_id, one in found.items()} == {
+            "p1": Status.SUCCEEDED, "p2": Status.SUCCEEDED, "p3": Status.SUCCEEDED, "filtered": Status.FAILED
+        }  # fmt: skip
+        assert (found["p1"].version, [one.version for one in opened.all_outcomes(earlier=True)]) == (2, [1])
+        assert isinstance(found["p1"].audio, SavedFile)
+        assert len(list(opened.recorded())) == 4
+        assert opened.spent_usd() > 0
+
+
+def test_a_migrated_ledger_is_like_a_new_one(tmp_path):
+    folder = folder_v1(tmp_path)
+    Ledger.open(folder / "ledger.db").close()
+    Ledger.open(tmp_path / "new.db").close()
+    assert schema(folder / "ledger.db") == schema(tmp_path / "new.db")
+    version = rows(folder / "ledger.db", "SELECT value FROM meta WHERE key = 'schema_version'")
+    assert version == [(str(ledger_schema.VERSION),)]
+
+
+def test_migrations_run_in_order_once_each_and_only_those_that_are_missing(tmp_path, monkeypatch):
+    folder = folder_v1(tmp_path)
+    Ledger.open(folder / "ledger.db").close()
+    done = []
+
+    def third(connection):
+        done.append(3)
+        connection.execute(text("ALTER TABLE runs ADD COLUMN host TEXT"))
+
+    def fourth(connection):
+        done.append(4)
+        connection.execute(text("UPDATE runs SET host = 'somewhere'"))
+
+    monkeypatch.setattr(ledger_schema, "MIGRATIONS", (*ledger_schema.MIGRATIONS, third, fourth))
+    monkeypatch.setattr(ledger_schema, "VERSION", ledger_schema.VERSION + 2)
+    monkeypatch.setattr("pipeline.store.ledger_engine.VERSION", ledger_schema.VERSION)
+    for _ in range(2):
+        Ledger.open(folder / "ledger.db").close()
+    assert done == [3, 4]
+    assert rows(folder / "ledger.db", "SELECT DISTINCT host FROM runs") == [("somewhere",)]
+
+
+def test_a_migration_that_fails_half_way_has_not_happened(tmp_path, monkeypatch):
+    folder = folder_v1(tmp_path)
+
+    def breaks(connection):
+        connection.execute(text("ALTER TABLE runs ADD COLUMN host TEXT"))
+        raise ZeroDivisionError
+
+    before = schema(folder / "ledger.db")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(ledger_schema, "MIGRATIONS", (*ledger_schema.MIGRATIONS, breaks))
+        Ledger.open(folder / "ledger.db")
+    assert schema(folder / "ledger.db") == before
+    Ledger.open(folder / "ledger.db").close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+def test_a_migration_that_is_killed_half_way_has_not_happened(tmp_path):
+    folder = folder_v1(tmp_path)
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from sqlalchemy import text\n"
+        "from pipeline.store import ledger_schema\n"
+        "from pipeline.store.ledger import Ledger\n"
+        "def dies(connection):\n"
+        "    connection.execute(text('ALTER TABLE runs ADD COLUMN host TEXT'))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "ledger_schema.MIGRATIONS = (*ledger_schema.MIGRATIONS, dies)\n"
+        "Ledger.open(Path(sys.argv[1]))\n"
+    )
+    before = schema(folder / "ledger.db")
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(folder / "ledger.db")], cwd=Path(__file__).parents[1]
+    )
+    assert ended.returncode == -signal.SIGKILL
+    assert schema(folder / "ledger.db") == before
+    Ledger.open(folder / "ledger.db").close()
+
+
+def test_a_ledger_of_a_later_version_is_left_alone(tmp_path):
+    Ledger.open(tmp_path / "ledger.db").close()
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+        connection.execute("UPDATE meta SET value = '999'")
+        connection.commit()
+    with pytest.raises(ConfigError, match="version 999, made by a later audiobatch"):
+        Ledger.open(tmp_path / "ledger.db")
+
+
+@pytest.mark.parametrize("content", [b"this is no database, though it has that name" * 50, None])
+def test_a_file_that_is_no_ledger_is_refused(tmp_path, content):
+    path = tmp_path / "ledger.db"
+    if content is None:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE recipes (name TEXT)")
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"not a ledger|not ours"):
+        Ledger.open(path)
+
+
+def test_a_reader_sees_one_state_while_a_run_writes(ledger, tmp_path):
+    sources = [
+        Source(item_id=f"i{n:04}", kind=SourceKind.PROMPT, position=n, root="", path="") for n in range(2500)
+    ]
+    ledger.put_sources(sources, "run")
+    with closing(Ledger.open(tmp_path / "ledger.db")) as reader:
+        reading = reader.recorded()
+        first = next(reading)
+        ledger.put_sources([replace(source, path="moved") for source in sources], "run")
+        assert {one.source.path for one in (first, *reading)} == {""}
