@@ -60,6 +60,7 @@ class Media:
         level_dbfs: RMS level, None where it was not measured.
         silence_share: share of the duration below the silence threshold, 0 to 1; None: not measured.
         notes: what a person should know (`extension says .wav, content is mp3`).
+        trimmable_s: long silences in it, by which shortening them makes it shorter; None: not measured.
     """
 
     container: str
@@ -70,6 +71,7 @@ class Media:
     level_dbfs: float | None = None
     silence_share: float | None = None
     notes: tuple[str, ...] = ()
+    trimmable_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.duration_s < 0 or self.sample_rate_hz <= 0 or self.channels <= 0:
@@ -241,6 +243,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cue:
+    """Words with the time at which they are said, in seconds from the recording's beginning."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A reply, decoded: bytes are bytes, times are seconds, nothing of the wire's shape is left.
 
@@ -251,6 +262,7 @@ class Reply:
         audio_expires_at: epoch seconds until which `audio_id` may be named by a follow-up.
         input_transcript: of the user's audio, where the transport gives one.
         limits: the service's rate-limit headers, lower case.
+        cues: a transcription's words with their times, where the service gives any.
         raw: the body as it came; kept only where something is wrong.
     """
 
@@ -267,6 +279,7 @@ class Reply:
     latency_s: float
     input_transcript: str = ""
     limits: Mapping[str, str] = field(default_factory=dict)
+    cues: tuple[Cue, ...] = ()
     raw: bytes = field(default=b"", repr=False)
 
     @property

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Bytes a second of sound takes. WAV and pcm16 are 24 kHz, 16 bit; the others at the service's usual bit rates.
-_BYTES_PER_S = {"wav": 48_000, "pcm16": 96_000, "flac": 30_000, "mp3": 20_000, "aac": 16_000, "opus": 8_000}
+_BYTES_PER_S = {
+    "wav": 48_000,
+    "pcm16": 96_000,
+    "flac": 30_000,
+    "mp3": 20_000,
+    "aac": 16_000,
+    "opus": 8_000,
+    "m4a": 16_000,
+    "ogg": 16_000,
+}
 #: What an item's row, transcript and place in the reports come to.
 _BYTES_PER_TURN = 8_000
 #: A file system that is full to the last block works badly, and others write to it too.

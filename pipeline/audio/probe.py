@@ -15,6 +15,7 @@ from pipeline.audio.hashing import HashingFile
 from pipeline.audio.levels import LevelMeter
 from pipeline.audio.probe_pool import ProbePool, usable_cores
 from pipeline.audio.sound import NotAudio, Sound
+from pipeline.audio.trim import plan_trim, saved_s
 from pipeline.errors import InputError
 from pipeline.model import Media
 
@@ -173,6 +174,7 @@ def _measured(file: io.BufferedReader, size_bytes: int, name: str) -> Media:
                 level_dbfs=round(levels.rms_dbfs, 2),
                 silence_share=round(levels.silence_share, 4),
                 notes=tuple(_notes(sound, name)),
+                trimmable_s=round(saved_s(levels, plan_trim(levels)), 2),
             )
     except NotAudio as error:
         raise InputError(str(error)) from error

@@ -52,8 +52,9 @@ class Deployment:
     Attributes:
         priority: lower goes first.
         out: why it can serve no call in this run.
-        proven: a call of it has ended without a fatal error, since it was last in trouble.
+        proven: a call of it has ended without a fatal error.
         served: calls that it has taken.
+        named_only: takes only callers that are bound to it, since it does something else than the others.
     """
 
     name: str
@@ -64,6 +65,11 @@ class Deployment:
     proven: bool = False
     served: int = 0
     circuit: Circuit = field(default_factory=Circuit)
+    named_only: bool = False
+
+    def takes(self, only: str | None) -> bool:
+        """Whether it serves callers that are bound to this deployment, or, with None, to none."""
+        return not self.named_only if only is None else only == self.name
 
     def room_in_s(self, now_s: float) -> float:
         if not (self.proven and not self.circuit.half_open) and self.limiter.in_flight:
@@ -117,11 +123,13 @@ class Pool:
     Attributes:
         spending: the run's account, asked before each call.
         waits_for_parked: callers wait for a parked deployment, however long, rather than end the run.
+        max_concurrency: calls in flight on all deployments together; None: as many as each has room for.
     """
 
     deployments: Sequence[Deployment]
     spending: Spending = field(default_factory=Spending)
     waits_for_parked: bool = False
+    max_concurrency: int | None = None
     clock: Callable[[], float] = field(default_factory=lambda: asyncio.get_running_loop().time)
     call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle] = field(
         default_factory=lambda: asyncio.get_running_loop().call_later
@@ -169,7 +177,7 @@ class Pool:
     def park(self, deployment: Deployment, seconds: float) -> None:
         """A deployment asked for a wait so long that it is left aside; it comes back by a scout."""
         deployment.parked_until_s = max(deployment.parked_until_s, self.clock() + seconds)
-        deployment.proven = False
+        deployment.circuit.half_open = True
         self.serve()
 
     def drop(self, deployment: Deployment, error: DeploymentFatal) -> None:
@@ -189,7 +197,8 @@ class Pool:
     @property
     def room(self) -> int:
         """Calls that may be in flight at most, on all deployments that are left."""
-        return sum(one.limiter.max_concurrency for one in self.deployments if one.out is None)
+        room = sum(one.limiter.max_concurrency for one in self.deployments if one.out is None)
+        return room if self.max_concurrency is None else min(room, self.max_concurrency)
 
     def binding(self) -> str:
         """What the next caller in line waits for, in words; empty when nobody waits."""
@@ -209,6 +218,8 @@ class Pool:
             wait_s = nearest.circuit.wait_s(now_s)
             tried = f"tried again in {wait_s:.0f} s" if wait_s else "being tried"
             return f"the service: {nearest.name} is in trouble, {tried}"
+        if self.max_concurrency is not None and self.in_flight >= self.max_concurrency:
+            return f"{self.max_concurrency} calls at once"
         if not nearest.proven and nearest.limiter.in_flight:
             return f"the first call to {nearest.name}"
         return nearest.limiter.binding(now_s)
@@ -240,7 +251,7 @@ class Pool:
 
     def _try(self, caller: _Caller, now_s: float) -> float:
         """Give the caller its lease or its end, and 0; or the seconds until it is worth trying again."""
-        able = [one for one in self.deployments if caller.only in {None, one.name} and one.out is None]
+        able = [one for one in self.deployments if one.takes(caller.only) and one.out is None]
         usable = [one for one in able if one.parked_until_s <= now_s]
         comes_back_s = min(
             (one.parked_until_s - now_s for one in able if one not in usable), default=math.inf
@@ -253,6 +264,8 @@ class Pool:
         chosen = next((one for one in usable if one.room_in_s(now_s) <= 0), None)
         if chosen is None:
             return min(comes_back_s, *(max(one.room_in_s(now_s), 1e-4) for one in usable))
+        if self.max_concurrency is not None and self.in_flight >= self.max_concurrency:
+            return math.inf
         worst = caller.worst_usd.get(chosen.name, Decimal(0))
         if not self.spending.fits(worst):
             if self.in_flight:
@@ -266,7 +279,7 @@ class Pool:
         return 0.0
 
     def _nobody(self, caller: _Caller, now_s: float) -> NoDeployment:
-        able = [one for one in self.deployments if caller.only in {None, one.name}]
+        able = [one for one in self.deployments if one.takes(caller.only)]
         parked = [one.parked_until_s - now_s for one in able if one.out is None]
         causes = [one.out for one in able if one.out is not None]
         return NoDeployment(causes[-1] if causes and not parked else None, min(parked) if parked else None)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ErrorType
 from pipeline.model import Outcome, Status
 from pipeline.store.ledger import AttemptEnd
+from pipeline.store.ledger_parts import PartKind, PartOutcome
 from pipeline.store.ledger_rows import outcome_from_row, outcome_to_row
 from pipeline.store.versions import clear, set_aside
 
@@ -39,6 +40,8 @@ def keep_elsewhere(
     end: AttemptEnd | None,
     files: list[tuple[str, bytes]],
     roles: Mapping[str, str | None],
+    *,
+    part: PartOutcome | None = None,
 ) -> Path:
     """Keep what could not be written to the output.
 
@@ -48,6 +51,7 @@ def keep_elsewhere(
         end: of the call that decided it, where that is not in the ledger yet.
         files: those that are not on disk, as (path, bytes).
         roles: which path is `audio`, `transcript_file` or `raw_reply`.
+        part: whose outcome it is, where it is that of a part of a long recording.
 
     Raises:
         StorageError: it could not be kept here either.
@@ -56,6 +60,7 @@ def keep_elsewhere(
         "outcome": outcome_to_row(outcome),
         "end": None if end is None else _end_to_json(end),
         "roles": {role: path for role, path in roles.items() if path},
+        "part": None if part is None else [part.part, part.start_s, part.end_s],
     }
     place = spool.keep(outcome.item_id, files, record)
     log.warning("%s: kept at %s; the next run brings it home", outcome.item_id, place)
@@ -73,17 +78,25 @@ def bring_home(spool: Spool, storage: Storage, ledger: Ledger) -> int:
     """
 
     def make_room(entry: SpoolEntry) -> None:
+        if entry.record.get("part"):
+            return
         coming, _ = _read(entry)
         if (known := _in_its_place(ledger, coming)) is not None:
             set_aside(storage, known)
 
     def record(entry: SpoolEntry, saved: list[SavedFile]) -> None:
         coming, end = _read(entry)
-        known = _in_its_place(ledger, coming)
+        place = entry.record.get("part")
+        known = None if place else _in_its_place(ledger, coming)
         files = {file.path: file for file in saved}
         roles: Mapping[str, str] = entry.record["roles"]
         written: dict[str, Any] = {role: files[path] for role, path in roles.items() if path in files}
         coming = replace(coming, **written)
+        if place:
+            number, start_s, end_s = place
+            part = PartOutcome(kind=PartKind.REPLY, part=number, start_s=start_s, end_s=end_s, outcome=coming)
+            ledger.record_part_now(part, end)
+            return
         if known is not None:
             coming = replace(coming, version=max(coming.version, known.version + 1))
             clear(storage, known, keep=[file.path for role in ROLES if (file := getattr(coming, role))])

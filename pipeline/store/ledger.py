@@ -16,6 +16,7 @@ from pipeline.store import ledger_statements as statements
 from pipeline.store.ledger_attempts import Attempt, AttemptEnd
 from pipeline.store.ledger_engine import open_engine, shrink
 from pipeline.store.ledger_marks import mark_rows
+from pipeline.store.ledger_parts import part_to_row
 from pipeline.store.ledger_reading import LedgerReader, Recorded
 from pipeline.store.ledger_rows import outcome_to_row, source_to_row
 from pipeline.store.ledger_statements import end_row, intent_row, time_text
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from pipeline.model import Outcome, Review, Source
+    from pipeline.store.ledger_parts import PartOutcome
     from pipeline.store.ledger_writer import Write
 
 __all__ = ["Attempt", "AttemptEnd", "Ledger", "Recorded"]
@@ -86,6 +88,16 @@ class Ledger(LedgerReader):
     ) -> None:
         """The same, for a thread without an event loop."""
         self._writer.write_now(*_outcome_writes(outcome, end, superseded))
+
+    async def record_part(
+        self, part: PartOutcome, end: AttemptEnd | None = None, outcome: Outcome | None = None
+    ) -> None:
+        """What became of a part, at once with the end of its call, and with what it changes in the outcome."""
+        await self._writer.write(*_part_writes(part, end, outcome))
+
+    def record_part_now(self, part: PartOutcome, end: AttemptEnd | None = None) -> None:
+        """The same, for a thread without an event loop."""
+        self._writer.write_now(*_part_writes(part, end, None))
 
     # What a run finds and decides before it sends.
 
@@ -158,4 +170,14 @@ def _outcome_writes(outcome: Outcome, end: AttemptEnd | None, superseded: Outcom
     if superseded is not None:
         writes.append((statements.KEEP_VERSION, [outcome_to_row(superseded)]))
     writes.append((statements.PUT_OUTCOME, [outcome_to_row(outcome)]))
+    return writes
+
+
+def _part_writes(part: PartOutcome, end: AttemptEnd | None, outcome: Outcome | None) -> list[Write]:
+    writes: list[Write] = []
+    if end is not None:
+        writes.append((statements.END_ATTEMPT, [end_row(end)]))
+    writes.append((statements.PUT_PART, [part_to_row(part)]))
+    if outcome is not None:
+        writes.append((statements.PUT_OUTCOME, [outcome_to_row(outcome)]))
     return writes

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One call, as written down before it is sent."""
+    """One call, as written down before it is sent; `part` is that of a long recording, from 1."""
 
     attempt_id: str
     item_id: str
@@ -33,6 +33,7 @@ class Attempt:
     prompt: str
     input_sha256: str
     settings_key: str
+    part: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ from sqlalchemy import Select, and_, func, select
 from pipeline.model import Outcome, Source, Status
 from pipeline.store.ledger_engine import damage
 from pipeline.store.ledger_marks import past_marks, reviews_of
+from pipeline.store.ledger_parts import TRANSCRIPTION, PartKind, PartOutcome, part_from_row
 from pipeline.store.ledger_rows import outcome_from_row, source_from_row
-from pipeline.store.ledger_schema import attempts, items, outcomes, settings, versions
+from pipeline.store.ledger_schema import attempts, items, outcomes, parts, settings, versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -62,17 +63,59 @@ class LedgerReader:
                 attempts.c.item_id == item_id,
                 attempts.c.turn == turn,
                 attempts.c.state == Status.UNKNOWN.value,
+                attempts.c.transport != TRANSCRIPTION,
             )
         )
         with self._engine.connect() as connection:
             return int(connection.execute(query).scalar_one())
 
     def unknown_counts(self) -> dict[tuple[str, int, str], int]:
-        """Calls with an unknown end, counted by item, turn and fingerprint."""
+        """Calls with an unknown end, by item, turn and fingerprint; of several parts, those of the worst."""
         key = (attempts.c.item_id, attempts.c.turn, attempts.c.fingerprint)
-        query = select(*key, func.count()).where(attempts.c.state == Status.UNKNOWN.value).group_by(*key)
+        query = (
+            select(*key, func.count())
+            .where(attempts.c.state == Status.UNKNOWN.value)
+            .group_by(*key, attempts.c.part)
+        )
+        worst: dict[tuple[str, int, str], int] = {}
         with self._engine.connect() as connection:
-            return {(item, turn, mark): count for item, turn, mark, count in connection.execute(query)}
+            for item, turn, mark, count in connection.execute(query):
+                worst[item, turn, mark] = max(count, worst.get((item, turn, mark), 0))
+        return worst
+
+    def unknown_parts(self, item_id: str, turn: int, fingerprint: str) -> dict[int, int]:
+        """Calls of one turn with an unknown end, by part."""
+        query = (
+            select(attempts.c.part, func.count())
+            .where(
+                attempts.c.item_id == item_id,
+                attempts.c.turn == turn,
+                attempts.c.fingerprint == fingerprint,
+                attempts.c.state == Status.UNKNOWN.value,
+                attempts.c.part.is_not(None),
+            )
+            .group_by(attempts.c.part)
+        )
+        with self._engine.connect() as connection:
+            return dict(connection.execute(query).tuples())
+
+    def parts_of(self, item_id: str, turn: int, version: int, kind: PartKind) -> dict[int, PartOutcome]:
+        """What is recorded of a turn's parts, by number."""
+        query = select(parts).where(
+            parts.c.item_id == item_id,
+            parts.c.turn == turn,
+            parts.c.version == version,
+            parts.c.kind == kind.value,
+        )
+        with self._engine.connect() as connection:
+            found = connection.execute(query).mappings().all()
+        return {row["part"]: part_from_row(row) for row in found}
+
+    def written_down(self) -> set[tuple[str, int, int, str]]:
+        """Whose words are written down: item, turn, version, and the kind of words."""
+        query = select(parts.c.item_id, parts.c.turn, parts.c.version, parts.c.kind).where(parts.c.part == 0)
+        with self._engine.connect() as connection:
+            return set(connection.execute(query).tuples())
 
     def known_files(self) -> dict[str, tuple[int, int, str, str, str]]:
         """What probing found before: item_id → (size, mtime, sha256, media, refusal)."""
@@ -175,7 +218,11 @@ class LedgerReader:
         settled = and_(outcomes.c.item_id == attempts.c.item_id, outcomes.c.turn == attempts.c.turn)
         query = (
             select(attempts)
-            .where(attempts.c.state == Status.UNKNOWN.value, ~select(outcomes.c.turn).where(settled).exists())
+            .where(
+                attempts.c.state == Status.UNKNOWN.value,
+                attempts.c.transport != TRANSCRIPTION,
+                ~select(outcomes.c.turn).where(settled).exists(),
+            )
             .order_by(attempts.c.started_at)
         )
         with self._engine.connect() as connection:

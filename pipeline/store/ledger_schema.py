@@ -6,6 +6,7 @@ was put in. JSON is text that only this project reads.
     items      one row an input: what discovery found
     outcomes   one row an item and turn: what became of it, now
     versions   outcomes that a redo has superseded
+    parts      what became of the parts of a long recording, and of the calls that write down words
     attempts   one row a call, written *before* it is sent: the account of money
     marks      what a reviewer said of a turn, one row for each version of its reply
     runs       one row a run
@@ -125,6 +126,20 @@ versions = Table(
     *_outcome_columns(),
 )
 
+parts = Table(
+    "parts",
+    metadata,
+    Column("item_id", Text, primary_key=True),
+    Column("turn", Integer, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("start_s", Float, nullable=False, default=0),
+    Column("end_s", Float, nullable=False, default=0),
+    Column("cues", Text, nullable=False, default=""),
+    *_outcome_columns(),
+)
+
 attempts = Table(
     "attempts",
     metadata,
@@ -149,6 +164,7 @@ attempts = Table(
     Column("error_type", Text, nullable=False, default=""),
     Column("request_id", Text, nullable=False, default=""),
     Column("cost_usd", Text),
+    Column("part", Integer),
     Index("attempts_by_item", "item_id", "turn"),
     Index("attempts_by_state", "state"),
     Index("attempts_by_run", "run_id"),
@@ -200,9 +216,33 @@ def _marks(connection: Connection) -> None:
     )
 
 
+_PARTS = """
+CREATE TABLE IF NOT EXISTS parts (
+    item_id TEXT NOT NULL, turn INTEGER NOT NULL, version INTEGER NOT NULL, kind TEXT NOT NULL,
+    part INTEGER NOT NULL, start_s FLOAT NOT NULL, end_s FLOAT NOT NULL, cues TEXT NOT NULL,
+    fingerprint TEXT NOT NULL, kept_as TEXT NOT NULL, status TEXT NOT NULL, run_id TEXT NOT NULL,
+    started_at TEXT NOT NULL, finished_at TEXT NOT NULL, prompt TEXT NOT NULL, error_type TEXT NOT NULL,
+    error_message TEXT NOT NULL, transcript TEXT NOT NULL, input_transcript TEXT NOT NULL, audio TEXT NOT NULL,
+    audio_duration_s FLOAT, transcript_file TEXT NOT NULL, raw_reply TEXT NOT NULL, checks TEXT NOT NULL,
+    voice TEXT NOT NULL, format TEXT NOT NULL, model TEXT NOT NULL, deployment TEXT NOT NULL,
+    provider TEXT NOT NULL, transport TEXT NOT NULL, attempts INTEGER NOT NULL, perhaps_billed INTEGER NOT NULL,
+    latency_s FLOAT, usage TEXT NOT NULL, cost_usd TEXT, finish_reason TEXT NOT NULL, request_id TEXT NOT NULL,
+    audio_id TEXT, audio_expires_at FLOAT, parts INTEGER, trimmed_s FLOAT, word_error_rate FLOAT,
+    input_sha256 TEXT NOT NULL, settings_key TEXT NOT NULL,
+    PRIMARY KEY (item_id, turn, version, kind, part)
+)
+"""
+
+
+def _parts(connection: Connection) -> None:
+    """The parts of long recordings are calls of their own, recorded and resumed one by one."""
+    connection.execute(text("ALTER TABLE attempts ADD COLUMN part INTEGER"))
+    connection.execute(text(_PARTS))
+
+
 #: From each version to the next: the first makes version 2 of version 1. Append only; a step says in SQL of its
 #: own what it changes, since the tables above are those of today. A new ledger is made from the tables at once.
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_indexes_by_run, _marks)
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_indexes_by_run, _marks, _parts)
 VERSION = 1 + len(MIGRATIONS)
 
 

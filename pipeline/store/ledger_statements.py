@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from pipeline.store.ledger_schema import attempts, items, marks, outcomes, runs, settings, versions
+from pipeline.store.ledger_schema import attempts, items, marks, outcomes, parts, runs, settings, versions
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -45,6 +45,7 @@ END_ATTEMPT = (
 )
 PUT_OUTCOME = _upsert(outcomes)
 KEEP_VERSION = _upsert(versions)
+PUT_PART = _upsert(parts)
 PUT_ITEM = _upsert_items()
 MARK_TODO = update(items).where(items.c.item_id == bindparam("which")).values(todo_run=bindparam("todo_run"))
 KEEP_AS = (
@@ -74,8 +75,9 @@ _BLANK_OUTCOME: dict[str, Any] = dict.fromkeys(
 PURGE = (
     *(
         update(table).where(table.c.item_id == bindparam("which")).values(_BLANK_OUTCOME | {"audio_id": None})
-        for table in (outcomes, versions)
+        for table in (outcomes, versions, parts)
     ),
+    update(parts).where(parts.c.item_id == bindparam("which")).values(cues=""),
     update(items).where(items.c.item_id == bindparam("which")).values(text="", row=""),
     update(attempts).where(attempts.c.item_id == bindparam("which")).values(prompt=""),
     update(marks).where(marks.c.item_id == bindparam("which")).values(note=""),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ErrorType
 from pipeline.model import Outcome, Status
 from pipeline.store.ledger import AttemptEnd
+from pipeline.store.ledger_parts import TRANSCRIPTION
 from pipeline.store.versions import restore
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def recover(ledger: Ledger, storage: Storage) -> int:
             finished_at=now,
             error_type=ErrorType.DISCONNECTED,
         )
+        if call["transport"] == TRANSCRIPTION:
+            ledger.record_end_now(end)
+            continue
         known = ledger.outcome(call["item_id"], call["turn"])
         if known is None or known.status is not Status.SUCCEEDED:
             ledger.record_outcome_now(_unknown(ledger, call, known, more=1), end)

@@ -1,0 +1,80 @@
+"""What becomes of the calls below an item's turn: the parts of a long recording, and words that are written down.
+
+Each is recorded when its reply is on disk, so that none is paid for again when the run ends before the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from pipeline.model import Cue
+from pipeline.store.ledger_rows import outcome_from_row, outcome_to_row
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import RowMapping
+
+    from pipeline.model import Outcome
+
+#: The transport of calls that write words down: the manifest's rows are not made of them.
+TRANSCRIPTION = "transcription"
+
+
+class PartKind(StrEnum):
+    """`reply`: the reply to a part. `input`: a recording's own words. `speech`: a spoken reply's, heard again."""
+
+    REPLY = "reply"
+    INPUT = "input"
+    SPEECH = "speech"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartOutcome:
+    """What became of one part.
+
+    Attributes:
+        part: 1 for the first; 0 is the whole, put together, of words that are written down.
+        start_s, end_s: where it lies in the recording: a recorded part stands for that stretch and no other.
+        cues: the words with their times in the recording, where the service gives any.
+        outcome: of this call; its item, turn and version are those of the whole.
+    """
+
+    kind: PartKind
+    part: int
+    start_s: float
+    end_s: float
+    outcome: Outcome
+    cues: tuple[Cue, ...] = ()
+
+    def is_of(self, fingerprint: str, start_s: float, end_s: float) -> bool:
+        """Whether it answers the same question about the same stretch, to the hundredth of a second."""
+        same = abs(self.start_s - start_s) < 0.01 and abs(self.end_s - end_s) < 0.01
+        return same and self.outcome.fingerprint == fingerprint
+
+
+def part_to_row(part: PartOutcome) -> dict[str, Any]:
+    cues = [[cue.start_s, cue.end_s, cue.text] for cue in part.cues]
+    return outcome_to_row(part.outcome) | {
+        "kind": part.kind.value,
+        "part": part.part,
+        "start_s": part.start_s,
+        "end_s": part.end_s,
+        "cues": orjson.dumps(cues).decode() if cues else "",
+    }
+
+
+def part_from_row(row: RowMapping | Mapping[str, Any]) -> PartOutcome:
+    cues = orjson.loads(row["cues"]) if row["cues"] else []
+    return PartOutcome(
+        kind=PartKind(row["kind"]),
+        part=row["part"],
+        start_s=row["start_s"],
+        end_s=row["end_s"],
+        outcome=outcome_from_row(row),
+        cues=tuple(Cue(start_s=start, end_s=end, text=text) for start, end, text in cues),
+    )
