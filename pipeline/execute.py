@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import logging
 import os
 import secrets
@@ -30,6 +29,7 @@ from pipeline import settings
 from pipeline.discover import JOB_FILE, Discovery, output_name
 from pipeline.errors import ConfigError, StorageError
 from pipeline.items import job_settings
+from pipeline.job_file import write_job_file
 from pipeline.jobspec import KNOWN_VOICES
 from pipeline.limits.limiter import Limiter
 from pipeline.limits.pool import Deployment, Pool
@@ -163,7 +163,7 @@ class Job:
             )
             job._warn_early(brought, lost)
             if not storage.exists(JOB_FILE):
-                _write_job_file(storage, spec)
+                write_job_file(storage, spec)
             ledger.begin_run(
                 run_id,
                 spec=spec.model_dump_json(),
@@ -197,6 +197,7 @@ class Job:
             ConfigError: nothing to work on, or settings that do not fit what is there.
         """
         await asyncio.to_thread(self._discover)
+        await asyncio.to_thread(self.views.check)
         self.plan = plan = await asyncio.to_thread(
             make_plan, self.ledger, self.spec, self.run_id, retry=self.retry
         )
@@ -205,7 +206,7 @@ class Job:
             *(plan.items, plan.to_send, plan.done, plan.refused, plan.final, plan.unknown, plan.held_back),
         )
         # Only now: settings that the plan refuses are not the folder's.
-        await asyncio.to_thread(_write_job_file, self.storage, self.spec)
+        await asyncio.to_thread(write_job_file, self.storage, self.spec)
         self.phase = "sending"
         if plan.to_send:
             await asyncio.to_thread(self._make_room, plan)
@@ -335,7 +336,9 @@ class Job:
         await self._end_background()
         trouble = ""
         try:
-            await asyncio.to_thread(self.views.write_all)
+            notes = await asyncio.to_thread(self.views.write_all, drawing_s=Views.DRAWING_S)
+            for note in notes:
+                self.warn(note)
         except StorageError as failed:
             trouble = (
                 f"the manifest could not be written: {failed.message}. `audiobatch report` makes it again."
@@ -359,7 +362,7 @@ class Job:
         return RunSummary(
             run_id=self.run_id,
             output=self.output,
-            manifest=self.output / Views.MANIFEST,
+            manifest=self.output / self.views.manifest.name,
             exit_code=self._exit_code(plan),
             items=plan.items,
             sent=tally.ended,
@@ -392,6 +395,12 @@ class Job:
             parts.append(f"{plan.final} items failed for good earlier; `audiobatch retry` sends them again.")
         if plan.unknown:
             parts.append(f"{plan.unknown} items have an unknown end; `audiobatch retry` sends them again.")
+        if plan.approved:
+            parts.append(
+                f"{plan.approved} approved results were left as they are; --redo --force makes them again."
+            )
+        if plan.rejected:
+            parts.append(f"{plan.rejected} items are marked reject and were not sent.")
         if plan.held_back:
             parts.append(f"{plan.held_back} items were held back by --limit; run again for them.")
         return " ".join(parts)
@@ -450,7 +459,9 @@ class Job:
             await asyncio.sleep(pause_s)
             began_s = loop.time()
             try:
-                await asyncio.to_thread(self.views.write_manifest)
+                for note in await asyncio.to_thread(self.views.write_manifest):
+                    if note not in self.warnings:
+                        self.warn(note)
             except StorageError as failed:
                 log.warning("manifest not refreshed: %s", failed.message)
             pause_s = max(Views.FRESH_EVERY_S, 20 * (loop.time() - began_s))
@@ -506,20 +517,6 @@ def _output_folder(spec: JobSpec) -> Path:
         if given != "-" and Path(given).resolve() == full:
             raise ConfigError(f"{output}: is both input and output; name another --output")
     return output
-
-
-def _write_job_file(storage: LocalStorage, spec: JobSpec) -> None:
-    """`job.json`: the effective job, where its inputs are, and what ran it. It also marks the folder as ours."""
-    inputs = [one if one == "-" else str(Path(one).resolve()) for one in spec.inputs]
-    job = {
-        "spec": spec.model_dump(mode="json"),
-        "input_roots": inputs,
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("audiobatch", "openai", "prefect", "pandas")
-        }
-        | {"python": ".".join(map(str, sys.version_info[:3]))},
-    }
-    storage.write(JOB_FILE, orjson.dumps(job, option=orjson.OPT_INDENT_2))
 
 
 class _RunLog(logging.FileHandler):

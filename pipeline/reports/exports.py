@@ -70,6 +70,14 @@ def _encodes(text: str) -> bool:
     return True
 
 
+def need_pyarrow() -> None:
+    """Raises: ConfigError: Parquet cannot be written here, and how that is mended."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("manifest.parquet needs pyarrow: pip install 'audiobatch[parquet]'") from error
+
+
 def write_parquet(
     chunks: Iterable[Sequence[ManifestRow]],
     out: IO[bytes],
@@ -84,11 +92,10 @@ def write_parquet(
     Raises:
         ConfigError: pyarrow is not installed.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ConfigError("manifest.parquet needs pyarrow: pip install pyarrow") from error
+    need_pyarrow()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     names = list(columns) if columns is not None else [*COLUMNS, *extra_columns]
     types: dict[Kind, Any] = {
         Kind.COUNT: pa.int64(),

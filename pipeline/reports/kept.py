@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
+from pipeline.model import Review
 from pipeline.reports.columns import is_own
 from pipeline.reports.marks import REVIEWS, RowKey
 from pipeline.reports.tables import Cell, TableRow, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pipeline.reports.manifest import ManifestRow
@@ -97,6 +98,25 @@ def read_kept(paths: Iterable[Path], kept: Kept | None = None) -> Kept:
         except InputError as error:
             _LOG.warning("%s", error)
             kept.notes.append(f"{path.name} could not be read; what was added to it is not carried over.")
+    return kept
+
+
+def without_applied(
+    kept: Kept, past: Collection[tuple[str, int, int, Review]], settled: Collection[RowKey]
+) -> Kept:
+    """The additions without marks that are no news: applied once, or of rows that a file was applied for since.
+
+    Args:
+        past: every mark on record, also of earlier versions: item, turn, version, what it said.
+        settled: rows for which what was applied last holds.
+    """
+    known = {(item_id, turn, str(version), mark) for item_id, turn, version, mark in past}
+
+    def is_news(key: RowKey, mark: Unapplied) -> bool:
+        said = Review(review=mark.review, note=mark.note)
+        return key not in settled and (*key, mark.version, said) not in known
+
+    kept.marks = {key: mark for key, mark in kept.marks.items() if is_news(key, mark)}
     return kept
 
 

@@ -6,18 +6,32 @@ folder is moved, copied or unzipped to.
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import os
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
+from urllib.request import url2pathname
 
 #: Excel refuses longer targets.
 #: Source: https://support.microsoft.com/office/excel-specifications-and-limits-1672b34d (2025-11-20).
 EXCEL_TARGET_LIMIT = 2_079
 
+#: What a row carries beside the manifest's columns: the way from the output folder to its recording.
+INPUT_LINK = "input_link"
+
+_FILE_URL = "file:///"
 _AUDIO_SUFFIXES = frozenset(
     ".aac .aif .aiff .flac .m4a .mp3 .mp4 .mpeg .mpga .oga .ogg .opus .wav .webm .wma .amr".split()  # noqa: SIM905
 )
 # What Excel itself escapes in the target of a link to a file; letters of any alphabet stay.
 _EXCEL_ESCAPES = {ord(character): f"%{ord(character):02X}" for character in '%"<>[]^`{} #?\\|'}
+
+
+def link_from(folder: Path, path: Path) -> str:
+    """The way from a folder to a file: a relative POSIX path, or a file URL where no path leads there."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return path.as_uri()
 
 
 def href(path: object) -> str:
@@ -28,6 +42,8 @@ def href(path: object) -> str:
     text = str(path) if isinstance(path, str) else ""
     if not text or "\x00" in text:
         return ""
+    if text.startswith(_FILE_URL):
+        return text
     try:
         quoted = quote(text.encode("utf-8", "surrogateescape"), safe="/~")
     except UnicodeEncodeError:  # half of a pair: no file system gave us this
@@ -42,11 +58,18 @@ def excel_target(path: object) -> str:
     text = str(path) if isinstance(path, str) else ""
     if not text or text.startswith("/") or not text.isprintable():
         return ""
+    if text.startswith(_FILE_URL):
+        return text if len(text) <= EXCEL_TARGET_LIMIT else ""
     target = text.translate(_EXCEL_ESCAPES)
     first = target.split("/", 1)[0]
     if ":" in first:  # would be read as a scheme or a drive
         target = f"./{target}"
     return target if len(target) <= EXCEL_TARGET_LIMIT else ""
+
+
+def file_at(folder: Path, link: str) -> Path:
+    """The file that a link of a page in `folder` leads to."""
+    return Path(url2pathname(link.removeprefix("file://"))) if link.startswith(_FILE_URL) else folder / link
 
 
 def is_audio_path(path: object) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.answers import answer_fields
 from pipeline.errors import ErrorType, InputError
 from pipeline.items import build_item
 from pipeline.model import SourceKind, Status
+from pipeline.reports.links import INPUT_LINK, link_from
 from pipeline.sound_settings import unfit
 
 if TYPE_CHECKING:
@@ -30,7 +33,12 @@ _USAGE = (
 
 
 def manifest_rows(
-    records: Iterable[Recorded], spec: JobSpec, *, run_id: str | None = None, chunk: int = 1000
+    records: Iterable[Recorded],
+    spec: JobSpec,
+    *,
+    run_id: str | None = None,
+    folder: Path | None = None,
+    chunk: int = 1000,
 ) -> Iterator[list[dict[str, Any]]]:
     """Rows in chunks.
 
@@ -38,13 +46,14 @@ def manifest_rows(
         records: in input order (`Ledger.recorded`).
         spec: the job, for what is asked of inputs that have no result yet.
         run_id: only what this run decided, and the inputs it refused.
+        folder: the output folder; rows then carry, as `INPUT_LINK`, how to get from there to their recording.
         chunk: rows a chunk, about.
     """
     rows: list[dict[str, Any]] = []
     for one in records:
         rows.extend(
             row
-            for row in _rows_of(one, spec)
+            for row in _rows_of(one, spec, folder)
             if run_id is None or row["run_id"] == run_id or row["status"] == Status.REFUSED.value
         )
         if len(rows) >= chunk:
@@ -62,7 +71,7 @@ def own_columns(records: Iterable[Recorded]) -> list[str]:
     return list(found)
 
 
-def _rows_of(one: Recorded, spec: JobSpec) -> Iterator[dict[str, Any]]:
+def _rows_of(one: Recorded, spec: JobSpec, folder: Path | None) -> Iterator[dict[str, Any]]:
     refusal = one.source.refusal or ("" if one.outcomes else unfit(one.source, spec))
     item: Item | None = None
     if not refusal:
@@ -70,12 +79,19 @@ def _rows_of(one: Recorded, spec: JobSpec) -> Iterator[dict[str, Any]]:
             item = build_item(one.source, spec)
         except InputError as refused:
             refusal = refused.message
+    fields, last = answer_fields(spec.fields), len(spec.turn_specs())
     turns = {turn.number: turn for turn in item.turns} if item else {}
     for number in sorted({*one.outcomes, *turns} or {1}):
         row = _input_columns(one.source, number)
+        if folder is not None and one.source.kind is SourceKind.RECORDING:
+            row[INPUT_LINK] = link_from(folder, Path(one.source.root) / one.source.path)
+        if (review := one.reviews.get(number)) is not None:
+            row |= {"review": review.review, "review_note": review.note}
         outcome = one.outcomes.get(number)
         if outcome is not None:
             row |= _outcome_columns(outcome)
+            if fields and number == last and outcome.status is Status.SUCCEEDED:
+                row |= fields.readable(outcome.transcript)
         elif refusal:
             row |= {
                 "status": Status.REFUSED.value,

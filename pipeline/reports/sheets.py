@@ -14,7 +14,7 @@ from xlsxwriter.worksheet import Worksheet
 
 from pipeline.reports.cells import cut, escape_controls, is_formula_like
 from pipeline.reports.columns import Kind, kind_of
-from pipeline.reports.links import excel_target
+from pipeline.reports.links import INPUT_LINK, excel_target
 from pipeline.reports.marks import REVIEWS
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ _WIDTHS = {
     "deployment": 18,
 }
 _KIND_WIDTHS = {Kind.TIME: 19, Kind.TEXT: 12, Kind.PATH: 28}
-_LINKED = frozenset({"audio_file", "transcript_file"})
+#: Columns that are links, and the key of a row that holds where to; the transcript's only where it was cut.
+_LINKED = {"input": INPUT_LINK, "audio_file": "audio_file", "transcript_file": "transcript_file"}
 _WRAPPED = frozenset({"prompt", "transcript", "input_transcript", "error_message", "review_note"})
 _LINE_POINTS = 15
 _MOST_LINES = 6
@@ -146,8 +147,9 @@ class ManifestSheet:
         pointer = row.get("transcript_file") if column == "transcript" else ""
         shown, was_cut = cut(text, str(pointer or ""))
         self.cut_cells += was_cut
-        if column in _LINKED or (was_cut and pointer):
-            target = excel_target(text if column in _LINKED else pointer)
+        target_of = row.get(_LINKED[column]) if column in _LINKED else pointer if was_cut else None
+        if target_of:
+            target = excel_target(target_of)
             if target:
                 self._links += 1
                 look = formats.wrapped_link if was_cut else formats.link

@@ -1,16 +1,39 @@
-"""The files that people read, made from the ledger: views, never the truth; they can be made again at any time."""
+"""The files that people read, made from the ledger: views, never the truth; they can be made again at any time.
+
+manifest.csv first, whose rows are counted as they pass; then what the job wants beside it: workbook, page, JSON
+Lines, Parquet. What a reviewer added to a manifest is carried over, and a file that is open in another program
+is never a failure: the new one is written beside it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import os
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipeline.answers import answer_fields
+from pipeline.items import digest
+from pipeline.job_file import job_id
+from pipeline.reports.columns import choose_columns
+from pipeline.reports.drawing import Drawing
+from pipeline.reports.exports import need_pyarrow, write_jsonl, write_parquet
+from pipeline.reports.kept import Keeper, Kept, merge_kept, without_applied
 from pipeline.reports.manifest import cell_text, write_csv
+from pipeline.reports.page import write_page
+from pipeline.reports.placing import Placed, draft_beside, place
 from pipeline.reports.rows import manifest_rows, own_columns
+from pipeline.reports.totals import Totals
+from pipeline.reports.workbook import write_workbook
+from pipeline.reports.written import Hashing, Written
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+    from pathlib import Path
+
     from pipeline.jobspec import JobSpec
+    from pipeline.reports.marks import RowKey
     from pipeline.store.ledger import Ledger
-    from pipeline.store.storage import Storage
+    from pipeline.store.storage import LocalStorage
 
 #: What a table in Prefect's pages shows of a row.
 _TABLE_COLUMNS = (
@@ -24,36 +47,172 @@ _TABLE_COLUMNS = (
     "error_message",
 )
 _TABLE_CELL_CHARACTERS = 200
+#: What the workbook shows whatever columns were chosen: without them it could not be reviewed.
+_FOR_REVIEW = ("item_id", "turn", "review", "review_note", "version")
 
 
 class Views:
     """Writes a folder's reports. Every method may be called from any thread."""
 
     MANIFEST: ClassVar = "manifest.csv"
+    WORKBOOK: ClassVar = "manifest.xlsx"
+    PAGE: ClassVar = "report.html"
     #: During a run the manifest is refreshed no more often than this.
     FRESH_EVERY_S: ClassVar = 30.0
+    #: At a run's end, drawing waveforms takes no longer than this.
+    DRAWING_S: ClassVar = 20.0
 
-    def __init__(self, storage: Storage, ledger: Ledger, spec: JobSpec, run_id: str | None) -> None:
+    def __init__(self, storage: LocalStorage, ledger: Ledger, spec: JobSpec, run_id: str | None) -> None:
         """`run_id`: the run whose own list is written too; None outside a run."""
         self._storage = storage
+        self._folder = storage.root
         self._ledger = ledger
         self._spec = spec
         self._run_id = run_id
+        self._written = Written.recall(ledger)
+        self._keeper = Keeper([self._folder / self.MANIFEST, self._folder / self.WORKBOOK])
+        if not self._written.added:
+            for name in (self.MANIFEST, self.WORKBOOK):
+                if self._written.is_untouched(self._folder / name):
+                    self._keeper.wrote(self._folder / name)
+        self._writing = threading.Lock()
+        self._settled: set[RowKey] = set()
+        self._aside: Path | None = None
+        self.manifest = self._folder / self.MANIFEST
 
-    def write_all(self) -> None:
-        """Every report, as the ledger stands now."""
-        self.write_manifest()
+    def settle(self, rows: Collection[RowKey]) -> None:
+        """A reviewer's file was applied that speaks for these rows: what older files say of them is void."""
+        self._settled.update(rows)
+
+    def check(self) -> None:
+        """Raises: ConfigError: the job asks for a column or a kind of report that there cannot be."""
+        if self._spec.manifest_columns:
+            with self._writing:
+                self._columns([*self._extra(), *self._kept().columns])
+        if "parquet" in self._spec.reports:
+            need_pyarrow()
+
+    def write_all(self, *, again: bool = False, drawing_s: float | None = None) -> tuple[str, ...]:
+        """Every report, as the ledger stands now.
+
+        Args:
+            again: also those that would come out as they are.
+            drawing_s: how long new waveforms may take; None: as long as it takes.
+
+        Returns:
+            What a person should be told, one sentence each.
+        """
+        with self._writing:
+            return self._write_all(again=again, drawing_s=drawing_s)
+
+    def _write_all(self, *, again: bool, drawing_s: float | None) -> tuple[str, ...]:
+        totals = Totals()
+        placed, hashed = self._write_csv(totals)
         if self._run_id is not None:
-            self._write(f"runs/{self._run_id}.csv", run_id=self._run_id)
+            self._write_own_list(self._run_id)
+        notes = [*self._keeper.now().notes, *placed.notes]
+        paths = [self._folder / name for name in self._names()]
+        shown = digest([hashed, self._spec.model_dump(mode="json")])
+        if again or placed.path.name != self.MANIFEST or not self._written.shows(shown, paths):
+            notes += self._write_others(totals, drawing_s)
+            kept = self._kept()
+            self._written.now(
+                shown, [self.manifest, *paths], added=bool(kept.columns or kept.marks or kept.notes)
+            )
+            self._written.remember(self._ledger)
+        return tuple(dict.fromkeys(notes))
 
-    def write_manifest(self) -> None:
-        self._write(self.MANIFEST)
+    def write_manifest(self) -> tuple[str, ...]:
+        """The CSV alone; what a person should be told of it."""
+        with self._writing:
+            return self._write_csv(Totals())[0].notes
 
-    def _write(self, path: str, run_id: str | None = None) -> None:
-        extra = own_columns(self._ledger.recorded())
+    def _names(self) -> list[str]:
+        """What the job wants beside the CSV, as file names."""
+        names = {
+            "xlsx": self.WORKBOOK,
+            "html": self.PAGE,
+            "jsonl": "manifest.jsonl",
+            "parquet": "manifest.parquet",
+        }
+        return [names[one] for one in dict.fromkeys(self._spec.reports)]
+
+    def _write_csv(self, totals: Totals) -> tuple[Placed, str]:
+        kept = self._kept()
+        extra = [*self._extra(), *kept.columns]
+        target = self._folder / self.MANIFEST
+        with draft_beside(target) as draft:
+            with draft.open("wb") as file:
+                out = Hashing(file)
+                rows = totals.watching(self._rows(kept))
+                write_csv(rows, out, extra_columns=extra, columns=self._columns(extra))  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            placed = place(draft, target)
+        if self._aside is not None and self._aside != placed.path:
+            self._aside.unlink(missing_ok=True)
+        self._aside = placed.path if placed.path != target else None
+        self.manifest = placed.path
+        self._keeper.wrote(placed.path)
+        return placed, out.hexdigest()
+
+    def _write_own_list(self, run_id: str) -> None:
+        extra = self._extra()
         rows = manifest_rows(self._ledger.recorded(), self._spec, run_id=run_id)
-        with self._storage.open_binary_atomic(path) as out:
+        with self._storage.open_binary_atomic(f"runs/{run_id}.csv") as out:
             write_csv(rows, out, extra_columns=extra)
+
+    def _write_others(self, totals: Totals, drawing_s: float | None) -> list[str]:
+        notes: list[str] = []
+        for name in self._names():
+            kept = self._kept()
+            extra = [*self._extra(), *kept.columns]
+            columns = self._columns(extra)
+            path = self._folder / name
+            match path.suffix:
+                case ".xlsx":
+                    book = write_workbook(
+                        self._rows(kept),
+                        path,
+                        extra_columns=extra,
+                        columns=columns and list(dict.fromkeys((*columns, *_FOR_REVIEW))),
+                        settings=self._settings(),
+                    )
+                    self._keeper.wrote(book.path)
+                    notes += book.notes
+                case ".html":
+                    drawing = Drawing(drawing_s)
+                    page = write_page(
+                        self._rows(kept), self._folder, totals, job_key=job_id(self._folder), draw=drawing
+                    )
+                    notes += [*page.notes, *drawing.notes(self._folder)]
+                case _:
+                    write = write_jsonl if path.suffix == ".jsonl" else write_parquet
+                    with draft_beside(path) as draft:
+                        with draft.open("wb") as out:
+                            write(self._rows(kept), out, extra_columns=extra, columns=columns)
+                        notes += place(draft, path).notes
+        return notes
+
+    def _rows(self, kept: Kept) -> Iterator[Sequence[dict[str, Any]]]:
+        rows = manifest_rows(self._ledger.recorded(), self._spec, folder=self._folder)
+        return merge_kept(rows, kept)  # type: ignore[return-value]
+
+    def _kept(self) -> Kept:
+        kept = self._keeper.now()
+        return without_applied(kept, self._ledger.past_marks(), self._settled) if kept.marks else kept
+
+    def _extra(self) -> list[str]:
+        fields = answer_fields(self._spec.fields)
+        return [*own_columns(self._ledger.recorded()), *(fields.columns if fields else ())]
+
+    def _columns(self, extra: Sequence[str]) -> tuple[str, ...] | None:
+        wanted = self._spec.manifest_columns
+        return choose_columns(wanted, extra) if wanted else None
+
+    def _settings(self) -> dict[str, object]:
+        spec = self._spec.model_dump(mode="json")
+        return {name: value for name, value in spec.items() if value not in (None, "", [], False)}
 
     def table_rows(self, limit: int) -> list[dict[str, str]]:
         """This run's first rows with few columns, cells cut short."""

@@ -90,7 +90,6 @@ def _write(
 ) -> tuple[int, list[str]]:
     options: dict[str, Any] = {
         "constant_memory": True,
-        "tmpdir": str(draft.parent),
         "strings_to_formulas": False,
         "strings_to_urls": False,
         "strings_to_numbers": False,

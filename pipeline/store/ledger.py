@@ -147,6 +147,10 @@ class Ledger(LedgerReader):
         kept, dropped = mark_rows(self.outcome, reviews)
         self._writer.write_now((statements.PUT_MARK, kept), (statements.DROP_MARK, dropped))
 
+    def note(self, key: str, value: str) -> None:
+        """Keep a word about the folder's files, for `noted`."""
+        self._writer.write_now((statements.PUT_NOTE, [{"key": key, "value": value}]))
+
     def forget_missing_refusals(self, run_id: str) -> None:
         """Drop inputs that are no longer there and never had a result."""
         self._writer.write_now((statements.FORGET_MISSING, [{"run": run_id}]))

@@ -14,7 +14,7 @@ from pipeline.store.ledger_engine import damage
 from pipeline.store.ledger_marks import past_marks, reviews_of
 from pipeline.store.ledger_parts import TRANSCRIPTION, PartKind, PartOutcome, part_from_row
 from pipeline.store.ledger_rows import outcome_from_row, source_from_row
-from pipeline.store.ledger_schema import attempts, items, outcomes, parts, settings, versions
+from pipeline.store.ledger_schema import attempts, items, meta, outcomes, parts, settings, versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -180,6 +180,11 @@ class LedgerReader:
                         kept_as=kept.get(item_id, {}),
                         reviews=reviews.get(item_id, {}),
                     )
+
+    def noted(self, key: str) -> str:
+        """What was kept under a key; empty where nothing was."""
+        with self._engine.connect() as connection:
+            return connection.execute(select(meta.c.value).where(meta.c.key == key)).scalar() or ""
 
     def past_marks(self) -> set[tuple[str, int, int, Review]]:
         """Every mark that was ever applied: item, turn, version marked, and what it said."""

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from pipeline.store.ledger_schema import attempts, items, marks, outcomes, parts, runs, settings, versions
+from pipeline.store.ledger_schema import (
+    attempts,
+    items,
+    marks,
+    meta,
+    outcomes,
+    parts,
+    runs,
+    settings,
+    versions,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -57,6 +67,7 @@ PUT_MARK = _upsert(marks)
 DROP_MARK = delete(marks).where(
     *(marks.c[name] == bindparam(f"which_{name}") for name in ("item_id", "turn", "version", "replied"))
 )
+PUT_NOTE = _upsert(meta)
 PUT_RUN = _upsert(runs)
 END_RUN = (
     update(runs)
