@@ -239,6 +239,8 @@ class _Planning:
             return decision
         if outcome is not None and self.retry.wants(outcome):
             return Decision.SEND
+        if decision is Decision.UNKNOWN and Status.UNKNOWN in self.retry.statuses:
+            return Decision.SEND  # a redo's: the row still has the earlier result
         return Decision.DONE if decision in {Decision.SEND, Decision.CHANGED} else decision
 
     def _turn(self, one: Recorded, turn: Turn, outcome: Outcome | None) -> Decision:
@@ -249,15 +251,20 @@ class _Planning:
             case Status.SUCCEEDED if same:
                 return Decision.DONE
             case Status.SUCCEEDED:
-                return self._changed(one, turn, outcome)
+                changed = self._changed(one, turn, outcome)
+                sent = changed is Decision.SEND or (changed is Decision.CHANGED and self.spec.redo)
+                return Decision.UNKNOWN if sent and self._given_up(one, turn) else changed
             case Status.FAILED if same and outcome.error_type not in RETRYABLE:
                 return Decision.FINAL
-            case Status.UNKNOWN if same:
-                calls = self.unknown.get((one.source.item_id, turn.number, turn.fingerprint), 0)
-                again = self.spec.on_unknown == "retry" and calls <= MAX_UNKNOWN
-                return Decision.SEND if again else Decision.UNKNOWN
+            case Status.UNKNOWN if same and self._given_up(one, turn):
+                return Decision.UNKNOWN
             case _:
                 return Decision.SEND
+
+    def _given_up(self, one: Recorded, turn: Turn) -> bool:
+        """Whether calls for this very request have an unknown end, and no more are to be made."""
+        calls = self.unknown.get((one.source.item_id, turn.number, turn.fingerprint), 0)
+        return calls > 0 and (self.spec.on_unknown == "skip" or calls > MAX_UNKNOWN)
 
     def _changed(self, one: Recorded, turn: Turn, outcome: Outcome) -> Decision:
         """A result whose fingerprint no longer holds: by its own input's doing, or by the job's?"""
