@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.audio.timeline import Timeline
     from pipeline.model import Media
 
-__all__ = ["encode_reply", "prepare", "resampled", "unpack"]
+__all__ = ["encode_reply", "fits_one_request", "prepare", "resampled", "unpack"]
 
 #: The audio models work at 24 kHz; recordings up to 16 kHz gain nothing from more.
 #: Source: Azure's realtime audio quickstart (`audio/pcm` at 24 000 Hz both ways), checked 2026-11-20. That chat
@@ -73,6 +73,17 @@ def prepare(
         raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"it cannot be read: {error.strerror or error}") from error
+
+
+def fits_one_request(media: Media, size_bytes: int, duration_s: float | None = None) -> bool:
+    """Whether a recording, or `duration_s` of it, can be sent at once, in whatever form."""
+    if duration_s is None and sendable_as_is(media, size_bytes):
+        return True
+    try:
+        _form(media.sample_rate_hz, media.duration_s if duration_s is None else duration_s)
+    except InputError:
+        return False
+    return True
 
 
 def unpack(path: Path, media: Media, out: Path, *, channels: Channels = "mix") -> None:

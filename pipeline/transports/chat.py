@@ -15,15 +15,15 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import httpx2
-import openai
 
 from pipeline.audio.encode import encode_reply
 from pipeline.errors import AuthenticationFailed
 from pipeline.transports.chat_reply import reply_of, streamed_reply
 from pipeline.transports.chat_request import body_of
 from pipeline.transports.chat_stream import as_stream, read_stream
+from pipeline.transports.clients import open_client
 from pipeline.transports.translate import translate
-from pipeline.transports.watched import PROGRESS_WINDOW_S, watch
+from pipeline.transports.watched import PROGRESS_WINDOW_S
 
 if TYPE_CHECKING:
     from pipeline.model import Reply, Request
@@ -57,7 +57,7 @@ class ChatTransport:
         self._deployment = deployment
         self._tokens = tokens
         self._timeout_s = timeout_s
-        self._client = _client(
+        self._client = open_client(
             provider=provider,
             endpoint=endpoint,
             api_version=api_version,
@@ -121,37 +121,6 @@ class ChatTransport:
         raw = response.content
         reply: Reply = await _off_loop(len(raw), reply_of, raw, headers, latency_s, request)
         return reply
-
-
-def _client(
-    *,
-    provider: Literal["azure", "openai"],
-    endpoint: str | None,
-    api_version: str,
-    deployment: str,
-    secret: Any,
-    timeout_s: float,
-    connections: int,
-) -> openai.AsyncOpenAI:
-    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
-    http = openai.DefaultAsyncHttpxClient(
-        limits=limits,
-        event_hooks={"response": [watch]},
-        timeout=httpx2.Timeout(timeout_s, connect=10.0),
-    )
-    common: dict[str, Any] = {"max_retries": 0, "http_client": http, "timeout": timeout_s}
-    if provider == "openai":
-        return openai.AsyncOpenAI(api_key=secret, base_url=endpoint, **common)
-    assert endpoint is not None
-    if api_version == "v1":
-        return openai.AsyncOpenAI(api_key=secret, base_url=f"{endpoint}/openai/v1", **common)
-    return openai.AsyncAzureOpenAI(
-        azure_endpoint=endpoint,
-        azure_deployment=deployment,
-        api_version=api_version,
-        **({"azure_ad_token_provider": secret} if callable(secret) else {"api_key": secret}),
-        **common,
-    )
 
 
 async def _off_loop(size_bytes: int, work: Any, *arguments: Any) -> Any:
