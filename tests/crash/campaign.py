@@ -125,7 +125,7 @@ class _Job:
             self._compare_at_the_end()
             if not self.of.kills_left:
                 break
-        if not self.totals.troubles:
+        if not any(trouble.startswith(f"{self.output.name}:") for trouble in self.totals.troubles):
             shutil.rmtree(self.output)
 
     def _arguments(self, *, retry: bool) -> list[str]:
@@ -148,7 +148,8 @@ class _Job:
                 if code not in (0, 3, 130, 143):
                     self._trouble(f"exit code {code}")
                     return
-                retry = code == 3 and not retry
+                # What is left had three calls with an unknown end, and is sent again only when asked for.
+                retry = code in (0, 3)
         self._trouble("did not come to an end")
 
     def _one_run(self, *, retry: bool) -> tuple[str, int]:
@@ -187,6 +188,7 @@ class _Job:
 
     def _trouble(self, what: str) -> None:
         self.totals.troubles.append(f"{self.output.name}: {what} (see {self.log})")
+        print("TROUBLE", self.totals.troubles[-1], file=sys.stderr, flush=True)
 
     # What must hold.
 

@@ -20,9 +20,6 @@ def load() -> None:
     """Import what a run needs. No thread may be running yet."""
     import openai.resources.chat.completions  # noqa: F401
 
-    import flows.cli
-    import flows.commands.run
-    import flows.progress
     import pipeline.execute
     import pipeline.verify  # noqa: F401
 

@@ -1,0 +1,446 @@
+"""The write path under every fault of the machine: what is paid for is kept, once; messages say what to do."""
+
+import asyncio
+import errno
+import itertools
+import json
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from crash import observing
+from running import azure, read_manifest, run_job, write_wav
+from sqlalchemy.exc import OperationalError
+
+from pipeline import execute
+from pipeline.jobspec import JobSpec
+from pipeline.model import Status
+from pipeline.plan import Retry
+from pipeline.store import durable, ledger_writer
+from pipeline.store.spool import Spool
+from pipeline.transports.chat import ChatTransport
+
+TEXTS = {f"p{n}": f"Please say the number {n}." for n in range(4)}
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    return table(tmp_path / "prompts.jsonl", TEXTS)
+
+
+def table(path, texts):
+    path.write_text("".join(json.dumps({"id": name, "prompt": text}) + "\n" for name, text in texts.items()))
+    return path
+
+
+def job(emulator, prompts, tmp_path, **changes):
+    given = {"inputs": (str(prompts),), "output": str(tmp_path / "out"), "max_concurrency": 2}
+    return {**azure(emulator, **given), "max_failures": "100%", **changes}
+
+
+def billed(emulator, text=None):
+    records = [one for one in emulator.settled_journal(0) if one["billed"]]
+    if text is not None:
+        records = [one for one in records if one["item_hash"] == observing.hash_of_prompt(text)]
+    return len(records)
+
+
+def all_there(tmp_path):
+    seen = observing.look(tmp_path / "out")
+    assert seen.statuses == Counter(succeeded=len(TEXTS))
+    assert seen.open_calls == 0
+    assert all(observing.is_there(tmp_path / "out", one) for one in seen.results | seen.earlier)
+    assert observing.temporary_files(tmp_path / "out") == 0
+    assert not any((tmp_path / "state").rglob("*.reply"))
+
+
+# A disk that is full, at every write.
+
+
+class FullDisk:
+    """From its nth write on, and until it is `mended`, the output's disk is full; other disks are not."""
+
+    def __init__(self, monkeypatch, root, nth, error=errno.ENOSPC):
+        self.root, self.nth, self.error = str(root), nth, error
+        self.writes = itertools.count(1)
+        self.hit = self.mended = False
+        original = durable.NewFile.pour
+
+        def pour(file, data):
+            if str(file.target).startswith(self.root) and not self.mended and next(self.writes) >= self.nth:
+                self.hit = True
+                with durable.translating(str(file.target)):
+                    raise OSError(self.error, os.strerror(self.error))
+            return original(file, data)
+
+        monkeypatch.setattr(durable.NewFile, "pour", pour)
+
+
+@pytest.mark.parametrize("nth", range(1, 13))
+def test_a_disk_that_is_full_at_any_write_costs_no_paid_reply(emulator, prompts, tmp_path, monkeypatch, nth):
+    settings = job(emulator, prompts, tmp_path)
+    disk = FullDisk(monkeypatch, tmp_path / "out", nth)
+    message, code = run_to_exit(settings)
+    if disk.hit:
+        assert code == 2
+        assert "no space is left on the disk" in message
+        assert "Free some space" in message
+    disk.mended = True
+    assert run_job(**settings).exit_code == 0
+    all_there(tmp_path)
+    assert billed(emulator) == len(TEXTS)
+    assert disk.hit
+
+
+def run_to_exit(settings):
+    """Message and exit code, as the command line gives them."""
+    from flows.cli import _explain
+    from pipeline.errors import AudioBatchError
+
+    try:
+        summary = run_job(**settings)
+    except AudioBatchError as failed:
+        return failed.message, _explain(failed)
+    return summary.message, summary.exit_code
+
+
+@pytest.mark.parametrize("nth", range(1, 18, 2))
+def test_a_ledger_that_cannot_be_written_at_any_commit_costs_no_paid_reply(
+    emulator, prompts, tmp_path, monkeypatch, nth
+):
+    settings = job(emulator, prompts, tmp_path)
+    commits, original = itertools.count(1), ledger_writer._apply
+    mended = threading.Event()
+
+    def apply(connection, writes):
+        original(connection, writes)
+        if not mended.is_set() and next(commits) >= nth:
+            raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(ledger_writer, "_apply", apply)
+    message, code = run_to_exit(settings)
+    assert code == (2 if "full" in message else 0)
+    mended.set()
+    assert run_job(**settings).exit_code == 0
+    all_there(tmp_path)
+    assert billed(emulator) == len(TEXTS)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a small disk")
+@pytest.mark.parametrize("free_kb", [300, 900, 1500])
+def test_a_small_disk_that_fills_up_for_real(emulator, prompts, tmp_path, monkeypatch, free_kb):
+    import subprocess
+
+    (tmp_path / "out").mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={free_kb}k", "tmpfs", tmp_path / "out"], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("this container may not mount")
+    try:
+        settings = job(emulator, prompts, tmp_path)
+        refused, code = run_to_exit(settings)
+        assert (code, billed(emulator)) == (2, 0), "the plan's estimate already says that it is too small"
+        assert "Free some space" in refused
+        monkeypatch.setattr(execute, "check_room", lambda *_, **__: None)
+        message, code = run_to_exit(settings)
+        assert code == 2
+        assert "no space is left" in message or "full" in message
+        paid = billed(emulator)
+        subprocess.run(["mount", "-o", "remount,size=100m", tmp_path / "out"], check=True)
+        assert run_job(**settings).exit_code == 0
+        all_there(tmp_path)
+        assert billed(emulator) == len(TEXTS)
+        assert paid <= len(TEXTS)
+    finally:
+        subprocess.run(["umount", tmp_path / "out"], check=False)
+
+
+def test_too_little_room_for_the_plan_is_said_before_anything_is_sent(
+    emulator, prompts, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pipeline.store.storage.LocalStorage.free_bytes", lambda _: 5_000_000)
+    message, code = run_to_exit(job(emulator, prompts, tmp_path))
+    assert (code, emulator.journal()) == (2, [])
+    assert "5.0 MB are free" in message
+    assert "--limit" in message
+
+
+def test_the_spool_has_room_set_aside_while_a_run_sends_and_gives_it_back(emulator, prompts, tmp_path):
+    emulator.put_faults({"do": {"latency_s": 0.3}})
+    sizes = []
+
+    def watch(job):
+        reserve = Spool(job.output).folder / "reserve"
+        threading.Thread(target=lambda: (time.sleep(0.6), sizes.append(reserve.stat().st_size))).start()
+
+    assert run_job(on_open=watch, **job(emulator, prompts, tmp_path)).exit_code == 0
+    assert sizes[0] > 1_000_000
+    assert not any(path.is_file() for path in (tmp_path / "state").rglob("*"))
+
+
+# A folder that turns read-only, or goes away, in mid-run.
+
+
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_folder_that_turns_read_only_in_mid_run(emulator, prompts, tmp_path, monkeypatch, error):
+    settings = job(emulator, prompts, tmp_path)
+    disk = FullDisk(monkeypatch, tmp_path / "out", 6, error)
+    message, code = run_to_exit(settings)
+    assert (code, disk.hit) == (2, True)
+    assert "run the same command again" in message
+    paid = billed(emulator)
+    assert 0 < paid < len(TEXTS) + 1
+    disk.mended = True
+    assert run_job(**settings).exit_code == 0
+    all_there(tmp_path)
+    assert billed(emulator) == len(TEXTS)
+
+
+def test_an_output_folder_that_is_deleted_in_mid_run_costs_no_paid_reply(emulator, prompts, tmp_path):
+    emulator.put_faults({"do": {"latency_s": 0.5}})
+    settings = job(emulator, prompts, tmp_path, max_concurrency=4)
+
+    def watch(_):
+        def delete():
+            while len(emulator.journal()) < 3:
+                time.sleep(0.02)
+            shutil.rmtree(tmp_path / "out")
+
+        threading.Thread(target=delete).start()
+
+    message, code = run_to_exit({**settings, "on_open": watch})
+    assert code == 2
+    assert "output folder" in message or "not there" in message
+    assert run_job(**settings).exit_code == 0
+    all_there(tmp_path)
+    # The first call goes alone; its result was recorded, and deleted by the user with all else.
+    assert billed(emulator) == len(TEXTS) + 1
+
+
+# Inputs that change while the run works.
+
+
+def test_an_input_that_is_rewritten_or_deleted_in_mid_run(emulator, tmp_path):
+    folder = tmp_path / "recordings"
+    names = ("a", "b", "c", "d", "rewritten", "to-be-gone", "z")  # those in front are waited for
+    for n, name in enumerate(names):
+        write_wav(folder / f"{name}.wav", pitch_hz=200 + 50 * n)
+    emulator.put_faults({"do": {"latency_s": 0.4}})
+
+    def watch(_):
+        def change():
+            while not emulator.journal():
+                time.sleep(0.01)
+            write_wav(folder / "rewritten.wav", seconds=1.0, pitch_hz=640)
+            (folder / "to-be-gone.wav").unlink()
+
+        threading.Thread(target=change).start()
+
+    summary = run_job(on_open=watch, **job(emulator, folder, tmp_path, max_concurrency=1))
+    rows = {row["item_id"]: row for row in read_manifest(summary.manifest)}
+    assert summary.exit_code == 3
+    assert [row["status"] for row in rows.values()] == [*["succeeded"] * 5, "failed", "succeeded"]
+    assert (rows["to-be-gone.wav"]["error_type"], rows["to-be-gone.wav"]["error_message"]) == (
+        "input",
+        "the file is gone since it was found",
+    )
+    import hashlib
+
+    now = hashlib.sha256((folder / "rewritten.wav").read_bytes()).hexdigest()
+    assert rows["rewritten.wav"]["input_sha256"] == now
+    emulator.put_faults()
+    write_wav(folder / "to-be-gone.wav")
+    assert run_job(**job(emulator, folder, tmp_path)).sent == 1
+
+
+# Results that are made again.
+
+
+def test_a_redo_that_meets_an_outage_leaves_the_earlier_results(emulator, prompts, tmp_path):
+    settings = job(emulator, prompts, tmp_path)
+    run_job(**settings)
+    before = observing.look(tmp_path / "out").results
+    emulator.put_faults({"do": {"status": 401}})
+    assert run_job(**settings, voice="ash", redo=True).exit_code == 4
+    seen = observing.look(tmp_path / "out")
+    assert (seen.results, seen.earlier) == (before, set())
+    emulator.put_faults()
+    assert run_job(**settings, voice="ash", redo=True).succeeded == len(TEXTS)
+    seen = observing.look(tmp_path / "out")
+    assert seen.earlier == before
+    all_there(tmp_path)
+
+
+def test_a_redo_that_is_refused_for_good_sets_the_earlier_result_aside(emulator, prompts, tmp_path):
+    settings = job(emulator, prompts, tmp_path)
+    run_job(**settings)
+    before = observing.look(tmp_path / "out").results
+    emulator.put_faults({"when": {"text": TEXTS["p1"]}, "do": {"status": 400}})
+    assert run_job(**settings, voice="ash", redo=True).failed == 1
+    seen = observing.look(tmp_path / "out")
+    assert seen.statuses == Counter(succeeded=3, failed=1)
+    assert seen.earlier == before
+    assert all(observing.is_there(tmp_path / "out", one) for one in seen.results | seen.earlier)
+    assert not (tmp_path / "out/audio/p1.wav").exists()
+
+
+def test_a_redo_on_a_full_disk_loses_neither_the_old_nor_the_new(emulator, prompts, tmp_path, monkeypatch):
+    settings = job(emulator, prompts, tmp_path)
+    run_job(**settings)
+    before = observing.look(tmp_path / "out").results
+    for nth in (4, 5, 6, 7, 8):
+        disk = FullDisk(monkeypatch, tmp_path / "out", nth)
+        run_to_exit({**settings, "voice": "ash", "redo": True})
+        seen = observing.look(tmp_path / "out")
+        assert {one for one in before if one in seen.results | seen.earlier} == before
+        assert all(observing.is_there(tmp_path / "out", one) for one in seen.results | seen.earlier)
+        disk.mended = True
+    assert run_job(**settings, voice="ash", redo=True).exit_code == 0
+    assert observing.look(tmp_path / "out").earlier == before
+    all_there(tmp_path)
+    assert billed(emulator) == 2 * len(TEXTS)
+
+
+# Replies that were paid for and are no use.
+
+
+def test_a_bad_reply_is_final_and_its_body_kept_though_the_disk_was_full(
+    emulator, prompts, tmp_path, monkeypatch
+):
+    settings = job(emulator, prompts, tmp_path)
+    emulator.put_faults({"when": {"text": TEXTS["p2"]}, "do": {"corrupt": "base64"}})
+    original = durable.NewFile.pour
+
+    def pour(file, data):
+        if "/out/replies/" in str(file.target):
+            raise durable.storage_error(OSError(errno.ENOSPC, "full"), str(file.target))
+        return original(file, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable.NewFile, "pour", pour)
+        assert run_job(**settings).exit_code == 2
+    again = run_job(**settings)
+    assert billed(emulator, TEXTS["p2"]) == 1
+    row = next(row for row in read_manifest(again.manifest) if row["item_id"] == "p2")
+    assert (row["status"], row["error_type"]) == ("failed", "bad_reply")
+    assert (tmp_path / "out/replies/p2.json").stat().st_size > 1000
+    assert run_job(**settings, retry=Retry()).failed == 1
+    assert billed(emulator, TEXTS["p2"]) == 2
+
+
+def test_a_reply_that_cannot_be_worked_on_is_kept_and_the_others_go_on(
+    emulator, prompts, tmp_path, monkeypatch
+):
+    import pipeline.store.artifacts as artifacts
+
+    original = artifacts.make
+
+    def make(item, *rest):
+        if item.item_id == "p1":
+            raise ZeroDivisionError("a bug of ours")
+        return original(item, *rest)
+
+    monkeypatch.setattr(artifacts, "make", make)
+    summary = run_job(**job(emulator, prompts, tmp_path))
+    assert (summary.exit_code, summary.succeeded, summary.failed) == (3, 3, 1)
+    assert json.loads((tmp_path / "out/replies/p1.json").read_bytes())["choices"]
+
+
+@pytest.mark.parametrize("then", [{"status": 400}, {"corrupt": "html"}, {"corrupt": "text_only"}])
+def test_a_reply_in_text_alone_is_kept_when_asking_again_brings_no_sound(emulator, prompts, tmp_path, then):
+    text = TEXTS["p3"]
+    emulator.put_faults(
+        {"when": {"text": text, "attempt_below": 1}, "do": {"corrupt": "text_only"}},
+        {"when": {"text": text}, "do": then},
+    )
+    summary = run_job(**job(emulator, prompts, tmp_path, retry_text_only=True))
+    row = next(row for row in read_manifest(summary.manifest) if row["item_id"] == "p3")
+    assert (row["status"], row["checks"], row["audio_file"]) == ("succeeded", "text_only", "")
+    assert (summary.exit_code, row["attempts"]) == (0, "2" if then == {"corrupt": "text_only"} else "1")
+
+
+def test_what_every_call_cost_stands_in_the_ledger_also_where_it_was_for_nothing(emulator, prompts, tmp_path):
+    emulator.put_faults({"when": {"attempt_below": 1}, "do": {"corrupt": "text_only"}})
+    summary = run_job(**job(emulator, prompts, tmp_path, retry_text_only=True))
+    from contextlib import closing
+
+    from pipeline.store.ledger import Ledger
+
+    with closing(Ledger.open(tmp_path / "out/ledger.db")) as ledger:
+        assert ledger.spent_usd() == summary.cost_usd
+        assert sum(1 for _ in ledger.all_outcomes()) == len(TEXTS)
+    assert billed(emulator) == 2 * len(TEXTS)
+
+
+# Stopping.
+
+
+def test_a_run_that_is_cancelled_as_a_task_records_what_has_arrived(emulator, prompts, tmp_path, monkeypatch):
+    from pipeline.store import artifacts
+
+    spec = JobSpec(**job(emulator, prompts, tmp_path, max_concurrency=4))
+    writing = threading.Event()
+    original = artifacts.make
+
+    def slow(*arguments):
+        writing.set()
+        time.sleep(0.5)
+        return original(*arguments)
+
+    monkeypatch.setattr(artifacts, "make", slow)
+
+    async def cancelled():
+        running = asyncio.create_task(execute.run(spec))
+        await asyncio.to_thread(writing.wait, 20)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(cancelled())
+    recorded = observing.look(tmp_path / "out").statuses["succeeded"]
+    assert recorded >= 1
+    assert run_job(**job(emulator, prompts, tmp_path)).skipped_done == recorded
+    all_there(tmp_path)
+
+
+def test_a_stop_while_the_intent_is_written_sends_nothing(emulator, prompts, tmp_path, monkeypatch):
+    from pipeline.stop import StopReason
+    from pipeline.store.ledger import Ledger
+
+    jobs, original = [], Ledger.record_intent
+
+    async def stopped(ledger, attempt):
+        await original(ledger, attempt)
+        jobs[0].stop.ask(StopReason.SIGINT)
+
+    monkeypatch.setattr(Ledger, "record_intent", stopped)
+    monkeypatch.setattr(ChatTransport, "send", None)
+    summary = run_job(on_open=jobs.append, **job(emulator, prompts, tmp_path))
+    assert (summary.exit_code, summary.sent, summary.pending) == (130, 0, len(TEXTS))
+    assert observing.look(tmp_path / "out").open_calls == 0
+
+
+# Calls with an unknown end.
+
+
+@pytest.mark.parametrize(("on_unknown", "calls"), [("retry", 3), ("skip", 1)])
+def test_unknown_calls_are_made_again_at_most_twice_or_never_also_in_a_redo(
+    emulator, prompts, tmp_path, on_unknown, calls
+):
+    settings = job(emulator, prompts, tmp_path, on_unknown=on_unknown)
+    run_job(**settings)
+    emulator.reset()
+    emulator.put_faults({"do": {"reset": "in"}})
+    for _ in range(3):
+        summary = run_job(**settings, voice="ash", redo=True)
+    assert billed(emulator) == calls * len(TEXTS)
+    assert Path(summary.output).exists()
+    assert observing.look(tmp_path / "out").statuses == Counter(succeeded=4)
+    emulator.put_faults()
+    unknown = Retry(statuses=frozenset({Status.UNKNOWN}))
+    assert run_job(**settings, voice="ash", redo=True, retry=unknown).succeeded == len(TEXTS)
