@@ -149,7 +149,7 @@ class _Job:
                     self._trouble(f"exit code {code}")
                     return
                 # What is left had three calls with an unknown end, and is sent again only when asked for.
-                retry = code in (0, 3)
+                retry = code in (0, 3) and not retry
         self._trouble("did not come to an end")
 
     def _one_run(self, *, retry: bool) -> tuple[str, int]:
