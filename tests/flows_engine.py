@@ -68,7 +68,7 @@ class SlowJob:
     async def prepare(self) -> Plan:
         count = self.spec.limit or 4
         self.now.total, self.now.phase = count, "sending"
-        self.seats = asyncio.Semaphore((self.spec.max_concurrency or 16))
+        self.seats = asyncio.Semaphore(self.spec.max_concurrency or 16)
         size = options(self.spec).get("shard", 1)
         shards = tuple(
             Shard(

@@ -38,8 +38,8 @@ async def test_a_started_server_is_at_once_where_prefect_looks_for_it_and_gone_a
         pid = one.pid
         await one.wait_healthy()
         environment = Path(f"/proc/{pid}/environ")
-        if environment.exists():  # noqa: ASYNC240
-            assert b"canary" not in environment.read_bytes()  # noqa: ASYNC240
+        if environment.exists():
+            assert b"canary" not in environment.read_bytes()
             assert os.getsid(pid) == pid
         assert one.log_tail() == ""
         one.stop()
