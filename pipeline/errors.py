@@ -27,6 +27,10 @@ Retry decisions are made by class, never by message text.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class ErrorType(StrEnum):
@@ -111,6 +115,7 @@ class ServiceError(AudioBatchError):
         status: HTTP status, or None where there was none.
         code: the service's error code, for example `audio_not_found`.
         request_id: the service's id of the request, for a support case.
+        limits: the rate-limit headers that came with it, lower case.
     """
 
     def __init__(
@@ -122,6 +127,7 @@ class ServiceError(AudioBatchError):
         request_id: str | None = None,
     ) -> None:
         super().__init__(message)
+        self.limits: Mapping[str, str] = {}
         self.status = status
         self.code = code
         self.request_id = request_id

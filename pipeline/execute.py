@@ -26,17 +26,19 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pipeline import settings
+from pipeline.aftermath import Aftermath
 from pipeline.discover import JOB_FILE, Discovery, output_name
 from pipeline.errors import ConfigError, StorageError
 from pipeline.items import job_settings
 from pipeline.job_file import write_job_file
 from pipeline.jobspec import KNOWN_VOICES
-from pipeline.limits.limiter import Limiter
-from pipeline.limits.pool import Deployment, Pool
+from pipeline.limits.gate import Gate
+from pipeline.limits.pool import Stopping
+from pipeline.limits.retry_budget import RetryBudget
 from pipeline.local import local_service
 from pipeline.model import Status
 from pipeline.plan import make_plan, rules_of, settings_key
-from pipeline.prices import price_of
+from pipeline.pooling import pool_of
 from pipeline.reports.views import Views
 from pipeline.room import check_room, give_back, reserve
 from pipeline.send import Sender
@@ -50,6 +52,7 @@ from pipeline.store.recovery import recover
 from pipeline.store.spool import Spool
 from pipeline.store.storage import LocalStorage
 from pipeline.tally import RunSummary, Snapshot, Tally
+from pipeline.targets import check_prices, targets_of
 from pipeline.transports.auth import EntraTokens
 from pipeline.transports.choose import open_transport
 
@@ -57,7 +60,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from pipeline.jobspec import JobSpec
+    from pipeline.local import LocalService
     from pipeline.plan import Plan, Retry, Shard
+    from pipeline.targets import Target
     from pipeline.transports.base import Transport
 
 __all__ = ["Job", "RunSummary", "ShardResult", "Snapshot", "run", "run_shards"]
@@ -103,7 +108,7 @@ class Job:
     ledger: Ledger
     storage: LocalStorage
     views: Views
-    credential: settings.Credential | None
+    targets: tuple[Target, ...]
     spool: Spool
     retry: Retry | None = None
     phase: str = "discovering"
@@ -133,7 +138,8 @@ class Job:
             ConfigError: settings that cannot work; a folder that is in use, or cannot be written.
         """
         settings.check_service(spec)
-        credential = None if spec.provider == "local" else settings.credential(spec)
+        targets = targets_of(spec)
+        check_prices(spec, targets)
         output = _output_folder(spec)
         run_id = run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         storage = LocalStorage(output)
@@ -157,7 +163,7 @@ class Job:
                 ledger=ledger,
                 storage=storage,
                 views=Views(storage, ledger, spec, run_id),
-                credential=credential,
+                targets=targets,
                 spool=spool,
                 retry=retry,
             )
@@ -180,8 +186,8 @@ class Job:
             self.warn(f"{lost} calls of an earlier run have an unknown end; they were perhaps billed")
         if self.spec.voice not in KNOWN_VOICES:
             self.warn(f"voice {self.spec.voice!r} is not among those documented: {', '.join(KNOWN_VOICES)}")
-        if price_of(self.spec.model) is None:
-            self.warn(f"no price is known for model {self.spec.model!r}; costs will be unknown")
+        for model in sorted({one.model for one in self.targets if one.price is None}):
+            self.warn(f"no price is known for model {model!r}; costs will be unknown")
 
     def warn(self, message: str) -> None:
         """Something a person should know now; shown above the progress line and kept in the run's log."""
@@ -260,28 +266,32 @@ class Job:
             self.warn(f"{discovery.tally.skipped_links} symbolic links were not followed")
 
     async def _make_sender(self, plan: Plan) -> Sender:
-        names = sorted({self._deployment_name(), *plan.deployments})
-        endpoint, key = self.spec.endpoint, self.credential.key if self.credential else None
-        if self.spec.provider == "local":
-            service = await self._stack.enter_async_context(local_service(names, self.spec.model))
-            endpoint, key = service.base_url, service.api_key
-        tokens = EntraTokens() if self.credential and self.credential.kind == "entra" else None
+        targets = targets_of(self.spec, plan.deployments)
+        check_prices(self.spec, targets)
+        service: LocalService | None = None
+        if local := [one for one in targets if one.provider == "local"]:
+            models = {one.deployment: one.model for one in local}
+            service = await self._stack.enter_async_context(local_service(models))
+        tokens = EntraTokens()
         transports: dict[str, Transport] = {}
-        for name in names:
-            transport = open_transport(self.spec, endpoint=endpoint, deployment=name, key=key, tokens=tokens)
-            transports[name] = transport
+        for one in targets:
+            here = service if one.provider == "local" else None
+            keyless = one.credential is not None and one.credential.kind == "entra"
+            transport = open_transport(
+                one.settings(self.spec),
+                endpoint=here.base_url if here else one.endpoint,
+                deployment=one.deployment,
+                key=here.api_key if here else one.credential.key if one.credential else None,
+                tokens=tokens if keyless else None,
+            )
+            transports[one.name] = transport
             self._stack.push_async_callback(transport.aclose)
-        pool = Pool(
-            [
-                Deployment(
-                    name=name,
-                    limiter=Limiter(
-                        max_concurrency=self.spec.max_concurrency, rpm=self.spec.rpm, tpm=self.spec.tpm
-                    ),
-                    priority=0 if name == self._deployment_name() else 1,
-                )
-                for name in names
-            ]
+        unknown_before = await asyncio.to_thread(self.ledger.unknown_counts)
+        pool = pool_of(
+            self.spec,
+            targets,
+            spent_before=await asyncio.to_thread(self.ledger.spent_usd),
+            unknown_before=sum(unknown_before.values()),
         )
         sender = Sender(
             spec=self.spec,
@@ -294,15 +304,17 @@ class Job:
             spool=self.spool,
             stop=self.stop,
             tally=Tally(),
-            unknown_before=await asyncio.to_thread(self.ledger.unknown_counts),
+            unknown_before=unknown_before,
+            targets={one.name: one for one in targets},
+            aftermath=Aftermath(
+                pool=pool, stop=self.stop, budget=RetryBudget(clock=pool.clock), waits=self.spec.wait
+            ),
+            gate=Gate(lambda: pool.room),
             rules=rules_of(self.spec, self.retry),
             finish=finish_of(self.spec),
         )
         self._stack.push_async_callback(sender.aclose)
         return sender
-
-    def _deployment_name(self) -> str:
-        return self.spec.deployment or self.spec.model
 
     async def run_shard(self, shard: Shard) -> ShardResult:
         """Send a shard's items. Never raises for an item: its failure is a recorded outcome."""
@@ -318,7 +330,10 @@ class Job:
             for one in queue:
                 if self.stop.asked:
                     return
-                ends.append(await sender.run(one))
+                async with sender.gate.entered():
+                    if self.stop.asked:
+                        return
+                    ends.append(await sender.run(one))
 
         workers = min(shard.size, self.spec.concurrency_ceiling)
         await asyncio.gather(*(work() for _ in range(workers)))
@@ -330,8 +345,30 @@ class Job:
             unknown=ends.count(Status.UNKNOWN),
         )
 
+    async def _send_deferred(self) -> None:
+        """The end of the queue: items that the budget of retries left for later, as fast as it fills again."""
+        sender = self._sender
+        if sender is None or not sender.later:
+            return
+        log.info("%d items were deferred; they go now", len(sender.later))
+        sender.is_last_pass = True
+
+        async def work() -> None:
+            while sender.later and not self.stop.asked:
+                one = sender.later.popleft()
+                async with sender.gate.entered():
+                    try:
+                        await sender.back_off(sender.aftermath.budget.room_in_s())
+                    except Stopping:
+                        return
+                    await sender.run(one)
+
+        workers = min(len(sender.later), self.spec.concurrency_ceiling)
+        await asyncio.gather(*(work() for _ in range(workers)))
+
     async def finish(self) -> RunSummary:
         """Write the reports and close the run's books."""
+        await self._send_deferred()
         self.phase = "reporting"
         await self._end_background()
         trouble = ""

@@ -15,7 +15,7 @@ import orjson
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Mapping
 
 #: Starting takes about a second; a machine under load is given much more.
 START_TIMEOUT_S = 60.0
@@ -32,13 +32,13 @@ class LocalService:
 
 
 @contextlib.asynccontextmanager
-async def local_service(deployments: Iterable[str], model: str) -> AsyncIterator[LocalService]:
-    """Run an emulator that knows these deployments; it ends with the block, or when this process does.
+async def local_service(models: Mapping[str, str]) -> AsyncIterator[LocalService]:
+    """Run an emulator that knows these deployments and their models; it ends with the block, or with this process.
 
     Raises:
         ConfigError: it did not start; the message says what it printed.
     """
-    names = [part for name in sorted(set(deployments)) for part in ("--deployment", f"{name}={model}")]
+    names = [part for name, model in sorted(models.items()) for part in ("--deployment", f"{name}={model}")]
     with tempfile.TemporaryFile() as complaints:  # a pipe that nobody reads would fill and hold the child
         child = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from pipeline.audio.finish import asked_format
@@ -18,6 +19,8 @@ from pipeline.errors import (
     AudioBatchError,
     AudioIdGone,
     BadReply,
+    BudgetReached,
+    ContentFiltered,
     DeploymentFatal,
     Disconnected,
     OutcomeUnknown,
@@ -25,22 +28,24 @@ from pipeline.errors import (
     StorageError,
 )
 from pipeline.limits.pool import NoDeployment, Stopping
-from pipeline.limits.retry import AskAgain, Tries, retrying
+from pipeline.limits.retry import AskAgain, Deferred, Tries, retrying
 from pipeline.model import Outcome, Request, Status
-from pipeline.prices import cost_usd
 from pipeline.recording import record_failure, record_reply
 from pipeline.redo import system_of, text_of
 from pipeline.repair import Repair, ask_again, check_answer
+from pipeline.stop import StopReason
 from pipeline.store.ledger import Attempt, AttemptEnd
 
 if TYPE_CHECKING:
-    from decimal import Decimal
-
     from pipeline.limits.pool import Lease
+    from pipeline.limits.token_charge import CallTokens
     from pipeline.model import AudioPart, Exchange, Item, Reply, Turn
     from pipeline.send import Sender
 
 log = logging.getLogger(__name__)
+
+#: How a call may end that brought nothing and was perhaps charged all the same.
+_PERHAPS_BILLED = (OutcomeUnknown, BadReply, ContentFiltered)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,6 +86,7 @@ class OneTurn:
 
         Raises:
             Stopping, NoDeployment: the run ended first; nothing is recorded but the calls that were made.
+            Deferred: it goes on later in the run.
             StorageError: the outcome could not be recorded; a paid reply is kept in the spool.
         """
         try:
@@ -90,6 +96,8 @@ class OneTurn:
         except (Stopping, NoDeployment, AudioBatchError) as ended:
             if self.spare is not None:
                 return await self.sender.settle(self._keep(*self.spare))
+            if self.tries.deferred:
+                raise Deferred from ended
             failed = ended if isinstance(ended, AudioBatchError) else self.open_end
             if failed is None:
                 raise
@@ -98,10 +106,11 @@ class OneTurn:
     async def _call(self) -> Outcome:
         """One call with everything around it."""
         sender = self.sender
-        request = self._request()
+        request = sender.bounded(self._request())
         tokens = sender.sizes.call_tokens(request, read_aloud=self.item.read_aloud)
-        lease = await sender.pool.acquire(tokens, only=self.bound)
+        lease = await self._lease(request, tokens)
         used: float | None = None
+        cost: Decimal | None = Decimal(0)
         proven = False
         try:
             if sender.stop.asked:
@@ -112,12 +121,14 @@ class OneTurn:
                 await sender.settle(sender.ledger.record_end(self._end(attempt, Status.FAILED)))
                 raise Stopping
             sender.tally.calls += 1
+            cost = None
             try:
                 reply = await sender.call(lease.deployment.name, request)
                 proven = True
                 used = float(reply.usage.total_tokens) if reply.usage else None
-                self.paid_usd = cost_usd(self.item.model, reply.usage)
+                self.paid_usd = cost = sender.targets[lease.deployment.name].cost_usd(reply.usage)
                 sender.tally.paid(reply.usage, self.paid_usd)
+                sender.aftermath.went_well(lease, reply)
                 self._ask_for_sound_again(reply, attempt)
                 self._ask_for_answer_again(reply)
                 return await sender.settle(self._keep(reply, attempt))
@@ -125,12 +136,34 @@ class OneTurn:
                 raise
             except AudioBatchError as failed:
                 proven = not isinstance(failed, (DeploymentFatal, Disconnected))
+                if cost is None and not isinstance(failed, _PERHAPS_BILLED):
+                    cost = Decimal(0)
                 outcome = await sender.settle(self._ended_without(failed, attempt, lease))
                 if outcome is None:
                     raise
                 return outcome
         finally:
-            lease.release(actual_tokens=used, proven=proven)
+            lease.release(actual_tokens=used, proven=proven, cost_usd=cost)
+
+    async def _lease(self, request: Request, tokens: CallTokens) -> Lease:
+        """Wait for the right to call.
+
+        Raises:
+            AskAgain: the deployment that keeps the earlier reply cannot serve; others can, by the reply's words.
+            NoDeployment, Stopping: there will be no call.
+        """
+        sender = self.sender
+        try:
+            worst = sender.worst_usd(request)
+            return await sender.pool.acquire(tokens, only=self.bound, worst_usd=worst)
+        except BudgetReached as reached:
+            sender.stop.ask(StopReason.MAX_COST, reached.message)
+            raise Stopping from reached
+        except NoDeployment as ended:
+            if self.bound is None or self.item.deployment or not sender.aftermath.others_usable:
+                raise
+            self.bound, self.without_audio_ids = None, True
+            raise AskAgain(str(ended)) from ended
 
     def _request(self) -> Request:
         history = self.history
@@ -166,9 +199,9 @@ class OneTurn:
             number=self._earlier_attempts() + self.calls,
             started_at=datetime.now(UTC),
             deployment=deployment,
-            provider=sender.spec.provider,
+            provider=sender.targets[deployment].provider,
             transport=sender.transports[deployment].name,
-            model=self.item.model,
+            model=sender.targets[deployment].model,
             voice=self.turn.voice,
             format=self.turn.format,
             prompt=self.turn.text,
@@ -206,6 +239,7 @@ class OneTurn:
             "%s turn %d try %d at %s: %s: %s",
             *(attempt.item_id, attempt.turn, attempt.number, attempt.deployment, failed.error_type, failed),
         )
+        others_left = self.sender.aftermath.went_wrong(lease, failed)
         state = Status.UNKNOWN if isinstance(failed, OutcomeUnknown) else Status.FAILED
         end = self._end(attempt, state, failed)
         otherwise = isinstance(failed, AudioIdGone) and not self.without_audio_ids
@@ -213,8 +247,7 @@ class OneTurn:
             return await self._failed(failed, end)
         await self.sender.ledger.record_end(end)
         self.open_end = failed if isinstance(failed, OutcomeUnknown) else None
-        others_left = self.sender.rest(lease.deployment, failed)
-        if isinstance(failed, DeploymentFatal) and others_left and self.bound is None:
+        if isinstance(failed, DeploymentFatal) and others_left and self.item.deployment is None:
             raise AskAgain(failed.message) from failed
         if otherwise:
             self.without_audio_ids = True
@@ -237,7 +270,7 @@ class OneTurn:
 
     async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
         """Files, then the outcome; both before the call's place is given to another."""
-        cost = cost_usd(self.item.model, reply.usage)
+        cost = self.sender.targets[attempt.deployment].cost_usd(reply.usage)
         outcome = replace(
             self._outcome(attempt),
             status=Status.SUCCEEDED,
@@ -302,7 +335,7 @@ class OneTurn:
             prompt=self.turn.text,
             voice=self.turn.voice,
             format=self.turn.format,
-            model=self.item.model,
+            model=attempt.model,
             deployment=attempt.deployment,
             provider=attempt.provider,
             transport=attempt.transport,

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import date
 
     from pipeline.model import Usage
@@ -63,37 +64,53 @@ class Price:
         return total / _MILLION
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceTable:
+    """Prices by model label, and by provider where one asks another price for the same model."""
+
+    as_of: date | None
+    models: Mapping[str, Price]
+    by_provider: Mapping[str, Mapping[str, Price]]
+
+    def of(self, model: str, provider: str = "") -> Price | None:
+        """The model's price; a dated snapshot (`gpt-audio-2025-08-28`) costs what its family does."""
+        family = _SNAPSHOT_DATE.sub("", model)
+        own = self.by_provider.get(provider, {})
+        return own.get(model) or own.get(family) or self.models.get(model) or self.models.get(family)
+
+
 @lru_cache
-def price_table(path: Path = _TABLE) -> dict[str, Price]:
-    """Prices by model label.
+def price_table(path: Path = _TABLE) -> PriceTable:
+    """The table in a file.
 
     Raises:
         ConfigError: the file cannot be read or a price is no number.
     """
     try:
-        models = tomllib.loads(path.read_text(encoding="utf-8"))["models"]
-        return {
-            model: Price(
-                retires=entry.get("retires"),
-                **{
-                    name: Decimal(str(entry[name]))
-                    for name in ("text_in", "text_out", "audio_in", "audio_out", "cached_in")
-                    if name in entry
-                },
-            )
-            for model, entry in models.items()
-        }
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, ArithmeticError) as failed:
-        raise ConfigError(f"price table {path}: {failed}") from failed
+        read = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+        return PriceTable(
+            as_of=read.get("as_of"),
+            models=_prices(read.get("models", {})),
+            by_provider={name: _prices(read.get(name, {})) for name in ("azure", "openai")},
+        )
+    except (OSError, tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError, ArithmeticError) as failed:
+        raise ConfigError(f"price table {path}: {failed!r}") from failed
 
 
-def price_of(model: str) -> Price | None:
-    """The model's price; a dated snapshot (`gpt-audio-2025-08-28`) costs what its family does."""
-    table = price_table()
-    return table.get(model) or table.get(_SNAPSHOT_DATE.sub("", model))
+def _prices(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Price]:
+    return {
+        model: Price(
+            retires=entry.get("retires"),
+            **{
+                name: Decimal(str(entry[name]))
+                for name in ("text_in", "text_out", "audio_in", "audio_out", "cached_in")
+                if name in entry
+            },
+        )
+        for model, entry in entries.items()
+    }
 
 
-def cost_usd(model: str, usage: Usage | None) -> Decimal | None:
-    """What a reply cost; None where the model's price or the usage is not known."""
-    price = price_of(model)
-    return None if price is None or usage is None else price.cost_usd(usage)
+def price_of(model: str, provider: str = "", *, prices: str | None = None) -> Price | None:
+    """The model's price at a provider, by the user's own table or by ours; None: it is not known."""
+    return price_table(Path(prices) if prices else _TABLE).of(model, provider)

@@ -10,10 +10,10 @@ import asyncio
 import hashlib
 import itertools
 import logging
-import random
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,48 +22,53 @@ from pipeline.audio.probe import probe
 from pipeline.errors import (
     AudioBatchError,
     BadReply,
-    DeploymentFatal,
-    DeploymentGone,
-    Disconnected,
     InputError,
     OutcomeUnknown,
-    RateLimited,
     StorageError,
-    Unavailable,
 )
 from pipeline.estimate import ReplySizes
 from pipeline.items import build_item
 from pipeline.limits.pool import NoDeployment, Stopping
-from pipeline.limits.retry import LONGEST_WAIT_S, Tries
+from pipeline.limits.retry import Deferred, Tries
 from pipeline.model import Exchange, Outcome, PriorReply, SourceKind, Status
 from pipeline.one_turn import OneTurn
 from pipeline.redo import Rules
 from pipeline.stop import StopReason
 from pipeline.store.artifacts import AS_IT_CAME
 from pipeline.store.received import Received
+from pipeline.worst_case import bounded, worst_by_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
+    from decimal import Decimal
 
+    from pipeline.aftermath import Aftermath
     from pipeline.audio.finish import Finish
     from pipeline.jobspec import JobSpec
-    from pipeline.limits.pool import Deployment, Pool
+    from pipeline.limits.gate import Gate
+    from pipeline.limits.pool import Pool
     from pipeline.model import AudioPart, Reply, Request, Source
     from pipeline.stop import Stop
     from pipeline.store.ledger import Ledger, Recorded
     from pipeline.store.spool import Spool
     from pipeline.store.storage import Storage
     from pipeline.tally import Tally
+    from pipeline.targets import Target
     from pipeline.transports.base import Transport
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-#: A deployment that was never reached is given up after so many tries: a wrong address, not an outage.
-FIRST_TRIES = 4
-#: A refusal for rate that names no wait: up to this long, at random.
-UNNAMED_WAIT_S = 10.0
 _DISK_THREADS = 8
+
+
+@dataclass(slots=True, kw_only=True)
+class _Begun:
+    """An item that was deferred: its turns that this run has made, and what its next turn went through."""
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    tries: Tries | None = None
+    calls: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,6 +77,9 @@ class Sender:
 
     Attributes:
         unknown_before: calls of earlier runs with an unknown end, by item, turn and fingerprint.
+        targets: what is behind each deployment of the pool.
+        gate: how many items may be open at once.
+        later: items that were deferred: they go after all others, in a last pass.
         finish: what is done to each spoken reply before it is saved.
         rules: which results a reviewer's marks let stand.
     """
@@ -87,15 +95,19 @@ class Sender:
     stop: Stop
     tally: Tally
     unknown_before: Mapping[tuple[str, int, str], int]
+    targets: Mapping[str, Target]
+    aftermath: Aftermath
+    gate: Gate
     finish: Finish = AS_IT_CAME
     rules: Rules = field(default_factory=Rules)
     sizes: ReplySizes = field(default_factory=ReplySizes)
+    later: deque[Recorded] = field(default_factory=deque)
+    is_last_pass: bool = False
     _calls: set[asyncio.Task[Reply]] = field(default_factory=set)
     _received: dict[str, list[Received]] = field(default_factory=dict)
     _settling: set[asyncio.Future[Any]] = field(default_factory=set)
     _attempt_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    _away_since_s: dict[str, float] = field(default_factory=dict)
-    _first_tries: dict[str, int] = field(default_factory=dict)
+    _begun: dict[str, _Begun] = field(default_factory=dict)
     _disk: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="disk")
     )
@@ -117,9 +129,11 @@ class Sender:
             status = await self._item(one)
         except Stopping:
             return None
-        except NoDeployment as ended:
-            self._stop_without_deployment(ended)
+        except Deferred:
+            self.later.append(one)
             return None
+        except NoDeployment as ended:
+            status = await self._without_deployment(one, ended)
         except StorageError as failed:
             log.error("%s: %s", one.source.item_id, failed.message)
             self.stop.ask(StopReason.STORAGE, failed.message)
@@ -135,8 +149,19 @@ class Sender:
             self._stop_at_failure_limit()
         return status
 
+    async def _without_deployment(self, one: Recorded, ended: NoDeployment) -> Status | None:
+        """What a row names cannot serve it: others go on; without others the run ends."""
+        if not self.aftermath.others_usable or (ended.cause is None and self.is_last_pass):
+            self.aftermath.nobody(ended)
+            return None
+        if ended.cause is None:
+            self.later.append(one)
+            return None
+        return await self._not_sent(one, ended.cause)
+
     async def _item(self, one: Recorded) -> Status | None:
         source = one.source
+        begun = self._begun.pop(one.source.item_id, None) or _Begun()
         sound: AudioPart | None = None
         try:
             if source.kind is SourceKind.RECORDING:
@@ -145,22 +170,23 @@ class Sender:
                     await self.on_disk(self.ledger.put_sources, [source], self.run_id)
             item = build_item(source, self.spec)
         except InputError as refused:
-            return await self._input_failed(one, refused)
+            return await self._not_sent(one, refused)
         history: tuple[Exchange, ...] = ()
         bound = item.deployment
         for turn in item.turns:
             spoken = sound if turn.number == 1 else None
-            outcome = one.outcomes.get(turn.number)
-            if not self.rules.stands(one, turn):
+            outcome = begun.outcomes.get(turn.number) or one.outcomes.get(turn.number)
+            if turn.number not in begun.outcomes and not self.rules.stands(one, turn):
                 if self.stop.asked:
                     return None
                 turn = self.rules.asked(one, turn)  # noqa: PLW2901 - the same turn, as this run asks it
                 key = (item.item_id, turn.number, turn.fingerprint)
-                tries = Tries(
+                tries = begun.tries or Tries(
                     retry_unknown=self.spec.on_unknown == "retry",
                     unknown_before=self.unknown_before.get(key, 0),
+                    budget=self.aftermath.budget,
                 )
-                outcome = await OneTurn(
+                asking = OneTurn(
                     sender=self,
                     item=item,
                     turn=turn,
@@ -169,7 +195,17 @@ class Sender:
                     bound=bound,
                     before=outcome,
                     tries=tries,
-                ).run()
+                    calls=begun.calls,
+                )
+                try:
+                    outcome = await asking.run()
+                except (Deferred, NoDeployment):
+                    tries.deferred = False
+                    begun.tries, begun.calls = tries, asking.calls
+                    self._begun[item.item_id] = begun
+                    raise
+                begun.outcomes[turn.number] = outcome
+                begun.tries, begun.calls = None, 0
                 self.tally.turn_ended(outcome, input_audio_s=spoken.duration_s if spoken else 0.0)
             if outcome is None:  # not wanted, so nothing can follow it
                 return Status.SUCCEEDED
@@ -186,8 +222,8 @@ class Sender:
         for received in self._received.pop(item_id, ()):
             await self.on_disk(received.discard)
 
-    async def _input_failed(self, one: Recorded, refused: InputError) -> Status:
-        """An input that was good when it was found and is not when it is to be sent: a failed row."""
+    async def _not_sent(self, one: Recorded, refused: AudioBatchError) -> Status:
+        """An input that was good when it was found, and can not be sent after all: a failed row."""
         now = datetime.now(UTC)
         outcome = Outcome(
             item_id=one.source.item_id,
@@ -237,7 +273,6 @@ class Sender:
             if received is not None:
                 failed.raw = failed.raw or await self.on_disk(received.take)
             raise
-        self._away_since_s.pop(deployment, None)
         return reply
 
     async def settle(self, work: Coroutine[Any, Any, _T]) -> _T:
@@ -257,7 +292,8 @@ class Sender:
         if seconds <= 0:
             return
         try:
-            await asyncio.wait_for(self.stop.soft.wait(), seconds)
+            with self.gate.stepped_out():
+                await asyncio.wait_for(self.stop.soft.wait(), seconds)
         except TimeoutError:
             return
         raise Stopping
@@ -266,53 +302,13 @@ class Sender:
         """Blocking work, in one of a few threads."""
         return await asyncio.get_running_loop().run_in_executor(self._disk, work, *arguments)
 
-    def rest(self, deployment: Deployment, failed: AudioBatchError) -> bool:
-        """Let a deployment rest, or drop it, for what a call to it came to.
+    def bounded(self, request: Request) -> Request:
+        """The request, with a maximum for its reply where a cost limit holds."""
+        return bounded(request) if self.pool.spending.is_capped else request
 
-        Returns:
-            Whether a deployment is left that could serve calls.
-        """
-        match failed:
-            case RateLimited(retry_after_s=wait_s):
-                self._pause(deployment, wait_s or random.uniform(1, UNNAMED_WAIT_S))
-            case Unavailable(retry_after_s=float(wait_s)):
-                self._pause(deployment, wait_s)
-            case Disconnected():
-                self._not_reached(deployment, failed)
-            case DeploymentFatal():
-                self.pool.drop(deployment, failed)
-                log.error("deployment %s is out: %s", deployment.name, failed.message)
-            case _:
-                pass
-        left = any(one.out is None for one in self.pool.deployments)
-        if isinstance(failed, DeploymentFatal) and not left:
-            self.stop.ask(StopReason.NO_DEPLOYMENT, failed.message)
-        return left
-
-    def _pause(self, deployment: Deployment, seconds: float) -> None:
-        if seconds > LONGEST_WAIT_S:
-            self.pool.park(deployment, seconds)
-        else:
-            self.pool.pause(deployment, seconds, f"deployment {deployment.name} asked for {seconds:.0f} s")
-
-    def _not_reached(self, deployment: Deployment, failed: Disconnected) -> None:
-        """Nothing was sent: the deployment rests, longer each time; a network that stays away ends the run."""
-        now_s = asyncio.get_running_loop().time()
-        away_s = now_s - self._away_since_s.setdefault(deployment.name, now_s)
-        tries = self._first_tries[deployment.name] = self._first_tries.get(deployment.name, 0) + 1
-        if not deployment.proven and tries >= FIRST_TRIES:
-            self.pool.drop(deployment, DeploymentGone(f"{failed.message}; is the endpoint's address right?"))
-        if away_s > LONGEST_WAIT_S:
-            self.stop.ask(StopReason.OUTAGE, f"{deployment.name}: {failed.message}")
-        wait_s = random.uniform(0.5, 1.0) * min(30.0, 1.0 + away_s / 2)
-        self.pool.pause(deployment, wait_s, f"deployment {deployment.name} is not reached")
-
-    def _stop_without_deployment(self, ended: NoDeployment) -> None:
-        if ended.cause is not None:
-            self.stop.ask(StopReason.NO_DEPLOYMENT, ended.cause.message)
-            return
-        back = datetime.now(UTC).astimezone() + timedelta(seconds=ended.parked_s or 0.0)
-        self.stop.ask(StopReason.PARKED, f"the service asked to wait until {back:%Y-%m-%d %H:%M %Z}")
+    def worst_usd(self, request: Request) -> Mapping[str, Decimal]:
+        """The most that a call can cost, by deployment; empty where no cost limit holds."""
+        return worst_by_target(request, self.targets.values()) if self.pool.spending.is_capped else {}
 
     def _stop_at_failure_limit(self) -> None:
         bad = self.tally.failed + self.tally.unknown

@@ -219,6 +219,6 @@ def test_the_parameter_form_explains_each_setting():
 
     schema = process_folder.parameters.model_dump()
     job = next(one["properties"] for one in schema["definitions"].values() if "inputs" in one["properties"])
-    assert job["max_concurrency"]["maximum"] == 1000
+    assert job["max_concurrency"]["anyOf"][0]["maximum"] == 1000
     assert all(setting.get("description") for setting in job.values())
     assert schema["required"] == ["job"]

@@ -37,6 +37,8 @@ LONGEST_MINUTE_WAIT_S = 75.0
 MINUTE_S = 60.0
 _WINDOWS_S = (1.0, 2.0, 5.0, 10.0)
 _LEAST_PER_MINUTE = 1.0
+#: Fewer calls than this in a short window say nothing about a rate.
+_ENOUGH = 4
 _IN_USE = 0.8
 
 
@@ -99,26 +101,29 @@ class LearnedRate:
         if sent_s <= self._cut_at_s or named_s > LONGEST_MINUTE_WAIT_S:
             return  # sent before the last cut, which answered it; or a wait that is no window's
         again = sent_s < self._resumed_at_s + EPISODE_S
-        edge = max(
-            _LEAST_PER_MINUTE, min(self._passed(now_s, named_s, again=again), self.per_minute or math.inf)
-        )
+        passed = self._passed(now_s, named_s, again=again)
+        known = self.per_minute
+        self._cut_at_s, self._resumed_at_s = now_s, now_s + named_s
+        if passed is None and known is None:
+            return  # the pause answers it; what rate would pass cannot be told
+        edge = max(_LEAST_PER_MINUTE, min(math.inf if passed is None else passed, known or math.inf))
         self._is_sure = self.edge is not None and abs(edge - self.edge) <= SAME_EDGE * self.edge
         self.edge = edge
         self._rate = max(_LEAST_PER_MINUTE, edge * (DEEPER if again else BELOW_EDGE))
-        self._cut_at_s = now_s
-        self._resumed_at_s = now_s + named_s
         self._next_step(self._resumed_at_s, STEP_S if again else self._hold_s)
 
     @property
     def _hold_s(self) -> float:
         return HOLD_S if self._is_sure else FIRST_HOLD_S
 
-    def _passed(self, now_s: float, wait_s: float, *, again: bool) -> float:
-        """Requests a minute that passed, over the window that the service seems to judge."""
+    def _passed(self, now_s: float, wait_s: float, *, again: bool) -> float | None:
+        """Requests a minute that passed, over the window that the service seems to judge; None: too few to tell."""
         if wait_s > SHORT_WAIT_S and not again:
-            return float(self._count(now_s - MINUTE_S))
+            return float(self._count(now_s - MINUTE_S)) or None
         windows = _WINDOWS_S[:1] if again else _WINDOWS_S
-        return max(self._count(now_s - window_s) * MINUTE_S / window_s for window_s in windows)
+        counts = [(self._count(now_s - window_s), window_s) for window_s in windows]
+        rates = [count * MINUTE_S / window_s for count, window_s in counts if count >= _ENOUGH]
+        return max(rates, default=None)
 
     def _count(self, since_s: float) -> int:
         sent = sum(1 for moment in self._sent_s if moment > since_s)

@@ -8,6 +8,7 @@ credit, and it gives up where a Retry-After passes two minutes.
 | `RateLimited` | always, after the pause it asked for (the deployment pauses, not only this call) |
 | `Disconnected` | always, after the deployment's pause: nothing was sent; a network that stays away ends the run |
 | `Unavailable` | up to `MAX_TRIES`, after full-jitter back-off: nothing was bought |
+| … when the job's budget of retries is used up | later: the item goes to the end of the queue (`Deferred`) |
 | `OutcomeUnknown` | by `--on-unknown retry`, at most `MAX_UNKNOWN` times an item: perhaps it was bought |
 | everything else | never |
 """
@@ -23,6 +24,8 @@ from pipeline.errors import Disconnected, ErrorType, OutcomeUnknown, RateLimited
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from pipeline.limits.retry_budget import RetryBudget
+
 #: Calls that may fail for the service's troubles before the item is recorded as failed (a later run sends it).
 MAX_TRIES = 6
 #: Calls with an unknown end that are made again, for one item and turn.
@@ -34,6 +37,10 @@ LONGEST_WAIT_S = 15 * 60.0
 _BACK_OFF = wait_random_exponential(multiplier=1, max=30)
 
 
+class Deferred(Exception):
+    """The budget of retries is used up: the item goes to the end of the queue."""
+
+
 class AskAgain(TransientError):
     """The turn can be asked for in another way, or elsewhere, at once."""
 
@@ -43,7 +50,12 @@ class AskAgain(TransientError):
 class Tries:
     """What has happened to one item's turn so far, and the decision that follows."""
 
-    def __init__(self, *, retry_unknown: bool, unknown_before: int = 0) -> None:
+    def __init__(
+        self, *, retry_unknown: bool, unknown_before: int = 0, budget: RetryBudget | None = None
+    ) -> None:
+        """Args: budget: the job's; where it refuses a retry, `deferred` is set and the item goes on later."""
+        self.deferred = False
+        self._budget = budget
         self.unknown = unknown_before
         self.troubles = 0
         self.refusals = 0
@@ -57,12 +69,18 @@ class Tries:
                 return self.refusals < MAX_RATE_LIMITED
             case OutcomeUnknown():
                 self.unknown += 1
-                return self._retry_unknown and self.unknown <= MAX_UNKNOWN
+                again = self._retry_unknown and self.unknown <= MAX_UNKNOWN
+                if again and self._budget is not None:
+                    self._budget.allows()  # it counts, but such a call is never left open
+                return again
             case Disconnected() | AskAgain():
                 return True
             case TransientError():
                 self.troubles += 1
-                return self.troubles < MAX_TRIES
+                if self.troubles >= MAX_TRIES:
+                    return False
+                self.deferred = self._budget is not None and not self._budget.allows()
+                return not self.deferred
             case _:
                 return False
 

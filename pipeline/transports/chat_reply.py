@@ -13,6 +13,7 @@ import orjson
 
 from pipeline.errors import BadReply, ContentFiltered
 from pipeline.model import Reply, Usage
+from pipeline.transports.headers import limits_in
 from pipeline.transports.translate import request_id
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def reply_of(raw: bytes, headers: Mapping[str, str], latency_s: float, request: 
         model=str(body.get("model") or ""),
         request_id=identity,
         latency_s=latency_s,
-        limits=_limits(headers),
+        limits=limits_in(headers),
         raw=raw,
     )
 
@@ -116,12 +117,8 @@ def streamed_reply(
         model=streamed.model,
         request_id=identity,
         latency_s=latency_s,
-        limits=_limits(headers),
+        limits=limits_in(headers),
     )
-
-
-def _limits(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.startswith(("x-ratelimit", "retry-"))}
 
 
 def _usage(found: Any) -> Usage | None:

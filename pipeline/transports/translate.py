@@ -23,9 +23,10 @@ from pipeline.errors import (
     PermissionMissing,
     RateLimited,
     RequestRejected,
+    ServiceError,
     Unavailable,
 )
-from pipeline.transports.headers import retry_after_s
+from pipeline.transports.headers import limits_in, retry_after_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,6 +89,12 @@ def from_status(status: int, body: object, headers: Mapping[str, str]) -> AudioB
         body: the error object (without its `error` wrapper), or what else came.
         headers: with lower-case names.
     """
+    error = _by_status(status, body, headers)
+    error.limits = limits_in(headers)
+    return error
+
+
+def _by_status(status: int, body: object, headers: Mapping[str, str]) -> ServiceError:
     said: Mapping[str, Any] = body if isinstance(body, dict) else {}
     if isinstance(said.get("error"), dict):
         said = said["error"]

@@ -1,0 +1,47 @@
+"""The pool of a job: its deployments with their limits, and the account that each call is paid from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.limits.limiter import Limiter
+from pipeline.limits.pool import Deployment, Pool
+from pipeline.limits.spending import Spending
+from pipeline.worst_case import worst_unknown_usd
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from decimal import Decimal
+
+    from pipeline.jobspec import JobSpec
+    from pipeline.targets import Target
+
+
+def pool_of(spec: JobSpec, targets: Sequence[Target], *, spent_before: Decimal, unknown_before: int) -> Pool:
+    """One for a run, shared by everything that calls.
+
+    Args:
+        spec: the job.
+        targets: where its calls can go.
+        spent_before: what the folder's calls have cost so far, in USD.
+        unknown_before: calls of earlier runs with an unknown end; each is taken for a whole reply.
+    """
+    deployments = [
+        Deployment(
+            name=one.name,
+            limiter=Limiter(max_concurrency=one.max_concurrency, rpm=one.rpm, tpm=one.tpm),
+            priority=one.priority,
+        )
+        for one in targets
+    ]
+    spending = Spending(
+        run_cap=spec.max_cost,
+        total_cap=spec.max_total_cost,
+        spent_before=spent_before + unknown_before * worst_unknown_usd(targets),
+    )
+    return Pool(
+        deployments,
+        spending=spending,
+        waits_for_parked=spec.wait,
+        max_concurrency=spec.max_concurrency if len(targets) > 1 else None,
+    )

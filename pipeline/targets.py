@@ -1,0 +1,149 @@
+"""Where a job's calls can go: the entries of its pool, each complete, with its credential and its price.
+
+A job without `[[deployments]]` has one entry of its own, and one for each deployment that rows of its table name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pipeline import settings
+from pipeline.errors import ConfigError
+from pipeline.prices import Price, price_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from decimal import Decimal
+
+    from pipeline.deploymentspec import DeploymentSpec, Provider
+    from pipeline.jobspec import JobSpec
+    from pipeline.model import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One place where calls can go.
+
+    Attributes:
+        name: what it is called in the manifest and on the progress line.
+        credential: None for the local emulator, which has a key of its own.
+        price: None where it is not known.
+    """
+
+    name: str
+    deployment: str
+    provider: Provider
+    endpoint: str | None
+    api_version: str
+    model: str
+    credential: settings.Credential | None
+    price: Price | None
+    rpm: int | None = None
+    tpm: int | None = None
+    max_concurrency: int | None = None
+    priority: int = 0
+
+    def cost_usd(self, usage: Usage | None) -> Decimal | None:
+        """What a reply cost here; None where the price or the usage is not known."""
+        return None if self.price is None or usage is None else self.price.cost_usd(usage)
+
+    def settings(self, spec: JobSpec) -> JobSpec:
+        """The job as if this were its one deployment."""
+        own = {
+            name: getattr(self, name)
+            for name in ("provider", "endpoint", "api_version", "deployment", "model")
+        }
+        return spec.model_copy(update={**own, "deployments": ()})
+
+
+def targets_of(
+    spec: JobSpec,
+    named_by_rows: Iterable[str] = (),
+    environment: settings.Environment | None = None,
+    *,
+    with_credentials: bool = True,
+) -> tuple[Target, ...]:
+    """The job's pool, in order of priority.
+
+    Args:
+        spec: the job.
+        named_by_rows: deployments that rows of a table name.
+        environment: where credentials are found; the process's by default.
+        with_credentials: look for them; a plan needs none.
+
+    Raises:
+        ConfigError: an entry's credential is missing, or rows name what is no entry of the pool.
+    """
+    environment = environment or settings.Environment.read()
+    if spec.deployments:
+        pool = tuple(_entry(spec, one, environment, with_credentials) for one in spec.deployments)
+        known = {one.name for one in pool}
+        if strange := sorted(set(named_by_rows) - known):
+            raise ConfigError(
+                f"rows name deployment {strange[0]!r}, which is none of the [[deployments]]: "
+                f"{', '.join(sorted(known))}"
+            )
+        return tuple(sorted(pool, key=lambda one: one.priority))
+    name = spec.deployment or spec.model
+    own = Target(
+        name=name,
+        deployment=name,
+        provider=spec.provider,
+        endpoint=spec.endpoint,
+        api_version=spec.api_version,
+        model=spec.model,
+        credential=_credential(spec, environment, None) if with_credentials else None,
+        price=price_of(spec.model, spec.provider, prices=spec.prices),
+        rpm=spec.rpm,
+        tpm=spec.tpm,
+        max_concurrency=spec.max_concurrency,
+    )
+    others = sorted(set(named_by_rows) - {name})
+    return (own, *(replace(own, name=one, deployment=one, priority=1) for one in others))
+
+
+def _entry(
+    spec: JobSpec, one: DeploymentSpec, environment: settings.Environment, with_credentials: bool
+) -> Target:
+    provider = one.provider or spec.provider
+    model = one.model or spec.model
+    as_job = spec.model_copy(update={"provider": provider, "auth": one.auth or spec.auth})
+    return Target(
+        name=one.label,
+        deployment=one.deployment,
+        provider=provider,
+        endpoint=one.endpoint or (spec.endpoint if provider == spec.provider else None),
+        api_version=one.api_version or spec.api_version,
+        model=model,
+        credential=_credential(as_job, environment, one.key_variable) if with_credentials else None,
+        price=Price(**one.price.model_dump()) if one.price else price_of(model, provider, prices=spec.prices),
+        rpm=one.rpm,
+        tpm=one.tpm,
+        max_concurrency=one.max_concurrency or (spec.max_concurrency if len(spec.deployments) == 1 else None),
+        priority=one.priority,
+    )
+
+
+def _credential(
+    spec: JobSpec, environment: settings.Environment, key_variable: str | None
+) -> settings.Credential | None:
+    if spec.provider == "local":
+        return None
+    return settings.credential(spec, environment, key_variable=key_variable)
+
+
+def check_prices(spec: JobSpec, targets: Iterable[Target]) -> None:
+    """That a cost limit can be kept.
+
+    Raises:
+        ConfigError: there is one, and a price is not known. Nothing was sent.
+    """
+    if spec.max_cost is None and spec.max_total_cost is None:
+        return
+    for one in targets:
+        if one.price is None:
+            raise ConfigError(
+                f"a cost limit needs known prices, and none is known for model {one.model!r} of {one.name}: give "
+                "`price` in its [[deployments]] entry, or a table of your own with --prices; nothing was sent"
+            )

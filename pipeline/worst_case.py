@@ -1,0 +1,70 @@
+"""The most that one call can cost: what is set aside for it where a cost limit must never be passed.
+
+Text is at most a token a byte (a byte-level tokeniser cannot do worse); sound 10 tokens a second, and a tenth more
+for what is not documented; an earlier reply that is named by its id at most what its own call could give. The
+reply is at most `max_completion_tokens`, which goes with every call where there is a limit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from pipeline.prices import AUDIO_IN_TOKENS_PER_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pipeline.model import Request
+    from pipeline.prices import Price
+    from pipeline.targets import Target
+
+#: How long a reply may be where a cost limit holds and the job names no maximum: 3.4 minutes of speech.
+BOUND_TOKENS = 4096
+_PER_MESSAGE = 16
+_AUDIO_MARGIN = 1.1
+_MILLION = Decimal(1_000_000)
+
+
+def bounded(request: Request) -> Request:
+    """The request with a maximum for its reply."""
+    if request.max_completion_tokens is not None:
+        return request
+    return replace(request, max_completion_tokens=BOUND_TOKENS)
+
+
+def worst_usd(request: Request, price: Price) -> Decimal:
+    """What a bounded request costs at most."""
+    longest = request.max_completion_tokens or BOUND_TOKENS
+    texts = [request.system, request.text, *(one.text for one in request.history)]
+    spoken = 0
+    for one in request.history:
+        texts.append(one.reply.text)
+        spoken += longest if one.reply.audio_id else 0
+    text_in = sum(len(text.encode()) for text in texts) + _PER_MESSAGE * (2 + 2 * len(request.history))
+    sounds = [request.audio, *(one.audio for one in request.history)]
+    heard_s = sum(sound.duration_s for sound in sounds if sound is not None)
+    audio_in = (
+        math.ceil(heard_s * AUDIO_IN_TOKENS_PER_S * _AUDIO_MARGIN) + _PER_MESSAGE * len(sounds) + spoken
+    )
+    dearest_out = max(price.audio_out, price.text_out) if _may_speak(request) else price.text_out
+    return (price.text_in * text_in + price.audio_in * audio_in + dearest_out * longest) / _MILLION
+
+
+def _may_speak(request: Request) -> bool:
+    """A follow-up in text alone is asked for with sound where no sound is left on either side."""
+    sound_in = request.audio is not None or any(one.audio is not None for one in request.history)
+    return request.wants_audio or not sound_in
+
+
+def worst_by_target(request: Request, targets: Iterable[Target]) -> dict[str, Decimal]:
+    """The worst case at each place where the call may go."""
+    return {one.name: worst_usd(request, one.price) for one in targets if one.price is not None}
+
+
+def worst_unknown_usd(targets: Iterable[Target]) -> Decimal:
+    """What one call of an earlier run with an unknown end is taken to have cost: a whole reply."""
+    prices = [one.price for one in targets if one.price is not None]
+    return max((price.audio_out * BOUND_TOKENS / _MILLION for price in prices), default=Decimal(0))
