@@ -124,14 +124,16 @@ async def _on_terminal(job: Job, stream: IO[str], warnings: _Unseen) -> None:
 
 
 async def _as_lines(job: Job, stream: IO[str], warnings: _Unseen) -> None:
-    wait_s, said, said_at = PLAIN_FIRST_S, "", time.monotonic()
+    wait_s, said, said_at, phase = PLAIN_FIRST_S, "", time.monotonic(), ""
     while True:
         for warning in warnings:
             _print(warning, stream)
         await asyncio.sleep(min(wait_s, 1.0))
         now = job.snapshot()
-        if time.monotonic() - said_at < wait_s and now.phase not in ("draining", "reporting"):
+        ending = now.phase != phase and now.phase in ("draining", "reporting")
+        if time.monotonic() - said_at < wait_s and not ending:
             continue
+        phase = now.phase
         text = line(now)
         if text != said:
             _print(text, stream)

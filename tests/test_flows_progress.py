@@ -123,6 +123,15 @@ async def test_elsewhere_lines_come_rarer_and_rarer_and_never_twice(monkeypatch)
     assert "\x1b" not in stream.getvalue()
 
 
+async def test_a_stop_is_said_at_once_and_then_no_oftener_than_all_else(monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_FIRST_S", 0.1)
+    stream = io.StringIO()
+    states = [moment(phase="draining", done=n) for n in range(60)]
+    async with progress.shown(job(*states), stream=stream):
+        await asyncio.sleep(0.6)
+    assert 1 <= len(stream.getvalue().splitlines()) <= 4
+
+
 async def test_quiet_shows_nothing(capsys):
     async with progress.shown(job(moment(), warnings=["look"]), quiet=True):
         await asyncio.sleep(0.05)
