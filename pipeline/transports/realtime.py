@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import openai
@@ -26,7 +27,7 @@ from websockets.exceptions import ConnectionClosed
 
 from pipeline.audio.encode import encode_reply
 from pipeline.audio.samples import BYTES_A_SECOND, pcm_of
-from pipeline.errors import AudioBatchError, AuthenticationFailed, OutcomeUnknown, Unavailable
+from pipeline.errors import AudioBatchError, AuthenticationFailed, Unavailable
 from pipeline.model import Reply, Usage
 from pipeline.transports.realtime_errors import closed_words, not_opened
 from pipeline.transports.realtime_words import Hearing, Utterance, ask_of, session_of, stages_of
@@ -34,7 +35,7 @@ from pipeline.transports.sessions import Session, Sessions
 from pipeline.transports.turn import RealtimeTurn, State, TurnReply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pipeline.model import AudioPart, Request
     from pipeline.transports.auth import EntraTokens
@@ -49,6 +50,16 @@ QUIET_S = 60.0
 TRANSCRIPT_WAIT_S = 15.0
 #: Sessions whose age the service does not tell.
 LIFE_S = {"azure": 30 * 60.0, "openai": 60 * 60.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """One turn on its way. `deadline_s` is of the event loop's clock."""
+
+    request: Request
+    spoken: bytes
+    sink: Sink | None
+    deadline_s: float
 
 
 class RealtimeTransport:
@@ -99,66 +110,67 @@ class RealtimeTransport:
         if sink is not None:
             await sink.restart()
         spoken = await asyncio.to_thread(_spoken, request.audio)
+        deadline_s = asyncio.get_running_loop().time() + self._timeout_s
+        call = _Call(request=request, spoken=spoken, sink=sink, deadline_s=deadline_s)
         kept = self.sessions.take(request.item_id)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                found = await self._in_kept(kept, request, spoken, sink) if kept else None
-                session, reply = found or await self._in_new(request, spoken, sink)
-        except TimeoutError as late:
-            raise OutcomeUnknown(f"no whole reply within {self._timeout_s:.0f} s", timed_out=True) from late
+        found = await self._in_kept(kept, call) if kept else None
+        session, reply = found or await self._in_new(call)
         self.sessions.keep(session)
-        return await asyncio.to_thread(
-            _reply_of, request, reply, session.model, time.perf_counter() - started_s
-        )
+        latency_s = time.perf_counter() - started_s
+        return await asyncio.to_thread(_reply_of, request, reply, session.model, latency_s)
 
-    async def _in_kept(
-        self, session: Session, request: Request, spoken: bytes, sink: Sink | None
-    ) -> tuple[Session, TurnReply] | None:
+    async def _in_kept(self, session: Session, call: _Call) -> tuple[Session, TurnReply] | None:
         """In the session that heard the earlier turns; None where it is gone, and nothing was asked of it."""
-        if not session.serves(request, for_s=min(self._timeout_s, 600.0)):
+        request = call.request
+        if not session.serves(request, for_s=self._timeout_s):
             self.sessions.close(session)
             return None
-        turn = self._turn(session, request, [Utterance(text=request.text, pcm=spoken)], new=False)
+        turn = self._turn(session, request, [Utterance(text=request.text, pcm=call.spoken)], new=False)
         try:
-            return session, await self._listen(session, turn, request, sink)
+            return session, await self._listen(session, turn, call)
         except Unavailable as gone:
             if not turn.safe_to_repeat:
                 raise
             log.info("%s: its session is gone (%s); told again in a new one", request.item_id, gone)
             return None
 
-    async def _in_new(self, request: Request, spoken: bytes, sink: Sink | None) -> tuple[Session, TurnReply]:
+    async def _in_new(self, call: _Call) -> tuple[Session, TurnReply]:
+        request = call.request
         used = self._tokens.current if self._tokens else ""
         try:
-            session = await self._open(request.item_id)
+            session = await self._open(call)
         except AuthenticationFailed:
             if self._tokens is None or not used:
                 raise
             await self._tokens.renew(used)
-            session = await self._open(request.item_id)
+            session = await self._open(call)
         told = []
         for earlier in request.history:
             sound = await asyncio.to_thread(_spoken, earlier.audio)
             told += [Utterance(text=earlier.text, pcm=sound), Utterance(text=earlier.reply.text, reply=True)]
         session.turns = len(request.history)
-        utterances = [*told, Utterance(text=request.text, pcm=spoken)]
+        utterances = [*told, Utterance(text=request.text, pcm=call.spoken)]
         turn = self._turn(session, request, utterances, new=True)
-        return session, await self._listen(session, turn, request, sink)
+        return session, await self._listen(session, turn, call)
 
-    async def _open(self, item_id: str) -> Session:
+    async def _open(self, call: _Call) -> Session:
         """A connection whose upgrade was accepted."""
-        await self.sessions.reserve()
+        try:
+            async with asyncio.timeout_at(call.deadline_s):
+                await self.sessions.reserve()
+        except TimeoutError as late:
+            raise Unavailable("no session was free in time") from late
         manager = self._client.realtime.connect(model=self._deployment, extra_headers=self._headers)
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(min(CONNECT_TIMEOUT_S, self._timeout_s)):
                 connection = await manager.enter()
         except BaseException as failed:
-            await asyncio.shield(self.sessions.release())
+            self.sessions.release()
             if isinstance(failed, Exception):
                 raise not_opened(failed) from failed
             raise
-        life_s = LIFE_S[self._provider]
-        return Session(item_id=item_id, connection=connection, ends_at_s=time.time() + life_s)
+        ends_at_s = time.time() + LIFE_S[self._provider]
+        return Session(item_id=call.request.item_id, connection=connection, ends_at_s=ends_at_s)
 
     def _turn(
         self, session: Session, request: Request, utterances: list[Utterance], *, new: bool
@@ -174,21 +186,19 @@ class RealtimeTransport:
             new_session=new,
         )
 
-    async def _listen(
-        self, session: Session, turn: RealtimeTurn, request: Request, sink: Sink | None
-    ) -> TurnReply:
+    async def _listen(self, session: Session, turn: RealtimeTurn, call: _Call) -> TurnReply:
         """Speak and listen until the turn is done; a session in which it failed is closed."""
         whole = False
         try:
-            await self._send(session, turn, turn.start())
+            await self._send(session, turn, turn.start(), call)
             while turn.state is not State.DONE:
-                event = await self._next(session, turn, sink)
+                event = await self._next(session, turn, call)
                 if event is not None:
                     self._note(session, event)
-                    await self._send(session, turn, turn.receive(event))
+                    await self._send(session, turn, turn.receive(event), call)
             whole = True
         except AudioBatchError as failed:
-            log.info("%s: turn failed while %s: %s", request.item_id, turn.state, failed)
+            log.info("%s: turn failed while %s: %s", call.request.item_id, turn.state, failed)
             raise
         finally:
             if not whole:
@@ -196,20 +206,24 @@ class RealtimeTransport:
         session.turns += 1
         return turn.reply
 
-    async def _send(self, session: Session, turn: RealtimeTurn, events: Any) -> None:
-        try:
-            for event in events:
-                async with asyncio.timeout(self._quiet_s):
+    async def _send(
+        self, session: Session, turn: RealtimeTurn, events: Iterable[dict[str, Any]], call: _Call
+    ) -> None:
+        for event in events:
+            wait_s, why = self._patience(turn, call)
+            try:
+                async with asyncio.timeout(wait_s):
                     await session.connection.send_raw(orjson.dumps(event).decode())
-        except ConnectionClosed as closed:
-            turn.ended(closed_words(closed))
-        except TimeoutError:
-            turn.ended(f"the service took nothing for {self._quiet_s:.0f} s", timed_out=True)
+            except ConnectionClosed as closed:
+                turn.ended(closed_words(closed))
+                return
+            except TimeoutError:
+                turn.ended(f"the service took nothing{why}", timed_out=True)
+                return
 
-    async def _next(self, session: Session, turn: RealtimeTurn, sink: Sink | None) -> dict[str, Any] | None:
+    async def _next(self, session: Session, turn: RealtimeTurn, call: _Call) -> dict[str, Any] | None:
         """The next event; None where the session ended and the turn can do without."""
-        courtesy = turn.state is State.TRANSCRIBING
-        wait_s = min(TRANSCRIPT_WAIT_S, self._quiet_s) if courtesy else self._quiet_s
+        wait_s, why = self._patience(turn, call)
         try:
             async with asyncio.timeout(wait_s):
                 frame = await session.connection.recv_bytes()
@@ -217,10 +231,10 @@ class RealtimeTransport:
             turn.ended(closed_words(closed))
             return None
         except TimeoutError:
-            turn.ended(f"the service said nothing for {wait_s:.0f} s", timed_out=True)
+            turn.ended(f"the service said nothing{why}", timed_out=True)
             return None
-        if sink is not None and not turn.safe_to_repeat:
-            await sink.write(frame + b"\n")
+        if call.sink is not None and not turn.safe_to_repeat:
+            await call.sink.write(frame + b"\n")
         try:
             event: Any = orjson.loads(frame)
         except orjson.JSONDecodeError:
@@ -229,6 +243,16 @@ class RealtimeTransport:
             turn.not_an_event(repr(frame[:80]))
             return None
         return event
+
+    def _patience(self, turn: RealtimeTurn, call: _Call) -> tuple[float, str]:
+        """How long to wait for what is next, in seconds, and the words for it having been too long."""
+        quiet_s = self._quiet_s
+        if turn.state is State.TRANSCRIBING:
+            quiet_s = min(quiet_s, TRANSCRIPT_WAIT_S)
+        left_s = max(0.0, call.deadline_s - asyncio.get_running_loop().time())
+        if left_s < quiet_s:
+            return left_s, f" more within {self._timeout_s:.0f} s"
+        return quiet_s, f" for {quiet_s:.0f} s"
 
     @staticmethod
     def _note(session: Session, event: Mapping[str, Any]) -> None:

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 if TYPE_CHECKING:
     from openai.resources.realtime.realtime import AsyncRealtimeConnection
 
     from pipeline.model import Request
+
+log = logging.getLogger(__name__)
 
 #: A closing handshake is a courtesy; a server that does not answer it is left.
 CLOSE_TIMEOUT_S = 2.0
@@ -54,7 +59,7 @@ class Sessions:
         self._open = 0
         self._kept: OrderedDict[str, Session] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Condition()
+        self._waiting: deque[asyncio.Future[None]] = deque()
         #: The most that were ever open at once: for tests and the log.
         self.peak = 0
 
@@ -63,24 +68,37 @@ class Sessions:
         return self._kept.pop(item_id, None)
 
     def keep(self, session: Session) -> None:
-        """For the item's next turn."""
+        """For the item's next turn, unless somebody needs the room before."""
         self._kept[session.item_id] = session
+        self._wake()
 
     async def reserve(self) -> None:
         """Wait for room for one more; `release` or `close` gives it back."""
-        async with self._room:
-            while self._open >= self._most:
-                if self._kept:
-                    self.close(self._kept.popitem(last=False)[1])
-                await self._room.wait()
-            self._open += 1
-            self.peak = max(self.peak, self._open)
+        while self._open >= self._most:
+            if self._kept:
+                self.close(self._kept.popitem(last=False)[1])
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._wake()  # what woke this one is another's now
+                raise
+        self._open += 1
+        self.peak = max(self.peak, self._open)
 
-    async def release(self) -> None:
+    def release(self) -> None:
         """A reserved session did not come about, or is closed."""
-        async with self._room:
-            self._open -= 1
-            self._room.notify()
+        self._open -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
 
     def close(self, session: Session) -> None:
         """End a session, in the background: nobody waits for a closing handshake."""
@@ -89,12 +107,27 @@ class Sessions:
         task.add_done_callback(self._closing.discard)
 
     async def _close(self, session: Session) -> None:
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(session.connection.close(), CLOSE_TIMEOUT_S)
-        await self.release()
+        connection = session.connection
+        transport = getattr(getattr(connection, "_connection", None), "transport", None)
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                # What still comes is read away: behind unread frames the end would never be seen.
+                await asyncio.gather(connection.close(), _read_away(connection))
+        except (OSError, TimeoutError, WebSocketException) as failed:
+            log.debug("a session did not end in order: %r", failed)
+        finally:
+            if transport is not None:
+                transport.abort()
+            self.release()
 
     async def aclose(self) -> None:
         """Close all that are kept."""
         while self._kept:
             self.close(self._kept.popitem()[1])
         await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+async def _read_away(connection: AsyncRealtimeConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await connection.recv_bytes()

@@ -382,9 +382,7 @@ async def test_items_are_placed_shown_and_deleted(server: EmulatorProcess) -> No
                     },
                 }
             )
-        added = [
-            e for e in await until(connection, "conversation.item.done", also=lambda e: e.item.id == "zero")
-        ]
+        added = await until(connection, "conversation.item.done", also=lambda e: e.item.id == "zero")
         places = [e.get("previous_item_id") for e in added if e["type"] == "conversation.item.added"]
         assert places == [None, "one", None]
         await connection.conversation.item.delete(item_id="two")
