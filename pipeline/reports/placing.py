@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import StorageError
+from pipeline.store.durable import TEMPORARY_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,8 @@ def draft_beside(target: Path) -> Iterator[Path]:
     Raises:
         StorageError: the folder cannot be written.
     """
-    draft = target.with_name(f".{target.stem[:40]}-{secrets.token_hex(4)}.tmp")
+    # A name that the next run, or `verify --repair`, sweeps away where a kill leaves it.
+    draft = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp")
     try:
         draft.open("xb").close()
     except OSError as error:
