@@ -102,20 +102,20 @@ class Aftermath:
                 pass
         self._end_at_outage(now_s, failed)
         left = self.others_left
-        if isinstance(failed, DeploymentFatal) and not left:
+        if isinstance(failed, DeploymentFatal) and not left and not deployment.named_only:
             self.stop.ask(StopReason.NO_DEPLOYMENT, failed.message)
         return left
 
     @property
     def others_left(self) -> bool:
         """Whether any deployment can serve calls, now or after a wait."""
-        return any(one.out is None for one in self.pool.deployments)
+        return any(one.out is None for one in self.pool.deployments if not one.named_only)
 
     @property
     def others_usable(self) -> bool:
         """Whether any deployment can serve calls without a long wait."""
         now_s = self.pool.clock()
-        return any(one.usable(now_s) for one in self.pool.deployments)
+        return any(one.usable(now_s) for one in self.pool.deployments if not one.named_only)
 
     def nobody(self, ended: NoDeployment) -> None:
         """A call found no deployment that could serve it: the run ends."""
@@ -156,7 +156,7 @@ class Aftermath:
         self.pool.pause(deployment, wait_s, f"deployment {deployment.name} is not reached")
 
     def _end_at_outage(self, now_s: float, failed: AudioBatchError) -> None:
-        left = [one for one in self.pool.deployments if one.usable(now_s)]
+        left = [one for one in self.pool.deployments if one.usable(now_s) and not one.named_only]
         if not self.waits and left and all(one.circuit.down_s(now_s) > LONGEST_WAIT_S for one in left):
             minutes = LONGEST_WAIT_S / 60
             self.stop.ask(

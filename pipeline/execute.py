@@ -52,7 +52,7 @@ from pipeline.store.recovery import recover
 from pipeline.store.spool import Spool
 from pipeline.store.storage import LocalStorage
 from pipeline.tally import RunSummary, Snapshot, Tally
-from pipeline.targets import check_prices, targets_of
+from pipeline.targets import check_prices, targets_of, word_targets
 from pipeline.transports.auth import EntraTokens
 from pipeline.transports.choose import open_transport
 
@@ -267,6 +267,7 @@ class Job:
 
     async def _make_sender(self, plan: Plan) -> Sender:
         targets = targets_of(self.spec, plan.deployments)
+        targets = (*targets, *word_targets(self.spec, targets[0]))
         check_prices(self.spec, targets)
         service: LocalService | None = None
         if local := [one for one in targets if one.provider == "local"]:
@@ -283,6 +284,7 @@ class Job:
                 deployment=one.deployment,
                 key=here.api_key if here else one.credential.key if one.credential else None,
                 tokens=tokens if keyless else None,
+                writes_words=one.writes_words,
             )
             transports[one.name] = transport
             self._stack.push_async_callback(transport.aclose)

@@ -62,6 +62,8 @@ class OneTurn:
         paid_usd: what the last call cost, where that is known.
         repair: an answer that did not hold the fields asked for, while it is asked to be put right.
         spare: a reply in text alone, kept while the sound that was asked for is asked for once more.
+        keeps: an outcome that stands, recorded, unless this brings a reply.
+        trimmed_s: seconds of silence that were left out of the sound.
     """
 
     sender: Sender
@@ -80,6 +82,8 @@ class OneTurn:
     without_audio_ids: bool = False
     spare: tuple[Reply, Attempt] | None = None
     repair: Repair | None = None
+    keeps: Outcome | None = None
+    trimmed_s: float | None = None
 
     async def run(self) -> Outcome:
         """Call until there is an outcome.
@@ -94,6 +98,8 @@ class OneTurn:
         except StorageError:
             raise
         except (Stopping, NoDeployment, AudioBatchError) as ended:
+            if self.keeps is not None:
+                return self.keeps
             if self.spare is not None:
                 return await self.sender.settle(self._keep(*self.spare))
             if self.tries.deferred:
@@ -270,6 +276,19 @@ class OneTurn:
 
     async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
         """Files, then the outcome; both before the call's place is given to another."""
+        outcome, end = self._succeeded(reply, attempt)
+        return await record_reply(
+            self.sender,
+            self.item,
+            self.turn,
+            reply,
+            outcome=outcome,
+            end=end,
+            replaced=self._success_before(),
+        )
+
+    def _succeeded(self, reply: Reply, attempt: Attempt) -> tuple[Outcome, AttemptEnd]:
+        """The outcome that a reply makes, without its files, and the end of its call."""
         cost = self.sender.targets[attempt.deployment].cost_usd(reply.usage)
         outcome = replace(
             self._outcome(attempt),
@@ -291,15 +310,7 @@ class OneTurn:
             request_id=outcome.request_id,
             cost_usd=cost,
         )
-        return await record_reply(
-            self.sender,
-            self.item,
-            self.turn,
-            reply,
-            outcome=outcome,
-            end=end,
-            replaced=self._success_before(),
-        )
+        return outcome, end
 
     def _success_before(self) -> Outcome | None:
         return self.before if self.before and self.before.status is Status.SUCCEEDED else None
@@ -307,6 +318,10 @@ class OneTurn:
     async def _failed(self, failed: AudioBatchError, end: AttemptEnd | None = None) -> Outcome:
         """Record a turn that came to nothing. A failure that may pass does not take a success's place."""
         sender, before = self.sender, self._success_before()
+        if self.keeps is not None:
+            if end is not None:
+                await sender.ledger.record_end(end)
+            return self.keeps
         assert self.last is not None
         outcome = replace(
             self._outcome(self.last),
@@ -344,4 +359,5 @@ class OneTurn:
             input_sha256=self.item.source.sha256,
             settings_key=self.sender.settings_key,
             kept_as=self.turn.kept_as,
+            trimmed_s=self.trimmed_s,
         )

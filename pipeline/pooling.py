@@ -31,6 +31,7 @@ def pool_of(spec: JobSpec, targets: Sequence[Target], *, spent_before: Decimal, 
             name=one.name,
             limiter=Limiter(max_concurrency=one.max_concurrency, rpm=one.rpm, tpm=one.tpm),
             priority=one.priority,
+            named_only=one.writes_words,
         )
         for one in targets
     ]

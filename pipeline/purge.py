@@ -135,7 +135,7 @@ def _unrecorded(storage: LocalStorage, ledger: Ledger, item_ids: frozenset[str])
     stems = {output_path(one, folder="audio", ending=".bin").removesuffix(".bin") for one in item_ids}
     stems = {stem.partition("/")[2] for stem in stems}
     stems |= {stem.removesuffix(ending) for stem in stems for ending in OUTPUT_ENDINGS}
-    for top in ("audio", "transcripts", "replies", VERSIONS):
+    for top in ("audio", "transcripts", "replies", "parts", VERSIONS):
         for path in sorted((storage.root / top).rglob("*")):
             if not path.is_file():
                 continue
@@ -167,7 +167,7 @@ def _blank_run_lists(storage: LocalStorage, item_ids: frozenset[str]) -> None:
 
 
 def _remove_empty_folders(storage: LocalStorage) -> None:
-    for top in ("audio", "transcripts", "replies", VERSIONS):
+    for top in ("audio", "transcripts", "replies", "parts", VERSIONS):
         folders = [path for path in (storage.root / top).rglob("*") if path.is_dir()]
         for folder in sorted(folders, reverse=True):
             if not any(folder.iterdir()):

@@ -14,7 +14,7 @@ from pipeline.store.homecoming import keep_elsewhere
 from pipeline.store.versions import clear, set_aside
 
 if TYPE_CHECKING:
-    from pipeline.model import Item, Outcome, Reply, SavedFile, Turn
+    from pipeline.model import Check, Item, Outcome, Reply, SavedFile, Turn
     from pipeline.send import Sender
     from pipeline.store.ledger import AttemptEnd
     from pipeline.store.storage import Storage
@@ -27,8 +27,9 @@ async def record_reply(
     reply: Reply,
     *,
     outcome: Outcome,
-    end: AttemptEnd,
+    end: AttemptEnd | None,
     replaced: Outcome | None,
+    checks: tuple[Check, ...] | None = None,
 ) -> Outcome:
     """Write a reply's files and its outcome.
 
@@ -38,8 +39,9 @@ async def record_reply(
         turn: of that item.
         reply: as decoded.
         outcome: all of it but its files and what is measured of them.
-        end: of the call that brought it.
+        end: of the call that brought it; None where all ends are recorded.
         replaced: the success in whose place it comes.
+        checks: those of its parts, where it was put together of several; None: it is checked.
 
     Returns:
         The outcome as recorded.
@@ -49,7 +51,7 @@ async def record_reply(
         StorageError: the output cannot be written; the reply is in the spool.
     """
     try:
-        saved = await sender.on_disk(save, sender.storage, item, turn, reply, replaced, sender.finish)
+        saved = await sender.on_disk(save, sender.storage, item, turn, reply, replaced, sender.finish, checks)
     except NotSaved as failed:
         made = failed.made
         outcome = replace(outcome, audio_duration_s=made.audio_duration_s, checks=made.checks)
@@ -63,7 +65,8 @@ async def record_reply(
         audio_duration_s=saved.made.audio_duration_s,
         checks=saved.made.checks,
     )
-    sender.sizes.saw(outcome)
+    if outcome.parts is None:
+        sender.sizes.saw(outcome)
     try:
         await sender.ledger.record_outcome(outcome, end, superseded=replaced)
     except StorageError:

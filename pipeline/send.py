@@ -7,18 +7,14 @@ that others have paid for still end and are recorded.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import logging
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.audio.convert import prepare
-from pipeline.audio.probe import probe
 from pipeline.errors import (
     AudioBatchError,
     BadReply,
@@ -31,12 +27,15 @@ from pipeline.items import build_item
 from pipeline.limits.pool import NoDeployment, Stopping
 from pipeline.limits.retry import Deferred, Tries
 from pipeline.model import Exchange, Outcome, PriorReply, SourceKind, Status
-from pipeline.one_turn import OneTurn
 from pipeline.redo import Rules
+from pipeline.sound_input import open_input
 from pipeline.stop import StopReason
 from pipeline.store.artifacts import AS_IT_CAME
 from pipeline.store.received import Received
+from pipeline.turns import Asking
+from pipeline.wanted_words import word_models
 from pipeline.worst_case import bounded, worst_by_target
+from pipeline.write_down import WriteDown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -47,7 +46,8 @@ if TYPE_CHECKING:
     from pipeline.jobspec import JobSpec
     from pipeline.limits.gate import Gate
     from pipeline.limits.pool import Pool
-    from pipeline.model import AudioPart, Reply, Request, Source
+    from pipeline.model import Item, Reply, Request, Turn
+    from pipeline.sound_input import SoundInput
     from pipeline.stop import Stop
     from pipeline.store.ledger import Ledger, Recorded
     from pipeline.store.spool import Spool
@@ -162,15 +162,25 @@ class Sender:
     async def _item(self, one: Recorded) -> Status | None:
         source = one.source
         begun = self._begun.pop(one.source.item_id, None) or _Begun()
-        sound: AudioPart | None = None
+        sound: SoundInput | None = None
         try:
             if source.kind is SourceKind.RECORDING:
-                source, sound = await self.on_disk(load, source)
+                source, sound = await self.on_disk(open_input, source, self.spec)
                 if source is not one.source:
                     await self.on_disk(self.ledger.put_sources, [source], self.run_id)
             item = build_item(source, self.spec)
+            return await self._turns(one, begun, item, sound)
         except InputError as refused:
             return await self._not_sent(one, refused)
+        finally:
+            if sound is not None:
+                await self.on_disk(sound.close)
+
+    async def _turns(
+        self, one: Recorded, begun: _Begun, item: Item, sound: SoundInput | None
+    ) -> Status | None:
+        """An item's turns in order, then the words that are wanted of their results."""
+        outcomes: list[Outcome] = []
         history: tuple[Exchange, ...] = ()
         bound = item.deployment
         for turn in item.turns:
@@ -186,7 +196,7 @@ class Sender:
                     unknown_before=self.unknown_before.get(key, 0),
                     budget=self.aftermath.budget,
                 )
-                asking = OneTurn(
+                asking = Asking(
                     sender=self,
                     item=item,
                     turn=turn,
@@ -208,19 +218,25 @@ class Sender:
                 begun.tries, begun.calls = None, 0
                 self.tally.turn_ended(outcome, input_audio_s=spoken.duration_s if spoken else 0.0)
             if outcome is None:  # not wanted, so nothing can follow it
-                return Status.SUCCEEDED
+                break
             if outcome.status is not Status.SUCCEEDED:
                 return outcome.status
             bound = bound or (outcome.deployment if outcome.audio_id else None)
-            history = (*history, Exchange(text=turn.text, audio=spoken, reply=_prior(outcome)))
+            history = (*history, exchange_of(turn, spoken, outcome))
+            outcomes.append(outcome)
+        if word_models(self.spec):
+            for outcome in outcomes:
+                await WriteDown(sender=self, item=item, sound=sound).add_to(outcome)
         return Status.SUCCEEDED
 
     async def _let_go(self, item_id: str) -> None:
         """What was kept for an item's next turn: sessions, and copies of replies that are recorded now."""
-        for transport in self.transports.values():
-            transport.end_item(item_id)
-        for received in self._received.pop(item_id, ()):
-            await self.on_disk(received.discard)
+        ids = [one for one in self._received if one.startswith(f"{item_id}#")]  # of its parts
+        for one in (item_id, *ids):
+            for transport in self.transports.values():
+                transport.end_item(one)
+            for received in self._received.pop(one, ()):
+                await self.on_disk(received.discard)
 
     async def _not_sent(self, one: Recorded, refused: AudioBatchError) -> Status:
         """An input that was good when it was found, and can not be sent after all: a failed row."""
@@ -319,45 +335,16 @@ class Sender:
             )
 
 
-def _prior(outcome: Outcome) -> PriorReply:
-    return PriorReply(
-        audio_id=outcome.audio_id, audio_expires_at=outcome.audio_expires_at, text=outcome.transcript
+def exchange_of(turn: Turn, sound: SoundInput | None, outcome: Outcome) -> Exchange:
+    """An earlier turn, as the next one builds on it. A recording that went out in parts is too long to go again."""
+    in_parts = sound is not None and bool(sound.parts)
+    text = turn.text or (
+        f"(A recording of {sound.duration_s / 60:.0f} minutes.)" if sound and in_parts else ""
     )
-
-
-def load(source: Source) -> tuple[Source, AudioPart]:
-    """A recording's bytes as they will be sent, and the source as those bytes are.
-
-    The file may have changed since it was probed: what is hashed is what is sent.
-
-    Raises:
-        InputError: it is gone, or is no recording any more.
-    """
-    path = Path(source.root) / source.path
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        raise InputError("the file is gone since it was found") from None
-    except OSError as failed:
-        raise InputError(f"it cannot be read: {failed.strerror}") from failed
-    if (found.st_size, found.st_mtime_ns) != (source.size_bytes, source.mtime_ns) or source.media is None:
-        source = _probed_again(source, path)
-    assert source.media is not None
-    sound = prepare(path, source.media)
-    as_it_is = len(sound.data) == source.size_bytes
-    if as_it_is and hashlib.sha256(sound.data).hexdigest() != source.sha256:
-        source = _probed_again(source, path)
-        assert source.media is not None
-        sound = prepare(path, source.media)
-    return source, sound
-
-
-def _probed_again(source: Source, path: Path) -> Source:
-    probed = probe(path)
-    return replace(
-        source,
-        media=probed.media,
-        sha256=probed.sha256,
-        size_bytes=probed.size_bytes,
-        mtime_ns=probed.mtime_ns,
+    return Exchange(
+        text=text,
+        audio=sound.whole() if sound and not in_parts else None,
+        reply=PriorReply(
+            audio_id=outcome.audio_id, audio_expires_at=outcome.audio_expires_at, text=outcome.transcript
+        ),
     )

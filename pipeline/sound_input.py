@@ -57,6 +57,16 @@ class SoundInput:
         """Of what is sent, in seconds."""
         return self.timeline.duration_s if self.timeline else self.media.duration_s
 
+    def whole(self) -> AudioPart:
+        """All that is sent, at once.
+
+        Raises:
+            InputError: the file cannot be read any more, or that is too much for one request.
+        """
+        if self.sound is not None:
+            return self.sound
+        return prepare(self.path, self.media, channels=self.channels, timeline=self.timeline)
+
     def of(self, part: Part) -> AudioPart:
         """A part's bytes.
 
@@ -104,13 +114,20 @@ def open_input(source: Source, spec: JobSpec) -> tuple[Source, SoundInput]:
     return source, _surveyed(path, source, channels, trim=spec.trim_silence, longest_s=longest_s)
 
 
-def open_file(path: Path) -> SoundInput:
-    """Any recording on disk, all of it, to be heard and not to be billed by an item.
+def open_bytes(data: bytes, name: str) -> SoundInput:
+    """A reply's sound, to be heard like a recording. To be closed.
 
     Raises:
-        InputError: it cannot be read, or is none.
+        InputError: it is no recording.
     """
-    return SoundInput(path=path, media=probe(path).media, channels="mix")
+    scratch = Path(tempfile.mkdtemp(prefix="audiobatch-"))
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(shutil.rmtree, scratch, ignore_errors=True)
+        path = scratch / name
+        path.write_bytes(data)
+        media = probe(path).media
+        on_failure.pop_all()
+    return SoundInput(path=path, media=media, channels="mix", scratch=scratch)
 
 
 def _whole(source: Source, path: Path, channels: Channels) -> tuple[Source, SoundInput]:

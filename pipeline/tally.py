@@ -27,6 +27,7 @@ class Tally:
     failed: int = 0
     unknown: int = 0
     calls: int = 0
+    unheard: int = 0
     failures: int = 0
     input_audio_s: float = 0.0
     output_audio_s: float = 0.0

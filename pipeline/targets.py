@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline import settings
 from pipeline.errors import ConfigError
 from pipeline.prices import Price, price_of
+from pipeline.wanted_words import word_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +30,7 @@ class Target:
         name: what it is called in the manifest and on the progress line.
         credential: None for the local emulator, which has a key of its own.
         price: None where it is not known.
+        writes_words: it writes down what is said, and makes no replies.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Target:
     tpm: int | None = None
     max_concurrency: int | None = None
     priority: int = 0
+    writes_words: bool = False
 
     def cost_usd(self, usage: Usage | None) -> Decimal | None:
         """What a reply cost here; None where the price or the usage is not known."""
@@ -101,6 +104,21 @@ def targets_of(
     )
     others = sorted(set(named_by_rows) - {name})
     return (own, *(replace(own, name=one, deployment=one, priority=1) for one in others))
+
+
+def word_targets(spec: JobSpec, base: Target) -> tuple[Target, ...]:
+    """Where words are written down: deployments of the same resource, named by `word_models`."""
+    return tuple(
+        replace(
+            base,
+            name=model,
+            deployment=model,
+            model=model,
+            price=price_of(model, base.provider, prices=spec.prices),
+            writes_words=True,
+        )
+        for model in word_models(spec)
+    )
 
 
 def _entry(

@@ -58,8 +58,17 @@ class Saved:
     transcript: SavedFile | None
 
 
-def make(item: Item, turn: Turn, reply: Reply, finish: Finish = AS_IT_CAME) -> Made:
+def make(
+    item: Item,
+    turn: Turn,
+    reply: Reply,
+    finish: Finish = AS_IT_CAME,
+    checks: tuple[Check, ...] | None = None,
+) -> Made:
     """Decide a reply's files and check it: as it came, since a fade would hide that it breaks off.
+
+    Args:
+        checks: of a reply that was put together of checked ones.
 
     Raises:
         BadReply: its audio cannot be decoded or holds no samples.
@@ -90,14 +99,15 @@ def make(item: Item, turn: Turn, reply: Reply, finish: Finish = AS_IT_CAME) -> M
             item.item_id, folder="transcripts", ending=".txt", turn=turn.number, filename=filename
         )
         files.append((transcript_path, words.encode()))
-    checks = check_reply(
-        clip=clip,
-        transcript=reply.transcript,
-        text=reply.text,
-        wants_audio=turn.wants_audio,
-        finish_reason=reply.finish_reason,
-        verbatim_of=turn.text if item.read_aloud and turn.number == 1 else None,
-    )
+    if checks is None:
+        checks = check_reply(
+            clip=clip,
+            transcript=reply.transcript,
+            text=reply.text,
+            wants_audio=turn.wants_audio,
+            finish_reason=reply.finish_reason,
+            verbatim_of=turn.text if item.read_aloud and turn.number == 1 else None,
+        )
     return Made(
         files=files,
         audio_path=audio_path,
@@ -131,6 +141,7 @@ def save(  # noqa: PLR0917 - called in a thread, by position
     reply: Reply,
     replaced: Outcome | None,
     finish: Finish = AS_IT_CAME,
+    checks: tuple[Check, ...] | None = None,
 ) -> Saved:
     """Write a reply's files; each is whole and on disk when this returns.
 
@@ -141,13 +152,14 @@ def save(  # noqa: PLR0917 - called in a thread, by position
         reply: as decoded.
         replaced: an earlier success in whose place this one comes; its files are set aside first.
         finish: what is done to its sound.
+        checks: of a reply that was put together of checked ones.
 
     Raises:
         BadReply: the audio is unusable.
         NotSaved: the output cannot be written; carries the files.
     """
     try:
-        made = make(item, turn, reply, finish)
+        made = make(item, turn, reply, finish, checks)
     except AudioBatchError:
         raise
     except Exception as failed:

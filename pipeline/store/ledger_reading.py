@@ -111,9 +111,11 @@ class LedgerReader:
             found = connection.execute(query).mappings().all()
         return {row["part"]: part_from_row(row) for row in found}
 
-    def written_down(self) -> set[tuple[str, int, int, str]]:
-        """Whose words are written down: item, turn, version, and the kind of words."""
+    def written_down(self, item_id: str | None = None) -> set[tuple[str, int, int, str]]:
+        """Whose words are written down, of all items or one: item, turn, version, and the kind of words."""
         query = select(parts.c.item_id, parts.c.turn, parts.c.version, parts.c.kind).where(parts.c.part == 0)
+        if item_id is not None:
+            query = query.where(parts.c.item_id == item_id)
         with self._engine.connect() as connection:
             return set(connection.execute(query).tuples())
 

@@ -25,7 +25,7 @@ from unicodedata import category, normalize, ucd_3_2_0
 
 from pipeline.errors import InputError
 
-Folder = Literal["audio", "transcripts", "replies"]
+Folder = Literal["audio", "transcripts", "replies", "parts"]
 
 #: Endings of the files that are written here. No folder ends in one, so no file is where a folder must be.
 OUTPUT_ENDINGS: Final = frozenset(

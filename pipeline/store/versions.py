@@ -27,11 +27,19 @@ def bare_samples_path(audio_path: str) -> str:
     return audio_path.removesuffix(".wav") + ".pcm"
 
 
+def subtitle_paths(transcript_path: str) -> tuple[str, str]:
+    """Where the words of a recording lie with their times, beside the transcript of the reply to it."""
+    stem = transcript_path.removesuffix(".txt")
+    return f"{stem}.srt", f"{stem}.vtt"
+
+
 def files_of(outcome: Outcome) -> list[str]:
     """Every path that an outcome stands for."""
     paths = [file.path for file in (outcome.audio, outcome.transcript_file, outcome.raw_reply) if file]
     if outcome.audio and outcome.format == "pcm16":
         paths.append(bare_samples_path(outcome.audio.path))
+    if outcome.transcript_file and outcome.input_transcript:
+        paths += subtitle_paths(outcome.transcript_file.path)
     return paths
 
 

@@ -14,10 +14,32 @@ if TYPE_CHECKING:
 
 
 def open_transport(
-    spec: JobSpec, *, endpoint: str | None, deployment: str, key: str | None, tokens: EntraTokens | None
+    spec: JobSpec,
+    *,
+    endpoint: str | None,
+    deployment: str,
+    key: str | None,
+    tokens: EntraTokens | None,
+    writes_words: bool = False,
 ) -> Transport:
-    """To one deployment; connections are made when they are needed."""
+    """To one deployment; connections are made when they are needed.
+
+    Args:
+        writes_words: it writes down what is said, and makes no replies.
+    """
     provider: Literal["azure", "openai"] = "openai" if spec.provider == "openai" else "azure"
+    if writes_words:
+        from pipeline.transports.transcriptions import TranscriptionTransport
+
+        return TranscriptionTransport(
+            provider=provider,
+            endpoint=endpoint,
+            api_version=spec.api_version,
+            deployment=deployment,
+            key=key,
+            tokens=tokens,
+            timeout_s=spec.timeout_s,
+        )
     if spec.transport == "realtime":
         from pipeline.transports.realtime import RealtimeTransport
 

@@ -1,0 +1,299 @@
+"""A turn of a long recording: its parts asked one by one, each recorded when it is there, then put together.
+
+A part is a call of the item's turn like any other: intent, call, file, row. When the run ends in between, the next
+one finds the rows, and asks only for the parts that have none. The whole becomes an outcome when the last part is
+there, from files and rows alone: putting together can fail and be done again, and costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from pipeline.audio.clips import join_replies
+from pipeline.audio.join import join_transcripts, to_text
+from pipeline.check_redo import asked_again
+from pipeline.errors import AudioBatchError, StorageError
+from pipeline.limits.pool import Stopping
+from pipeline.limits.retry import Tries
+from pipeline.model import Check, Outcome, Reply, Status, Usage
+from pipeline.one_turn import OneTurn
+from pipeline.recording import record_reply
+from pipeline.store.artifacts import make
+from pipeline.store.homecoming import keep_elsewhere
+from pipeline.store.ledger_parts import PartKind, PartOutcome
+from pipeline.store.names import output_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pipeline.audio.split import Part
+    from pipeline.model import Exchange, Item, Request, SavedFile, Turn
+    from pipeline.send import Sender
+    from pipeline.sound_input import SoundInput
+    from pipeline.store.ledger import Attempt, AttemptEnd
+
+log = logging.getLogger(__name__)
+
+#: Parts of one recording in flight at once: each takes about 100 MB while it is encoded and sent.
+PARTS_AT_ONCE = 2
+#: What the service is asked for, whatever the job's format: parts are joined first and encoded once.
+JOINED_FORMAT = "wav"
+
+
+@dataclass(kw_only=True)  # without slots: `super` needs the class as it is written
+class PartTurn(OneTurn):
+    """One part of a turn on its way.
+
+    Attributes:
+        kept: the part's outcome, recorded.
+    """
+
+    part: Part
+    count: int
+    kept: PartOutcome | None = None
+
+    def _request(self) -> Request:
+        return replace(
+            super()._request(),
+            item_id=f"{self.item.item_id}#part{self.part.number}",
+            format=JOINED_FORMAT if self.turn.wants_audio else "",
+        )
+
+    def _attempt(self, deployment: str) -> Attempt:
+        return replace(super()._attempt(deployment), part=self.part.number)
+
+    async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
+        """The part's sound, then its row."""
+        sender = self.sender
+        outcome, end = self._succeeded(reply, attempt)
+        plain = replace(self.turn, format=JOINED_FORMAT)
+        made = await sender.on_disk(make, self.item, plain, reply)
+        outcome = replace(outcome, checks=made.checks, audio_duration_s=made.audio_duration_s)
+        place = output_path(
+            self.item.item_id,
+            folder="parts",
+            ending=f".{JOINED_FORMAT}",
+            turn=self.turn.number,
+            filename=self.item.source.settings.filename,
+            part=self.part.number,
+        )
+        sound = [data for path, data in made.files if path == made.audio_path]
+        files = [(place, data) for data in sound]
+        try:
+            saved = await sender.on_disk(sender.storage.write_many, files)
+            outcome = replace(outcome, audio=saved[0] if saved else None)
+            self.kept = _row(self.part, outcome)
+            await sender.ledger.record_part(self.kept, end)
+        except StorageError:
+            part = _row(self.part, outcome)
+            await sender.on_disk(_keep_part, sender, part, end, files, place if files else None)
+            raise
+        sender.sizes.saw(outcome)
+        return outcome
+
+    async def _failed(self, failed: AudioBatchError, end: AttemptEnd | None = None) -> Outcome:
+        """A part that came to nothing is the turn's failure; what the others brought stays for the next run."""
+        failed.message = f"part {self.part.number} of {self.count}: {failed.message}"
+        return await super()._failed(failed, end)
+
+
+@dataclass(slots=True, kw_only=True)
+class LongTurn:
+    """The first turn of a recording that goes out in parts."""
+
+    sender: Sender
+    item: Item
+    turn: Turn
+    history: tuple[Exchange, ...]
+    sound: SoundInput
+    bound: str | None
+    before: Outcome | None
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    async def run(self) -> Outcome:
+        """Ask for the parts that are not there yet, then put all of them together.
+
+        Raises:
+            Stopping, NoDeployment, Deferred: not all parts are there; those that are stay.
+            StorageError: the output cannot be written.
+        """
+        sender, parts = self.sender, self.sound.parts
+        done = await sender.on_disk(self._recorded)
+        if done:
+            log.info("%s: %d of %d parts are there", self.item.item_id, len(done), len(parts))
+        unknown = await sender.on_disk(
+            sender.ledger.unknown_parts, self.item.item_id, self.turn.number, self.turn.fingerprint
+        )
+        queue = iter([part for part in parts if part.number not in done])
+        failures: list[Outcome] = []
+        workers = (self._work(queue, done, failures, unknown) for _ in range(PARTS_AT_ONCE))
+        for ended in await asyncio.gather(*workers, return_exceptions=True):
+            if isinstance(ended, BaseException):
+                raise ended
+        if failures:
+            return failures[0]
+        return await sender.settle(self._put_together([done[part.number] for part in parts]))
+
+    async def _work(
+        self,
+        queue: Iterator[Part],
+        done: dict[int, PartOutcome],
+        failures: list[Outcome],
+        unknown: Mapping[int, int],
+    ) -> None:
+        """Parts one after the other, until there are none, one of them failed, or the run stops."""
+        for part in queue:
+            if failures:
+                return
+            if self.sender.stop.asked:
+                raise Stopping
+            kept, outcome = await self._one(part, unknown.get(part.number, 0))
+            if kept is None:
+                failures.append(outcome)
+            else:
+                done[part.number] = kept
+
+    async def _one(self, part: Part, unknown_before: int) -> tuple[PartOutcome | None, Outcome]:
+        """A part's outcome, asked for again where the job wants that of the flaws it has."""
+        sound = await self.sender.on_disk(self.sound.of, part)
+        best: PartOutcome | None = None
+
+        async def ask(before: Outcome | None) -> Outcome:
+            nonlocal best
+            turn = PartTurn(
+                sender=self.sender,
+                item=self.item,
+                turn=self.turn,
+                history=self.history,
+                sound=sound,
+                bound=self.bound,
+                before=self.before,
+                tries=Tries(
+                    retry_unknown=self.sender.spec.on_unknown == "retry", unknown_before=unknown_before
+                ),
+                calls=before.attempts if before else 0,
+                keeps=before,
+                part=part,
+                count=len(self.sound.parts),
+                trimmed_s=self.sound.trimmed_s,
+            )
+            outcome = await turn.run()
+            best = turn.kept or best
+            return outcome
+
+        outcome = await asked_again(self.sender.spec, ask, await ask(None))
+        return best, outcome
+
+    def _recorded(self) -> dict[int, PartOutcome]:
+        """Parts that are there from an earlier run: asked the same, of the same stretch, their sound on disk."""
+        ledger, storage = self.sender.ledger, self.sender.storage
+        found = ledger.parts_of(self.item.item_id, self.turn.number, self._version, PartKind.REPLY)
+        planned = {part.number: part for part in self.sound.parts}
+        return {
+            number: one
+            for number, one in found.items()
+            if number in planned
+            and one.is_of(self.turn.fingerprint, *_stretch(planned[number]))
+            and (one.outcome.audio is None or storage.exists(one.outcome.audio.path))
+        }
+
+    @property
+    def _version(self) -> int:
+        before = self.before
+        return before.version + (before.status is Status.SUCCEEDED) if before else 1
+
+    async def _put_together(self, parts: Sequence[PartOutcome]) -> Outcome:
+        """The whole turn's files and outcome, out of its parts'."""
+        sender, outcomes = self.sender, [one.outcome for one in parts]
+        reply = await sender.on_disk(self._joined, outcomes)
+        costs = [one.cost_usd for one in outcomes]
+        finishes = [one.finish_reason for one in outcomes]
+        outcome = replace(
+            outcomes[-1],
+            started_at=min(self.started, *(one.started_at for one in outcomes)),
+            finished_at=datetime.now(UTC),
+            run_id=sender.run_id,
+            transcript=reply.text,
+            audio=None,
+            audio_duration_s=None,
+            format=self.turn.format,
+            attempts=sum(one.attempts for one in outcomes),
+            perhaps_billed=sum(one.perhaps_billed for one in outcomes),
+            latency_s=sum(one.latency_s or 0.0 for one in outcomes),
+            usage=reduce(_added, (one.usage for one in outcomes)),
+            cost_usd=None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0)),
+            finish_reason=next((reason for reason in finishes if reason != "stop"), "stop"),
+            audio_id=None,
+            audio_expires_at=None,
+            parts=len(parts),
+            trimmed_s=self.sound.trimmed_s,
+            settings_key=sender.settings_key,
+            kept_as=self.turn.kept_as,
+        )
+        replaced = self.before if self.before and self.before.status is Status.SUCCEEDED else None
+        recorded = await record_reply(
+            sender,
+            self.item,
+            self.turn,
+            reply,
+            outcome=outcome,
+            end=None,
+            replaced=replaced,
+            checks=tuple(check for check in Check if any(check in one.checks for one in outcomes)),
+        )
+        await sender.on_disk(_discard, sender, [one.audio for one in outcomes if one.audio])
+        return recorded
+
+    def _joined(self, outcomes: Sequence[Outcome]) -> Reply:
+        """The parts' words with their times, and their sound with pauses, as if they were one reply."""
+        passages = join_transcripts(self.sound.parts, [one.transcript for one in outcomes])
+        sounds = [self.sender.storage.read(one.audio.path) for one in outcomes if one.audio]
+        return Reply(
+            text=to_text(passages),
+            transcript="",
+            audio=join_replies(sounds, JOINED_FORMAT) if sounds else None,
+            audio_format=JOINED_FORMAT,
+            audio_id=None,
+            audio_expires_at=None,
+            finish_reason="stop",
+            usage=None,
+            model="",
+            request_id=None,
+            latency_s=0.0,
+        )
+
+
+def _stretch(part: Part) -> tuple[float, float]:
+    return part.timeline.start_s, part.timeline.end_s
+
+
+def _row(part: Part, outcome: Outcome) -> PartOutcome:
+    start_s, end_s = _stretch(part)
+    return PartOutcome(kind=PartKind.REPLY, part=part.number, start_s=start_s, end_s=end_s, outcome=outcome)
+
+
+def _keep_part(
+    sender: Sender, part: PartOutcome, end: AttemptEnd, files: list[tuple[str, bytes]], audio: str | None
+) -> None:
+    keep_elsewhere(sender.spool, part.outcome, end, files, {"audio": audio}, part=part)
+
+
+def _discard(sender: Sender, files: Sequence[SavedFile]) -> None:
+    """The parts' own sounds, once the whole is recorded; one that cannot be deleted harms nobody."""
+    for file in files:
+        try:
+            sender.storage.delete(file.path)
+        except StorageError as failed:
+            log.warning("%s", failed.message)
+
+
+def _added(one: Usage | None, other: Usage | None) -> Usage | None:
+    if one is None or other is None:
+        return one or other
+    return Usage(**{name: getattr(one, name) + getattr(other, name) for name in Usage.__slots__})

@@ -1,0 +1,257 @@
+"""Words written down by the transcription service: what recordings say, and what replies can be heard to say.
+
+They are added to a result that is recorded already. Each call is journalled, limited, paid for and recorded
+like any other; a long recording takes one for each of its parts. Where the service will not, the result stays as
+it is, without them, and the next run tries again.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from pipeline.audio.join import join_transcripts
+from pipeline.audio.split import PART_S, Part
+from pipeline.audio.subtitles import to_srt, to_vtt
+from pipeline.audio.timeline import Span, Timeline
+from pipeline.audio.wording import spoken_words
+from pipeline.errors import AudioBatchError, InputError
+from pipeline.items import digest
+from pipeline.limits.pool import NoDeployment
+from pipeline.limits.retry import Deferred, Tries
+from pipeline.model import Cue, Status, Turn
+from pipeline.one_turn import OneTurn
+from pipeline.sound_input import open_bytes
+from pipeline.store.ledger_parts import PartKind, PartOutcome
+from pipeline.store.versions import subtitle_paths
+from pipeline.wanted_words import wanted_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.model import AudioPart, Item, Outcome, Reply, Request
+    from pipeline.send import Sender
+    from pipeline.sound_input import SoundInput
+    from pipeline.store.ledger import Attempt, AttemptEnd
+
+log = logging.getLogger(__name__)
+
+#: The GPT models take up to 1400 s; the files of such parts stay below 25 MB too.
+#: Source: github.com/murtaza-nasir/speakr/issues/168, github.com/chidiwilliams/buzz/issues/381 (2026-11).
+LONGEST_S = 1200.0
+_TIME_MARK = re.compile(r"\[\d+:\d\d:\d\d\] ")
+
+
+@dataclass(kw_only=True)  # without slots: `super` needs the class as it is written
+class WritingDown(OneTurn):
+    """One part's words on their way.
+
+    Attributes:
+        kept: the words, recorded; None while they are not.
+    """
+
+    kind: PartKind
+    part: Part
+    kept: PartOutcome | None = None
+
+    def _request(self) -> Request:
+        item_id = f"{self.item.item_id}#{self.kind}{self.part.number}"
+        return replace(super()._request(), item_id=item_id, system="", text="", voice="", format="")
+
+    def _attempt(self, deployment: str) -> Attempt:
+        return replace(super()._attempt(deployment), part=self.part.number)
+
+    async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
+        outcome, end = self._succeeded(reply, attempt)
+        timeline = self.part.timeline
+        cues = tuple(
+            Cue(
+                start_s=round(timeline.to_source_s(cue.start_s), 3),
+                end_s=round(timeline.to_source_s(cue.end_s), 3),
+                text=cue.text,
+            )
+            for cue in reply.cues
+        )
+        self.kept = _row(self.kind, self.part.number, timeline, replace(outcome, transcript=reply.text), cues)
+        await self.sender.ledger.record_part(self.kept, end)
+        return self.kept.outcome
+
+    async def _failed(self, failed: AudioBatchError, end: AttemptEnd | None = None) -> Outcome:
+        """The result stays as it is."""
+        if end is not None:
+            await self.sender.ledger.record_end(end)
+        raise _NoWords(failed.message) from failed
+
+
+class _NoWords(Exception):
+    """The words could not be had in this run."""
+
+
+@dataclass(slots=True, kw_only=True)
+class WriteDown:
+    """The words of one item's results."""
+
+    sender: Sender
+    item: Item
+    sound: SoundInput | None
+
+    async def add_to(self, outcome: Outcome) -> Outcome:
+        """The outcome with the words that it lacks, recorded; or as it was, where they could not be had.
+
+        Raises:
+            Stopping: the run is stopping.
+            StorageError: the output cannot be written.
+        """
+        written = await self.sender.on_disk(self.sender.ledger.written_down, outcome.item_id)
+        for kind in wanted_of(outcome, self.item.source, self.sender.spec, written):
+            try:
+                outcome = await self._add(kind, outcome)
+            except (_NoWords, NoDeployment, Deferred, InputError) as failed:
+                self.sender.tally.unheard += 1
+                log.warning("%s turn %d: no %s words: %s", outcome.item_id, outcome.turn, kind, failed)
+        return outcome
+
+    async def _add(self, kind: PartKind, outcome: Outcome) -> Outcome:
+        sender = self.sender
+        if kind is PartKind.INPUT:
+            assert self.sound is not None
+            assert sender.spec.transcribe_inputs is not None
+            model, sound, sha256 = sender.spec.transcribe_inputs, self.sound, outcome.input_sha256
+        else:
+            assert outcome.audio is not None
+            assert sender.spec.verify_speech is not None
+            data = await sender.on_disk(sender.storage.read, outcome.audio.path)
+            sound = await sender.on_disk(open_bytes, data, PurePosixPath(outcome.audio.path).name)
+            model, sha256 = sender.spec.verify_speech, outcome.audio.sha256
+        turn = Turn(
+            number=outcome.turn,
+            text="",
+            modalities=("text",),
+            voice="",
+            format="",
+            fingerprint=digest({"words": kind.value, "of": sha256, "by": model}),
+        )
+        try:
+            return await self._of_sound(kind, turn, model, sound, outcome)
+        finally:
+            if sound is not self.sound:
+                sound.close()
+
+    async def _of_sound(
+        self, kind: PartKind, turn: Turn, model: str, sound: SoundInput, outcome: Outcome
+    ) -> Outcome:
+        sender = self.sender
+        parts = await sender.on_disk(_parts_of, sound)
+        found = await sender.on_disk(
+            sender.ledger.parts_of, outcome.item_id, outcome.turn, outcome.version, kind
+        )
+        rows = [
+            found[part.number]
+            if part.number in found
+            and found[part.number].is_of(turn.fingerprint, part.timeline.start_s, part.timeline.end_s)
+            else await self._ask(kind, part, sound, turn, model, outcome)
+            for part in parts
+        ]
+        return await sender.settle(self._record(kind, parts, rows, outcome))
+
+    async def _ask(  # noqa: PLR0917
+        self, kind: PartKind, part: Part, sound: SoundInput, turn: Turn, model: str, outcome: Outcome
+    ) -> PartOutcome:
+        sender = self.sender
+        key = (outcome.item_id, turn.number, turn.fingerprint)
+        writing = WritingDown(
+            sender=sender,
+            item=replace(self.item, model=model, max_completion_tokens=None, temperature=None, seed=None),
+            turn=turn,
+            history=(),
+            sound=await sender.on_disk(_bytes_of, sound, part),
+            bound=model,
+            before=replace(outcome, status=Status.PENDING, fingerprint=""),
+            tries=Tries(
+                retry_unknown=sender.spec.on_unknown == "retry",
+                unknown_before=sender.unknown_before.get(key, 0),
+            ),
+            kind=kind,
+            part=part,
+        )
+        await writing.run()
+        assert writing.kept is not None
+        return writing.kept
+
+    async def _record(
+        self, kind: PartKind, parts: Sequence[Part], rows: Sequence[PartOutcome], outcome: Outcome
+    ) -> Outcome:
+        """Put the parts' words together, and into the result: its row, and subtitles where there are times."""
+        sender = self.sender
+        passages = join_transcripts(parts, [row.outcome.transcript for row in rows])
+        text = " ".join(passage.text for passage in passages if passage.text)
+        cues = tuple(_in_order(parts, rows))
+        costs = [outcome.cost_usd, *(row.outcome.cost_usd for row in rows)]
+        known = [cost for cost in costs if cost is not None]
+        outcome = replace(outcome, cost_usd=sum(known, Decimal(0)) if len(known) == len(costs) else None)
+        if kind is PartKind.INPUT:
+            outcome = replace(outcome, input_transcript=text)
+            if cues and outcome.transcript_file is not None:
+                srt, vtt = subtitle_paths(outcome.transcript_file.path)
+                files = [(srt, to_srt(cues).encode()), (vtt, to_vtt(cues).encode())]
+                await sender.on_disk(sender.storage.write_many, files)
+        else:
+            outcome = replace(outcome, word_error_rate=word_error_rate(outcome.transcript, text))
+        whole = Timeline((Span(start_s=parts[0].timeline.start_s, end_s=parts[-1].timeline.end_s),))
+        words = replace(rows[0].outcome, transcript=text, finished_at=datetime.now(UTC), cost_usd=None)
+        await sender.ledger.record_part(_row(kind, 0, whole, words, cues), None, outcome)
+        return outcome
+
+
+def word_error_rate(said: str, heard: str) -> float | None:
+    """Words changed, left out or put in, as a share of the words said; None where nothing was said.
+
+    Case, punctuation and the time marks of joined transcripts do not count.
+    """
+    import jiwer
+
+    wanted = spoken_words(_TIME_MARK.sub("", said))
+    if not wanted:
+        return None
+    return round(float(jiwer.wer(" ".join(wanted), " ".join(spoken_words(heard)))), 4)
+
+
+def _parts_of(sound: SoundInput) -> tuple[Part, ...]:
+    """The stretches to write down one by one: as the recording is sent, unless those are too long for it."""
+    if sound.parts and all(part.timeline.duration_s <= LONGEST_S for part in sound.parts):
+        return sound.parts
+    if sound.duration_s > LONGEST_S:
+        return sound.in_parts(PART_S)
+    whole = sound.timeline or Timeline((Span(start_s=0.0, end_s=sound.media.duration_s),))
+    return (Part(number=1, timeline=whole, overlap_s=0.0),)
+
+
+def _bytes_of(sound: SoundInput, part: Part) -> AudioPart:
+    return sound.whole() if part.timeline.duration_s == sound.duration_s else sound.of(part)
+
+
+def _in_order(parts: Sequence[Part], rows: Sequence[PartOutcome]) -> list[Cue]:
+    """The parts' cues; where two parts overlap, those of the second begin where those of the first end."""
+    cues: list[Cue] = []
+    for part, row in zip(parts, rows, strict=True):
+        after_s = cues[-1].end_s if cues and part.overlap_s else 0.0
+        cues += [cue for cue in row.cues if (cue.start_s + cue.end_s) / 2 >= after_s]
+    return cues
+
+
+def _row(
+    kind: PartKind, number: int, timeline: Timeline, outcome: Outcome, cues: tuple[Cue, ...]
+) -> PartOutcome:
+    return PartOutcome(
+        kind=kind,
+        part=number,
+        start_s=timeline.start_s,
+        end_s=timeline.end_s,
+        outcome=outcome,
+        cues=cues,
+    )
