@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 #: Command → (module, attribute, its line in `--help`).
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("flows.commands.run", "run", "Send a folder of recordings or prompts, save what comes back."),
+    "plan": ("flows.commands.plan", "plan", "What a run would send, take and cost. Sends nothing."),
+    "doctor": ("flows.commands.doctor", "doctor", "Check credentials, endpoint, codecs, output and Prefect."),
     "init": ("flows.commands.init", "init", "Write a commented job file to start from."),
     "status": ("flows.commands.status", "status", "What a folder holds: done, failed, pending, spent."),
     "retry": ("flows.commands.retry", "retry", "Send again what failed for good, or has an unknown end."),

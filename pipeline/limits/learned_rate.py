@@ -6,7 +6,8 @@ although it is kept, the rate is found as a TCP sender finds its share:
     a refusal      the *edge* is what passed in the window that the service judges; go on at 97 % of it
     again, soon    the edge was wrong (the quota was cut): 90 % of what passed in the last second
     below the edge grow by 5 % each 3 s until 97 % of the edge
-    at the edge    hold for 45 s, or for 6 s while the edge was found only once
+    at the edge    hold for 45 s; for 6 s while the edge was found only once, or a known limit was kept: a network's
+                   jitter alone has calls refused now and then, and a known limit is returned to
     then           look beyond it by 1.5 % each 3 s, and once 3 % past it by 5 %
 
 So a stable quota is used at 97 to 103 % and costs a refusal or two a minute; a doubled one is found in 90 s.
@@ -40,6 +41,8 @@ _LEAST_PER_MINUTE = 1.0
 #: Fewer calls than this in a short window say nothing about a rate.
 _ENOUGH = 4
 _IN_USE = 0.8
+#: So many cuts within a minute say that a limit which was given or told is not the service's.
+_MANY = 3
 
 
 @dataclass(slots=True)
@@ -60,6 +63,7 @@ class LearnedRate:
     _sent_s: deque[float] = field(default_factory=deque)
     _refused_s: deque[float] = field(default_factory=deque)
     _cut_at_s: float = -math.inf
+    _cuts_s: deque[float] = field(default_factory=lambda: deque(maxlen=_MANY))
     _resumed_at_s: float = -math.inf
     _grow_at_s: float = math.inf
     _used: int = 0
@@ -104,6 +108,7 @@ class LearnedRate:
         passed = self._passed(now_s, named_s, again=again)
         known = self.per_minute
         self._cut_at_s, self._resumed_at_s = now_s, now_s + named_s
+        self._cuts_s.append(now_s)
         if passed is None and known is None:
             return  # the pause answers it; what rate would pass cannot be told
         edge = max(_LEAST_PER_MINUTE, min(math.inf if passed is None else passed, known or math.inf))
@@ -114,7 +119,8 @@ class LearnedRate:
 
     @property
     def _hold_s(self) -> float:
-        return HOLD_S if self._is_sure else FIRST_HOLD_S
+        often = len(self._cuts_s) >= _MANY and self._cuts_s[-1] - self._cuts_s[-_MANY] < MINUTE_S
+        return HOLD_S if often or (self._is_sure and self.ceiling is None) else FIRST_HOLD_S
 
     def _passed(self, now_s: float, wait_s: float, *, again: bool) -> float | None:
         """Requests a minute that passed, over the window that the service seems to judge; None: too few to tell."""

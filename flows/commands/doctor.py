@@ -1,0 +1,69 @@
+"""`audiobatch doctor`: is everything there that a run needs, and if not, what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows.job_options import job_options, resolve_job
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.doctor import Finding
+    from pipeline.jobspec import JobSpec
+
+_NO_CREDENTIAL = 4
+_TIMEOUT_S = 5.0
+
+
+@click.command(short_help="Check credentials, endpoint, codecs, output and Prefect.")
+@job_options
+@click.option(
+    "--call", is_flag=True, help="Also ask each deployment one short question, which costs a little."
+)
+def doctor(inputs: tuple[str, ...], job_file: Path | None, *, call: bool, **flags: Any) -> int:
+    """Check what `run` with the same arguments would need: each line ok or failed, and what to do.
+
+    Exit code 0 where all is well, 4 where something is not.
+    """
+    spec = resolve_job(inputs, job_file, flags).spec
+    return asyncio.run(_examine(spec, call=call))
+
+
+async def _examine(spec: JobSpec, *, call: bool) -> int:
+    from pipeline.doctor import examine
+
+    well = True
+    async for finding in examine(spec, call=call):
+        well = _show(finding) and well
+    well = _show(await asyncio.to_thread(prefect_server)) and well
+    return 0 if well else _NO_CREDENTIAL
+
+
+def prefect_server() -> Finding:
+    """The server in PREFECT_API_URL, or the embedded one that a run starts for itself."""
+    from pipeline.doctor import Finding
+
+    address = os.environ.get("PREFECT_API_URL")
+    if not address:
+        return Finding(what="prefect", ok=True, words="no PREFECT_API_URL: a run starts a server of its own")
+    try:
+        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=_TIMEOUT_S):  # noqa: S310 - the user's own
+            return Finding(what="prefect", ok=True, words=f"the server at {address} is well")
+    except (OSError, ValueError, urllib.error.URLError) as failed:
+        advice = "start it, unset PREFECT_API_URL, or run with --no-prefect"
+        return Finding(what="prefect", ok=False, words=f"{address}: {failed}", advice=advice)
+
+
+def _show(finding: Finding) -> bool:
+    mark = "ok    " if finding.ok else "FAILED"
+    click.echo(f"{mark}  {finding.what:<28}  {finding.words}")
+    if not finding.ok and finding.advice:
+        click.echo(f"{'':<38}{finding.advice}")
+    return finding.ok

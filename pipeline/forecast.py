@@ -1,0 +1,330 @@
+"""What a run would send and cost, before anything is sent: `audiobatch plan`.
+
+Inputs are found and probed, and every decision is made, on a copy of the folder's ledger in a temporary place.
+Three figures are given for each amount:
+
+    expected   replies as long as this job's earlier ones, or as the first guess of `estimate.py`
+    low        a word or two a reply
+    high       every reply as long as it may be: `max_completion_tokens`, or 4096 tokens (3.4 min of speech)
+
+so that the actual amount lies between low and high, unless calls have to be made again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import settings
+from pipeline.discover import Discovery, output_name
+from pipeline.errors import ConfigError, InputError
+from pipeline.estimate import CHARACTERS_PER_S, MESSAGE_TOKENS, ReplySizes
+from pipeline.items import build_item
+from pipeline.model import SourceKind, Status, Usage
+from pipeline.plan import make_plan, rules_of
+from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, CHARACTERS_PER_TEXT_TOKEN
+from pipeline.room import bytes_per_item
+from pipeline.store.ledger_copy import ledger_copy
+from pipeline.targets import check_prices, targets_of
+from pipeline.worst_case import BOUND_TOKENS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from decimal import Decimal
+
+    from pipeline.jobspec import JobSpec
+    from pipeline.model import Item
+    from pipeline.plan import Plan
+    from pipeline.redo import Rules
+    from pipeline.store.ledger import Ledger, Recorded
+    from pipeline.targets import Target
+
+#: A retirement is near when it is this close, in days.
+NEAR_DAYS = 180
+_LEAST_SPOKEN_S = 0.3
+_LEAST_TEXT_TOKENS = 1
+_RUN_ID = "plan"
+_LOW_INPUT = 0.7
+_HIGH_INPUT = 1.4
+#: Silences may be trimmed, parts may overlap, and a second that was begun may be counted whole.
+_HEARD = {"low": 0.5, "expected": 1.0, "high": 1.15}
+_KINDS = ("input_text_tokens", "input_audio_tokens", "output_text_tokens", "output_audio_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """An amount that is not known yet."""
+
+    low: float
+    expected: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A deployment as the plan shows it."""
+
+    name: str
+    provider: str
+    model: str
+    priority: int
+    price_known: bool
+    retires: date | None
+    retires_in_days: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a run would do.
+
+    Attributes:
+        refused: inputs that would be refused, with the reason.
+        calls: calls to be made, if none has to be made again.
+        tokens: by kind.
+        cost_usd: None where a price is not known.
+        time_s: at the quotas that the job names; None: it names none.
+        disk_bytes: what the results are expected to take.
+        free_bytes: what the output's disk has; None where that cannot be told.
+        earlier_replies: how many earlier replies the expectation rests on.
+    """
+
+    output: str
+    items: int
+    to_send: int
+    done: int
+    refused: dict[str, str]
+    final: int
+    unknown: int
+    held_back: int
+    calls: int
+    input_audio_s: float
+    tokens: dict[str, Range]
+    cost_usd: dict[str, Decimal] | None
+    time_s: float | None
+    disk_bytes: int
+    free_bytes: int | None
+    earlier_replies: int
+    places: tuple[Place, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        plain = ("output", "items", "to_send", "done", "final", "unknown", "held_back", "calls")
+        return {
+            **{name: getattr(self, name) for name in plain},
+            "refused": [{"item_id": item_id, "reason": reason} for item_id, reason in self.refused.items()],
+            "input_audio_s": round(self.input_audio_s, 3),
+            "tokens": {
+                kind: {name: round(getattr(of, name)) for name in Range.__slots__}
+                for kind, of in self.tokens.items()
+            },
+            "cost_usd": None
+            if self.cost_usd is None
+            else {name: float(cost) for name, cost in self.cost_usd.items()},
+            "time_s": None if self.time_s is None else round(self.time_s),
+            "disk_bytes": self.disk_bytes,
+            "free_bytes": self.free_bytes,
+            "earlier_replies": self.earlier_replies,
+            "deployments": [
+                {
+                    **{
+                        name: getattr(one, name)
+                        for name in ("name", "provider", "model", "priority", "price_known")
+                    },
+                    "retires": one.retires.isoformat() if one.retires else None,
+                    "retires_in_days": one.retires_in_days,
+                }
+                for one in self.places
+            ],
+        }
+
+
+def forecast(spec: JobSpec, *, today: date | None = None) -> Forecast:
+    """Plan the job without sending, and without touching its output folder.
+
+    Raises:
+        ConfigError: the run would stop with the same message.
+    """
+    settings.check_service(spec)
+    output = spec.output or output_name(spec.inputs)
+    if not spec.inputs or output is None:
+        raise ConfigError("name the inputs to plan for, and --output where there are several")
+    with (
+        tempfile.TemporaryDirectory(prefix="audiobatch-plan-") as place,
+        ledger_copy(Path(output) / "ledger.db", Path(place)) as ledger,
+    ):
+        _discover(spec, ledger)
+        plan = make_plan(ledger, spec, _RUN_ID)
+        targets = targets_of(spec, plan.deployments, with_credentials=False)
+        check_prices(spec, targets)
+        places = tuple(_place(one, today or datetime.now(UTC).date()) for one in targets)
+        return _forecast(spec, ledger, plan, targets, output=Path(output), places=places)
+
+
+def _discover(spec: JobSpec, ledger: Ledger) -> None:
+    stdin = sys.stdin.buffer if "-" in spec.inputs else None
+    batch = []
+    for source in Discovery(spec, ledger.known_files(), stdin).sources():
+        batch.append(source)
+        if len(batch) >= 500:
+            ledger.put_sources(batch, _RUN_ID)
+            batch = []
+    ledger.put_sources(batch, _RUN_ID)
+
+
+def _forecast(
+    spec: JobSpec,
+    ledger: Ledger,
+    plan: Plan,
+    targets: Sequence[Target],
+    *,
+    output: Path,
+    places: tuple[Place, ...],
+) -> Forecast:
+    sizes = ReplySizes()
+    refused: dict[str, str] = {}
+    earlier = 0
+    rules = rules_of(spec, None)
+    for one in ledger.recorded(_RUN_ID):
+        for outcome in one.outcomes.values():
+            if outcome.status is Status.SUCCEEDED:
+                sizes.saw(outcome)
+                earlier += 1
+        if reason := _refusal(one, spec):
+            refused[one.source.item_id] = reason
+    count = _Count()
+    for shard in plan.shards:
+        for one in ledger.to_do(_RUN_ID, shard.first_position, shard.last_position):
+            count.add(one, build_item(one.source, spec), rules, sizes, spec)
+    return Forecast(
+        output=str(output),
+        items=plan.items,
+        to_send=plan.to_send,
+        done=plan.done,
+        refused=refused,
+        final=plan.final,
+        unknown=plan.unknown,
+        held_back=plan.held_back,
+        calls=count.calls,
+        input_audio_s=plan.input_audio_s,
+        tokens={
+            kind: Range(low=count.low[kind], expected=count.expected[kind], high=count.high[kind])
+            for kind in _KINDS
+        },
+        cost_usd=count.cost(targets),
+        time_s=count.time_s(targets, spec),
+        disk_bytes=round(plan.to_send * bytes_per_item(spec, sizes.audio_s)),
+        free_bytes=_free_bytes(output),
+        earlier_replies=earlier,
+        places=places,
+    )
+
+
+def _refusal(one: Recorded, spec: JobSpec) -> str:
+    if one.source.refusal:
+        return one.source.refusal
+    try:
+        build_item(one.source, spec)
+    except InputError as refused:
+        return refused.message
+    return ""
+
+
+@dataclass(slots=True)
+class _Count:
+    """Tokens of all calls that would be made, counted while the queue streams past."""
+
+    calls: int = 0
+    low: Counter[str] = field(default_factory=Counter)
+    expected: Counter[str] = field(default_factory=Counter)
+    high: Counter[str] = field(default_factory=Counter)
+
+    def add(self, one: Recorded, item: Item, rules: Rules, sizes: ReplySizes, spec: JobSpec) -> None:
+        """Every turn of an item that is to be sent."""
+        media = one.source.media if one.source.kind is SourceKind.RECORDING else None
+        heard_s = media.duration_s if media else 0.0
+        longest = item.max_completion_tokens or BOUND_TOKENS
+        text = len(item.system)
+        spoken = {"low": 0.0, "expected": 0.0, "high": 0.0}
+        for turn in item.turns:
+            text += len(turn.text)
+            reply_s = len(turn.text) / CHARACTERS_PER_S if spec.read_aloud else sizes.audio_s
+            if turn.wants_audio:
+                audio_out = min(reply_s * AUDIO_OUT_TOKENS_PER_S, longest * 0.8)
+                text_out = reply_s * CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN
+                least = _LEAST_SPOKEN_S * AUDIO_OUT_TOKENS_PER_S
+                out = {
+                    "low": (1.0, least),
+                    "expected": (text_out, audio_out),
+                    "high": (longest * 0.3, longest),
+                }
+            else:
+                text_out = min(sizes.text_tokens, longest)
+                out = {"low": (_LEAST_TEXT_TOKENS, 0.0), "expected": (text_out, 0.0), "high": (longest, 0.0)}
+            if not rules.stands(one, turn):
+                self.calls += 1
+                texts = text / CHARACTERS_PER_TEXT_TOKEN + MESSAGE_TOKENS * 2 * turn.number
+                for name, share in (("low", _LOW_INPUT), ("expected", 1.0), ("high", _HIGH_INPUT)):
+                    into: Counter[str] = getattr(self, name)
+                    into["input_text_tokens"] += texts * share  # type: ignore[assignment]
+                    into["input_audio_tokens"] += (
+                        heard_s * _HEARD[name] * AUDIO_IN_TOKENS_PER_S + spoken[name]
+                    )  # type: ignore[assignment]
+                    into["output_text_tokens"] += out[name][0]  # type: ignore[assignment]
+                    into["output_audio_tokens"] += out[name][1]  # type: ignore[assignment]
+            for name in spoken:
+                spoken[name] += out[name][1]
+
+    def usage(self, name: str) -> Usage:
+        of: Counter[str] = getattr(self, name)
+        return Usage(**{kind: round(of[kind]) for kind in _KINDS})
+
+    def cost(self, targets: Sequence[Target]) -> dict[str, Decimal] | None:
+        """Low at the cheapest place, high at the dearest, expected at the first in priority."""
+        costs = {
+            name: [one.cost_usd(self.usage(name)) for one in targets] for name in ("low", "expected", "high")
+        }
+        known = {name: [cost for cost in of if cost is not None] for name, of in costs.items()}
+        if any(len(known[name]) < len(targets) for name in known):
+            return None
+        return {"low": min(known["low"]), "expected": known["expected"][0], "high": max(known["high"])}
+
+    def time_s(self, targets: Sequence[Target], spec: JobSpec) -> float | None:
+        """How long the quotas that are given make it; None where none is."""
+        tokens = sum(self.expected.values())
+        rpm = [one.rpm for one in targets]
+        tpm = [one.tpm for one in targets]
+        times = []
+        if all(rpm):
+            times.append(self.calls * 60 / sum(one or 0 for one in rpm))
+        if all(tpm):
+            times.append(tokens * 60 / sum(one or 0 for one in tpm))
+        return max(times) if times else None
+
+
+def _place(one: Target, today: date) -> Place:
+    retires = one.price.retires if one.price else None
+    return Place(
+        name=one.name,
+        provider=one.provider,
+        model=one.model,
+        priority=one.priority,
+        price_known=one.price is not None,
+        retires=retires,
+        retires_in_days=(retires - today).days if retires else None,
+    )
+
+
+def _free_bytes(output: Path) -> int | None:
+    there = output.resolve()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        return shutil.disk_usage(there).free
+    except OSError:
+        return None
