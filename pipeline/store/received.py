@@ -30,7 +30,7 @@ class Received:
 
     def __init__(self, storage: LocalStorage, item_id: str, turn: int) -> None:
         self._storage = storage
-        self._path = output_path(item_id, folder="replies", ending=".part", turn=turn)
+        self._path = output_path(item_id, folder="replies", ending=".bin", turn=turn) + ".part"
         self._gathered = bytearray()
         self._file: IO[bytes] | None = None
         self._fresh = True
