@@ -76,7 +76,7 @@ SAMPLES = (
         parts=(
             Part(
                 voice="sage",
-                text="This morning I had an idea for our garden. We could plant some apple trees behind the house.",
+                text="I had an idea for the garden this morning. We need more flowers near the front door.",
             ),
         ),
     ),
@@ -88,7 +88,7 @@ SAMPLES = (
         parts=(
             Part(
                 voice="verse",
-                text="I would like to order two large pizzas with cheese and mushrooms, please.",
+                text="I would like to order two large pizzas with extra cheese, please.",
             ),
         ),
     ),
@@ -132,7 +132,7 @@ SAMPLES = (
         ),
     ),
     Recording(
-        path="meetings/Café order – Zoë.wav",  # noqa: RUF001 - a name as people give them
+        path="meetings/Café order – Zoë.wav",
         rate_hz=44_100,
         channels=2,
         room_s=0.3,
@@ -199,7 +199,7 @@ def write(folder: Path, recording: Recording, dry: Samples) -> Path:
     if recording.telephone:
         sound = within_band(sound, 200, 4000)
     sound *= PEAK / np.abs(sound).max()
-    sound += hum_and_hiss(sound.shape, recording.noise_dbfs, random)
+    sound += noise_floor(sound.shape, recording.noise_dbfs, random)
     sound *= faded(len(sound))[:, np.newaxis]
     path = folder / recording.path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +230,7 @@ def within_band(sound: Samples, low_hz: float, high_hz: float) -> Samples:
     return np.fft.irfft(np.fft.rfft(sound, axis=0) * passed[:, np.newaxis], len(sound), axis=0)
 
 
-def hum_and_hiss(shape: tuple[int, int], level_dbfs: float, random: np.random.Generator) -> Samples:
+def noise_floor(shape: tuple[int, int], level_dbfs: float, random: np.random.Generator) -> Samples:
     """Noise that falls by 3 dB an octave, as rooms and microphones have it."""
     spectrum = np.fft.rfft(random.normal(size=shape), axis=0)
     spectrum /= np.sqrt(np.maximum(np.fft.rfftfreq(shape[0], 1 / SAMPLE_RATE_HZ), 40))[:, np.newaxis]

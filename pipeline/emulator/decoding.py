@@ -94,12 +94,13 @@ def _frames(audio: bytes, container: str) -> Iterator[tuple[int, NDArray[np.floa
         with av.open(io.BytesIO(audio), "r", format=container) as opened:
             if not opened.streams.audio:
                 raise Undecodable(f"no audio stream in the {container} container")
-            to_float = av.AudioResampler(format="fltp")
+            # Packed, one plane for all channels: PyAV 18.1 reads past its planes when there are eight and more.
+            to_float = av.AudioResampler(format="flt")
             for frame in opened.decode(audio=0):
                 for converted in to_float.resample(frame):
                     started = True
-                    channels = converted.to_ndarray()  # channels x frames
-                    yield converted.sample_rate, np.nan_to_num(channels.mean(axis=0, dtype=np.float32))
+                    channels = converted.to_ndarray().reshape(-1, converted.layout.nb_channels)
+                    yield converted.sample_rate, np.nan_to_num(channels.mean(axis=1, dtype=np.float32))
     except (av.FFmpegError, ValueError, OverflowError, MemoryError) as error:
         if not started:
             raise Undecodable(f"the {container} data cannot be read ({error})") from error

@@ -10,6 +10,10 @@ from pipeline.emulator.engine_process import EnginePool
 from pipeline.emulator.recognition import CACHED_HEARINGS, HeardWord, Hearing
 from pipeline.errors import ConfigError
 
+# The recogniser reports between pieces only, and one of thirty seconds takes ten; minutes on a machine with
+# much to do.
+QUIET_LIMIT_S = 300.0
+
 
 class PocketsphinxEar:
     """Hears with as many recordings at once as it has processes. What was heard lately is remembered."""
@@ -20,7 +24,9 @@ class PocketsphinxEar:
                 "the emulator's ear is not installed: pip install 'audiobatch[local]', "
                 "or use --speech tone, which measures recordings without understanding them"
             )
-        self._engines = EnginePool("pipeline.emulator.pocketsphinx_engine", processes=processes)
+        self._engines = EnginePool(
+            "pipeline.emulator.pocketsphinx_engine", processes=processes, quiet_limit_s=QUIET_LIMIT_S
+        )
         self._heard: OrderedDict[bytes, Hearing] = OrderedDict()
 
     @property
