@@ -39,6 +39,7 @@ from pipeline.local import local_service
 from pipeline.model import Status
 from pipeline.plan import make_plan, rules_of, settings_key
 from pipeline.pooling import pool_of
+from pipeline.prices import AUDIO_IN_TOKENS_PER_S, price_of
 from pipeline.reports.views import Views
 from pipeline.room import check_room, give_back, reserve
 from pipeline.send import Sender
@@ -113,7 +114,6 @@ class Job:
     retry: Retry | None = None
     phase: str = "discovering"
     warnings: list[str] = field(default_factory=list)
-    on_warning: Callable[[str], None] | None = None
     tally: Tally = field(default_factory=Tally)
     found: int = 0
     plan: Plan | None = None
@@ -193,8 +193,6 @@ class Job:
         """Something a person should know now; shown above the progress line and kept in the run's log."""
         self.warnings.append(message)
         log.warning(message)
-        if self.on_warning is not None:
-            self.on_warning(message)
 
     async def prepare(self) -> Plan:
         """Find and probe the inputs, decide what to send, and make ready to send it.
@@ -211,6 +209,10 @@ class Job:
             "%d inputs: %d to send, %d done, %d refused, %d failed for good, %d unknown, %d held back",
             *(plan.items, plan.to_send, plan.done, plan.refused, plan.final, plan.unknown, plan.held_back),
         )
+        if plan.trimmed_s:
+            log.info(
+                "%.0f s of silence will be left out%s", plan.trimmed_s, _worth(self.spec, plan.trimmed_s)
+            )
         # Only now: settings that the plan refuses are not the folder's.
         await asyncio.to_thread(write_job_file, self.storage, self.spec)
         self.phase = "sending"
@@ -427,8 +429,7 @@ class Job:
         bad = self.tally.failed + self.tally.unknown + plan.refused
         return 3 if bad else 0
 
-    @staticmethod
-    def _what_is_left(plan: Plan) -> str:
+    def _what_is_left(self, plan: Plan) -> str:
         parts = []
         if plan.final:
             parts.append(f"{plan.final} items failed for good earlier; `audiobatch retry` sends them again.")
@@ -442,6 +443,10 @@ class Job:
             parts.append(f"{plan.rejected} items are marked reject and were not sent.")
         if plan.held_back:
             parts.append(f"{plan.held_back} items were held back by --limit; run again for them.")
+        if unheard := self.tally.unheard:
+            parts.append(f"The words of {unheard} results could not be written down; run again for them.")
+        if left_out_s := self.tally.trimmed_s:
+            parts.append(f"{left_out_s:,.0f} s of silence were not sent{_worth(self.spec, left_out_s)}.")
         return " ".join(parts)
 
     def snapshot(self) -> Snapshot:
@@ -539,6 +544,14 @@ async def run_shards(job: Job, shards: Iterable[Shard], at_once: int) -> None:
             await job.run_shard(shard)
 
     await asyncio.gather(*(work() for _ in range(at_once)))
+
+
+def _worth(spec: JobSpec, audio_s: float) -> str:
+    """What sending so much sound would have cost, in words; empty where the price is not known."""
+    price = price_of(spec.model, spec.provider, prices=spec.prices)
+    if price is None:
+        return ""
+    return f", ${price.audio_in * round(audio_s * AUDIO_IN_TOKENS_PER_S) / 1_000_000:.4f} of input"
 
 
 def _output_folder(spec: JobSpec) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.server import EmbeddedServer
+    from pipeline.execute import Job
     from pipeline.jobspec import JobSpec
-    from pipeline.plan import Retry
+    from pipeline.plan import Plan, Retry
     from pipeline.tally import RunSummary
 
 
@@ -63,9 +65,9 @@ def run_to_end(
     retry: Retry | None = None,
 ) -> int:
     """Run a job, show it, print its summary; the exit code. `retry`: only what this selects."""
-    summary = asyncio.run(_run(spec, server=server, prefect=prefect, quiet=quiet, retry=retry))
-    if as_json:
-        click.echo(json.dumps(summary.as_json(), ensure_ascii=False))
+    summary = asyncio.run(
+        _run(spec, server=server, prefect=prefect, as_json=as_json, quiet=quiet, retry=retry)
+    )
     return summary.exit_code
 
 
@@ -73,11 +75,16 @@ def start_server() -> EmbeddedServer | None:
     """Prefect's server as our own child, first thing, unless the user has one; discovery goes on meanwhile.
 
     It ends when this process does, after Prefect has told it the last of what it knows.
+
+    Raises:
+        ConfigError: the user's own server does not answer.
     """
-    from flows.server import EmbeddedServer, quiet_prefect
+    from flows import prefect_settings
+    from flows.server import EmbeddedServer, quiet_prefect, require_answer
 
     quiet_prefect()
-    if os.environ.get("PREFECT_API_URL"):
+    if address := prefect_settings.api_url():
+        require_answer(address)
         return None
     server = EmbeddedServer()
     server.start()
@@ -85,40 +92,49 @@ def start_server() -> EmbeddedServer | None:
 
 
 async def _run(
-    spec: JobSpec, *, server: EmbeddedServer | None, prefect: bool, quiet: bool, retry: Retry | None
+    spec: JobSpec,
+    *,
+    server: EmbeddedServer | None,
+    prefect: bool,
+    as_json: bool,
+    quiet: bool,
+    retry: Retry | None,
 ) -> RunSummary:
     from flows import progress, stopping
     from pipeline import execute
 
     async with execute.Job.open(spec, retry=retry) as job:
-        for warning in job.warnings:
-            progress.warn(warning)
-        job.on_warning = progress.warn
+        # Prefect takes seconds to import: they pass while inputs are found and probed.
+        flow = asyncio.create_task(asyncio.to_thread(_flow_for, spec)) if prefect else None
         # With Prefect the process ends with the run, so that a second signal cannot break its last steps.
         with stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=prefect):
             async with progress.shown(job, quiet=quiet):
                 plan = await job.prepare()
-                if not prefect or (server is not None and not plan.to_send):
+                if flow is None or (server is not None and not plan.to_send):
                     await execute.run_shards(job, plan.shards, plan.shards_at_once)
                     summary = await job.finish()
                 else:
-                    summary = await _as_flow(job, plan, server)
+                    summary = await _as_flow(await flow, job, plan, server)
         if not quiet:
             progress.print_closing(summary)
         if summary.message:
             progress.warn(summary.message)
+        # Here and not after the event loop's end, which a dead Prefect server can put off for ever.
+        if as_json:
+            click.echo(json.dumps(summary.as_json(), ensure_ascii=False))
+            sys.stdout.flush()
     return summary
 
 
-async def _as_flow(job: Any, plan: Any, server: EmbeddedServer | None) -> RunSummary:
+async def _as_flow(flow: Any, job: Job, plan: Plan, server: EmbeddedServer | None) -> RunSummary:
     from flows import engine_context, launch
 
     if server is not None:
         await server.wait_healthy()
-    return await launch.as_flow(flow_for(job.spec), engine_context.Engine(job=job, plan=plan))
+    return await launch.as_flow(flow, engine_context.Engine(job=job, plan=plan))
 
 
-def flow_for(spec: JobSpec) -> Any:
+def _flow_for(spec: JobSpec) -> Any:
     """The flow that a job's inputs call for: recordings in a folder, or prompts."""
     from pathlib import Path
 
