@@ -22,9 +22,18 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "init": ("flows.commands.init", "init", "Write a commented job file to start from."),
     "status": ("flows.commands.status", "status", "What a folder holds: done, failed, pending, spent."),
     "retry": ("flows.commands.retry", "retry", "Send again what failed for good, or has an unknown end."),
-    "verify": ("flows.commands.verify", "verify", "Check that every result is there and is what was recorded."),
-    "purge": ("flows.commands.purge", "purge", "Take out sound, transcripts and texts; keep counts and costs."),
-    "report": ("flows.commands.report", "report", "Make the manifest again from the ledger."),
+    "verify": (
+        "flows.commands.verify",
+        "verify",
+        "Check that every result is there and is what was recorded.",
+    ),
+    "purge": (
+        "flows.commands.purge",
+        "purge",
+        "Take out sound, transcripts and texts; keep counts and costs.",
+    ),
+    "review": ("flows.commands.review", "review", "Take in a reviewer's marks; hand out the approved clips."),
+    "report": ("flows.commands.report", "report", "Make the manifest, the workbook and the page again."),
     "config": ("flows.commands.config", "config", "Show where each setting comes from."),
     "emulator": ("pipeline.emulator.command", "emulator", "Run the local stand-in for the service."),
 }

@@ -40,6 +40,7 @@ from pipeline.model import Status
 from pipeline.plan import make_plan, rules_of, settings_key
 from pipeline.pooling import pool_of
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S, price_of
+from pipeline.redo import marked
 from pipeline.reports.views import Views
 from pipeline.room import check_room, give_back, reserve
 from pipeline.send import Sender
@@ -213,6 +214,8 @@ class Job:
             log.info(
                 "%.0f s of silence will be left out%s", plan.trimmed_s, _worth(self.spec, plan.trimmed_s)
             )
+        if self.retry and self.retry.reviews:
+            await asyncio.to_thread(self._warn_of_marks_left, plan, self.retry.reviews)
         # Only now: settings that the plan refuses are not the folder's.
         await asyncio.to_thread(write_job_file, self.storage, self.spec)
         self.phase = "sending"
@@ -232,6 +235,13 @@ class Job:
         if trouble := reserve(self.spec, self.spool, items=plan.to_send):
             self.warn(trouble)
         self._stack.callback(give_back, self.spool)
+
+    def _warn_of_marks_left(self, plan: Plan, reviews: frozenset[str]) -> None:
+        left = marked(self.ledger.recorded(), reviews) - plan.to_send - plan.held_back
+        if left > 0:
+            self.warn(
+                f"{left} marked items are not sent: they are refused, approved, or no longer among the inputs"
+            )
 
     def _discover(self) -> None:
         if self.retry is not None and "-" in self.spec.inputs:

@@ -19,6 +19,8 @@ from pipeline.items import digest
 from pipeline.model import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pipeline.model import Outcome, Turn
     from pipeline.store.ledger import Recorded
 
@@ -74,6 +76,11 @@ class Rules:
             fingerprint=digest({"turn": turn.fingerprint, "note": mark.note}),
             kept_as=turn.fingerprint,
         )
+
+
+def marked(records: Iterable[Recorded], reviews: frozenset[str]) -> int:
+    """How many items have a turn with one of these marks, among all inputs that were ever found."""
+    return sum(any(one.review in reviews for one in record.reviews.values()) for record in records)
 
 
 def system_of(system: str, turn: Turn) -> str:

@@ -1,13 +1,11 @@
 """What a real spreadsheet makes of our files: nothing is evaluated, and what it saves is read again."""
 
 import csv
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import openpyxl
 import pytest
+from libreoffice import AS_CSV, IMPORT_EVALUATING, LibreOffice
 from reports_samples import sample_row
 
 from pipeline.reports.cells import protect
@@ -17,11 +15,6 @@ from pipeline.reports.marks import Standing
 from pipeline.reports.review import read_marks
 from pipeline.reports.tables import read_table
 from pipeline.reports.workbook import write_workbook
-
-SOFFICE = shutil.which("soffice") or shutil.which("libreoffice")
-pytestmark = pytest.mark.skipif(
-    SOFFICE is None and not os.environ.get("CI"), reason="LibreOffice is not installed"
-)
 
 HOSTILE = (
     "=1+1",
@@ -54,27 +47,12 @@ HOSTILE = (
 )
 # Numbers are shown as numbers, and LibreOffice writes an escape into an XLSX unescaped: no harm in either.
 SHOWN_OTHERWISE = ("1e5", "007", "_x0041_x0042_")
-# CSV import: comma, double quote, UTF-8, from line 1, cells as they come, and "evaluate formulas" switched on,
-# which is the dangerous way to open a file.
-IMPORT_EVALUATING = "CSV:44,34,76,1,,0,false,true,false,false,false,-1,true"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def convert(tmp_path_factory):
-    """Open a file in LibreOffice and save it as another, in a profile of its own."""
-    assert SOFFICE, "LibreOffice must be there in CI: apt-get install libreoffice-calc-nogui"
-    profile = tmp_path_factory.mktemp("profile").as_uri()
-
-    def run(path: Path, to: str, *options: str) -> Path:
-        folder = path.parent / f"saved-{to.partition(':')[0]}"
-        command = [SOFFICE, f"-env:UserInstallation={profile}", "--headless", *options]
-        command += ["--convert-to", to, "--outdir", str(folder), str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-        saved = folder / f"{path.stem}.{to.partition(':')[0]}"
-        assert saved.is_file(), done.stderr
-        return saved
-
-    return run
+    """Open a file in LibreOffice and save it as another."""
+    return LibreOffice(tmp_path_factory.mktemp("profile")).save
 
 
 def cells_of(path: Path) -> list[list[str]]:
@@ -151,7 +129,7 @@ def test_marks_survive_a_csv_that_libreoffice_has_saved(tmp_path: Path, convert)
     path = tmp_path / "manifest.csv"
     with path.open("wb") as out:
         write_csv([rows], out)
-    saved = convert(path, "csv:Text - txt - csv (StarCalc):44,34,76", f"--infilter={IMPORT_EVALUATING}")
+    saved = convert(path, AS_CSV, f"--infilter={IMPORT_EVALUATING}")
     read = read_marks(saved, {(str(row["item_id"]), 1): Standing(version=1) for row in rows})
     assert read.refused == ()
     assert [(mark.item_id, mark.note) for mark in read.with_review("redo")] == [("=id 2", "+louder")]

@@ -12,15 +12,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command(short_help="Make the manifest again from the ledger.")
+@click.command(short_help="Make the manifest, the workbook and the page again from the ledger.")
 @folder_argument
-def report(folder: Path) -> int:
-    """Make DIR's manifest again from its ledger. Nothing is sent."""
+@click.option("--jsonl", is_flag=True, help="Write manifest.jsonl too: one JSON object a row.")
+@click.option("--parquet", is_flag=True, help="Write manifest.parquet too (needs pyarrow).")
+@click.option(
+    "--manifest-columns", metavar="NAMES", help="Only these columns, in this order; in.*, reply.*, -name."
+)
+def report(folder: Path, *, jsonl: bool, parquet: bool, manifest_columns: str | None) -> int:
+    """Make DIR's manifest, workbook and page again from its ledger. Nothing is sent."""
+    from pipeline.jobspec import JobSpec
     from pipeline.reports.views import Views
     from pipeline.store.storage import LocalStorage
 
     with opened(folder) as found:
-        views = Views(LocalStorage(folder), found.ledger, found.spec, run_id=None)
-        views.write_all()
-    click.echo(str(folder / Views.MANIFEST))
+        values = found.spec.model_dump()
+        asked = [name for name, wanted in (("jsonl", jsonl), ("parquet", parquet)) if wanted]
+        values["reports"] = (*dict.fromkeys((*found.spec.reports, *asked)),)
+        if manifest_columns is not None:
+            values["manifest_columns"] = manifest_columns
+        views = Views(LocalStorage(folder), found.ledger, JobSpec.model_validate(values), run_id=None)
+        views.check()
+        for note in views.write_all(again=True):
+            click.echo(f"audiobatch: {note}", err=True)
+    click.echo("\n".join(str(folder / path.name) for path in views.paths()))
     return 0

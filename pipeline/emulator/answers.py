@@ -8,6 +8,7 @@ word reading, the answer is the user's text itself.
 import re
 from dataclasses import dataclass
 
+from pipeline.emulator.json_answer import asks_for_json, json_answer
 from pipeline.emulator.recognition import Hearing
 
 MOST_WORDS_QUOTED = 40
@@ -49,6 +50,10 @@ def answer(turns: tuple[Heard, ...]) -> str:
         return "Nothing was asked yet."
     if reads_verbatim(system) and last.text.strip():
         return last.text.strip()
+    if asks_for_json(f"{system}\n{last.text}"):
+        heard = [hearing.text for turn in talk for hearing in turn.hearings]
+        said = [turn.text for turn in talk if turn is not last and turn.role == "assistant"]
+        return json_answer(f"{system}\n{last.text}", " ".join([*heard, *said]))
     if last.hearings:
         return _of_recordings(last)
     earlier = talk[: talk.index(last)]

@@ -89,7 +89,7 @@ class Views:
         if self._spec.manifest_columns:
             with self._writing:
                 self._columns([*self._extra(), *self._kept().columns])
-        if "parquet" in self._spec.reports:
+        if "manifest.parquet" in self._names():
             need_pyarrow()
 
     def write_all(self, *, again: bool = False, drawing_s: float | None = None) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ class Views:
         if self._run_id is not None:
             self._write_own_list(self._run_id)
         notes = [*self._keeper.now().notes, *placed.notes]
-        paths = [self._folder / name for name in self._names()]
+        paths = self.paths()[1:]
         shown = digest([hashed, self._spec.model_dump(mode="json")])
         if again or placed.path.name != self.MANIFEST or not self._written.shows(shown, paths):
             notes += self._write_others(totals, drawing_s)
@@ -127,15 +127,20 @@ class Views:
         with self._writing:
             return self._write_csv(Totals())[0].notes
 
+    def paths(self) -> list[Path]:
+        """The CSV and what is written beside it."""
+        return [self.manifest, *(self._folder / name for name in self._names())]
+
     def _names(self) -> list[str]:
-        """What the job wants beside the CSV, as file names."""
+        """What the job wants beside the CSV, as file names; and what was once asked for is kept up to date."""
         names = {
             "xlsx": self.WORKBOOK,
             "html": self.PAGE,
             "jsonl": "manifest.jsonl",
             "parquet": "manifest.parquet",
         }
-        return [names[one] for one in dict.fromkeys(self._spec.reports)]
+        once = [one for one in ("jsonl", "parquet") if (self._folder / names[one]).exists()]
+        return [names[one] for one in dict.fromkeys((*self._spec.reports, *once))]
 
     def _write_csv(self, totals: Totals) -> tuple[Placed, str]:
         kept = self._kept()

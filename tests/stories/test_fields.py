@@ -1,0 +1,146 @@
+"""Answers as columns: a job asks for named fields, each becomes a `reply.<name>` column."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from running import audiobatch, azure, rows_of, run_job, write_wav
+
+from pipeline.errors import ConfigError
+from pipeline.transports.chat import ChatTransport
+
+FIELDS = [
+    {"name": "sentiment", "enum": ["positive", "neutral", "negative"]},
+    {"name": "topic", "description": "what it is about"},
+    {"name": "words", "type": "integer"},
+    {"name": "place", "required": False},
+]
+
+
+@pytest.fixture
+def fields(tmp_path):
+    path = tmp_path / "fields.json"
+    path.write_text(json.dumps({"fields": FIELDS}))
+    return str(path)
+
+
+@pytest.fixture
+def job(tmp_path, emulator, fields):
+    for name in ("a.wav", "b.wav"):
+        write_wav(tmp_path / "in" / name)
+    return {
+        "inputs": [str(tmp_path / "in")],
+        "output": str(tmp_path / "out"),
+        "modalities": "text",
+        "fields": fields,
+        "prompt": "What is this call about?",
+        **azure(emulator),
+    }
+
+
+@pytest.fixture
+def first_answers(monkeypatch):
+    """What the service answers to the first calls, instead of its own words."""
+    said = []
+    send = ChatTransport.send
+
+    async def sent(self, request, *arguments, **named):
+        reply = await send(self, request, *arguments, **named)
+        return replace(reply, text=said.pop(0)) if said else reply
+
+    monkeypatch.setattr(ChatTransport, "send", sent)
+    return said
+
+
+def test_each_field_is_a_column(job, emulator):
+    rows = rows_of(run_job(**job))
+    assert len(emulator.settled_journal(2)) == 2
+    for row in rows:
+        assert row["reply.sentiment"] in ("positive", "neutral", "negative")
+        assert row["reply.topic"]
+        assert row["reply.words"].isdigit()
+        assert row["prompt"] == "What is this call about?", "the prompt is the user's own"
+    assert run_job(**job).sent == 0
+
+
+def test_an_answer_that_does_not_fit_is_put_right_by_one_more_call_of_the_same_turn(
+    job, emulator, first_answers
+):
+    first_answers.append('{"sentiment": "fine", "topic": "x", "words": 1}')
+    one = {**job, "inputs": [job["inputs"][0] + "/a.wav"]}
+    summary = run_job(**one)
+    (row,) = rows_of(summary)
+    assert (row["status"], row["attempts"]) == ("succeeded", "2")
+    assert row["reply.sentiment"] in ("positive", "neutral", "negative")
+    first, second = emulator.settled_journal(2)
+    assert float(row["cost_usd"]) == pytest.approx(float(summary.cost_usd))
+    for name in ("input_text_tokens", "output_text_tokens"):
+        assert int(row[name]) == first[name] + second[name]
+    assert second["input_text_tokens"] > first["input_text_tokens"], "the repair shows what was said"
+    assert run_job(**one).sent == 0
+
+
+def test_an_answer_that_is_wrong_twice_is_a_failed_row_with_the_reason_and_the_answer(
+    job, emulator, first_answers, tmp_path
+):
+    first_answers += ["I would rather not.", "Sorry?"]
+    (row,) = rows_of(run_job(**{**job, "inputs": [job["inputs"][0] + "/a.wav"]}))
+    assert (row["status"], row["error_type"], row["attempts"]) == ("failed", "bad_reply", "2")
+    assert "there is no JSON object in it" in row["error_message"]
+    assert [path.read_text() for path in (tmp_path / "out" / "replies").iterdir()] == ["Sorry?"]
+    assert len(emulator.settled_journal(2)) == 2
+
+
+def test_fields_are_asked_of_the_last_turn_and_earlier_turns_are_not_bought_again(job, emulator):
+    plain = {**job, "fields": (), "modalities": "text,audio"}
+    run_job(**plain)
+    rows = rows_of(
+        run_job(
+            **{**plain, "prompt": (job["prompt"], "In fields, please."), "fields": job["fields"]}, keep=True
+        )
+    )
+    assert len(emulator.settled_journal(4)) == 4
+    assert [bool(row["reply.topic"]) for row in rows] == [False, True, False, True]
+
+
+def test_a_job_without_fields_has_the_fingerprints_it_always_had(job, tmp_path):
+    from pipeline.items import build_item, job_settings
+    from pipeline.jobspec import JobSpec
+    from pipeline.model import Source, SourceKind
+
+    source = Source(item_id="a", kind=SourceKind.PROMPT, position=0, root="", path="", text="Hi.", sha256="0")
+    spec = JobSpec(prompt=("", "And?"))
+    with_fields = JobSpec(prompt=("", "And?"), fields=job["fields"])
+    assert "fields" not in job_settings(spec)
+    first, last = build_item(source, spec).turns
+    same, other = build_item(source, with_fields).turns
+    assert first.fingerprint == same.fingerprint
+    assert last.fingerprint != other.fingerprint
+
+
+def test_a_spoken_answer_cannot_hold_fields_and_the_message_says_what_to_do(job, tmp_path):
+    done = audiobatch(
+        "run", tmp_path / "in", "--provider", "local", "--fields", job["fields"], "--no-prefect"
+    )
+    assert done.returncode == 2
+    assert "modalities text" in done.stderr
+
+
+def test_a_wrong_fields_file_is_named(tmp_path, job):
+    (tmp_path / "bad.json").write_text('[{"name": "a b"}]')
+    with pytest.raises(ConfigError, match=r"bad\.json: field 1, name"):
+        run_job(**{**job, "fields": str(tmp_path / "bad.json")})
+
+
+def test_a_job_file_names_its_fields_beside_itself_or_holds_them(tmp_path, fields):
+    from pipeline.settings import resolve
+
+    (tmp_path / "job.toml").write_text('modalities = "text"\nfields = "fields.json"\n')
+    (tmp_path / "inline.toml").write_text('modalities = "text"\n[[fields]]\nname = "topic"\n')
+    assert [one.name for one in resolve({}, job_file=tmp_path / "job.toml").spec.fields] == [
+        "sentiment",
+        "topic",
+        "words",
+        "place",
+    ]
+    assert [one.name for one in resolve({}, job_file=tmp_path / "inline.toml").spec.fields] == ["topic"]
