@@ -26,6 +26,9 @@ READERS = (
     "aac,adts,aiff,amr,amrnb,amrwb,asf,au,caf,flac,latm,loas,matroska,webm,matroska,webm,"
     "mov,mp4,m4a,3gp,3g2,mj2,mp3,ogg,w64,wav"
 )
+#: PyAV (to 19) takes a planar frame of 8 channels for one of 9 planes and reads past its end: such frames are
+#: interleaved by FFmpeg first.
+_MOST_PLANES = 7
 _CONTAINERS = {
     "mov,mp4,m4a,3gp,3g2,mj2": "mp4",
     "matroska,webm": "webm",
@@ -134,6 +137,8 @@ def _promised_s(container: av.container.InputContainer, stream: av.AudioStream) 
 
 def as_float(frame: av.AudioFrame) -> NDArray[np.float32]:
     """A decoded frame's samples, whatever their kind: frames x channels of float32, full scale ±1."""
+    if frame.format.is_planar and frame.layout.nb_channels > _MOST_PLANES:
+        frame = _interleaved(frame)
     raw = frame.to_ndarray()
     samples: NDArray[Any] = raw.T if frame.format.is_planar else raw.reshape(-1, frame.layout.nb_channels)
     if samples.dtype == np.uint8:
@@ -141,3 +146,12 @@ def as_float(frame: av.AudioFrame) -> NDArray[np.float32]:
     if samples.dtype.kind == "i":
         return samples.astype(np.float32) / np.float32(1 << (8 * samples.dtype.itemsize - 1))
     return samples.astype(np.float32, copy=False)
+
+
+def _interleaved(frame: av.AudioFrame) -> av.AudioFrame:
+    import av
+
+    resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+    frame.pts = None
+    (whole,) = resampler.resample(frame)
+    return whole
