@@ -11,7 +11,10 @@ import string
 from typing import Any
 
 from pipeline.emulator.service_errors import Refusal
+from pipeline.emulator.surface import RateState
 
+#: What is shown where no quota is set.
+_REQUESTS_A_MINUTE, _TOKENS_A_MINUTE = 1_000, 250_000
 _ALPHABET = string.ascii_letters + string.digits
 
 
@@ -58,3 +61,33 @@ def token_pieces(text: str) -> list[str]:
         cut = 6 if len(spaced) > 8 else len(spaced)
         pieces += [piece for piece in (spaced[:cut], spaced[cut:]) if piece]
     return pieces
+
+
+def limits_of(rate: RateState | None) -> list[dict[str, Any]]:
+    """The `rate_limits` of `rate_limits.updated`."""
+    known = rate or RateState()
+    return [
+        {
+            "name": name,
+            "limit": standard if limit is None else limit,
+            "remaining": standard if remaining is None else remaining,
+            "reset_seconds": round(reset_s, 3),
+        }
+        for name, standard, limit, remaining, reset_s in (
+            (
+                *("requests", _REQUESTS_A_MINUTE),
+                *(
+                    known.limit_requests,
+                    known.remaining_requests,
+                    known.reset_requests_s,
+                ),
+            ),
+            (
+                "tokens",
+                _TOKENS_A_MINUTE,
+                known.limit_tokens,
+                known.remaining_tokens,
+                known.reset_tokens_s,
+            ),
+        )
+    ]

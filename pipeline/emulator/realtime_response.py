@@ -217,3 +217,16 @@ def usage(counts: TokenCounts, *, cached: int) -> dict[str, Any]:
             "audio_tokens": counts.output_audio,
         },
     }
+
+
+def details_of(said: Said) -> dict[str, Any] | None:
+    """The `status_details` of a response that said this."""
+    if said.status == "failed":
+        message = "The response was filtered due to the prompt triggering the content management policy."
+        error = {
+            "type": "invalid_request_error",
+            "code": said.reason,
+            "message": message,
+        }
+        return {"type": "failed", "error": error}
+    return None if said.status == "completed" else {"type": said.status, "reason": said.reason}

@@ -21,16 +21,13 @@ import orjson
 from pipeline.emulator.corruption import HTML
 from pipeline.emulator.faults import Do
 from pipeline.emulator.realtime_audio import delta_pieces, from_pcm
-from pipeline.emulator.realtime_events import content_event, event, new_id, token_pieces
+from pipeline.emulator.realtime_events import content_event, event, limits_of, new_id, token_pieces
 from pipeline.emulator.realtime_items import Conversation, Item, Part
-from pipeline.emulator.realtime_response import Asked, Said, usage
+from pipeline.emulator.realtime_response import Asked, Said, details_of, usage
 from pipeline.emulator.surface import RateState
 
 #: Transcript deltas before each delta of audio: speech is slower than its text.
 WORDS_AHEAD = 3
-BYTES_A_SECOND = 48_000
-#: What is shown where no quota is set.
-_REQUESTS_A_MINUTE, _TOKENS_A_MINUTE = 1_000, 250_000
 
 
 class Line(Protocol):
@@ -90,7 +87,7 @@ class Speaking:
         """
         await self._end_if("before")
         await self.line.send(event("response.created", response=self._described("in_progress", [])))
-        await self.line.send(event("rate_limits.updated", rate_limits=_limits(self.rate)))
+        await self.line.send(event("rate_limits.updated", rate_limits=limits_of(self.rate)))
 
     async def fail(self, error: dict[str, Any]) -> None:
         """A response that came to nothing."""
@@ -104,7 +101,7 @@ class Speaking:
             Ended: by a fault.
         """
         if not said.words and said.status != "completed":
-            await self._done(self._described(said.status, [], details=_details(said), said=said))
+            await self._done(self._described(said.status, [], details=details_of(said), said=said))
             return
         kind = "output_audio" if said.spoken else "output_text"
         part = Part(kind=kind, text="", duration_s=0.0)
@@ -136,7 +133,7 @@ class Speaking:
         if self.asked.in_conversation:
             await self.line.send(event("conversation.item.done", item=item.described()))
         await self.line.send(event("response.output_item.done", **place, item=item.described()))
-        status, details = said.status, _details(said)
+        status, details = said.status, details_of(said)
         if self.cancelled_for:
             status, details = (
                 "cancelled",
@@ -225,44 +222,3 @@ class Speaking:
             **self.asked.described(),
             "usage": usage(said.counts, cached=self.cached) if said is not None else None,
         }
-
-
-def _details(said: Said) -> dict[str, Any] | None:
-    if said.status == "failed":
-        message = "The response was filtered due to the prompt triggering the content management policy."
-        error = {
-            "type": "invalid_request_error",
-            "code": said.reason,
-            "message": message,
-        }
-        return {"type": "failed", "error": error}
-    return None if said.status == "completed" else {"type": said.status, "reason": said.reason}
-
-
-def _limits(rate: RateState | None) -> list[dict[str, Any]]:
-    known = rate or RateState()
-    return [
-        {
-            "name": name,
-            "limit": standard if limit is None else limit,
-            "remaining": standard if remaining is None else remaining,
-            "reset_seconds": round(reset_s, 3),
-        }
-        for name, standard, limit, remaining, reset_s in (
-            (
-                *("requests", _REQUESTS_A_MINUTE),
-                *(
-                    known.limit_requests,
-                    known.remaining_requests,
-                    known.reset_requests_s,
-                ),
-            ),
-            (
-                "tokens",
-                _TOKENS_A_MINUTE,
-                known.limit_tokens,
-                known.remaining_tokens,
-                known.reset_tokens_s,
-            ),
-        )
-    ]

@@ -25,21 +25,21 @@ import openai
 import orjson
 from websockets.exceptions import ConnectionClosed
 
-from pipeline.audio.encode import encode_reply
-from pipeline.audio.samples import BYTES_A_SECOND, pcm_of
+from pipeline.audio.samples import pcm_of
 from pipeline.errors import AudioBatchError, AuthenticationFailed, Unavailable
-from pipeline.model import Reply, Usage
 from pipeline.transports.realtime_errors import closed_words, not_opened
+from pipeline.transports.realtime_reply import reply_of
 from pipeline.transports.realtime_words import Hearing, Utterance, ask_of, session_of, stages_of
 from pipeline.transports.sessions import Session, Sessions
-from pipeline.transports.turn import RealtimeTurn, State, TurnReply
+from pipeline.transports.turn import RealtimeTurn, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pipeline.model import AudioPart, Request
+    from pipeline.model import AudioPart, Reply, Request
     from pipeline.transports.auth import EntraTokens
     from pipeline.transports.base import Sink
+    from pipeline.transports.turn_reply import TurnReply
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class RealtimeTransport:
         session, reply = found or await self._in_new(call)
         self.sessions.keep(session)
         latency_s = time.perf_counter() - started_s
-        return await asyncio.to_thread(_reply_of, request, reply, session.model, latency_s)
+        return await asyncio.to_thread(reply_of, request, reply, session.model, latency_s)
 
     async def _in_kept(self, session: Session, call: _Call) -> tuple[Session, TurnReply] | None:
         """In the session that heard the earlier turns; None where it is gone, and nothing was asked of it."""
@@ -268,52 +268,3 @@ class RealtimeTransport:
 
 def _spoken(audio: AudioPart | None) -> bytes:
     return pcm_of(audio.data) if audio is not None else b""
-
-
-def _reply_of(request: Request, found: TurnReply, model: str, latency_s: float) -> Reply:
-    response = found.response
-    wanted = request.format or "wav"
-    audio = encode_reply(bytes(found.pcm), wanted) if request.wants_audio and found.pcm else None
-    log.debug("%s: %.1f s of audio", request.item_id, len(found.pcm) / BYTES_A_SECOND)
-    return Reply(
-        text=found.text if audio is None else "",
-        transcript=found.transcript,
-        audio=audio,
-        audio_format=wanted,
-        audio_id=None,
-        audio_expires_at=None,
-        finish_reason=found.finish_reason,
-        usage=_usage(response.get("usage")),
-        model=model,
-        request_id=str(response.get("id") or "") or None,
-        latency_s=latency_s,
-        input_transcript=found.input_transcript,
-        limits=_as_headers(found.limits),
-    )
-
-
-def _usage(found: Any) -> Usage | None:
-    """Token counts of `response.done`; where details are missing everything counts as text."""
-    if not isinstance(found, dict):
-        return None
-    into = found.get("input_token_details") or {}
-    out = found.get("output_token_details") or {}
-    audio_in, audio_out = into.get("audio_tokens") or 0, out.get("audio_tokens") or 0
-    return Usage(
-        input_text_tokens=max(0, (found.get("input_tokens") or 0) - audio_in),
-        input_audio_tokens=audio_in,
-        cached_tokens=into.get("cached_tokens") or 0,
-        output_text_tokens=max(0, (found.get("output_tokens") or 0) - audio_out),
-        output_audio_tokens=audio_out,
-    )
-
-
-def _as_headers(limits: list[Any]) -> dict[str, str]:
-    """`rate_limits.updated` under the names that HTTP uses for the same."""
-    headers: dict[str, str] = {}
-    for limit in limits:
-        if isinstance(limit, dict) and limit.get("name") in {"requests", "tokens"}:
-            for ours, theirs in (("limit", "limit"), ("remaining", "remaining"), ("reset", "reset_seconds")):
-                if limit.get(theirs) is not None:
-                    headers[f"x-ratelimit-{ours}-{limit['name']}"] = str(limit[theirs])
-    return headers

@@ -15,15 +15,14 @@ Source: the Realtime reference (client and server events), checked 2026-11-20 ag
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import BadReply, ContentFiltered, OutcomeUnknown, RequestRejected, Unavailable
+from pipeline.errors import BadReply, OutcomeUnknown, RequestRejected, Unavailable
 from pipeline.transports.realtime_errors import of_error, waits_s
+from pipeline.transports.turn_reply import TurnReply
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -59,33 +58,6 @@ class Stage:
     events: Iterable[Event]
     acks: tuple[str, ...]
     hears: bool = False
-
-
-@dataclass(slots=True)
-class TurnReply:
-    """What a turn brought.
-
-    Attributes:
-        pcm: 16 bits, one channel, 24 kHz.
-        response: of `response.done`: id, status, usage.
-        limits: the last `rate_limits.updated`.
-    """
-
-    transcript: str = ""
-    text: str = ""
-    pcm: bytearray = field(default_factory=bytearray)
-    response: Mapping[str, Any] = field(default_factory=dict)
-    finish_reason: str = ""
-    heard: dict[str, str] = field(default_factory=dict)
-    limits: list[Any] = field(default_factory=list)
-
-    @property
-    def input_transcript(self) -> str:
-        return " ".join(part.strip() for part in self.heard.values() if part.strip())
-
-    @property
-    def begun(self) -> bool:
-        return bool(self.pcm or self.transcript or self.text)
 
 
 class RealtimeTurn:
@@ -234,70 +206,15 @@ class RealtimeTurn:
         about = event.get("response_id") or (response.get("id") if isinstance(response, dict) else None)
         if about is not None and self._response_id not in (None, about):
             return
-        reply = self.reply
-        match kind:
-            case "response.output_audio.delta":
-                try:
-                    reply.pcm += base64.b64decode(event["delta"], validate=True)
-                except (binascii.Error, KeyError, TypeError, ValueError) as failed:
-                    raise BadReply(f"the reply's audio is broken base64: {failed}") from failed
-            case "response.output_audio_transcript.delta":
-                reply.transcript += str(event.get("delta") or "")
-            case "response.output_text.delta":
-                reply.text += str(event.get("delta") or "")
-            case "response.done":
-                self._finished(response if isinstance(response, dict) else {})
+        if kind == "response.done":
+            self._finished(response if isinstance(response, dict) else {})
+        else:
+            self.reply.take(kind, event)
 
     def _finished(self, response: Mapping[str, Any]) -> None:
-        reply = self.reply
-        reply.response = response
-        details = response.get("status_details")
-        details = details if isinstance(details, dict) else {}
-        reason = str(details.get("reason") or "")
-        match response.get("status"):
-            case "completed":
-                reply.finish_reason = "stop"
-            case "incomplete" if reason == "max_output_tokens":
-                reply.finish_reason = "length"
-            case "incomplete" if reason == "content_filter":
-                reply.finish_reason = "content_filter"
-                if not reply.begun:
-                    raise ContentFiltered("the reply was taken by the content filter", code="content_filter")
-            case "failed" if not reply.begun:
-                error = details.get("error")
-                raise of_error(error if isinstance(error, dict) else {}, wait_s=waits_s(reply.limits))
-            case "failed":
-                error = details.get("error")
-                said = error.get("message") if isinstance(error, dict) else None
-                raise OutcomeUnknown(f"the service broke off in mid-reply: {said or 'no reason given'}")
-            case status:
-                raise BadReply(f"the response ended as {status!r} ({reason or 'no reason given'})")
-        self._take_words(response)
-        self._check_whole()
+        self.reply.finish(response, wants_audio=self._wants_audio)
         waits = self._transcript_due and bool(self._not_transcribed)
         self.state = State.TRANSCRIBING if waits else State.DONE
-
-    def _take_words(self, response: Mapping[str, Any]) -> None:
-        """The words as `response.done` has them, which are the final ones."""
-        output = response.get("output")
-        parts = [
-            part
-            for item in (output if isinstance(output, list) else [])
-            if isinstance(item, dict)
-            for part in item.get("content") or ()
-            if isinstance(part, dict)
-        ]
-        transcript = "".join(str(part.get("transcript") or "") for part in parts)
-        text = "".join(str(part.get("text") or "") for part in parts)
-        self.reply.transcript = transcript or self.reply.transcript
-        self.reply.text = text or self.reply.text
-
-    def _check_whole(self) -> None:
-        reply = self.reply
-        if self._wants_audio and not reply.pcm and not reply.text:
-            raise BadReply("the response is completed, and brought neither audio nor text")
-        if not self._wants_audio and not reply.text and not reply.transcript:
-            raise BadReply("the response is completed, and brought no text")
 
     def _transcribed(self, kind: str, event: Mapping[str, Any]) -> None:
         item, what = str(event.get("item_id")), kind.removeprefix(_TRANSCRIBED)
