@@ -13,8 +13,10 @@ from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, CHARA
 if TYPE_CHECKING:
     from pipeline.model import Outcome, Request
 
-#: A spoken answer to a question of a sentence or two, before this job's own replies say better.
+#: A spoken answer to a question of a sentence or two, before this job's own replies say better; and how much longer
+#: it is for each second of a recording that it speaks of. Source: the sample jobs on the emulator.
 FIRST_GUESS_AUDIO_S = 12.0
+FIRST_GUESS_A_SECOND_HEARD = 0.7
 FIRST_GUESS_TEXT_TOKENS = 120.0
 #: Speech at a reader's pace. Source: the usual 150 to 160 words a minute.
 CHARACTERS_PER_S = 15.0
@@ -29,13 +31,22 @@ class ReplySizes:
     def __init__(self) -> None:
         self.audio_s = FIRST_GUESS_AUDIO_S
         self.text_tokens = FIRST_GUESS_TEXT_TOKENS
+        self._spoken = self._written = 0
 
     def saw(self, outcome: Outcome) -> None:
-        """Learn from a reply."""
+        """Learn from a reply: the first ones count alike, then the newest a tenth."""
         if outcome.audio_duration_s is not None:
-            self.audio_s += _WEIGHT * (outcome.audio_duration_s - self.audio_s)
+            self._spoken += 1
+            weight = max(_WEIGHT, 1 / self._spoken)
+            self.audio_s += weight * (outcome.audio_duration_s - self.audio_s)
         elif outcome.usage is not None:
-            self.text_tokens += _WEIGHT * (outcome.usage.output_text_tokens - self.text_tokens)
+            self._written += 1
+            weight = max(_WEIGHT, 1 / self._written)
+            self.text_tokens += weight * (outcome.usage.output_text_tokens - self.text_tokens)
+
+    def reply_s(self, heard_s: float) -> float:
+        """How long a spoken reply is likely to be, to so many seconds of recording."""
+        return self.audio_s if self._spoken else self.audio_s + FIRST_GUESS_A_SECOND_HEARD * heard_s
 
     def call_tokens(self, request: Request, *, read_aloud: bool = False) -> CallTokens:
         """Input and output of one call."""
@@ -50,7 +61,8 @@ class ReplySizes:
         if not request.wants_audio:
             tokens = self.text_tokens
         else:
-            sound_s = len(request.text) / CHARACTERS_PER_S if read_aloud else self.audio_s
+            heard_s = request.audio.duration_s if request.audio else 0.0
+            sound_s = len(request.text) / CHARACTERS_PER_S if read_aloud else self.reply_s(heard_s)
             tokens = sound_s * (AUDIO_OUT_TOKENS_PER_S + CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN)
         return min(tokens, request.max_completion_tokens or tokens)
 

@@ -253,7 +253,7 @@ class _Count:
         spoken = {"low": 0.0, "expected": 0.0, "high": 0.0}
         for turn in item.turns:
             text += len(turn.text)
-            reply_s = len(turn.text) / CHARACTERS_PER_S if spec.read_aloud else sizes.audio_s
+            reply_s = len(turn.text) / CHARACTERS_PER_S if spec.read_aloud else sizes.reply_s(heard_s)
             if turn.wants_audio:
                 audio_out = min(reply_s * AUDIO_OUT_TOKENS_PER_S, longest * 0.8)
                 text_out = reply_s * CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN

@@ -3,14 +3,14 @@
 A rate that was given or told is kept to from the first call. Where neither is there, or where calls are refused
 although it is kept, the rate is found as a TCP sender finds its share:
 
-    a refusal      the *edge* is what passed in the window that the service judges; go on at 97 % of it
+    a refusal      the *edge* is what passed in the window that the service judges; go on at 98.5 % of it
     again, soon    the edge was wrong (the quota was cut): 90 % of what passed in the last second
-    below the edge grow by 5 % each 3 s until 97 % of the edge
-    at the edge    hold for 45 s; for 6 s while the edge was found only once, or a known limit was kept: a network's
+    below the edge grow by 5 % each 3 s until 98.5 % of the edge
+    at the edge    hold for 45 s; for 12 s while the edge was found only once, or a known limit was kept: a network's
                    jitter alone has calls refused now and then, and a known limit is returned to
     then           look beyond it by 1.5 % each 3 s, and once 3 % past it by 5 %
 
-So a stable quota is used at 97 to 103 % and costs a refusal or two a minute; a doubled one is found in 90 s.
+So a stable quota is used at 98 to 103 % and costs a refusal or two a minute; a doubled one is found in 90 s.
 The wait that a refusal names tells the window: up to 10 s a short one, more the minute's.
 """
 
@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 #: A refusal of a call that was sent so soon after a cut's pause says that the cut was not deep enough.
 EPISODE_S = 15.0
 HOLD_S = 45.0
-FIRST_HOLD_S = 6.0
+FIRST_HOLD_S = 12.0
 STEP_S = 3.0
-BELOW_EDGE = 0.97
+BELOW_EDGE = 0.985
 GROWTH = 1.05
 LOOK = 1.015
 PAST_EDGE = 1.03
@@ -41,6 +41,9 @@ _LEAST_PER_MINUTE = 1.0
 #: Fewer calls than this in a short window say nothing about a rate.
 _ENOUGH = 4
 _IN_USE = 0.8
+#: After a pause of this length the last second is measured only when most of it was spent sending.
+_LONG_PAUSE_S = 1.0
+_WARM_S = 0.7
 #: So many cuts within a minute say that a limit which was given or told is not the service's.
 _MANY = 3
 
@@ -65,6 +68,7 @@ class LearnedRate:
     _cut_at_s: float = -math.inf
     _cuts_s: deque[float] = field(default_factory=lambda: deque(maxlen=_MANY))
     _resumed_at_s: float = -math.inf
+    _quiet_until_s: float = -math.inf
     _grow_at_s: float = math.inf
     _used: int = 0
     _used_since_s: float = -math.inf
@@ -109,6 +113,8 @@ class LearnedRate:
         known = self.per_minute
         self._cut_at_s, self._resumed_at_s = now_s, now_s + named_s
         self._cuts_s.append(now_s)
+        if named_s >= _LONG_PAUSE_S:
+            self._quiet_until_s = now_s + named_s
         if passed is None and known is None:
             return  # the pause answers it; what rate would pass cannot be told
         edge = max(_LEAST_PER_MINUTE, min(math.inf if passed is None else passed, known or math.inf))
@@ -124,8 +130,10 @@ class LearnedRate:
 
     def _passed(self, now_s: float, wait_s: float, *, again: bool) -> float | None:
         """Requests a minute that passed, over the window that the service seems to judge; None: too few to tell."""
-        if wait_s > SHORT_WAIT_S and not again:
+        if wait_s > SHORT_WAIT_S:
             return float(self._count(now_s - MINUTE_S)) or None
+        if again and now_s - self._quiet_until_s < _WARM_S:
+            return None  # a second that was mostly a pause
         windows = _WINDOWS_S[:1] if again else _WINDOWS_S
         counts = [(self._count(now_s - window_s), window_s) for window_s in windows]
         rates = [count * MINUTE_S / window_s for count, window_s in counts if count >= _ENOUGH]

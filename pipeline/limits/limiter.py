@@ -128,6 +128,8 @@ class Limiter:
         self._follow(now_s)
         if wait_s is not None:
             return wait_s
+        if taken.sent_s < self._paused_until_s:
+            return 0.0  # it was in flight when the pause that is under way, or was, began
         longest_s = min(LONGEST_UNNAMED_WAIT_S, UNNAMED_WAIT_S * 2.0 ** min(self._unnamed, 10))
         self._unnamed += 1
         return self._draw(0.1, longest_s)

@@ -188,10 +188,10 @@ def tokens(folder: Path, *, deaf: bool, minutes: float) -> dict[str, object]:
 
 
 def changed(
-    folder: Path, *, factor: float, deaf: bool, rpm: int = 600, before_s: float = 75.0
+    folder: Path, *, factor: float, deaf: bool, rpm: int = 600, before_s: float = 50.0
 ) -> dict[str, object]:
     """The quota is halved or doubled in mid-run, and nobody says so."""
-    after_s = 150.0 if deaf and factor > 1 else 90.0
+    after_s = 130.0 if deaf and factor > 1 else 80.0
     now = int(rpm * factor)
     with EmulatorProcess(*FLAGS, "--quota", f"gpt-audio-1.5=rpm:{rpm}") as emulator:
         change = {before_s: lambda: emulator.put_quotas(**{"gpt-audio-1.5": {"rpm": now, "tpm": None}})}
