@@ -478,6 +478,7 @@ class Job:
             eta_s=left / rate * 60 if rate and left else None,
             cost_usd=tally.cost_usd if tally.cost_is_known else None,
             waiting=pool.binding() if pool else "",
+            projected_usd=tally.projected_usd(plan.to_send) if plan else None,
         )
 
     def table_rows(self, limit: int = 200) -> list[dict[str, str]]:

@@ -28,14 +28,17 @@ from pipeline.items import build_item, digest, job_settings
 from pipeline.limits.retry import MAX_UNKNOWN
 from pipeline.model import Status
 from pipeline.redo import Rules, is_done
-from pipeline.sound_settings import unfit
+from pipeline.sound_settings import trimmed_s, unfit
+from pipeline.wanted_words import wanted_of, word_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
     from pipeline.jobspec import JobSpec
     from pipeline.model import Item, Outcome, Turn
     from pipeline.store.ledger import Ledger, Recorded
+    from pipeline.wanted_words import Written
 
 #: Past this many, items share Prefect tasks: states of more task runs than about 2000 get lost in its server.
 MAX_SHARDS = 500
@@ -100,6 +103,7 @@ class Plan:
         held_back: items that `--limit` leaves for a later run.
         deployments: deployments that rows name, beside the job's own.
         input_audio_s: sound in the recordings to be sent.
+        trimmed_s: silence in them that is left out, and is not in `input_audio_s`.
     """
 
     items: int
@@ -115,6 +119,7 @@ class Plan:
     shards_at_once: int
     rejected: int = 0
     approved: int = 0
+    trimmed_s: float = 0.0
 
 
 def rules_of(spec: JobSpec, retry: Retry | None) -> Rules:
@@ -136,6 +141,8 @@ def make_plan(ledger: Ledger, spec: JobSpec, run_id: str, *, retry: Retry | None
             what to do; or a prompt asks for a column that no input has.
     """
     planning = _Planning(spec, settings_key(spec), ledger.unknown_counts(), retry)
+    if word_models(spec) and retry is None:
+        planning.written = ledger.written_down()
     for chunk in _batched(ledger.recorded(run_id), _BATCH):
         to_send = [one.source.item_id for one in chunk if planning.sends(one)]
         ledger.mark_to_do(to_send, run_id)
@@ -162,6 +169,7 @@ def make_plan(ledger: Ledger, spec: JobSpec, run_id: str, *, retry: Retry | None
         shards=shards,
         rejected=planning.counts[Decision.REJECTED],
         approved=planning.approved,
+        trimmed_s=planning.trimmed_s,
         shards_at_once=max(_FEWEST_SHARDS_AT_ONCE, math.ceil(spec.concurrency_ceiling / size) + 1),
     )
 
@@ -181,11 +189,12 @@ class _Planning:
         self.counts: Counter[Decision] = Counter()
         self.held_back = 0
         self.deployments: set[str] = set()
-        self.input_audio_s = 0.0
+        self.input_audio_s = self.trimmed_s = 0.0
         self.changed: Outcome | None = None
         self.changed_count = 0
         self.bad_prompt = ""
         self.kept: list[tuple[str, int, str]] = []
+        self.written: AbstractSet[Written] | None = None
 
     def sends(self, one: Recorded) -> bool:
         """Decide and count one input; whether it goes on this run's queue."""
@@ -202,7 +211,9 @@ class _Planning:
         if item and item.deployment:
             self.deployments.add(item.deployment)
         if one.source.media:
-            self.input_audio_s += one.source.media.duration_s
+            left_out_s = trimmed_s(one.source, self.spec)
+            self.trimmed_s += left_out_s
+            self.input_audio_s += one.source.media.duration_s - left_out_s
         return True
 
     def decide(self, one: Recorded) -> tuple[Decision, Item | None]:
@@ -222,7 +233,16 @@ class _Planning:
             decision = Decision.SEND if self.rules.reviews else self._turn(one, turn, outcome)
             if decision is not Decision.DONE:
                 return self._only_retried(decision, outcome), item
+        if left is Decision.DONE and self._lacks_words(one):
+            return Decision.SEND, item
         return self._only_retried(left, None), item
+
+    def _lacks_words(self, one: Recorded) -> bool:
+        """Whether the words of a result that is done are still to be written down."""
+        written = self.written
+        if written is None:
+            return False
+        return any(wanted_of(outcome, one.source, self.spec, written) for outcome in one.outcomes.values())
 
     def _left(self, one: Recorded, turn: Turn, outcome: Outcome | None) -> Decision | None:
         """Why a turn that is not done stands all the same: a reviewer's mark; None where it is done."""

@@ -39,6 +39,12 @@ def preparation_of(source: Source, spec: JobSpec) -> dict[str, Any]:
     )
 
 
+def trimmed_s(source: Source, spec: JobSpec) -> float:
+    """Seconds of silence that will be left out of a recording; of one side alone it may be more."""
+    media = source.media
+    return (media.trimmable_s or 0.0) if spec.trim_silence and media is not None else 0.0
+
+
 def finish_of(spec: JobSpec) -> Finish:
     """How every spoken reply of a job is finished."""
     return Finish(

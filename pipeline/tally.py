@@ -17,17 +17,25 @@ if TYPE_CHECKING:
 
 #: The rate on the progress line is that of the last minute.
 RATE_WINDOW_S = 60.0
+#: From so many ended items on, their mean says something of the rest.
+FEW = 5
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of items, and sums over the calls of this run."""
+    """Counts of items, and sums over the calls of this run.
+
+    Attributes:
+        unheard: results whose words could not be written down.
+        trimmed_s: silence that was left out of what was sent.
+    """
 
     succeeded: int = 0
     failed: int = 0
     unknown: int = 0
     calls: int = 0
     unheard: int = 0
+    trimmed_s: float = 0.0
     failures: int = 0
     input_audio_s: float = 0.0
     output_audio_s: float = 0.0
@@ -56,6 +64,7 @@ class Tally:
             self.failures += 1
             return
         self.input_audio_s += input_audio_s
+        self.trimmed_s += outcome.trimmed_s or 0.0
         self.output_audio_s += outcome.audio_duration_s or 0.0
 
     def paid(self, usage: Usage | None, cost_usd: Decimal | None) -> None:
@@ -69,6 +78,12 @@ class Tally:
             self.cost_is_known = False
         else:
             self.cost_usd += cost_usd
+
+    def projected_usd(self, total: int) -> Decimal | None:
+        """What `total` items will have cost if all cost as those so far; None: too early, or a price unknown."""
+        if not self.cost_is_known or self.ended < FEW or total <= self.ended:
+            return None
+        return self.cost_usd * total / self.ended
 
     @property
     def ended(self) -> int:
@@ -93,6 +108,7 @@ class Snapshot:
         waiting: why calls wait, in words; empty when they do not.
         eta_s: None while there is no rate to go by.
         cost_usd: None where a price is not known.
+        projected_usd: what the run will have cost if all items cost as those so far; None: too early to tell.
     """
 
     phase: str
@@ -106,6 +122,7 @@ class Snapshot:
     eta_s: float | None
     cost_usd: Decimal | None
     waiting: str
+    projected_usd: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -166,7 +166,14 @@ class WriteDown:
         key = (outcome.item_id, turn.number, turn.fingerprint)
         writing = WritingDown(
             sender=sender,
-            item=replace(self.item, model=model, max_completion_tokens=None, temperature=None, seed=None),
+            item=replace(
+                self.item,
+                model=model,
+                deployment=model,
+                max_completion_tokens=None,
+                temperature=None,
+                seed=None,
+            ),
             turn=turn,
             history=(),
             sound=await sender.on_disk(_bytes_of, sound, part),

@@ -97,7 +97,7 @@ class LedgerReader:
             .group_by(attempts.c.part)
         )
         with self._engine.connect() as connection:
-            return dict(connection.execute(query).tuples())
+            return {int(part): int(count) for part, count in connection.execute(query)}
 
     def parts_of(self, item_id: str, turn: int, version: int, kind: PartKind) -> dict[int, PartOutcome]:
         """What is recorded of a turn's parts, by number."""
@@ -117,7 +117,7 @@ class LedgerReader:
         if item_id is not None:
             query = query.where(parts.c.item_id == item_id)
         with self._engine.connect() as connection:
-            return set(connection.execute(query).tuples())
+            return {(item, turn, version, kind) for item, turn, version, kind in connection.execute(query)}
 
     def known_files(self) -> dict[str, tuple[int, int, str, str, str]]:
         """What probing found before: item_id → (size, mtime, sha256, media, refusal)."""
