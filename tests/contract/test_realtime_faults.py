@@ -278,7 +278,10 @@ async def test_an_item_s_turns_share_a_session(server: EmulatorProcess) -> None:
         assert made.sessions.peak == 1
         made.end_item("a")
         again = await made.send(follow_up(first, reply, "How long was it?", modalities=("text",)))
-        assert made.sessions.take("a") is not None
+        kept = made.sessions.take("a")
+        assert kept is not None
+        assert kept.turns == 2
+        made.sessions.keep(kept)
     assert "1.0 seconds" in reply.words
     assert second.words == again.words  # told again in a new session, recording and words
     assert "1.0 seconds" in second.words
@@ -314,7 +317,10 @@ async def test_a_session_too_old_for_another_turn_is_left() -> None:
             reply = await made.send(first)
             await asyncio.sleep(1.2)
             second = await made.send(follow_up(first, reply))
-            assert made.sessions.peak == 2 or made.sessions._open <= 2
+            kept = made.sessions.take("a")
+            assert kept is not None
+            assert kept.ends_at_s - time.time() > 2.9  # a new one
+            made.sessions.keep(kept)
             brief.put_faults({"do": {"stall_s": 20}})
             made._timeout_s = made._quiet_s = 10.0
             with pytest.raises(OutcomeUnknown, match="maximum duration"):
