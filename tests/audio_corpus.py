@@ -191,7 +191,7 @@ def make(folder: Path) -> list[Case]:
     put("stereo.mp3", wav(stereo, 16_000, "MPEG_LAYER_III", "MP3"), container="mp3", channels=2, slack_s=0.12)
     put("speech.ogg", wav(mono, 16_000, "VORBIS", "OGG"), container="ogg", slack_s=0.03)
     for channels in (6, 8):  # planar frames of 8 channels have crashed a decoder
-        many = np.repeat(mono[:, None] / 4, channels, axis=1)
+        many = np.repeat(mono[:, None], channels, axis=1)
         put(
             f"channels-{channels}.ogg",
             wav(many, 16_000, "VORBIS", "OGG"),
