@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import httpx2
+import orjson
 
 from pipeline.audio.encode import encode_reply
 from pipeline.errors import AuthenticationFailed
@@ -75,18 +76,20 @@ class ChatTransport:
 
     async def send(self, request: Request, sink: Sink | None = None) -> Reply:
         """One call. A token that was refused is renewed once, together with all others that wait."""
-        body = await _off_loop(_size(request), body_of, request, self._deployment, time.time())
-        call = self._call_streamed if self.streams else self._call
+        made = body_of if self.streams else _encoded_body
+        body = await _off_loop(_size(request), made, request, self._deployment, time.time())
+        call: Any = self._call_streamed if self.streams else self._call
         if sink is not None:
             await sink.restart()
         used = self._tokens.current if self._tokens else ""
         try:
-            return await call(body, request, sink)
+            reply: Reply = await call(body, request, sink)
         except AuthenticationFailed:
             if self._tokens is None or not used:
                 raise
             await self._tokens.renew(used)
-            return await call(body, request, sink)
+            reply = await call(body, request, sink)
+        return reply
 
     async def _call_streamed(self, body: dict[str, Any], request: Request, sink: Sink | None) -> Reply:
         started_s = time.perf_counter()
@@ -108,12 +111,12 @@ class ChatTransport:
             )
         return streamed_reply(streamed, audio, headers, latency_s, request)
 
-    async def _call(self, body: dict[str, Any], request: Request, _sink: Sink | None) -> Reply:
+    async def _call(self, body: bytes, request: Request, _sink: Sink | None) -> Reply:
         started_s = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_s):
                 # The client's own `create` would check and copy the body and build typed objects from the reply.
-                response = await self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
+                response = await self._client.post("/chat/completions", content=body, cast_to=httpx2.Response)
         except Exception as failed:
             raise translate(failed) from failed
         latency_s = time.perf_counter() - started_s
@@ -121,6 +124,11 @@ class ChatTransport:
         raw = response.content
         reply: Reply = await _off_loop(len(raw), reply_of, raw, headers, latency_s, request)
         return reply
+
+
+def _encoded_body(request: Request, deployment: str, now_s: float) -> bytes:
+    """The body in one piece: of twenty megabytes of sound nothing else is kept while the call lasts."""
+    return orjson.dumps(body_of(request, deployment, now_s))
 
 
 async def _off_loop(size_bytes: int, work: Any, *arguments: Any) -> Any:

@@ -1,0 +1,320 @@
+"""Recordings that are too long for one request: sent in parts, resumed part by part, put together again."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from audio_corpus import by_ffmpeg, speech, wav
+from bare_server import bare_server, completion
+from running import ROOT, azure, rows_of, run_job
+
+from pipeline.audio.probe import probe
+
+RATE = 16_000
+#: Looked at when the tests are collected: each test runs without this project's variables.
+FULL = bool(os.environ.get("AUDIOBATCH_FULL"))
+
+
+def talk(path: Path, seconds: float) -> Path:
+    """Somebody talks, with a pause of a second after each nine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stretch = np.concatenate((speech(9.0, RATE), np.zeros(RATE, np.float32)))
+    with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16", format="WAV") as file:
+        for _ in range(int(seconds // 10)):
+            file.write(stretch)
+    return path
+
+
+def job(emulator, tmp_path, **settings):
+    return run_job(
+        inputs=[str(tmp_path / "in")],
+        output=str(tmp_path / "out"),
+        **azure(emulator, **{"max_part": 0.5, **settings}),
+    )
+
+
+def the_row(summary, turn=1):
+    (row,) = [row for row in rows_of(summary) if row["turn"] == str(turn)]
+    return row
+
+
+def test_a_long_recording_goes_out_in_parts_and_comes_back_as_one(emulator, tmp_path):
+    talk(tmp_path / "in" / "talk.wav", 90)
+    summary = job(emulator, tmp_path)
+    row = the_row(summary)
+    calls = emulator.settled_journal(4)
+    assert (summary.succeeded, row["parts"], row["attempts"]) == (1, "4", "4")
+    assert sum(call["input_audio_tokens"] for call in calls) == pytest.approx(900, abs=8)
+    assert int(row["input_audio_tokens"]) == sum(call["input_audio_tokens"] for call in calls)
+    starts = [
+        3600 * int(hours) + 60 * int(minutes) + int(seconds)
+        for hours, minutes, seconds in re.findall(
+            r"^\[(\d+):(\d\d):(\d\d)\]", row["transcript"], re.MULTILINE
+        )
+    ]
+    assert len(starts) == 4
+    assert starts[0] == 0
+    assert all(10 <= later - earlier <= 30 for earlier, later in pairwise(starts))
+    lengths = [float(one) for one in re.findall(r"lasts ([\d.]+) seconds", row["transcript"])]
+    assert sum(lengths) == pytest.approx(90, abs=1)
+    assert max(lengths) <= 30
+    assert (summary.output / row["transcript_file"]).read_text() == row["transcript"]
+    spoken_s = sum(call["output_audio_tokens"] for call in calls) / 20
+    assert float(row["audio_duration_s"]) == pytest.approx(spoken_s + 3 * 0.5, abs=0.3), "a short gap between"
+    assert probe(summary.output / row["audio_file"]).media.duration_s == pytest.approx(
+        float(row["audio_duration_s"]), abs=0.01
+    )
+    assert not [path for path in (summary.output / "parts").rglob("*") if path.is_file()]
+    assert job(emulator, tmp_path).sent == 0
+
+
+@pytest.mark.parametrize("audio_format", ["mp3", "m4a"])
+def test_joined_replies_have_the_job_s_format(audio_format, emulator, tmp_path):
+    talk(tmp_path / "in" / "talk.wav", 40)
+    row = the_row(job(emulator, tmp_path, format=audio_format))
+    assert row["audio_file"].endswith(audio_format)
+    media = probe(tmp_path / "out" / row["audio_file"]).media
+    assert media.duration_s == pytest.approx(float(row["audio_duration_s"]), abs=0.1)
+
+
+def test_a_compressed_recording_is_unpacked_once_and_its_copy_is_gone(emulator, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    sound, _ = soundfile.read(talk(tmp_path / "plain.wav", 70))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "talk.m4a").write_bytes(
+        by_ffmpeg(sound.astype(np.float32), RATE, "ipod", "aac", kind="fltp")
+    )
+    row = the_row(job(emulator, tmp_path, modalities="text"))
+    assert (row["status"], row["parts"]) == ("succeeded", "3")
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_follow_up_builds_on_the_joined_words(tmp_path):
+    talk(tmp_path / "in" / "talk.wav", 40)
+
+    def reply(_path, body, _before):
+        return completion("A summary." if b"And in short" in body else "Somebody talks.", sound_s=1.0)
+
+    with bare_server(reply) as server:
+        summary = run_job(
+            inputs=[str(tmp_path / "in")],
+            output=str(tmp_path / "out"),
+            provider="openai",
+            endpoint=server.url,
+            prompt=("What is said?", "And in short?"),
+            max_part=0.5,
+        )
+    assert [row["status"] for row in rows_of(summary)] == ["succeeded", "succeeded"]
+    assert len(server.bodies) == 3
+    last = server.bodies[-1].decode()
+    assert "input_audio" not in last
+    assert "[0:00:00] Somebody talks.\\n\\n[0:00:" in last
+    assert "What is said?" in last
+
+
+def test_a_part_that_fails_leaves_the_others_recorded_and_only_it_is_sent_again(emulator, tmp_path):
+    talk(tmp_path / "in" / "talk.wav", 90)
+    emulator.put_faults({"when": {"nth": 3}, "do": {"status": 400}})
+    first = job(emulator, tmp_path)
+    row = the_row(first)
+    assert (first.exit_code, row["status"], row["error_type"]) == (3, "failed", "rejected")
+    assert re.match(r"part \d of 4: ", row["error_message"])
+    made = len([call for call in emulator.settled_journal(3) if call["status"] == 200])
+    assert made >= 2
+    emulator.put_faults()
+    from pipeline.plan import Retry
+
+    second = run_job(
+        inputs=[str(tmp_path / "in")],
+        output=str(tmp_path / "out"),
+        retry=Retry(),
+        **azure(emulator, max_part=0.5),
+    )
+    assert (second.succeeded, the_row(second)["parts"]) == (1, "4")
+    billed = [call for call in emulator.journal() if call["billed"]]
+    assert len(billed) == 4, "no part was bought twice"
+    assert len({call["item_hash"] for call in billed}) == 4
+
+
+def test_a_run_that_stops_between_parts_is_resumed_where_it_was(emulator, tmp_path):
+    talk(tmp_path / "in" / "talk.wav", 140)
+
+    def stop_soon(running):
+        from pipeline.stop import StopReason
+
+        record = running.ledger.record_part
+
+        async def record_then_stop(*arguments):
+            await record(*arguments)
+            running.stop.ask(StopReason.SIGINT)
+
+        running.ledger.record_part = record_then_stop
+
+    stopped = run_job(
+        inputs=[str(tmp_path / "in")],
+        output=str(tmp_path / "out"),
+        on_open=stop_soon,
+        **azure(emulator, max_part=0.5),
+    )
+    assert (stopped.exit_code, stopped.pending) == (130, 1)
+    before = len(emulator.settled_journal(1))
+    assert before < 5
+    assert [path.name for path in (tmp_path / "out" / "parts").iterdir()] != []
+    resumed = job(emulator, tmp_path)
+    assert (resumed.succeeded, the_row(resumed)["parts"]) == (1, "6")
+    assert len(emulator.settled_journal(6)) == 6
+
+
+CHILD = """
+import sys
+from running import run_job
+from pathlib import Path
+run_job(inputs=[sys.argv[1]], output=sys.argv[2], endpoint=sys.argv[3], deployment="gpt-audio-1.5",
+        max_part=float(sys.argv[4]))
+# Not `ru_maxrss`: that begins with what the process had that started this one.
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def child(emulator, tmp_path, max_part=0.5):
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, tmp_path / "in", tmp_path / "out", emulator.base_url, str(max_part)],
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
+            "AZURE_OPENAI_API_KEY": emulator.api_key,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_kill_between_parts_buys_none_of_the_recorded_ones_again(emulator, tmp_path):
+    talk(tmp_path / "in" / "talk.wav", 200)
+    emulator.put_faults({"do": {"latency_s": 0.3}})
+    with child(emulator, tmp_path) as killed:
+        while len([call for call in emulator.journal() if call["delivered"]]) < 4:
+            assert killed.poll() is None, killed.stderr.read()
+            time.sleep(0.02)
+        killed.kill()
+    emulator.put_faults()
+    before = emulator.settled_journal(4)
+    resumed = job(emulator, tmp_path)
+    assert the_row(resumed)["status"] == "succeeded"
+    parts = int(the_row(resumed)["parts"])
+    billed = [call for call in emulator.settled_journal(len(before)) if call["billed"]]
+    assert len(billed) - parts <= 2, "at most what was in flight"
+    assert parts < len(before) + parts - 2
+
+
+def test_silence_is_trimmed_and_the_times_stay_those_of_the_recording(emulator, tmp_path):
+    sound = np.concatenate([speech(20.0, RATE), np.zeros(60 * RATE, np.float32), speech(20.0, RATE, seed=2)])
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "talk.wav").write_bytes(wav(sound, RATE))
+    row = the_row(job(emulator, tmp_path, trim_silence=True, max_part=0.4))
+    assert float(row["trimmed_s"]) == pytest.approx(59, abs=1.5)
+    assert row["parts"] == "2"
+    starts = re.findall(r"^\[0:(\d\d):(\d\d)\]", row["transcript"], re.MULTILINE)
+    later_s = 60 * int(starts[1][0]) + int(starts[1][1])
+    assert later_s <= 20 or later_s >= 79, "no part begins in what was left out"
+    lengths = [float(one) for one in re.findall(r"lasts ([\d.]+) seconds", row["transcript"])]
+    assert sum(lengths) == pytest.approx(100 - float(row["trimmed_s"]), abs=0.5)
+
+
+def test_the_length_of_parts_is_part_of_what_was_asked_for(emulator, tmp_path):
+    from pipeline.errors import ConfigError
+
+    talk(tmp_path / "in" / "talk.wav", 40)
+    job(emulator, tmp_path, modalities="text")
+    with pytest.raises(ConfigError, match="max-part"):
+        job(emulator, tmp_path, modalities="text", max_part=0.3)
+
+
+def test_parts_with_a_flaw_are_asked_again_alone(tmp_path):
+    talk(tmp_path / "in" / "talk.wav", 90)
+    seen = []
+
+    def reply(_path, body, _before):
+        again = body in seen
+        seen.append(body)
+        reason = "stop" if again or len(seen) != 2 else "length"
+        return completion(f"Words {len(seen)}.", sound_s=1.0, finish_reason=reason)
+
+    with bare_server(reply) as server:
+        summary = run_job(
+            inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), provider="openai", endpoint=server.url,
+            max_part=0.5, on_check=("truncated=redo",),
+        )  # fmt: skip
+    row = the_row(summary)
+    assert (row["parts"], row["attempts"], row["checks"]) == ("4", "5", "")
+    assert len(server.bodies) == 5
+    assert len(set(server.bodies)) == 4
+
+
+def test_the_words_of_a_long_recording_are_joined_with_their_own_times(tmp_path):
+    talk(tmp_path / "in" / "talk.wav", 90)
+    written = []
+
+    def reply(path, _body, _before):
+        if not path.endswith("transcriptions"):
+            return completion("Somebody talks.")
+        written.append(path)
+        text = f"stretch {len(written)}"
+        segments = [{"start": 1.0, "end": 2.5, "text": text}]
+        return {"text": text, "segments": segments, "usage": {"type": "duration", "seconds": 25}}
+
+    with bare_server(reply) as server:
+        summary = run_job(
+            inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), provider="openai", endpoint=server.url,
+            modalities="text", max_part=0.5, transcribe_inputs="whisper-1",
+        )  # fmt: skip
+    row = the_row(summary)
+    assert row["input_transcript"] == "stretch 1 stretch 2 stretch 3 stretch 4"
+    srt = (summary.output / row["transcript_file"]).with_suffix(".srt").read_text()
+    times = re.findall(r"(\d\d):(\d\d):(\d\d),(\d{3}) -->", srt)
+    at = [int(m) * 60 + int(s) + int(ms) / 1000 for _, m, s, ms in times]
+    starts = [
+        60 * int(minutes) + int(seconds)
+        for minutes, seconds in re.findall(r"^\[0:(\d\d):(\d\d)\]", row["transcript"], re.MULTILINE)
+    ]
+    assert len(at) == 4
+    assert [one - start for one, start in zip(at, starts, strict=True)] == pytest.approx([1.0] * 4, abs=1.01)
+    assert len([path for path in server.paths if path.endswith("transcriptions")]) == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+@pytest.mark.timeout(900)
+def test_memory_does_not_grow_with_the_length(emulator, tmp_path, capsys):
+    """Ten minutes in parts of one minute; two hours in parts of ten by `AUDIOBATCH_FULL=1`."""
+    seconds, max_part = (7200, 10) if FULL else (600, 1)
+    peaks = {}
+    for name, length in (("idle", 10), ("long", seconds)):
+        folder = tmp_path / name
+        talk(folder / "in" / "talk.wav", length)
+        started = time.monotonic()
+        with child(emulator, folder, max_part) as running:
+            out, err = running.communicate(timeout=800)
+        assert running.returncode == 0, err
+        peaks[name] = int(out) / 1024
+        elapsed_s = time.monotonic() - started
+        (folder / "in" / "talk.wav").unlink()
+    above = peaks["long"] - peaks["idle"]
+    with capsys.disabled():
+        print(
+            f"\n{seconds / 60:.0f} minutes through the engine in {elapsed_s:.1f} s: {peaks['long']:.0f} MB, "
+            f"{above:.0f} MB above idle"
+        )
+    assert above < 300
