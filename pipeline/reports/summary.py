@@ -74,6 +74,8 @@ def write_settings(book: xlsxwriter.Workbook, sheet: Worksheet, settings: Mappin
     sheet.set_column(0, 0, 34)
     sheet.set_column(1, 1, 90)
     sheet.freeze_panes(1, 0)
+    sheet.set_landscape()
+    sheet.fit_to_pages(1, 0)
     sheet.write_string(0, 0, "setting", head)
     sheet.write_string(0, 1, "value", head)
     for at, (name, value) in enumerate(flat(settings), start=1):
