@@ -318,3 +318,51 @@ def test_memory_does_not_grow_with_the_length(emulator, tmp_path, capsys):
             f"{above:.0f} MB above idle"
         )
     assert above < 300
+
+
+def test_a_part_that_cannot_be_written_is_kept_and_brought_home(emulator, tmp_path, monkeypatch):
+    from pipeline.errors import StorageError
+    from pipeline.store.storage import LocalStorage
+
+    talk(tmp_path / "in" / "talk.wav", 60)
+    write_many = LocalStorage.write_many
+
+    def full(self, files):
+        if any(path.startswith("parts/") for path, _ in files):
+            raise StorageError("no space left")
+        return write_many(self, files)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(LocalStorage, "write_many", full)
+        first = job(emulator, tmp_path)
+    assert first.exit_code == 2
+    bought = [call for call in emulator.settled_journal(1) if call["billed"]]
+    second = job(emulator, tmp_path)
+    parts = int(the_row(second)["parts"])
+    assert (the_row(second)["status"], parts) == ("succeeded", 3)
+    assert len([call for call in emulator.settled_journal(parts) if call["billed"]]) == parts
+    assert 1 <= len(bought) <= 2
+
+
+def test_a_redo_of_a_long_recording_buys_every_part_anew_and_keeps_the_old_whole(emulator, tmp_path):
+    talk(tmp_path / "in" / "talk.wav", 40)
+    job(emulator, tmp_path)
+    again = job(emulator, tmp_path, voice="echo", redo=True)
+    row = the_row(again)
+    assert (row["version"], row["parts"], row["voice"]) == ("2", "2", "echo")
+    assert len(emulator.settled_journal(4)) == 4
+    assert (again.output / "versions" / "v1" / row["audio_file"]).exists()
+
+
+def test_the_folder_verifies_and_a_purge_leaves_no_word(emulator, tmp_path):
+    from running import audiobatch
+
+    talk(tmp_path / "in" / "talk.wav", 40)
+    job(emulator, tmp_path, modalities="text", transcribe_inputs="whisper-1")
+    verified = audiobatch("verify", tmp_path / "out")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    purged = audiobatch("purge", tmp_path / "out", "--yes")
+    assert purged.returncode == 0, purged.stderr
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            assert b"I could make out no words" not in path.read_bytes(), path
