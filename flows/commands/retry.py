@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 _ONE_RUN_ONLY: dict[str, object] = {
     "limit": None,
     "stop_at": None,
-    "redo": False,
-    "keep": False,
     "force": False,
 }
+#: A redo is gone on with, for its own calls may have failed; but marks choose alone.
+_NOT_WITH_MARKS: dict[str, object] = {"redo": False, "keep": False}
 
 
 @click.command(short_help="Send again what failed for good, or has an unknown end.")
@@ -94,6 +94,7 @@ def retry(
         reviews=frozenset(reviews),
         with_notes=with_notes,
     )
-    spec = spec_of(folder).model_copy(update=_ONE_RUN_ONLY | {"force": force})
+    update = _ONE_RUN_ONLY | (_NOT_WITH_MARKS if reviews else {}) | {"force": force}
+    spec = spec_of(folder).model_copy(update=update)
     server = None if no_prefect else start_server()
     return run_to_end(spec, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet, retry=wanted)

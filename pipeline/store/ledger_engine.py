@@ -76,6 +76,9 @@ def shrink(engine: Engine) -> None:
 
 def damage(engine: Engine) -> list[str]:
     """What SQLite finds broken in the file; nothing in a sound one."""
-    with engine.connect() as connection:
-        found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
+    try:
+        with engine.connect() as connection:
+            found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
+    except DBAPIError as failed:
+        return [str(failed.orig)]
     return [] if found == ["ok"] else found

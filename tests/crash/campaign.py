@@ -112,6 +112,7 @@ class _Job:
         self.texts = {f"p{n:04}": f"Job {number}: say number {n}." for n in range(campaign.options.items)}
         self.hashes = {item_id: observing.hash_of_prompt(text) for item_id, text in self.texts.items()}
         self.settled: dict[observing.Result, int] = {}
+        self.before: set[observing.Result] = set()
         self.stage: tuple[str, ...] = ()
 
     def run(self) -> None:
@@ -121,6 +122,7 @@ class _Job:
         for stage in ((), ("--voice", "ash", "--redo")):
             self.stage = stage
             self.settled = {}
+            self.before = observing.look(self.output).results
             self._until_done()
             self._compare_at_the_end()
             if not self.of.kills_left:
@@ -141,7 +143,7 @@ class _Job:
         for _ in range(300):
             self.totals.runs += 1
             how, code = self._one_run(retry=retry)
-            self._compare_after(how)
+            self._compare()
             if code in (0, 3, 4) or how in ("finished", "late"):
                 if code == 0 and self._all_done():
                     return
@@ -184,7 +186,7 @@ class _Job:
         return int(self.of.random.triangular(1, self.of.options.items, 1))
 
     def _all_done(self) -> bool:
-        return observing.look(self.output).statuses["succeeded"] == len(self.texts)
+        return len(observing.look(self.output).results - self.before) == len(self.texts)
 
     def _trouble(self, what: str) -> None:
         self.totals.troubles.append(f"{self.output.name}: {what} (see {self.log})")
@@ -192,12 +194,11 @@ class _Job:
 
     # What must hold.
 
-    def _compare_after(self, how: str) -> None:
+    def _compare(self) -> None:
         seen = observing.look(self.output)
         self.totals.most_unknown = max(self.totals.most_unknown, seen.open_calls)
         self.totals.unknown += seen.open_calls
-        if how in ("signal", "finished"):
-            self.totals.left_open_by_a_stop += seen.open_calls
+        self.totals.left_open_by_a_stop += seen.open_after_the_end
         self._nothing_lost(seen)
         requests = observing.by_item(self.of.emulator.journal())
         for result in seen.results:

@@ -35,6 +35,7 @@ class Seen:
     earlier: set[Result] = field(default_factory=set)
     statuses: Counter[str] = field(default_factory=Counter)
     open_calls: int = 0
+    open_after_the_end: int = 0
     attempts: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
 
@@ -61,6 +62,8 @@ def look(folder: Path) -> Seen:
             seen.attempts[item_id] += 1
             seen.open_calls += state == "open"
             seen.unknown[item_id] += state in ("open", "unknown")
+        query = "SELECT count(*) FROM attempts JOIN runs USING (run_id) WHERE state = 'open' AND summary > ''"
+        seen.open_after_the_end = connection.execute(query).fetchone()[0]
     finally:
         connection.close()
     return seen
