@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.benchmarks.tables import circumstances
 
-BENCHMARKS = ("overhead",)
+BENCHMARKS = ("overhead", "audio")
 
 
 def main() -> int:
