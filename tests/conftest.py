@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -36,13 +35,3 @@ def emulator(shared_emulator):
     """The session's emulator with an empty journal, no faults and no quotas."""
     shared_emulator.reset()
     return shared_emulator
-
-
-def need(tool: str) -> str:
-    """The path of a program that a test needs: skipped where it is missing, but failed in CI."""
-    found = shutil.which(tool)
-    if found is None and os.environ.get("CI"):
-        pytest.fail(f"{tool} is missing, and in CI it must be there")
-    if found is None:
-        pytest.skip(f"{tool} is not installed")
-    return found

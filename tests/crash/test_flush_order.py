@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import need
+from needed import need
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = "openat,write,pwrite64,sendto,sendmsg,fsync,fdatasync,rename,renameat,renameat2,mkdir"
