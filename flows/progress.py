@@ -30,7 +30,7 @@ BAR_WIDTH = 24
 
 
 def line(now: Snapshot, *, bar: bool = False) -> str:
-    """`120/500 done, 2 failed · 14.0/min · 27 min left · $1.20 · 16 calls in flight · waiting: …`."""
+    """`120/500 done, 2 failed · 14.0/min · 27 min left · $1.20 of about $5.00 · 9 calls in flight · waiting: …`."""
     if now.phase == "discovering":
         return f"discovering: {now.total:,} inputs so far" if now.total else "discovering inputs"
     parts = [f"{now.done:,}/{now.total:,} done"]
@@ -44,7 +44,9 @@ def line(now: Snapshot, *, bar: bool = False) -> str:
     if now.eta_s is not None and now.phase == "sending":
         parts.append(f"{closing.duration(now.eta_s)} left")
     if now.cost_usd is not None:
-        parts.append(closing.money(now.cost_usd))
+        about = now.projected_usd
+        of = f" of about {closing.money(about)}" if about is not None and now.phase == "sending" else ""
+        parts.append(closing.money(now.cost_usd) + of)
     if now.in_flight:
         parts.append(f"{now.in_flight} {'call' if now.in_flight == 1 else 'calls'} in flight")
     if now.phase in ("draining", "reporting"):

@@ -3,12 +3,13 @@
     slow start    one more for each call that ends well: twice as many each round
     after the first refusal
                   a twentieth more for each call that ends well: 5 % each round
-    growth        only while at least 80 % of the window is in use; else there is nothing to learn
+    growth        only while at least 80 % of the window was in use in this round; else there is nothing to learn
+    known rate    the window is at least what that rate needs
     refusal       × 0.8, once an episode of 15 s, but not below what the learned rate needs
     server error  none of its business: the circuit pauses, nothing is cut
 
-Little's law (calls in flight = calls a second × seconds a call) says what a rate needs; where a known rate
-binds, the window stops growing a quarter above that.
+Little's law says what a rate needs: calls in flight = calls a second × seconds a call. Where a rate binds, the
+window stops growing a quarter above that.
 """
 
 from __future__ import annotations
@@ -44,18 +45,30 @@ class AdaptiveConcurrency:
     latency_s: float | None = None
     _slow_start: bool = True
     _cut_at_s: float = -math.inf
+    _most: int = 0
+    _ended: int = 0
 
     @property
     def limit(self) -> int:
         return max(1, min(self.ceiling, int(self.window)))
 
-    def ended_well(self, in_flight: int, latency_s: float) -> None:
-        """A call ended well; `in_flight` counts it too."""
+    def began(self, in_flight: int) -> None:
+        """A call is being made; `in_flight` counts it."""
+        self._most = max(self._most, in_flight)
+
+    def ended_well(self, latency_s: float, *, rate_per_s: float | None = None) -> None:
+        """A call ended well, after so many seconds; `rate_per_s`: calls a second that are known to pass."""
         self.latency_s = (
             latency_s if self.latency_s is None else self.latency_s + 0.05 * (latency_s - self.latency_s)
         )
-        if in_flight >= IN_USE * self.limit:
-            self.window = min(float(self.ceiling), self.window + (1.0 if self._slow_start else GROWTH))
+        if self._most >= IN_USE * self.limit:
+            self.window += 1.0 if self._slow_start else GROWTH
+        if rate_per_s is not None:
+            self.window = max(self.window, rate_per_s * self.latency_s * _SPARE)
+        self.window = min(self.window, float(self.ceiling))
+        self._ended += 1
+        if self._ended >= self.limit:  # a round is over
+            self._ended = self._most = 0
 
     def refused(self, now_s: float, *, rate_per_s: float | None = None) -> bool:
         """The service refused a call for rate.

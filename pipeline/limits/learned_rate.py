@@ -6,8 +6,8 @@ although it is kept, the rate is found as a TCP sender finds its share:
     a refusal      the *edge* is what passed in the window that the service judges; go on at 98.5 % of it
     again, soon    the edge was wrong (the quota was cut): 90 % of what passed in the last second
     below the edge grow by 5 % each 3 s until 98.5 % of the edge
-    at the edge    hold for 45 s; for 12 s while the edge was found only once, or a known limit was kept: a network's
-                   jitter alone has calls refused now and then, and a known limit is returned to
+    at the edge    hold for 45 s; for 12 s while the edge was found only once, or a known limit was kept: jitter
+                   alone has calls refused now and then, and a known limit is returned to
     then           look beyond it by 1.5 % each 3 s, and once 3 % past it by 5 %
 
 So a stable quota is used at 98 to 103 % and costs a refusal or two a minute; a doubled one is found in 90 s.

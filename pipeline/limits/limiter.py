@@ -86,6 +86,7 @@ class Limiter:
         self.requests.spend(1, now_s)
         self.tokens.spend(tokens, now_s)
         self.in_flight += 1
+        self.adaptive.began(self.in_flight)
         return Taken(now_s, tokens, self.charge.factor is not None, self.charge.sent(call))
 
     def give_back(self, taken: Taken, actual_tokens: float | None) -> None:
@@ -99,7 +100,8 @@ class Limiter:
     def ended_well(self, latency_s: float) -> None:
         """A call ended well; it is still counted as in flight."""
         self._unnamed = 0
-        self.adaptive.ended_well(self.in_flight, latency_s)
+        rate = self.rate.per_minute
+        self.adaptive.ended_well(latency_s, rate_per_s=rate / 60 if rate else None)
 
     def told(
         self,

@@ -20,6 +20,8 @@ CATCH_UP_S = 2.5
 CATCH_UP_RATE = 1.02
 #: What the smooth line forgives at once: timers and event loops are late by this much.
 LATE_S = 0.02
+#: Less than this is a clock's rounding.
+_ROUNDING_S = 1e-6
 
 
 @dataclass(slots=True)
@@ -38,7 +40,10 @@ class Pace:
 
     def wait_s(self, now_s: float) -> float:
         """Seconds until the next unit may be spent."""
-        return 0.0 if self.per_minute is None else max(0.0, self._even_s - now_s, self._smooth_s - now_s)
+        if self.per_minute is None:
+            return 0.0
+        wait_s = max(self._even_s, self._smooth_s) - now_s
+        return wait_s if wait_s > _ROUNDING_S else 0.0
 
     def spend(self, units: float, now_s: float) -> None:
         if self.per_minute is None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pipeline.limits.limiter import Limiter, Taken
     from pipeline.limits.token_charge import CallTokens
 
+#: Waits shorter than this are lost in a clock's rounding; the pace makes good what they take too much.
+_SOONEST_S = 5e-4
 _NOTHING: Mapping[str, Decimal] = {}
 
 
@@ -235,7 +237,7 @@ class Pool:
         for line in (*self._bound.values(), self._line):
             nearest_s = min(nearest_s, self._serve_line(line, now_s))
         if math.isfinite(nearest_s):
-            self._timer = self.call_later(nearest_s, self.serve)
+            self._timer = self.call_later(max(nearest_s, _SOONEST_S), self.serve)
 
     def _serve_line(self, line: deque[_Caller], now_s: float) -> float:
         """Serve from the front as long as there is room; seconds until there may be more."""
@@ -263,7 +265,7 @@ class Pool:
             return 0.0
         chosen = next((one for one in usable if one.room_in_s(now_s) <= 0), None)
         if chosen is None:
-            return min(comes_back_s, *(max(one.room_in_s(now_s), 1e-4) for one in usable))
+            return min(comes_back_s, *(one.room_in_s(now_s) for one in usable))
         if self.max_concurrency is not None and self.in_flight >= self.max_concurrency:
             return math.inf
         worst = caller.worst_usd.get(chosen.name, Decimal(0))

@@ -39,7 +39,7 @@ class RetryBudget:
     def allows(self) -> bool:
         """Take a token for one retry; False: there is none."""
         self._trickle()
-        if self.tokens < 1.0:
+        if self.tokens < 1.0 - 1e-9:  # ten tenths are one
             self.refused += 1
             return False
         self.tokens -= 1.0

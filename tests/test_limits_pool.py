@@ -1,0 +1,280 @@
+"""The pool in simulated time: who is served, where, and what happens when nobody can."""
+
+import asyncio
+import heapq
+import itertools
+from decimal import Decimal
+
+import pytest
+
+from pipeline.errors import AuthenticationFailed, BudgetReached
+from pipeline.limits.gate import Gate
+from pipeline.limits.limiter import Limiter
+from pipeline.limits.pool import Deployment, NoDeployment, Pool, Stopping
+from pipeline.limits.spending import Spending
+from pipeline.limits.token_charge import CallTokens
+
+CALL = CallTokens(expected=100.0)
+
+
+class Time:
+    """A clock that stands until it is moved, and the timers set on it."""
+
+    def __init__(self):
+        self.now_s = 1000.0
+        self._timers = []
+        self._order = itertools.count()
+
+    def call_later(self, delay_s, act):
+        timer = _Timer(act)
+        heapq.heappush(self._timers, (self.now_s + delay_s, next(self._order), timer))
+        return timer
+
+    async def pass_(self, seconds):
+        end_s = self.now_s + seconds
+        while self._timers and self._timers[0][0] <= end_s:
+            self.now_s, _, timer = heapq.heappop(self._timers)
+            if not timer.cancelled:
+                timer.act()
+            await asyncio.sleep(0)
+        self.now_s = end_s
+        await asyncio.sleep(0)
+
+
+class _Timer:
+    def __init__(self, act):
+        self.act = act
+        self.cancelled = False
+
+    def cancel(self):
+        self.cancelled = True
+
+
+@pytest.fixture
+def time():
+    return Time()
+
+
+@pytest.fixture
+def make(time):
+    def pool(*deployments, **settings):
+        return Pool(list(deployments), clock=lambda: time.now_s, call_later=time.call_later, **settings)
+
+    return pool
+
+
+def place(name="a", *, priority=0, proven=True, concurrency=2):
+    limiter = Limiter(max_concurrency=concurrency, rpm=1e12)
+    return Deployment(name=name, limiter=limiter, priority=priority, proven=proven)
+
+
+async def served(pool, **how):
+    return await asyncio.wait_for(pool.acquire(CALL, **how), 1)
+
+
+async def waiting(pool, **how):
+    caller = asyncio.create_task(pool.acquire(CALL, **how))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not caller.done()
+    return caller
+
+
+async def test_lower_priority_numbers_go_first_and_the_others_take_the_overflow(make):
+    pool = make(place("paygo", priority=1), place("provisioned", concurrency=1))
+    assert [(await served(pool)).deployment.name for _ in range(3)] == ["provisioned", "paygo", "paygo"]
+
+
+async def test_the_first_call_of_a_deployment_goes_alone(make):
+    pool = make(place(proven=False, concurrency=64))
+    scout = await served(pool)
+    callers = [await waiting(pool) for _ in range(5)]
+    assert pool.binding() == "the first call to a"
+    scout.release(proven=True)
+    assert len(await asyncio.gather(*callers)) == 5
+
+
+async def test_a_wrong_key_costs_one_call_of_a_thousand_that_wait(make):
+    pool = make(place(proven=False, concurrency=1000))
+    scout = await served(pool)
+    callers = [await waiting(pool) for _ in range(1000)]
+    pool.drop(scout.deployment, AuthenticationFailed("no"))
+    scout.release()
+    ends = await asyncio.gather(*callers, return_exceptions=True)
+    assert all(isinstance(end, NoDeployment) and end.cause is not None for end in ends)
+
+
+async def test_who_is_bound_waits_for_its_deployment_and_goes_before_new_items(make):
+    a, b = place("a", concurrency=1), place("b", concurrency=1)
+    pool = make(a, b)
+    first, _second = await served(pool), await served(pool)
+    new = await waiting(pool)
+    bound = await waiting(pool, only="a")
+    first.release()
+    assert (await bound).deployment.name == "a"
+    assert not new.done()
+    new.cancel()
+
+
+async def test_a_paused_deployment_is_left_and_comes_back(make, time):
+    a, b = place("a"), place("b", priority=1, concurrency=1)
+    pool = make(a, b)
+    pool.pause(a, 10, "deployment a asked for 10 s")
+    assert (await served(pool)).deployment.name == "b"
+    caller = await waiting(pool)
+    assert "a asked for 10 s" in pool.binding()
+    await time.pass_(9.9)
+    assert not caller.done()
+    await time.pass_(0.2)
+    assert (await caller).deployment.name == "a"
+
+
+async def test_a_parked_deployment_is_left_and_tried_again_by_a_scout(make, time):
+    a, b = place("a"), place("b", priority=1, concurrency=1)
+    pool = make(a, b)
+    pool.park(a, 3600)
+    assert (await served(pool)).deployment.name == "b"
+    caller = await waiting(pool)
+    await time.pass_(3601)
+    assert (await caller).deployment.name == "a"
+    another = await waiting(pool)
+    a.circuit.succeeded()
+    pool.serve()
+    assert (await another).deployment.name == "a"
+
+
+async def test_all_parked_ends_the_run_or_is_waited_for(make, time):
+    pool = make(place("a"))
+    pool.park(pool.deployments[0], 7200)
+    with pytest.raises(NoDeployment) as ended:
+        await served(pool)
+    assert (ended.value.cause, ended.value.parked_s) == (None, 7200)
+    patient = make(place("a"), waits_for_parked=True)
+    patient.park(patient.deployments[0], 7200)
+    caller = await waiting(patient)
+    assert "120 min left" in patient.binding()
+    await time.pass_(7201)
+    assert (await caller).deployment.name == "a"
+
+
+async def test_one_parked_and_one_out_is_parked_not_over(make):
+    a, b = place("a"), place("b")
+    pool = make(a, b)
+    pool.park(a, 7200)
+    pool.drop(b, AuthenticationFailed("no"))
+    with pytest.raises(NoDeployment) as ended:
+        await served(pool)
+    assert ended.value.cause is None
+
+
+async def test_a_deployment_in_trouble_is_left_alone_then_asked_by_one(make, time):
+    a = place("a", concurrency=8)
+    a.circuit.draw = lambda *_: 1.0
+    pool = make(a)
+    leases = [await served(pool) for _ in range(5)]
+    for lease in leases:
+        a.circuit.failed(lease.taken.sent_s, time.now_s)
+        lease.release(proven=True)
+    callers = [await waiting(pool) for _ in range(3)]
+    assert "a is in trouble" in pool.binding()
+    await time.pass_(2.1)
+    assert [caller.done() for caller in callers] == [True, False, False]
+    a.circuit.failed(callers[0].result().taken.sent_s, time.now_s)
+    callers[0].result().release()
+    await time.pass_(3.9)
+    assert not callers[1].done(), "the second wait is twice as long"
+    await time.pass_(0.2)
+    a.circuit.succeeded()
+    callers[1].result().release(proven=True)
+    await time.pass_(0)
+    assert callers[2].done()
+
+
+async def test_calls_that_were_in_flight_when_it_opened_do_not_open_it_further(make, time):
+    a = place("a", concurrency=64)
+    a.circuit.draw = lambda *_: 1.0
+    pool = make(a)
+    for lease in [await served(pool) for _ in range(64)]:
+        a.circuit.failed(lease.taken.sent_s, time.now_s)
+        lease.release()
+    assert a.circuit.wait_s(time.now_s) == pytest.approx(2.0)
+
+
+async def test_a_stop_tells_all_who_wait(make):
+    pool = make(place("a", concurrency=1))
+    await served(pool)
+    callers = [await waiting(pool), await waiting(pool, only="a")]
+    pool.stop()
+    ends = await asyncio.gather(*callers, return_exceptions=True)
+    assert all(isinstance(end, Stopping) for end in ends)
+
+
+async def test_the_ceiling_of_the_job_holds_over_all_deployments(make):
+    pool = make(place("a", concurrency=8), place("b", concurrency=8), max_concurrency=3)
+    leases = [await served(pool) for _ in range(3)]
+    caller = await waiting(pool)
+    assert pool.binding() == "3 calls at once"
+    leases[0].release()
+    assert await caller
+
+
+async def test_a_caller_that_gives_up_gives_its_lease_back(make):
+    pool = make(place("a", concurrency=1), spending=Spending(run_cap=Decimal(1)))
+    first = await served(pool, worst_usd={"a": Decimal("0.5")})
+    caller = await waiting(pool, worst_usd={"a": Decimal("0.5")})
+    first.release(cost_usd=Decimal(0))
+    caller.cancel()
+    await asyncio.gather(caller, return_exceptions=True)
+    assert (pool.in_flight, pool.spending.reserved, pool.spending.spent) == (0, 0, 0)
+
+
+async def test_no_cap_is_passed_while_replies_cost_all_they_may(make):
+    spending = Spending(run_cap=Decimal("1.00"))
+    pool = make(place("a", concurrency=64), spending=spending)
+    worst = {"a": Decimal("0.26")}
+    ended = []
+
+    async def caller():
+        lease = await pool.acquire(CALL, worst_usd=worst)
+        await asyncio.sleep(0)
+        lease.release(cost_usd=Decimal("0.26"))
+        ended.append(lease)
+
+    ends = await asyncio.gather(*(caller() for _ in range(64)), return_exceptions=True)
+    assert spending.spent == Decimal("0.78")
+    assert sum(isinstance(end, BudgetReached) for end in ends) == 61
+
+
+async def test_what_calls_did_not_cost_is_free_for_others(make):
+    spending = Spending(run_cap=Decimal("1.00"))
+    pool = make(place("a", concurrency=64), spending=spending)
+    worst = {"a": Decimal("0.26")}
+    leases = [await served(pool, worst_usd=worst) for _ in range(3)]
+    caller = await waiting(pool, worst_usd=worst)
+    assert pool.binding() == "the budget: $0.78 set aside for calls in flight"
+    leases[0].release(cost_usd=Decimal("0.01"))
+    assert await caller
+
+
+async def test_the_gate_lets_in_as_many_as_there_is_room_for_and_a_few():
+    room = 4
+    gate = Gate(lambda: room)
+    inside = asyncio.Event()
+    entered = 0
+
+    async def item():
+        nonlocal entered
+        async with gate.entered():
+            entered += 1
+            await inside.wait()
+
+    items = [asyncio.create_task(item()) for _ in range(50)]
+    await asyncio.sleep(0.01)
+    assert entered == 7
+    room = 20
+    gate.let_in()
+    await asyncio.sleep(0.01)
+    assert entered == 27
+    inside.set()
+    await asyncio.gather(*items)
+    assert (entered, gate.open) == (50, 0)
