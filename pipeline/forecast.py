@@ -30,6 +30,7 @@ from pipeline.model import SourceKind, Status, Usage
 from pipeline.plan import make_plan, rules_of
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, CHARACTERS_PER_TEXT_TOKEN
 from pipeline.room import bytes_per_item
+from pipeline.sound_settings import parts_of, trimmed_s, unfit
 from pipeline.store.ledger_copy import ledger_copy
 from pipeline.targets import check_prices, targets_of
 from pipeline.worst_case import BOUND_TOKENS
@@ -85,7 +86,9 @@ class Forecast:
 
     Attributes:
         refused: inputs that would be refused, with the reason.
-        calls: calls to be made, if none has to be made again.
+        calls: calls to be made, if none has to be made again; those that write words down come on top.
+        trimmed_s: silence that is left out of what is sent.
+        trimmed_usd: what sending it would cost; None where the price is not known.
         tokens: by kind.
         cost_usd: None where a price is not known.
         time_s: at the quotas that the job names; None: it names none.
@@ -104,6 +107,8 @@ class Forecast:
     held_back: int
     calls: int
     input_audio_s: float
+    trimmed_s: float
+    trimmed_usd: Decimal | None
     tokens: dict[str, Range]
     cost_usd: dict[str, Decimal] | None
     time_s: float | None
@@ -119,6 +124,8 @@ class Forecast:
             **{name: getattr(self, name) for name in plain},
             "refused": [{"item_id": item_id, "reason": reason} for item_id, reason in self.refused.items()],
             "input_audio_s": round(self.input_audio_s, 3),
+            "trimmed_s": round(self.trimmed_s, 3),
+            "trimmed_usd": None if self.trimmed_usd is None else float(self.trimmed_usd),
             "tokens": {
                 kind: {name: round(getattr(of, name)) for name in Range.__slots__}
                 for kind, of in self.tokens.items()
@@ -212,6 +219,10 @@ def _forecast(
         held_back=plan.held_back,
         calls=count.calls,
         input_audio_s=plan.input_audio_s,
+        trimmed_s=plan.trimmed_s,
+        trimmed_usd=targets[0].cost_usd(
+            Usage(input_audio_tokens=round(plan.trimmed_s * AUDIO_IN_TOKENS_PER_S))
+        ),
         tokens={
             kind: Range(low=count.low[kind], expected=count.expected[kind], high=count.high[kind])
             for kind in _KINDS
@@ -226,8 +237,8 @@ def _forecast(
 
 
 def _refusal(one: Recorded, spec: JobSpec) -> str:
-    if one.source.refusal:
-        return one.source.refusal
+    if reason := one.source.refusal or ("" if one.outcomes else unfit(one.source, spec)):
+        return reason
     try:
         build_item(one.source, spec)
     except InputError as refused:
@@ -247,7 +258,7 @@ class _Count:
     def add(self, one: Recorded, item: Item, rules: Rules, sizes: ReplySizes, spec: JobSpec) -> None:
         """Every turn of an item that is to be sent."""
         media = one.source.media if one.source.kind is SourceKind.RECORDING else None
-        heard_s = media.duration_s if media else 0.0
+        heard_s = media.duration_s - trimmed_s(one.source, spec) if media else 0.0
         longest = item.max_completion_tokens or BOUND_TOKENS
         text = len(item.system)
         spoken = {"low": 0.0, "expected": 0.0, "high": 0.0}
@@ -267,16 +278,17 @@ class _Count:
                 text_out = min(sizes.text_tokens, longest)
                 out = {"low": (_LEAST_TEXT_TOKENS, 0.0), "expected": (text_out, 0.0), "high": (longest, 0.0)}
             if not rules.stands(one, turn):
-                self.calls += 1
-                texts = text / CHARACTERS_PER_TEXT_TOKEN + MESSAGE_TOKENS * 2 * turn.number
+                parts = parts_of(one.source, spec) if turn.number == 1 else 1
+                self.calls += parts
+                texts = parts * (text / CHARACTERS_PER_TEXT_TOKEN + MESSAGE_TOKENS * 2 * turn.number)
                 for name, share in (("low", _LOW_INPUT), ("expected", 1.0), ("high", _HIGH_INPUT)):
                     into: Counter[str] = getattr(self, name)
                     into["input_text_tokens"] += texts * share  # type: ignore[assignment]
                     into["input_audio_tokens"] += (
                         heard_s * _HEARD[name] * AUDIO_IN_TOKENS_PER_S + spoken[name]
                     )  # type: ignore[assignment]
-                    into["output_text_tokens"] += out[name][0]  # type: ignore[assignment]
-                    into["output_audio_tokens"] += out[name][1]  # type: ignore[assignment]
+                    into["output_text_tokens"] += parts * out[name][0]  # type: ignore[assignment]
+                    into["output_audio_tokens"] += parts * out[name][1]  # type: ignore[assignment]
             for name in spoken:
                 spoken[name] += out[name][1]
 

@@ -6,10 +6,13 @@ later option changes no old fingerprint.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+from pipeline.audio.convert import fits_one_request
 from pipeline.audio.finish import Finish
 from pipeline.audio.probe import SILENT_DBFS, is_silent
+from pipeline.audio.split import PART_S
 from pipeline.model import SourceKind
 
 if TYPE_CHECKING:
@@ -43,6 +46,18 @@ def trimmed_s(source: Source, spec: JobSpec) -> float:
     """Seconds of silence that will be left out of a recording; of one side alone it may be more."""
     media = source.media
     return (media.trimmable_s or 0.0) if spec.trim_silence and media is not None else 0.0
+
+
+def parts_of(source: Source, spec: JobSpec) -> int:
+    """How many requests a recording will take, about: where it is cut, its pauses decide."""
+    media = source.media
+    if media is None:
+        return 1
+    left_out_s = trimmed_s(source, spec)
+    sent_s = media.duration_s - left_out_s
+    if spec.max_part is None and fits_one_request(media, source.size_bytes, sent_s if left_out_s else None):
+        return 1
+    return max(1, math.ceil(sent_s / (spec.max_part * 60 if spec.max_part else PART_S)))
 
 
 def finish_of(spec: JobSpec) -> Finish:

@@ -60,6 +60,9 @@ def lines(found: Forecast) -> Iterator[str]:
         yield f"    {first}{more}: {reason}"
     yield f"  {'calls':<22}{found.calls:>10,}"
     yield f"  {'audio to send':<22}{found.input_audio_s / 60:>10.1f} min"
+    if found.trimmed_s:
+        worth = f", saving {_dollars(found.trimmed_usd)}" if found.trimmed_usd is not None else ""
+        yield f"  {'silence left out':<22}{found.trimmed_s / 60:>10.1f} min{worth}"
     yield ""
     yield f"  {'':<22}{'low':>14}{'expected':>14}{'high':>14}"
     for kind, of in found.tokens.items():

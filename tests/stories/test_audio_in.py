@@ -197,3 +197,24 @@ def test_a_level_is_measured_of_every_side():
     meter = LevelMeter(RATE)
     meter.add(two_sides())
     assert meter.result().silence_share < 0.01
+
+
+def test_the_plan_tells_what_is_refused_cut_and_left_out_before_anything_is_sent(tmp_path):
+    put(tmp_path, "talk.wav", wav(with_silences(), RATE))
+    put(tmp_path, "long.wav", wav(np.tile(speech(10.0, RATE), 4), RATE))
+    put(tmp_path, "silence.wav", wav(np.zeros(RATE, np.float32), RATE))
+    done = audiobatch(
+        *("plan", tmp_path / "in", "--output", tmp_path / "out", "--provider", "local", "--json"),
+        *("--trim-silence", "--max-part", "0.25"),
+    )
+    assert done.returncode == 0, done.stderr
+    plan = last_json(done.stdout)
+    assert (plan["to_send"], [one["item_id"] for one in plan["refused"]]) == (2, ["silence.wav"])
+    assert plan["calls"] == 4, "one of six seconds, three of forty"
+    assert plan["trimmed_s"] == pytest.approx(10.5, abs=1)
+    assert plan["trimmed_usd"] == pytest.approx(plan["trimmed_s"] * 10 * 32 / 1e6, rel=0.01)
+    words = audiobatch(
+        "plan", tmp_path / "in", "--output", tmp_path / "out", "--provider", "local", "--trim-silence"
+    ).stdout
+    assert "silence left out" in words
+    assert "saving $0.00" in words
