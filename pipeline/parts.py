@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Parts of one recording in flight at once: each takes about 100 MB while it is encoded and sent.
+#: Parts of one recording in flight at once. Ten minutes take 19 MB as they are, 26 MB as they go out, and as much
+#: again in the making: two hours go through in 200 MB above idle.
 PARTS_AT_ONCE = 2
 #: What the service is asked for, whatever the job's format: parts are joined first and encoded once.
 JOINED_FORMAT = "wav"
