@@ -4,11 +4,11 @@ A rate that was given or told is kept to from the first call. Where neither is t
 although it is kept, the rate is found as a TCP sender finds its share:
 
     a refusal      the *edge* is what passed in the window that the service judges; go on at 98.5 % of it
-    again, soon    the edge was wrong (the quota was cut): 90 % of what passed in the last second
+    again, soon    the edge was wrong (the quota was cut): 90 % of what passed in the last second, for 15 s
     below the edge grow by 5 % each 3 s until 98.5 % of the edge
     at the edge    hold for 45 s; for 12 s while the edge was found only once, or a known limit was kept: jitter
                    alone has calls refused now and then, and a known limit is returned to
-    then           look beyond it by 1.5 % each 3 s, and once 3 % past it by 5 %
+    then           look beyond it by 1.5 % each 3 s; by 5 % once 3 % past it, or where it was found only once
 
 So a stable quota is used at 98 to 103 % and costs a refusal or two a minute; a doubled one is found in 90 s.
 The wait that a refusal names tells the window: up to 10 s a short one, more the minute's.
@@ -44,7 +44,7 @@ _IN_USE = 0.8
 #: After a pause of this length the last second is measured only when most of it was spent sending.
 _LONG_PAUSE_S = 1.0
 _WARM_S = 0.7
-#: So many cuts within a minute say that a limit which was given or told is not the service's.
+#: So many first cuts of an episode within a minute say that a limit which was given or told is not the service's.
 _MANY = 3
 
 
@@ -112,7 +112,8 @@ class LearnedRate:
         passed = self._passed(now_s, named_s, again=again)
         known = self.per_minute
         self._cut_at_s, self._resumed_at_s = now_s, now_s + named_s
-        self._cuts_s.append(now_s)
+        if not again:
+            self._cuts_s.append(now_s)
         if named_s >= _LONG_PAUSE_S:
             self._quiet_until_s = now_s + named_s
         if passed is None and known is None:
@@ -121,7 +122,7 @@ class LearnedRate:
         self._is_sure = self.edge is not None and abs(edge - self.edge) <= SAME_EDGE * self.edge
         self.edge = edge
         self._rate = max(_LEAST_PER_MINUTE, edge * (DEEPER if again else BELOW_EDGE))
-        self._next_step(self._resumed_at_s, STEP_S if again else self._hold_s)
+        self._next_step(self._resumed_at_s, EPISODE_S if again else self._hold_s)
 
     @property
     def _hold_s(self) -> float:
@@ -136,7 +137,8 @@ class LearnedRate:
             return None  # a second that was mostly a pause
         windows = _WINDOWS_S[:1] if again else _WINDOWS_S
         counts = [(self._count(now_s - window_s), window_s) for window_s in windows]
-        rates = [count * MINUTE_S / window_s for count, window_s in counts if count >= _ENOUGH]
+        part = 0.5 if again else 0.0  # a short window holds few calls, and a part of the next
+        rates = [(count + part) * MINUTE_S / window_s for count, window_s in counts if count >= _ENOUGH]
         return max(rates, default=None)
 
     def _count(self, since_s: float) -> int:
@@ -157,7 +159,7 @@ class LearnedRate:
             self._rate = min(rate * GROWTH, near)
             pause_s = self._hold_s if self._rate >= near else STEP_S
         else:
-            self._rate = rate * (LOOK if rate < PAST_EDGE * edge else GROWTH)
+            self._rate = rate * (LOOK if self._is_sure and rate < PAST_EDGE * edge else GROWTH)
             pause_s = STEP_S
         self._next_step(now_s, pause_s)
 

@@ -1,0 +1,239 @@
+"""Use all of the quota, and never more than the budget: deployments that fail, cost limits, plans."""
+
+import json
+import os
+import time
+from decimal import Decimal
+
+import pytest
+from emulator_process import EmulatorProcess
+from running import audiobatch, azure, last_json, rows_of, run_job
+
+from pipeline.errors import ConfigError
+from pipeline.prices import price_of
+
+POOL = ("gpt-audio-1.5", "gpt-audio", "gpt-4o-audio-preview")
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    def make(count):
+        path = tmp_path / "prompts.jsonl"
+        path.write_text("".join(json.dumps({"prompt": f"Say number {n}."}) + "\n" for n in range(count)))
+        return {"inputs": [str(path)], "output": str(tmp_path / "out"), "reports": "none"}
+
+    return make
+
+
+def pooled(emulator, *entries, **settings):
+    os.environ["AZURE_OPENAI_API_KEY"] = emulator.api_key
+    model = {"model": "gpt-audio-1.5"}
+    return {"endpoint": emulator.base_url, "deployments": [{**model, **one} for one in entries], **settings}
+
+
+def spent_by(emulator):
+    """What the real service would have charged for what the journal has."""
+    total = Decimal(0)
+    for call in emulator.journal():
+        if call["billed"]:
+            price = price_of("gpt-audio-1.5")
+            total += (
+                price.text_in * (call["input_text_tokens"] or 0)
+                + price.audio_in * (call["input_audio_tokens"] or 0)
+                + price.text_out * (call["output_text_tokens"] or 0)
+                + price.audio_out * (call["output_audio_tokens"] or 0)
+            ) / 1_000_000
+    return total
+
+
+def test_a_deployment_that_dies_is_left_and_no_row_is_lost(emulator, prompts):
+    emulator.put_faults({"when": {"deployment": "gpt-audio", "nth": 5}, "do": {"status": 404}})
+    summary = run_job(**prompts(60), **pooled(emulator, *({"deployment": name} for name in POOL)))
+    assert (summary.exit_code, summary.succeeded) == (0, 60)
+    served = [row["deployment"] for row in rows_of(summary)]
+    assert served.count("gpt-audio") >= 4, "calls that were in flight when it died still ended"
+    assert len(emulator.journal()) == 61
+
+
+def test_priority_fills_the_first_and_overflows_to_the_second(emulator, prompts):
+    emulator.put_faults({"do": {"latency_s": 0.05}})
+    entries = [
+        {"deployment": "gpt-audio", "priority": 1},
+        {"deployment": "gpt-audio-1.5", "max_concurrency": 2},
+    ]
+    summary = run_job(**prompts(30), **pooled(emulator, *entries))
+    served = [row["deployment"] for row in rows_of(summary)]
+    assert set(served) == {"gpt-audio", "gpt-audio-1.5"}
+    assert summary.succeeded == 30
+
+
+def test_each_deployment_s_price_makes_its_rows_costs(emulator, prompts):
+    price = {"text_in": 0, "text_out": 0, "audio_in": 0, "audio_out": 1000}
+    summary = run_job(**prompts(2), **pooled(emulator, {"deployment": "gpt-audio", "price": price}))
+    for row in rows_of(summary):
+        assert Decimal(row["cost_usd"]) == Decimal(row["output_audio_tokens"]) / 1000
+
+
+def test_a_wrong_key_costs_one_call_of_each_deployment(emulator, prompts):
+    settings = pooled(emulator, *({"deployment": name} for name in POOL))
+    os.environ["AZURE_OPENAI_API_KEY"] = "wrong"
+    summary = run_job(**prompts(200), **settings)
+    assert (summary.exit_code, summary.succeeded, summary.stopped_by) == (4, 0, "no_deployment")
+    assert len(emulator.journal()) == 3
+
+
+def test_tokens_that_expire_in_mid_run_fail_no_row(prompts, monkeypatch):
+    with EmulatorProcess("--speech", "tone", "--token-life", "1", "--latency", "0.2") as emulator:
+        for name, value in emulator.identity_env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")
+        summary = run_job(
+            **prompts(40),
+            endpoint=emulator.base_url,
+            deployment="gpt-audio-1.5",
+            auth="entra",
+            max_concurrency=4,
+        )
+    assert (summary.exit_code, summary.succeeded) == (0, 40)
+
+
+def test_the_cost_limit_is_never_passed_with_64_in_flight(prompts):
+    with EmulatorProcess("--speech", "tone", "--reply-seconds", "9", "--latency", "0.1") as emulator:
+        job = {**prompts(200), **azure(emulator, max_concurrency=64, max_completion_tokens=300)}
+        summary = run_job(**job, max_cost="1.50")
+        assert (summary.exit_code, summary.stopped_by) == (6, "max_cost")
+        assert "--max-cost 1.50" in summary.message
+        assert summary.cost_usd <= Decimal("1.50")
+        assert spent_by(emulator) == summary.cost_usd, "and the service's own count says the same"
+        assert summary.cost_usd > Decimal("1.45"), "hardly anything of it was left unused"
+        again = run_job(**job, max_total_cost="1.60")
+        assert again.exit_code == 6
+        assert summary.cost_usd + again.cost_usd <= Decimal("1.60")
+        rest = run_job(**job, max_cost="5")
+        assert (rest.exit_code, rest.pending) == (0, 0)
+
+
+def test_a_cost_limit_without_a_known_price_sends_nothing(emulator, prompts):
+    with pytest.raises(ConfigError, match=r"none is known for model 'mystery'.*nothing was sent"):
+        run_job(**prompts(2), **azure(emulator, model="mystery", max_cost="1"))
+    assert emulator.journal() == []
+
+
+def test_a_wait_of_a_day_ends_the_run_resumable_and_says_when_to_come_back(emulator, prompts):
+    emulator.put_faults({"when": {"nth": 4}, "do": {"status": 429, "headers": {"retry-after": "86400"}}})
+    job = {**prompts(10), **azure(emulator, max_concurrency=1)}
+    summary = run_job(**job)
+    assert (summary.exit_code, summary.stopped_by, summary.succeeded, summary.failed) == (5, "parked", 3, 0)
+    tomorrow = time.strftime("%Y-%m-%d", time.localtime(time.time() + 86_400))
+    assert tomorrow in summary.message
+    emulator.put_faults()
+    assert run_job(**job).succeeded == 7
+
+
+def test_a_wait_of_a_day_at_one_deployment_leaves_the_work_to_the_others(emulator, prompts):
+    rule = {
+        "when": {"deployment": "gpt-audio-1.5"},
+        "do": {"status": 429, "headers": {"retry-after": "86400"}},
+    }
+    emulator.put_faults(rule)
+    summary = run_job(**prompts(10), **pooled(emulator, *({"deployment": name} for name in POOL)))
+    assert (summary.exit_code, summary.succeeded) == (0, 10)
+    assert sum(call["deployment"] == "gpt-audio-1.5" for call in emulator.journal()) == 1
+
+
+def test_an_outage_costs_few_calls_and_fails_nothing(emulator, prompts):
+    emulator.put_faults({"when": {"before_s": 4}, "do": {"status": 503}})
+    summary = run_job(**prompts(150), **azure(emulator, max_concurrency=32))
+    assert (summary.exit_code, summary.succeeded, summary.failed) == (0, 150, 0)
+    troubled = sum(call["status"] == 503 for call in emulator.journal())
+    assert troubled <= 40, f"{troubled} calls were made into the outage"
+
+
+def test_a_row_s_own_deployment_that_is_gone_fails_that_row_alone(emulator, tmp_path):
+    table = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "One."}, {"prompt": "Two.", "deployment": "no-such"}, {"prompt": "Three."}]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = run_job(inputs=[str(table)], output=str(tmp_path / "out"), reports="none", **azure(emulator))
+    assert (summary.exit_code, summary.succeeded, summary.failed) == (3, 2, 1)
+    assert [row["error_type"] for row in rows_of(summary)] == ["", "deployment", ""]
+
+
+def test_a_follow_up_moves_by_the_reply_s_words_when_its_deployment_dies(emulator, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("Tell me of rivers.")
+    entries = [{"deployment": "gpt-audio-1.5"}, {"deployment": "gpt-audio", "priority": 1}]
+    emulator.put_faults({"when": {"deployment": "gpt-audio-1.5", "nth": 2}, "do": {"status": 404}})
+    summary = run_job(
+        inputs=[str(tmp_path / "in")],
+        output=str(tmp_path / "out"),
+        turns=[{"prompt": ""}, {"prompt": "Shorter, please."}],
+        **pooled(emulator, *entries),
+    )
+    rows = rows_of(summary)
+    assert [row["deployment"] for row in rows] == ["gpt-audio-1.5", "gpt-audio"]
+    assert summary.exit_code == 0
+    assert sum(call["billed"] for call in emulator.journal()) == 2, "the first turn is not bought again"
+
+
+def test_too_many_failures_stop_the_job_early(emulator, prompts):
+    emulator.put_faults({"do": {"status": 400}})
+    summary = run_job(**prompts(300), **azure(emulator, max_concurrency=4))
+    assert (summary.exit_code, summary.stopped_by) == (6, "max_failures")
+    assert len(emulator.journal()) <= 28
+
+
+def test_the_plan_sends_nothing_and_the_actual_lies_where_it_said(emulator, prompts, tmp_path):
+    job = prompts(20)
+    command = [*job["inputs"], "--output", job["output"], "--endpoint", emulator.base_url]
+    command += ["--deployment", "gpt-audio-1.5", "--reports", "none"]
+    env = {"AZURE_OPENAI_API_KEY": emulator.api_key}
+    planned = last_json(audiobatch("plan", *command, "--json", env=env).stdout)
+    assert emulator.journal() == []
+    assert not (tmp_path / "out").exists()
+    assert (planned["items"], planned["to_send"], planned["calls"]) == (20, 20, 20)
+
+    few = last_json(
+        audiobatch("run", *command, "--limit", "5", "--no-prefect", "--json", "-q", env=env).stdout
+    )
+    rest = last_json(audiobatch("plan", *command, "--json", env=env).stdout)
+    assert (rest["to_send"], rest["done"], rest["earlier_replies"]) == (15, 5, 5)
+    ran = last_json(audiobatch("run", *command, "--no-prefect", "--json", "-q", env=env).stdout)
+    cost = rest["cost_usd"]
+    assert cost["low"] <= ran["cost_usd"] <= cost["high"]
+    assert ran["cost_usd"] == pytest.approx(cost["expected"], rel=0.15)
+    whole = planned["cost_usd"]
+    assert whole["low"] <= ran["cost_usd"] + few["cost_usd"] <= whole["high"]
+
+
+def test_the_plan_names_what_is_refused_and_why(tmp_path, emulator):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.txt").write_text("Say hello.")
+    (tmp_path / "in" / "empty.txt").write_text("")
+    told = audiobatch(
+        "plan", tmp_path / "in", "--provider", "local", "--rpm", "60", "--output", tmp_path / "o"
+    )
+    assert told.returncode == 0, told.stderr
+    assert "empty.txt: " in told.stdout
+    assert "expected" in told.stdout
+    assert "time   1.0 s" in told.stdout
+
+
+def test_the_doctor_says_what_is_wrong_and_what_to_do(emulator, tmp_path):
+    command = [
+        "doctor",
+        "--endpoint",
+        emulator.base_url,
+        "--deployment",
+        "gpt-audio-1.5",
+        "--output",
+        tmp_path / "o",
+    ]
+    well = audiobatch(*command, "--call", env={"AZURE_OPENAI_API_KEY": emulator.api_key})
+    assert well.returncode == 0, well.stdout + well.stderr
+    assert "answered in" in well.stdout
+    assert emulator.api_key not in well.stdout
+    wrong = audiobatch(*command, "--call", env={"AZURE_OPENAI_API_KEY": "canary-of-a-key"})
+    assert wrong.returncode == 4
+    assert "FAILED" in wrong.stdout
+    assert "check the key" in wrong.stdout
+    assert "canary" not in wrong.stdout
