@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CALL_S = 1.0
 ITEMS = 40
 pytestmark = [
+    pytest.mark.timeout(300),  # Prefect's servers, two of them, on a machine that is busy with all the others
     pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals"),
     *[pytest.mark.filterwarnings(text) for text in flows_prefect.WARNINGS],
 ]
@@ -148,7 +149,7 @@ def test_calls_that_outlive_the_drain_time_become_unknown(emulator, tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "number", "code"),
-    [("command", signal.SIGINT, 130), ("command", signal.SIGTERM, 143), ("flow", signal.SIGTERM, 143)],
+    [("command", signal.SIGINT, 130), ("flow", signal.SIGTERM, 143)],
 )
 async def test_under_prefect_a_signal_drains_and_the_flow_run_is_cancelled(
     emulator, tmp_path, mode, number, code
