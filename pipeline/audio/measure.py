@@ -20,10 +20,10 @@ _WINDOWS_A_BLOCK = 256
 
 #: The sound stops at full level: its last 20 ms, and its last 5, are within this of the level while speaking. A
 #: word's own end falls by 30 dB and more; one that was trimmed closely and faded over 20 ms passes by the last 5.
-#: Measured on the ten local voices: of cuts at random moments 60 to 67 % end so (the others fall into pauses and
-#: soft consonants), of whole replies none, of replies cut hard behind their last sound, without a fade, 34 %. A rule
-#: that asks for a fall before the end as well (3 to 12 dB in 60 to 200 ms) spares such replies, and misses as many
-#: cuts more.
+#: Measured on the ten local voices: of cuts at random moments 60 to 67 % end so (the others fall into pauses
+#: and soft consonants), of whole replies none, of replies cut hard behind their last sound, without a fade, 34 %.
+#: A rule that asks for a fall before the end as well (3 to 12 dB in 60 to 200 ms) spares such replies, and misses
+#: as many cuts more.
 ABRUPT_WITHIN_DB = 12.0
 #: ... and are themselves loud: below this an end is heard as an end.
 ABRUPT_ABOVE_DBFS = -36.0
