@@ -6,9 +6,11 @@ although it is kept, the rate is found as a TCP sender finds its share:
     a refusal      the *edge* is what passed in the window that the service judges; go on at 98.5 % of it
     again, soon    the edge was wrong (the quota was cut): 90 % of what passed in the last second, for 15 s
     below the edge grow by 5 % each 3 s until 98.5 % of the edge
-    at the edge    hold for 45 s; for 12 s while the edge was found only once, or a known limit was kept: jitter
-                   alone has calls refused now and then, and a known limit is returned to
+    at the edge    hold for 45 s; for 12 s while the edge was found only once, or a limit was given or told
     then           look beyond it by 1.5 % each 3 s; by 5 % once 3 % past it, or where it was found only once
+
+Where a limit was given or told, a refusal now and then is a network's jitter: 1.5 % less for 12 s, no more, unless
+such refusals come in a row.
 
 So a stable quota is used at 98 to 103 % and costs a refusal or two a minute; a doubled one is found in 90 s.
 The wait that a refusal names tells the window: up to 10 s a short one, more the minute's.
@@ -67,6 +69,7 @@ class LearnedRate:
     _refused_s: deque[float] = field(default_factory=deque)
     _cut_at_s: float = -math.inf
     _cuts_s: deque[float] = field(default_factory=lambda: deque(maxlen=_MANY))
+    _cuts_in_a_row: int = 0
     _resumed_at_s: float = -math.inf
     _quiet_until_s: float = -math.inf
     _grow_at_s: float = math.inf
@@ -114,6 +117,12 @@ class LearnedRate:
         self._cut_at_s, self._resumed_at_s = now_s, now_s + named_s
         if not again:
             self._cuts_s.append(now_s)
+        self._cuts_in_a_row = self._cuts_in_a_row + 1 if again else 0
+        jitter = self.ceiling is not None and named_s < _LONG_PAUSE_S and self._cuts_in_a_row < _MANY
+        if jitter and known is not None:
+            self.edge, self._rate = known, known * BELOW_EDGE
+            self._next_step(self._resumed_at_s, self._hold_s)
+            return
         if named_s >= _LONG_PAUSE_S:
             self._quiet_until_s = now_s + named_s
         if passed is None and known is None:
