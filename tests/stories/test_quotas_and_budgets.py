@@ -237,3 +237,23 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(emulator, tmp_path):
     assert "FAILED" in wrong.stdout
     assert "check the key" in wrong.stdout
     assert "canary" not in wrong.stdout
+
+
+def test_items_that_the_budget_of_retries_refuses_go_to_the_end_and_are_never_failed(
+    emulator, prompts, monkeypatch
+):
+    from functools import partial
+
+    from pipeline import execute
+    from pipeline.limits.retry_budget import RetryBudget
+
+    monkeypatch.setattr(execute, "RetryBudget", partial(RetryBudget, capacity=1.0, tokens=1.0))
+    emulator.put_faults({"when": {"attempt_below": 1, "every": 4}, "do": {"status": 500}})
+    summary = run_job(**prompts(24), **azure(emulator, max_concurrency=2))
+    assert (summary.exit_code, summary.succeeded, summary.failed) == (0, 24, 0)
+    rows = rows_of(summary)
+    tried_again = [row for row in rows if row["attempts"] == "2"]
+    assert len(tried_again) >= 4, "attempts of before the deferral are counted"
+    last = max(row["finished_at"] for row in rows if row["attempts"] == "1")
+    assert any(row["finished_at"] >= last for row in tried_again), "they went after the others"
+    assert "items were deferred" in (summary.output / "runs" / f"{summary.run_id}.log").read_text()

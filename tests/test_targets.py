@@ -1,0 +1,110 @@
+"""The pool of a job file: entries completed from the job, credentials by variable, mistakes told."""
+
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.jobspec import JobSpec
+from pipeline.settings import Environment, check_service, credential, resolve
+from pipeline.targets import check_prices, targets_of
+
+EAST = {"deployment": "gpt-audio", "name": "east", "endpoint": "https://east.openai.azure.com"}
+WEST = {"deployment": "gpt-audio", "name": "west", "endpoint": "https://west.openai.azure.com"}
+
+
+def environment(**variables):
+    return Environment(variables=variables)
+
+
+def test_what_an_entry_leaves_out_comes_from_the_job():
+    spec = JobSpec(
+        endpoint="https://one.openai.azure.com", model="gpt-audio", deployments=[{"deployment": "a"}]
+    )
+    (one,) = targets_of(spec, environment=environment(AZURE_OPENAI_API_KEY="k"))
+    assert (one.name, one.endpoint, one.model, one.provider) == ("a", spec.endpoint, "gpt-audio", "azure")
+    assert one.price is not None
+
+
+def test_entries_stand_in_order_of_priority_with_quotas_and_prices_of_their_own():
+    price = {"text_in": 1.1, "text_out": 2, "audio_in": 3, "audio_out": 4}
+    spec = JobSpec(deployments=[{**EAST, "priority": 1, "rpm": 60}, {**WEST, "price": price}])
+    west, east = targets_of(spec, environment=environment(AZURE_OPENAI_API_KEY="k"))
+    assert (west.name, str(west.price.text_in)) == ("west", "1.1")
+    assert (east.name, east.rpm) == ("east", 60)
+
+
+def test_each_may_have_a_key_of_its_own_by_the_name_of_a_variable():
+    spec = JobSpec(deployments=[EAST, {**WEST, "key_variable": "WEST_KEY"}])
+    keys = environment(AZURE_OPENAI_API_KEY="for-east", WEST_KEY="for-west")
+    assert [one.credential.key for one in targets_of(spec, environment=keys)] == ["for-east", "for-west"]
+    with pytest.raises(ConfigError, match="WEST_KEY is not set"):
+        targets_of(spec, environment=environment(AZURE_OPENAI_API_KEY="for-east"))
+
+
+def test_providers_may_be_mixed():
+    spec = JobSpec(deployments=[EAST, {"deployment": "gpt-audio-1.5", "provider": "openai"}])
+    keys = environment(AZURE_OPENAI_API_KEY="a", OPENAI_API_KEY="o")
+    azure, openai = targets_of(spec, environment=keys)
+    assert (azure.credential.key, openai.credential.key, openai.endpoint) == ("a", "o", None)
+
+
+def test_the_job_s_model_is_that_of_its_entries():
+    assert JobSpec(deployments=[{**EAST, "model": "gpt-audio-mini"}]).model == "gpt-audio-mini"
+    assert JobSpec(model="gpt-audio", deployments=[{**EAST, "model": "gpt-audio-mini"}]).model == "gpt-audio"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ([{**EAST}, {**EAST}], "two .* are called east"),
+        ([{**EAST, "rmp": 60}], "rmp"),
+        ([{**EAST, "endpoint": "http://east.example"}], "https"),
+        ([{**EAST, "key_variable": "not a name"}], "key_variable"),
+    ],
+)
+def test_mistakes_are_told(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        JobSpec(deployments=wrong)
+
+
+def test_a_job_file_s_unknown_key_is_told_with_the_nearest(tmp_path):
+    job = tmp_path / "job.toml"
+    job.write_text('[[deployments]]\ndeployment = "a"\nendpont = "https://x"\n')
+    with pytest.raises(
+        ConfigError, match=r"\[\[deployments\]\] number 1: unknown key 'endpont'; did you mean 'endpoint'"
+    ):
+        resolve({}, job_file=job, environment=environment())
+
+
+def test_a_deployment_in_the_environment_does_not_meddle_with_the_pool(tmp_path):
+    job = tmp_path / "job.toml"
+    job.write_text(f'[[deployments]]\ndeployment = "a"\nendpoint = "{EAST["endpoint"]}"\n')
+    found = resolve({}, job_file=job, environment=environment(AZURE_OPENAI_DEPLOYMENT_NAME="other"))
+    assert found.spec.deployment is None
+
+
+def test_an_entry_without_an_endpoint_is_told():
+    with pytest.raises(ConfigError, match="needs an endpoint"):
+        check_service(JobSpec(deployments=[{"deployment": "a"}]))
+
+
+def test_rows_may_name_only_entries_of_the_pool():
+    spec = JobSpec(deployments=[EAST])
+    with pytest.raises(ConfigError, match="none of the"):
+        targets_of(spec, ["nowhere"], environment(AZURE_OPENAI_API_KEY="k"))
+
+
+def test_without_entries_rows_add_deployments_beside_the_job_s():
+    spec = JobSpec(endpoint="https://x.openai.azure.com", deployment="main", rpm=60)
+    names = [one.name for one in targets_of(spec, ["other"], environment(AZURE_OPENAI_API_KEY="k"))]
+    assert names == ["main", "other"]
+
+
+def test_a_cost_limit_wants_every_price_known():
+    spec = JobSpec(model="gpt-audio", max_cost="1", deployments=[EAST, {**WEST, "model": "mystery"}])
+    with pytest.raises(ConfigError, match="west"):
+        check_prices(spec, targets_of(spec, environment=environment(AZURE_OPENAI_API_KEY="k")))
+
+
+def test_a_key_is_never_printed():
+    spec = JobSpec(provider="openai")
+    assert "canary" not in repr(credential(spec, environment(OPENAI_API_KEY="canary")))
