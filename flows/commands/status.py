@@ -18,13 +18,19 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(folder: Path, *, as_json: bool) -> int:
     """Count what DIR holds: rows by status, failures by kind, what was spent, and who works on it now."""
+    from datetime import UTC, datetime, timedelta
+
     from flows import closing
     from pipeline.reports.overview import overview
     from pipeline.store.lock import FolderLock
+    from pipeline.store.spool import Spool
 
+    holder = FolderLock.holder(folder)
     with opened(folder) as found:
         seen = overview(found.ledger, found.spec)
-    holder = FolderLock.holder(folder)
+        since = datetime.now(UTC) - timedelta(minutes=1)
+        now = found.ledger.progress(holder.run_id, since) if holder else None
+    waiting = sum(1 for _ in Spool(folder).entries())
     if as_json:
         counts = {
             "output": str(folder),
@@ -32,10 +38,29 @@ def status(folder: Path, *, as_json: bool) -> int:
             "statuses": seen.statuses,
             "error_types": seen.error_types,
             "spent_usd": float(seen.spent_usd),
+            "kept_elsewhere": waiting,
+            "run": None
+            if now is None
+            else {
+                "queued": now.queued,
+                "ended": now.ended,
+                "in_flight": now.in_flight,
+                "rate_per_min": now.ended_since,
+            },
         }
         click.echo(json.dumps(counts, ensure_ascii=False))
         return 0
     click.echo(f"{folder}: {'a run is at work: ' + str(holder) if holder else 'no run is at work'}")
+    if now is not None:
+        left = max(0, now.queued - now.ended)
+        pace = f", {now.ended_since:,}/min" if now.ended_since else ""
+        if left and now.ended_since:
+            pace += f", {closing.duration(60 * left / now.ended_since)} left"
+        click.echo(
+            f"  {now.ended:,} of its {now.queued:,} items ended, {now.in_flight} calls in flight{pace}"
+        )
+    if waiting:
+        click.echo(f"  {waiting} paid replies wait outside this folder; the next run brings them home")
     for name, count in seen.statuses.items():
         click.echo(f"  {name:<10} {count:>8,}")
     for name, count in seen.error_types.items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Select, and_, func, select
+from sqlalchemy import Select, and_, distinct, func, select
 
 from pipeline.model import Outcome, Source, Status
 from pipeline.store.ledger_engine import damage
@@ -18,6 +19,7 @@ from pipeline.store.ledger_schema import attempts, items, meta, outcomes, parts,
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from sqlalchemy import Engine, RowMapping
 
@@ -40,6 +42,16 @@ class Recorded:
     outcomes: Mapping[int, Outcome]
     kept_as: Mapping[int, str]
     reviews: Mapping[int, Review] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A run's items: on its queue, ended, ended since a moment; and its calls in flight."""
+
+    queued: int
+    ended: int
+    ended_since: int
+    in_flight: int
 
 
 class LedgerReader:
@@ -249,6 +261,19 @@ class LedgerReader:
             query = select(table).order_by(table.c.item_id, table.c.turn)
             for row in connection.execution_options(yield_per=CHUNK).execute(query).mappings():
                 yield outcome_from_row(row)
+
+    def progress(self, run_id: str, since: datetime) -> Progress:
+        """How far a run is, seen from outside."""
+        queued = select(func.count()).select_from(items).where(items.c.todo_run == run_id)
+        mine = select(func.count(distinct(outcomes.c.item_id))).where(outcomes.c.run_id == run_id)
+        late = mine.where(outcomes.c.finished_at >= since.astimezone(UTC).isoformat(timespec="milliseconds"))
+        in_flight = select(func.count()).select_from(attempts)
+        in_flight = in_flight.where(attempts.c.run_id == run_id, attempts.c.state == "open")
+        with self._engine.connect() as connection:
+            counts = [
+                int(connection.execute(query).scalar_one()) for query in (queued, mine, late, in_flight)
+            ]
+        return Progress(queued=counts[0], ended=counts[1], ended_since=counts[2], in_flight=counts[3])
 
     def damage(self) -> list[str]:
         """What is broken in the database itself."""

@@ -109,6 +109,12 @@ def test_status_reads_while_a_run_writes_and_says_who_is_at_work(emulator, tmp_p
         assert f"process {running.pid}" in seen["running"]
         assert 0 < seen["statuses"]["succeeded"] < 200
         assert seen["statuses"]["pending"] > 0
+        assert (seen["run"]["queued"], seen["run"]["ended"] > 0, seen["run"]["in_flight"] > 0) == (
+            200,
+            True,
+            True,
+        )
+        assert " of its 200 items ended, " in audiobatch("status", out, env=env).stdout
         refused = audiobatch("purge", out, "--yes", env=env)
         assert (refused.returncode, "is in use by run" in refused.stderr) == (2, True)
         looked = audiobatch("verify", out, env=env)
