@@ -75,12 +75,12 @@ class _Commands(click.Group):
 )
 @click.version_option(package_name="audiobatch", prog_name="audiobatch")
 def cli() -> None:
-    r"""Folders of recordings or text prompts in; spoken replies, transcripts and a manifest out.
+    """Folders of recordings or text prompts in; spoken replies, transcripts and a manifest out.
 
     \b
     Try it without an account:
       audiobatch run sample_inputs/recordings --provider local
-    """
+    """  # noqa: D301 - click's mark for lines as they are
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -30,6 +30,49 @@ _FLAGS = {
 _LISTS = {"modalities": "text|text,audio", "reports": "xlsx,html,jsonl,parquet", "fields": "FILE"}
 #: Flags whose value may be left out, with what they then mean.
 _BARE: dict[str, Any] = {"normalize": DEFAULT_LUFS, "verify_speech": DEFAULT_TRANSCRIPTION_MODEL}
+#: The sections of `--help`, so that seventy flags can be read; what is in none goes under the last.
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Where calls go": (
+        *("provider", "endpoint", "api_version", "deployment", "model", "auth", "timeout_s", "prices"),
+    ),
+    "What is asked": (
+        *("prompt", "system", "read_aloud", "modalities", "temperature", "seed", "max_completion_tokens"),
+        *("fields", "one_prompt_per_line"),
+    ),
+    "Recordings": (
+        *("include", "exclude", "send_silent", "channels", "trim_silence", "max_part", "transcribe_inputs"),
+    ),
+    "Replies": (
+        *("voice", "format", "normalize", "trim_reply_silence", "fade_s", "on_check", "verify_speech"),
+        *("retry_text_only",),
+    ),
+    "Realtime and streaming": (
+        *("transport", "stream", "transcription_model", "vad", "vad_threshold"),
+        *("vad_prefix_padding_ms", "vad_silence_ms"),
+    ),
+    "How much, how fast, how dear": (
+        *("limit", "stop_at", "max_failures", "max_concurrency", "rpm", "tpm", "max_cost"),
+        *("max_total_cost", "wait"),
+    ),
+    "Running again": ("redo", "keep", "force", "on_unknown"),
+    "Results": ("output", "manifest_columns", "reports"),
+}
+_LAST_SECTION = "This command"
+
+
+class JobCommand(click.Command):
+    """A command with a job's flags, listed by what they are about."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        of_field = {field: section for section, fields in SECTIONS.items() for field in fields}
+        found: dict[str, list[tuple[str, str]]] = {section: [] for section in (*SECTIONS, _LAST_SECTION)}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
+                found[of_field.get(parameter.name or "", _LAST_SECTION)].append(record)
+        for section, records in found.items():
+            if records:
+                with formatter.section(section):
+                    formatter.write_dl(records)
 
 
 def flags_of(field: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.job_options import job_options, resolve_job
+from flows.job_options import JobCommand, job_options, resolve_job
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,7 @@ def config() -> None:
     """Look at the settings that a run would have."""
 
 
-@config.command(short_help="Each setting, its value, and where it comes from.")
+@config.command(cls=JobCommand, short_help="Each setting, its value, and where it comes from.")
 @job_options
 def show(inputs: tuple[str, ...], job_file: Path | None, **flags: Any) -> int:
     """Show each setting that `run` would have with the same arguments, and where it comes from."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.job_options import job_options, resolve_job
+from flows.job_options import JobCommand, job_options, resolve_job
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ _NO_CREDENTIAL = 4
 _TIMEOUT_S = 5.0
 
 
-@click.command(short_help="Check credentials, endpoint, codecs, output and Prefect.")
+@click.command(cls=JobCommand, short_help="Check credentials, endpoint, codecs, output and Prefect.")
 @job_options
 @click.option(
     "--call", is_flag=True, help="Also ask each deployment one short question, which costs a little."

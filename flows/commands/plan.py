@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.job_options import job_options, resolve_job
+from flows.job_options import JobCommand, job_options, resolve_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _MOST_REASONS = 20
 
 
-@click.command(short_help="What a run would send, take and cost. Sends nothing.")
+@click.command(cls=JobCommand, short_help="What a run would send, take and cost. Sends nothing.")
 @job_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(inputs: tuple[str, ...], job_file: Path | None, *, as_json: bool, **flags: Any) -> int:

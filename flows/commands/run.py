@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.job_options import job_options, resolve_job
+from flows.job_options import JobCommand, job_options, resolve_job
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.tally import RunSummary
 
 
-@click.command(short_help="Send a folder of recordings or prompts, save what comes back.")
+@click.command(cls=JobCommand, short_help="Send a folder of recordings or prompts, save what comes back.")
 @job_options
 @click.option(
     "--no-prefect", is_flag=True, help="Run the engine without Prefect: starts faster, keeps no flow run."
@@ -39,7 +39,7 @@ def run(
     quiet: bool,
     **flags: Any,
 ) -> int:
-    r"""Send recordings or prompts, save the spoken replies and transcripts, and write a manifest.
+    """Send recordings or prompts, save the spoken replies and transcripts, and write a manifest.
 
     INPUT is a folder of recordings or of .txt prompts, a single file, a table of prompts (.csv, .xlsx, .jsonl),
     or - for JSON Lines on standard input. A second run sends only what is new, changed, or failed for a
@@ -49,7 +49,7 @@ def run(
     Exit codes: 0 all done · 2 settings · 3 some rows failed, were refused or are unknown ·
     4 no usable credential or deployment · 5 parked, run again later · 6 a limit was reached ·
     130/143 interrupted
-    """
+    """  # noqa: D301 - click's mark for lines as they are
     server = None if no_prefect else start_server()
     spec = resolve_job(inputs, job_file, flags).spec
     return run_to_end(spec, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet)

@@ -25,7 +25,7 @@ _SHOWN = 20
 @click.option("--repair", is_flag=True, help="Put right what can be without sending: reports, left-overs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with every finding.")
 def verify(folder: Path, *, repair: bool, as_json: bool) -> int:
-    r"""Read every file that DIR's ledger names, compare sizes and hashes, and the manifest with the ledger.
+    """Read every file that DIR's ledger names, compare sizes and hashes, and the manifest with the ledger.
 
     Nothing is sent and, without --repair, nothing is changed. --repair makes the reports again, deletes temporary
     files, puts back files of a redo that was killed, and moves files that belong to no recorded result to
@@ -33,7 +33,7 @@ def verify(folder: Path, *, repair: bool, as_json: bool) -> int:
 
     \b
     Exit codes: 0 all is well · 2 no folder of ours, or in use · 3 something is wrong
-    """
+    """  # noqa: D301 - click's mark for lines as they are
     from pipeline.store.lock import FolderLock
     from pipeline.store.spool import Spool
     from pipeline.store.storage import LocalStorage

@@ -1,0 +1,158 @@
+"""The command line as a stranger meets it."""
+
+import sys
+
+import pytest
+from running import audiobatch, last_json, read_manifest, write_wav
+
+from flows.cli import COMMANDS
+from flows.job_options import SECTIONS, flags_of
+from pipeline.jobspec import JobSpec
+from pipeline.settings import read_job_file
+
+
+@pytest.fixture
+def service(emulator):
+    """The environment of a user who has set up Azure with a key."""
+    return {
+        "AZURE_OPENAI_ENDPOINT": emulator.base_url,
+        "AZURE_OPENAI_API_KEY": emulator.api_key,
+        "AZURE_OPENAI_DEPLOYMENT_NAME": "gpt-audio-1.5",
+    }
+
+
+def test_help_lists_every_command_with_its_line():
+    done = audiobatch("--help")
+    assert done.returncode == 0
+    for name, (_, _, line) in COMMANDS.items():
+        assert name in done.stdout
+        assert line in done.stdout
+
+
+def test_help_imports_nothing_heavy():
+    import subprocess
+
+    program = (
+        "import sys\n"
+        "from flows.cli import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'prefect', 'pandas', 'openai', 'sqlalchemy', 'numpy', 'pydantic', 'aiohttp'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_every_setting_of_a_job_is_a_flag_in_the_help():
+    done = audiobatch("run", "--help")
+    for field in JobSpec.model_fields:
+        if field not in ("inputs", "turns", "deployments"):
+            assert flags_of(field)[0] in done.stdout, field
+    for section, fields in SECTIONS.items():
+        assert f"{section}:" in done.stdout
+        assert set(fields) <= set(JobSpec.model_fields)
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(tmp_path):
+    done = audiobatch("rum", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Did you mean 'run'?" in done.stderr
+
+
+def test_init_writes_a_job_file_that_is_valid_and_never_overwrites(tmp_path):
+    assert audiobatch("init", cwd=tmp_path).returncode == 0
+    values = read_job_file(tmp_path / "job.toml")
+    assert values["provider"] == "local"
+    text = (tmp_path / "job.toml").read_text()
+    for field in JobSpec.model_fields:
+        assert field in text
+    again = audiobatch("init", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "--force" in again.stderr
+
+
+def test_a_job_file_says_which_key_is_wrong_and_what_is_allowed(tmp_path):
+    (tmp_path / "job.toml").write_text('inputs = ["x"]\nformat = "wma"\n')
+    done = audiobatch("run", "--job", "job.toml", "--no-prefect", "--provider", "local", cwd=tmp_path)
+    assert done.returncode == 2
+    for word in ("job.toml", "format", "'wma'", "'wav'", "'mp3'"):
+        assert word in done.stderr
+    (tmp_path / "job.toml").write_text('inputs = ["x"]\nvoise = "echo"\n')
+    done = audiobatch("run", "--job", "job.toml", "--no-prefect", cwd=tmp_path)
+    assert "did you mean 'voice'?" in done.stderr
+    (tmp_path / "job.toml").write_text('api_key = "secret"\n')
+    assert "environment" in audiobatch("run", "--job", "job.toml", "--no-prefect", cwd=tmp_path).stderr
+
+
+def test_flags_win_over_the_job_file_and_that_over_the_environment(tmp_path):
+    (tmp_path / "job.toml").write_text('voice = "echo"\nformat = "mp3"\n')
+    done = audiobatch(
+        *("config", "show", "--job", "job.toml", "--voice", "coral"),
+        env={
+            "AUDIOBATCH_FORMAT": "flac",
+            "AUDIOBATCH_SEED": "7",
+            "AZURE_OPENAI_API_KEY": "canary-0123456789",
+        },
+        cwd=tmp_path,
+    )
+    shown = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert "coral" in shown["voice"]
+    assert "flag --voice" in shown["voice"]
+    assert "mp3" in shown["format"]
+    assert "job.toml" in shown["format"]
+    assert "AUDIOBATCH_SEED" in shown["seed"]
+    assert "canary-0123456789" not in done.stdout
+    assert "6789" in shown["credential"]
+
+
+def test_a_run_a_second_run_status_and_report(service, emulator, tmp_path):
+    write_wav(tmp_path / "in" / "memo.wav", seconds=0.5)
+    command = ("run", "in", "--no-prefect", "--json", "--output", "out")
+    first = audiobatch(*command, env=service, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    found = last_json(first.stdout)
+    assert list(found) == [
+        *("run_id", "output", "manifest", "exit_code", "items", "sent", "succeeded", "failed", "refused"),
+        *("unknown", "pending", "skipped_done", "cost_usd", "input_audio_s", "output_audio_s", "elapsed_s"),
+        "stopped_by",
+    ]
+    assert (found["sent"], found["succeeded"], found["exit_code"]) == (1, 1, 0)
+    second = audiobatch(*command, env=service, cwd=tmp_path)
+    assert (last_json(second.stdout)["sent"], second.returncode) == (0, 0)
+    assert len(emulator.journal()) == 1
+    assert "succeeded" in audiobatch("status", "out", cwd=tmp_path).stdout
+    (tmp_path / "out" / "manifest.csv").unlink()
+    assert audiobatch("report", "out", cwd=tmp_path).returncode == 0
+    assert read_manifest(tmp_path / "out" / "manifest.csv")[0]["status"] == "succeeded"
+
+
+def test_a_run_with_refused_inputs_ends_with_3(service, tmp_path):
+    write_wav(tmp_path / "in" / "good.wav", seconds=0.3)
+    (tmp_path / "in" / "bad.wav").write_bytes(b"")
+    done = audiobatch("run", "in", "--no-prefect", "--output", "out", env=service, cwd=tmp_path)
+    assert done.returncode == 3
+    assert "refused" in done.stdout
+
+
+def test_results_are_on_stdout_and_everything_else_on_stderr(service, tmp_path):
+    write_wav(tmp_path / "in" / "memo.wav", seconds=0.3)
+    done = audiobatch(
+        "run", "in", "--no-prefect", "--json", "--quiet", "--output", "o", env=service, cwd=tmp_path
+    )
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
+def test_both_credentials_at_once_must_be_told_apart(service, tmp_path):
+    write_wav(tmp_path / "in" / "memo.wav", seconds=0.3)
+    both = {**service, "IDENTITY_ENDPOINT": "http://127.0.0.1:9", "IDENTITY_HEADER": "x"}
+    done = audiobatch("run", "in", "--no-prefect", env=both, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--auth key or --auth entra" in done.stderr
+
+
+def test_status_of_a_folder_that_is_none_of_ours_says_so(tmp_path):
+    done = audiobatch("status", ".", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "job.json" in done.stderr
