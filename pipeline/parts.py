@@ -18,90 +18,27 @@ from typing import TYPE_CHECKING
 from pipeline.audio.clips import join_replies
 from pipeline.audio.join import join_transcripts, to_text
 from pipeline.check_redo import asked_again
-from pipeline.errors import AudioBatchError, StorageError
+from pipeline.errors import StorageError
 from pipeline.limits.pool import Stopping
 from pipeline.limits.retry import Tries
 from pipeline.model import Check, Outcome, Reply, Status, Usage
-from pipeline.one_turn import OneTurn
+from pipeline.part_turn import JOINED_FORMAT, PartTurn, stretch
 from pipeline.recording import record_reply
-from pipeline.store.artifacts import make
-from pipeline.store.homecoming import keep_elsewhere
 from pipeline.store.ledger_parts import PartKind, PartOutcome
-from pipeline.store.names import output_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pipeline.audio.split import Part
-    from pipeline.model import Exchange, Item, Request, SavedFile, Turn
+    from pipeline.model import Exchange, Item, SavedFile, Turn
     from pipeline.send import Sender
     from pipeline.sound_input import SoundInput
-    from pipeline.store.ledger import Attempt, AttemptEnd
 
 log = logging.getLogger(__name__)
 
 #: Parts of one recording in flight at once. Ten minutes take 19 MB as they are, 26 MB as they go out, and as much
 #: again in the making: two hours go through in 200 MB above idle.
 PARTS_AT_ONCE = 2
-#: What the service is asked for, whatever the job's format: parts are joined first and encoded once.
-JOINED_FORMAT = "wav"
-
-
-@dataclass(kw_only=True)  # without slots: `super` needs the class as it is written
-class PartTurn(OneTurn):
-    """One part of a turn on its way.
-
-    Attributes:
-        kept: the part's outcome, recorded.
-    """
-
-    part: Part
-    count: int
-    kept: PartOutcome | None = None
-
-    def _request(self) -> Request:
-        return replace(
-            super()._request(),
-            item_id=f"{self.item.item_id}#part{self.part.number}",
-            format=JOINED_FORMAT if self.turn.wants_audio else "",
-        )
-
-    def _attempt(self, deployment: str) -> Attempt:
-        return replace(super()._attempt(deployment), part=self.part.number)
-
-    async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
-        """The part's sound, then its row."""
-        sender = self.sender
-        outcome, end = self._succeeded(reply, attempt)
-        plain = replace(self.turn, format=JOINED_FORMAT)
-        made = await sender.on_disk(make, self.item, plain, reply)
-        outcome = replace(outcome, checks=made.checks, audio_duration_s=made.audio_duration_s)
-        place = output_path(
-            self.item.item_id,
-            folder="parts",
-            ending=f".{JOINED_FORMAT}",
-            turn=self.turn.number,
-            filename=self.item.source.settings.filename,
-            part=self.part.number,
-        )
-        sound = [data for path, data in made.files if path == made.audio_path]
-        files = [(place, data) for data in sound]
-        try:
-            saved = await sender.on_disk(sender.storage.write_many, files)
-            outcome = replace(outcome, audio=saved[0] if saved else None)
-            self.kept = _row(self.part, outcome)
-            await sender.ledger.record_part(self.kept, end)
-        except StorageError:
-            part = _row(self.part, outcome)
-            await sender.on_disk(_keep_part, sender, part, end, files, place if files else None)
-            raise
-        sender.sizes.saw(outcome)
-        return outcome
-
-    async def _failed(self, failed: AudioBatchError, end: AttemptEnd | None = None) -> Outcome:
-        """A part that came to nothing is the turn's failure; what the others brought stays for the next run."""
-        failed.message = f"part {self.part.number} of {self.count}: {failed.message}"
-        return await super()._failed(failed, end)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -200,7 +137,7 @@ class LongTurn:
             number: one
             for number, one in found.items()
             if number in planned
-            and one.is_of(self.turn.fingerprint, *_stretch(planned[number]))
+            and one.is_of(self.turn.fingerprint, *stretch(planned[number]))
             and (one.outcome.audio is None or storage.exists(one.outcome.audio.path))
         }
 
@@ -268,21 +205,6 @@ class LongTurn:
             request_id=None,
             latency_s=0.0,
         )
-
-
-def _stretch(part: Part) -> tuple[float, float]:
-    return part.timeline.start_s, part.timeline.end_s
-
-
-def _row(part: Part, outcome: Outcome) -> PartOutcome:
-    start_s, end_s = _stretch(part)
-    return PartOutcome(kind=PartKind.REPLY, part=part.number, start_s=start_s, end_s=end_s, outcome=outcome)
-
-
-def _keep_part(
-    sender: Sender, part: PartOutcome, end: AttemptEnd, files: list[tuple[str, bytes]], audio: str | None
-) -> None:
-    keep_elsewhere(sender.spool, part.outcome, end, files, {"audio": audio}, part=part)
 
 
 def _discard(sender: Sender, files: Sequence[SavedFile]) -> None:
