@@ -4,7 +4,8 @@ A rate that was given or told is kept to from the first call. Where neither is t
 although it is kept, the rate is found as a TCP sender finds its share:
 
     a refusal      the *edge* is what passed in the window that the service judges; go on at 98.5 % of it
-    again, soon    the edge was wrong (the quota was cut): 90 % of what passed in the last second, for 15 s
+    again, soon    the edge was wrong (the quota was cut): 90 % of what passed in the last second, for 15 s;
+                   96 % where that was near the rate, for then calls only came bunched
     below the edge grow by 5 % each 3 s until 98.5 % of the edge
     at the edge    hold for 45 s; for 12 s while the edge was found only once, or a limit was given or told
     then           look beyond it by 1.5 % each 3 s; by 5 % once 3 % past it, or where it was found only once
@@ -32,6 +33,9 @@ GROWTH = 1.05
 LOOK = 1.015
 PAST_EDGE = 1.03
 DEEPER = 0.9
+A_LITTLE_DEEPER = 0.96
+#: Where at least this share of the rate passed in the last second, the quota was not cut: calls came bunched.
+NOT_FAR = 0.8
 #: Two edges that differ by less are the same edge, found twice.
 SAME_EDGE = 0.06
 #: Waits up to this are of windows of 1 to 10 s; longer ones, up to the second bound, of the minute.
@@ -130,7 +134,11 @@ class LearnedRate:
         edge = max(_LEAST_PER_MINUTE, min(math.inf if passed is None else passed, known or math.inf))
         self._is_sure = self.edge is not None and abs(edge - self.edge) <= SAME_EDGE * self.edge
         self.edge = edge
-        self._rate = max(_LEAST_PER_MINUTE, edge * (DEEPER if again else BELOW_EDGE))
+        cut = BELOW_EDGE
+        if again:
+            near = known is not None and passed is not None and passed >= NOT_FAR * known
+            cut = A_LITTLE_DEEPER if near else DEEPER
+        self._rate = max(_LEAST_PER_MINUTE, edge * cut)
         self._next_step(self._resumed_at_s, EPISODE_S if again else self._hold_s)
 
     @property
