@@ -15,56 +15,37 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import settings
+from pipeline.amounts import KINDS, Amounts, Range
 from pipeline.discover import Discovery, output_name
 from pipeline.errors import ConfigError, InputError
-from pipeline.estimate import CHARACTERS_PER_S, MESSAGE_TOKENS, ReplySizes
+from pipeline.estimate import ReplySizes
 from pipeline.items import build_item
-from pipeline.model import SourceKind, Status, Usage
+from pipeline.model import Status, Usage
 from pipeline.plan import make_plan, rules_of
-from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, CHARACTERS_PER_TEXT_TOKEN
+from pipeline.prices import AUDIO_IN_TOKENS_PER_S
 from pipeline.room import bytes_per_item
-from pipeline.sound_settings import parts_of, trimmed_s, unfit
+from pipeline.sound_settings import unfit
 from pipeline.store.ledger_copy import ledger_copy
 from pipeline.targets import check_prices, targets_of
-from pipeline.worst_case import BOUND_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from decimal import Decimal
 
     from pipeline.jobspec import JobSpec
-    from pipeline.model import Item
     from pipeline.plan import Plan
-    from pipeline.redo import Rules
     from pipeline.store.ledger import Ledger, Recorded
     from pipeline.targets import Target
 
 #: A retirement is near when it is this close, in days.
 NEAR_DAYS = 180
-_LEAST_SPOKEN_S = 0.3
-_LEAST_TEXT_TOKENS = 1
 _RUN_ID = "plan"
-_LOW_INPUT = 0.7
-_HIGH_INPUT = 1.4
-#: Silences may be trimmed, parts may overlap, and a second that was begun may be counted whole.
-_HEARD = {"low": 0.5, "expected": 1.0, "high": 1.15}
-_KINDS = ("input_text_tokens", "input_audio_tokens", "output_text_tokens", "output_audio_tokens")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
-    """An amount that is not known yet."""
-
-    low: float
-    expected: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +185,7 @@ def _forecast(
                 earlier += 1
         if reason := _refusal(one, spec):
             refused[one.source.item_id] = reason
-    count = _Count()
+    count = Amounts()
     for shard in plan.shards:
         for one in ledger.to_do(_RUN_ID, shard.first_position, shard.last_position):
             count.add(one, build_item(one.source, spec), rules, sizes, spec)
@@ -225,7 +206,7 @@ def _forecast(
         ),
         tokens={
             kind: Range(low=count.low[kind], expected=count.expected[kind], high=count.high[kind])
-            for kind in _KINDS
+            for kind in KINDS
         },
         cost_usd=count.cost(targets),
         time_s=count.time_s(targets, spec),
@@ -244,79 +225,6 @@ def _refusal(one: Recorded, spec: JobSpec) -> str:
     except InputError as refused:
         return refused.message
     return ""
-
-
-@dataclass(slots=True)
-class _Count:
-    """Tokens of all calls that would be made, counted while the queue streams past."""
-
-    calls: int = 0
-    low: Counter[str] = field(default_factory=Counter)
-    expected: Counter[str] = field(default_factory=Counter)
-    high: Counter[str] = field(default_factory=Counter)
-
-    def add(self, one: Recorded, item: Item, rules: Rules, sizes: ReplySizes, spec: JobSpec) -> None:
-        """Every turn of an item that is to be sent."""
-        media = one.source.media if one.source.kind is SourceKind.RECORDING else None
-        heard_s = media.duration_s - trimmed_s(one.source, spec) if media else 0.0
-        longest = item.max_completion_tokens or BOUND_TOKENS
-        text = len(item.system)
-        spoken = {"low": 0.0, "expected": 0.0, "high": 0.0}
-        for turn in item.turns:
-            text += len(turn.text)
-            reply_s = len(turn.text) / CHARACTERS_PER_S if spec.read_aloud else sizes.reply_s(heard_s)
-            if turn.wants_audio:
-                audio_out = min(reply_s * AUDIO_OUT_TOKENS_PER_S, longest * 0.8)
-                text_out = reply_s * CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN
-                least = _LEAST_SPOKEN_S * AUDIO_OUT_TOKENS_PER_S
-                out = {
-                    "low": (1.0, least),
-                    "expected": (text_out, audio_out),
-                    "high": (longest * 0.3, longest),
-                }
-            else:
-                text_out = min(sizes.text_tokens, longest)
-                out = {"low": (_LEAST_TEXT_TOKENS, 0.0), "expected": (text_out, 0.0), "high": (longest, 0.0)}
-            if not rules.stands(one, turn):
-                parts = parts_of(one.source, spec) if turn.number == 1 else 1
-                self.calls += parts
-                texts = parts * (text / CHARACTERS_PER_TEXT_TOKEN + MESSAGE_TOKENS * 2 * turn.number)
-                for name, share in (("low", _LOW_INPUT), ("expected", 1.0), ("high", _HIGH_INPUT)):
-                    into: Counter[str] = getattr(self, name)
-                    into["input_text_tokens"] += texts * share  # type: ignore[assignment]
-                    into["input_audio_tokens"] += (
-                        heard_s * _HEARD[name] * AUDIO_IN_TOKENS_PER_S + spoken[name]
-                    )  # type: ignore[assignment]
-                    into["output_text_tokens"] += parts * out[name][0]  # type: ignore[assignment]
-                    into["output_audio_tokens"] += parts * out[name][1]  # type: ignore[assignment]
-            for name in spoken:
-                spoken[name] += out[name][1]
-
-    def usage(self, name: str) -> Usage:
-        of: Counter[str] = getattr(self, name)
-        return Usage(**{kind: round(of[kind]) for kind in _KINDS})
-
-    def cost(self, targets: Sequence[Target]) -> dict[str, Decimal] | None:
-        """Low at the cheapest place, high at the dearest, expected at the first in priority."""
-        costs = {
-            name: [one.cost_usd(self.usage(name)) for one in targets] for name in ("low", "expected", "high")
-        }
-        known = {name: [cost for cost in of if cost is not None] for name, of in costs.items()}
-        if any(len(known[name]) < len(targets) for name in known):
-            return None
-        return {"low": min(known["low"]), "expected": known["expected"][0], "high": max(known["high"])}
-
-    def time_s(self, targets: Sequence[Target], spec: JobSpec) -> float | None:
-        """How long the quotas that are given make it; None where none is."""
-        tokens = sum(self.expected.values())
-        rpm = [one.rpm for one in targets]
-        tpm = [one.tpm for one in targets]
-        times = []
-        if all(rpm):
-            times.append(self.calls * 60 / sum(one or 0 for one in rpm))
-        if all(tpm):
-            times.append(tokens * 60 / sum(one or 0 for one in tpm))
-        return max(times) if times else None
 
 
 def _place(one: Target, today: date) -> Place:

@@ -19,15 +19,17 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from pipeline.errors import BudgetReached
-from pipeline.limits.circuit import Circuit
+from pipeline.limits.deployment import Deployment
 from pipeline.limits.spending import Spending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.errors import DeploymentFatal
-    from pipeline.limits.limiter import Limiter, Taken
+    from pipeline.limits.limiter import Taken
     from pipeline.limits.token_charge import CallTokens
+
+__all__ = ["Deployment", "Lease", "NoDeployment", "Pool", "Stopping"]
 
 #: Waits shorter than this are lost in a clock's rounding; the pace makes good what they take too much.
 _SOONEST_S = 5e-4
@@ -45,41 +47,6 @@ class NoDeployment(Exception):
 
 class Stopping(Exception):
     """The run is stopping: no further call is made."""
-
-
-@dataclass(slots=True, eq=False)
-class Deployment:
-    """One place where calls can go, with its limits and its condition.
-
-    Attributes:
-        priority: lower goes first.
-        out: why it can serve no call in this run.
-        proven: a call of it has ended without a fatal error.
-        served: calls that it has taken.
-        named_only: takes only callers that are bound to it, since it does something else than the others.
-    """
-
-    name: str
-    limiter: Limiter
-    priority: int = 0
-    out: DeploymentFatal | None = None
-    parked_until_s: float = -math.inf
-    proven: bool = False
-    served: int = 0
-    circuit: Circuit = field(default_factory=Circuit)
-    named_only: bool = False
-
-    def takes(self, only: str | None) -> bool:
-        """Whether it serves callers that are bound to this deployment, or, with None, to none."""
-        return not self.named_only if only is None else only == self.name
-
-    def room_in_s(self, now_s: float) -> float:
-        if not (self.proven and not self.circuit.half_open) and self.limiter.in_flight:
-            return math.inf
-        return max(self.circuit.wait_s(now_s), self.limiter.room_in_s(now_s))
-
-    def usable(self, now_s: float) -> bool:
-        return self.out is None and self.parked_until_s <= now_s
 
 
 @dataclass(slots=True, eq=False)
