@@ -163,7 +163,7 @@ class _Job:
             how = random.choices(
                 ["instant", "point", "signal"], [0.5 - signals / 2, 0.5 - signals / 2, signals]
             )[0]
-        point = (next(self.of.points), self._nth()) if how == "point" else None
+        point = self._point() if how == "point" else None
         child = children.Child(*self._arguments(retry=retry), log=self.log, env=self.of.env, point=point)
         if how == "instant":
             child.wait(random.uniform(0.02, self.of.options.span))
@@ -183,8 +183,10 @@ class _Job:
             totals.kills[point[0]] += 1
         return how, child.code or 0
 
-    def _nth(self) -> int:
-        return int(self.of.random.triangular(1, self.of.options.items, 1))
+    def _point(self) -> tuple[str, int]:
+        name = next(self.of.points)
+        most = 1 if name in failpoints.ONCE_A_RUN else self.of.options.items
+        return name, int(self.of.random.triangular(1, most, 1)) if most > 1 else 1
 
     def _all_done(self) -> bool:
         return len(observing.look(self.output).results - self.before) == len(self.texts)

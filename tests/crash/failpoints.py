@@ -32,6 +32,8 @@ POINTS: dict[str, tuple[str, str, str]] = {
     "reports written": ("pipeline.reports.views", "Views.write_all", "after"),
     "run to be ended": ("pipeline.store.ledger", "Ledger.end_run", "before"),
 }
+#: Steps of a run, not of a call: only their first time comes.
+ONCE_A_RUN = frozenset({"killed run settled", "reports to be written", "reports written", "run to be ended"})
 
 
 def install(name: str, nth: int) -> None:

@@ -15,9 +15,9 @@ ITEMS = int(os.environ.get("AUDIOBATCH_TEST_ITEMS", "200"))
 
 #: About 30 % of all calls: refused, broken before, in and after the reply; each passes when it is made again.
 NOT_BILLED = [
-    {"when": {"share": 0.07, "attempt_below": 3}, "do": {"status": 429, "headers": {"retry-after-ms": "20"}}},
-    {"when": {"share": 0.05, "attempt_below": 3}, "do": {"status": 503, "headers": {"retry-after-ms": "20"}}},
-    {"when": {"share": 0.04, "attempt_below": 3}, "do": {"status": 500, "headers": {"retry-after-ms": "20"}}},
+    {"when": {"share": 0.03, "attempt_below": 3}, "do": {"status": 429, "headers": {"retry-after-ms": "20"}}},
+    {"when": {"share": 0.07, "attempt_below": 3}, "do": {"status": 503, "headers": {"retry-after-ms": "20"}}},
+    {"when": {"share": 0.06, "attempt_below": 3}, "do": {"status": 500, "headers": {"retry-after-ms": "20"}}},
     {"when": {"share": 0.03, "attempt_below": 3}, "do": {"status": 529, "headers": {"retry-after-ms": "20"}}},
     {"when": {"share": 0.04, "attempt_below": 2}, "do": {"reset": "before"}},
 ]
