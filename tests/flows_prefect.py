@@ -53,10 +53,14 @@ async def connected():
     """Point Prefect in this process at the shared server, and the flows at the stand-in of the engine."""
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-    flows_engine.install()
+    from pipeline import execute
+
     address = await url()
     try:
-        with temporary_settings({PREFECT_API_URL: address, PREFECT_HOME: str(home())}):
+        with (
+            mock.patch.object(execute, "Job", flows_engine.SlowJob),
+            temporary_settings({PREFECT_API_URL: address, PREFECT_HOME: str(home())}),
+        ):
             yield
     finally:
         # Prefect leaves sockets of its result store to the collector; they shall not be found in another's test.
