@@ -132,6 +132,12 @@ class EmbeddedServer:
             await asyncio.sleep(0.05)
         return time.monotonic() - self._started_at
 
+    def abandon(self) -> None:
+        """End a child that was never asked for anything: at once, whatever it is doing."""
+        if self._child is not None:
+            self._child.kill()
+        self.stop()
+
     def stop(self) -> None:
         """End the child: by closing its input, which lets it record what it has; then by force. Safe to repeat."""
         child, self._child = self._child, None

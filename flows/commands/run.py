@@ -110,6 +110,8 @@ async def _run(
         with stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=prefect):
             async with progress.shown(job, quiet=quiet):
                 plan = await job.prepare()
+                if server is not None and not plan.to_send:
+                    server.abandon()
                 if flow is None or (server is not None and not plan.to_send):
                     await execute.run_shards(job, plan.shards, plan.shards_at_once)
                     summary = await job.finish()
