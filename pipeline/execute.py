@@ -56,7 +56,6 @@ from pipeline.store.storage import LocalStorage
 from pipeline.tally import RunSummary, Snapshot, Tally
 from pipeline.targets import check_prices, targets_of, word_targets
 from pipeline.transports.auth import EntraTokens
-from pipeline.transports.choose import open_transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -286,6 +285,8 @@ class Job:
             models = {one.deployment: one.model for one in local}
             service = await self._stack.enter_async_context(local_service(models))
         tokens = EntraTokens()
+        from pipeline.transports.choose import open_transport  # the SDK takes a second to import
+
         transports: dict[str, Transport] = {}
         for one in targets:
             here = service if one.provider == "local" else None

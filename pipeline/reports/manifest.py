@@ -17,14 +17,14 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
-import pandas as pd
-
 from pipeline.errors import InputError
 from pipeline.reports.cells import protect, unprotect
 from pipeline.reports.columns import COLUMNS, choose_columns
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pandas as pd
 
 __all__ = ["COLUMNS", "ManifestRow", "cell_text", "choose_columns", "read_csv", "write_csv"]
 
@@ -52,6 +52,8 @@ def write_csv(
     Returns:
         How many rows were written.
     """
+    import pandas as pd  # takes a second, which the start of a run need not wait for
+
     names = list(columns) if columns is not None else [*COLUMNS, *extra_columns]
     header = pd.DataFrame([], columns=[protect(name) for name in names], dtype=object)
     _append(header, out, with_header=True)
@@ -119,6 +121,8 @@ def read_csv(path: Path) -> pd.DataFrame:
     Raises:
         InputError: the file is missing, or is no table.
     """
+    import pandas as pd
+
     try:
         text = _decode(path.read_bytes())
     except OSError as error:
