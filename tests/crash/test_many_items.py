@@ -19,11 +19,12 @@ NOT_BILLED = [
     {"when": {"share": 0.07, "attempt_below": 3}, "do": {"status": 503, "headers": {"retry-after-ms": "20"}}},
     {"when": {"share": 0.06, "attempt_below": 3}, "do": {"status": 500, "headers": {"retry-after-ms": "20"}}},
     {"when": {"share": 0.03, "attempt_below": 3}, "do": {"status": 529, "headers": {"retry-after-ms": "20"}}},
-    {"when": {"share": 0.04, "attempt_below": 2}, "do": {"reset": "before"}},
+    {"when": {"share": 0.04, "attempt_below": 1}, "do": {"reset": "before"}},
 ]
 BILLED = [
-    {"when": {"share": 0.05, "attempt_below": 2}, "do": {"reset": "in"}},
-    {"when": {"share": 0.03, "attempt_below": 2}, "do": {"reset": "after"}},
+    {"when": {"share": 0.05, "attempt_below": 1}, "do": {"reset": "in"}},
+    # Whole, then reset: the next call on that connection breaks too, and never reaches the service.
+    {"when": {"share": 0.03, "attempt_below": 1}, "do": {"reset": "after"}},
 ]
 FINAL = {"when": {"text": "forbidden"}, "do": {"status": 400}}
 
