@@ -6,14 +6,18 @@ import asyncio
 import json
 import os
 import sys
+import threading
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from flows.job_options import JobCommand, job_options, resolve_job
+from pipeline.errors import AudioBatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from flows.server import EmbeddedServer
@@ -50,8 +54,8 @@ def run(
     4 no usable credential or deployment · 5 parked, run again later · 6 a limit was reached ·
     130/143 interrupted
     """  # noqa: D301 - click's mark for lines as they are
-    server = None if no_prefect else start_server()
     spec = resolve_job(inputs, job_file, flags).spec
+    server = None if no_prefect else start_server()
     return run_to_end(spec, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet)
 
 
@@ -65,9 +69,14 @@ def run_to_end(
     retry: Retry | None = None,
 ) -> int:
     """Run a job, show it, print its summary; the exit code. `retry`: only what this selects."""
-    summary = asyncio.run(
-        _run(spec, server=server, prefect=prefect, as_json=as_json, quiet=quiet, retry=retry)
-    )
+    try:
+        summary = asyncio.run(
+            _run(spec, server=server, prefect=prefect, as_json=as_json, quiet=quiet, retry=retry)
+        )
+    except AudioBatchError:
+        if server is not None:
+            server.abandon()
+        raise
     return summary.exit_code
 
 
@@ -105,7 +114,7 @@ async def _run(
 
     async with execute.Job.open(spec, retry=retry) as job:
         # Prefect takes seconds to import: they pass while inputs are found and probed.
-        flow = asyncio.create_task(asyncio.to_thread(_flow_for, spec)) if prefect else None
+        flow = _meanwhile(_flow_for, spec) if prefect else None
         # With Prefect the process ends with the run, so that a second signal cannot break its last steps.
         with stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=prefect):
             async with progress.shown(job, quiet=quiet):
@@ -116,7 +125,7 @@ async def _run(
                     await execute.run_shards(job, plan.shards, plan.shards_at_once)
                     summary = await job.finish()
                 else:
-                    summary = await _as_flow(await flow, job, plan, server)
+                    summary = await _as_flow(await asyncio.wrap_future(flow), job, plan, server)
         if not quiet:
             progress.print_closing(summary)
         if summary.message:
@@ -134,6 +143,20 @@ async def _as_flow(flow: Any, job: Job, plan: Plan, server: EmbeddedServer | Non
     if server is not None:
         await server.wait_healthy()
     return await launch.as_flow(flow, engine_context.Engine(job=job, plan=plan))
+
+
+def _meanwhile(work: Callable[[JobSpec], Any], spec: JobSpec) -> Future[Any]:
+    """Work in a thread that nothing waits for at the end: a run that stops early ends at once."""
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work(spec))
+        except BaseException as failed:  # noqa: BLE001 - whoever awaits it is told
+            done.set_exception(failed)
+
+    threading.Thread(target=run, daemon=True, name="import-prefect").start()
+    return done
 
 
 def _flow_for(spec: JobSpec) -> Any:
