@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import httpx2
@@ -22,7 +23,7 @@ from pipeline.errors import AuthenticationFailed
 from pipeline.transports.chat_reply import reply_of, streamed_reply
 from pipeline.transports.chat_request import body_of
 from pipeline.transports.chat_stream import as_stream, read_stream
-from pipeline.transports.clients import open_client
+from pipeline.transports.clients import CALLS_PER_CLIENT, Clients, open_client
 from pipeline.transports.translate import translate
 from pipeline.transports.watched import PROGRESS_WINDOW_S
 
@@ -50,7 +51,6 @@ class ChatTransport:
         key: str | None,
         tokens: EntraTokens | None,
         timeout_s: float,
-        connections: int = 1000,
         stream: bool = False,
     ) -> None:
         """Args: exactly one of `key` and `tokens` is given; `endpoint` None is OpenAI's own."""
@@ -58,18 +58,21 @@ class ChatTransport:
         self._deployment = deployment
         self._tokens = tokens
         self._timeout_s = timeout_s
-        self._client = open_client(
-            provider=provider,
-            endpoint=endpoint,
-            api_version=api_version,
-            deployment=deployment,
-            secret=tokens or key or "",
-            timeout_s=timeout_s,
-            connections=connections,
+        self._clients = Clients(
+            partial(
+                open_client,
+                provider=provider,
+                endpoint=endpoint,
+                api_version=api_version,
+                deployment=deployment,
+                secret=tokens or key or "",
+                timeout_s=timeout_s,
+                connections=CALLS_PER_CLIENT,
+            )
         )
 
     async def aclose(self) -> None:
-        await self._client.close()
+        await self._clients.aclose()
 
     def end_item(self, item_id: str) -> None:
         """Nothing is kept for an item."""
@@ -94,13 +97,14 @@ class ChatTransport:
     async def _call_streamed(self, body: dict[str, Any], request: Request, sink: Sink | None) -> Reply:
         started_s = time.perf_counter()
         try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                self._client.chat.completions.with_streaming_response.create(**as_stream(body)) as response,
-            ):
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                quiet_s = min(PROGRESS_WINDOW_S, self._timeout_s)
-                streamed = await read_stream(response.iter_bytes(), sink, quiet_s=quiet_s)
+            with self._clients.one() as client:
+                async with (
+                    asyncio.timeout(self._timeout_s),
+                    client.chat.completions.with_streaming_response.create(**as_stream(body)) as response,
+                ):
+                    headers = {name.lower(): value for name, value in response.headers.items()}
+                    quiet_s = min(PROGRESS_WINDOW_S, self._timeout_s)
+                    streamed = await read_stream(response.iter_bytes(), sink, quiet_s=quiet_s)
         except Exception as failed:
             raise translate(failed) from failed
         latency_s = time.perf_counter() - started_s
@@ -114,9 +118,10 @@ class ChatTransport:
     async def _call(self, body: bytes, request: Request, _sink: Sink | None) -> Reply:
         started_s = time.perf_counter()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            with self._clients.one() as client:
                 # The client's own `create` would check and copy the body and build typed objects from the reply.
-                response = await self._client.post("/chat/completions", content=body, cast_to=httpx2.Response)
+                async with asyncio.timeout(self._timeout_s):
+                    response = await client.post("/chat/completions", content=body, cast_to=httpx2.Response)
         except Exception as failed:
             raise translate(failed) from failed
         latency_s = time.perf_counter() - started_s
