@@ -144,6 +144,12 @@ class EmulatorProcess:
                 self._process.kill()
         return self._ended()
 
+    def wait(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        assert self._process is not None
+        self._process.wait(timeout=READY_S)
+        return self._ended()
+
     def kill(self) -> int | None:
         """Kills it at once, as `kill -9` does."""
         if self._process is None:

@@ -10,7 +10,9 @@ import zlib
 
 _ASKED = re.compile(r"\bone JSON object\b", re.IGNORECASE)
 _FIELD = re.compile(r'^\s*[-*]\s*"(?P<name>[^"\n]+)"\s*\((?P<kind>[^\n]*)$', re.MULTILINE)
-_CHOICES = re.compile(r'one of ((?:"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?)(?:, (?:"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?))*)')
+_CHOICES = re.compile(
+    r'one of ((?:"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?)(?:, (?:"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?))*)'
+)
 _WORDS = 4
 
 

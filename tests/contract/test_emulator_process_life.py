@@ -50,7 +50,7 @@ def test_it_ends_cleanly_on_a_signal(number: signal.Signals, tmp_path: Path) -> 
     raw_post(emulator, json=BODY)
     folder = Path(emulator.certificate).parent
     os.kill(emulator.pid, number)
-    assert emulator.stop() == 0
+    assert emulator.wait() == 0
     assert emulator.stderr() == ""
     assert not folder.exists()
 
