@@ -5,7 +5,6 @@ The body is decoded once with orjson: building typed objects around a megabyte o
 
 from __future__ import annotations
 
-import base64
 import binascii
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +42,7 @@ def reply_of(raw: bytes, headers: Mapping[str, str], latency_s: float, request: 
         message = choice["message"]
         finish_reason = choice.get("finish_reason") or ""
         sound = message.get("audio") or {}
-        audio = base64.b64decode(sound["data"], validate=True) if sound else None
+        audio = binascii.a2b_base64(sound["data"], strict_mode=True) if sound else None
         text = message.get("content") or ""
         transcript = sound.get("transcript") or ""
         usage = _usage(body.get("usage"))
