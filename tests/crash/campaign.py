@@ -4,6 +4,9 @@
 
 Each job is `--items` prompts sent to a real emulator with faults on, killed by SIGKILL at random instants and at
 the fail points, and resumed until all is done; then made again with another voice (`--redo`) under the same kills.
+With `--prefect` the runs are Prefect's flows, on a server started for the campaign; then kills come as signals
+and at random instants alone.
+
 After every kill, and at the end, the ledger, the files, the manifest and the emulator's own journal of what was
 billed are compared. Standard output gets a table; the exit code is 1 when the promise was broken.
 """
@@ -11,6 +14,7 @@ billed are compared. Standard output gets a table; the exit code is 1 when the p
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import json
 import os
@@ -19,6 +23,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -28,6 +33,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import flows_prefect  # noqa: E402
 from crash import children, failpoints, observing  # noqa: E402
 from emulator_process import EmulatorProcess  # noqa: E402
 
@@ -72,7 +78,9 @@ class Totals:
 
 
 class Campaign:
-    def __init__(self, options: argparse.Namespace, emulator: EmulatorProcess, folder: Path) -> None:
+    def __init__(
+        self, options: argparse.Namespace, emulator: EmulatorProcess, folder: Path, prefect: dict[str, str]
+    ) -> None:
         self.options = options
         self.emulator = emulator
         self.folder = folder
@@ -83,6 +91,7 @@ class Campaign:
             "AZURE_OPENAI_API_KEY": emulator.api_key,
             "AZURE_OPENAI_DEPLOYMENT_NAME": "gpt-audio-1.5",
             "XDG_STATE_HOME": str(folder / "state"),
+            **prefect,
         }
         # The steps of the write path in turn, so that each has its share of however few kills there are.
         self.points = itertools.cycle(self.random.sample(list(failpoints.POINTS), len(failpoints.POINTS)))
@@ -132,7 +141,7 @@ class _Job:
             shutil.rmtree(self.output)
 
     def _arguments(self, *, retry: bool) -> list[str]:
-        common = ["--no-prefect", "--quiet"]
+        common = ["--quiet"] if self.of.options.prefect else ["--no-prefect", "--quiet"]
         if retry:
             return ["retry", str(self.output), *common]
         concurrency = str(self.of.options.concurrency)
@@ -160,9 +169,8 @@ class _Job:
         how = "finished"
         if self.of.kills_left:
             signals = self.of.options.signals
-            how = random.choices(
-                ["instant", "point", "signal"], [0.5 - signals / 2, 0.5 - signals / 2, signals]
-            )[0]
+            points = 0.0 if self.of.options.prefect else 0.5 - signals / 2
+            how = random.choices(["instant", "point", "signal"], [1 - signals - points, points, signals])[0]
         point = self._point() if how == "point" else None
         child = children.Child(*self._arguments(retry=retry), log=self.log, env=self.of.env, point=point)
         if how == "instant":
@@ -174,7 +182,11 @@ class _Job:
             child.wait(random.uniform(0.3, self.of.options.span))
             number = random.choice([signal.SIGINT, signal.SIGTERM])
             child.signal(number)
-            if child.wait(GIVE_UP_S) == 128 + number:
+            code = child.wait(GIVE_UP_S)
+            if code is None:
+                child.kill()
+                self._trouble(f"hung after {number.name}")
+            elif code == 128 + number:
                 totals.kills[number.name] += 1
         elif child.wait(GIVE_UP_S) is None:
             child.kill()
@@ -294,6 +306,7 @@ def main() -> int:
         "--span", type=float, default=2.5, help="kills come within so many seconds of a run's start"
     )
     parser.add_argument("--signals", type=float, default=0.1, help="share of stops by SIGINT or SIGTERM")
+    parser.add_argument("--prefect", action="store_true", help="runs are flows on a Prefect server")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it there")
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="audiobatch-campaign-"))
@@ -312,8 +325,14 @@ def main() -> int:
     )
     with EmulatorProcess(*flags, "--journal", str(folder / "journal.jsonl")) as emulator:
         children.load()
+        prefect: dict[str, str] = {}
+        if options.prefect:
+            address = asyncio.run(flows_prefect.url())
+            prefect = {"PREFECT_API_URL": address, "PREFECT_HOME": str(flows_prefect.home())}
+            prefect |= {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+        assert threading.active_count() == 1, "children are forked: no thread may run here"
         began_s = time.monotonic()
-        totals = Campaign(options, emulator, folder).run()
+        totals = Campaign(options, emulator, folder, prefect).run()
         print(f"seed {options.seed}, {options.items} items, concurrency {options.concurrency}, ", end="")
         print(f"{time.monotonic() - began_s:.0f} s")
     print(table(totals, options.concurrency), flush=True)
