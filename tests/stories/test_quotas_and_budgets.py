@@ -244,10 +244,10 @@ def test_items_that_the_budget_of_retries_refuses_go_to_the_end_and_are_never_fa
 ):
     from functools import partial
 
-    from pipeline import execute
+    from pipeline import senders
     from pipeline.limits.retry_budget import RetryBudget
 
-    monkeypatch.setattr(execute, "RetryBudget", partial(RetryBudget, capacity=1.0, tokens=1.0))
+    monkeypatch.setattr(senders, "RetryBudget", partial(RetryBudget, capacity=1.0, tokens=1.0))
     emulator.put_faults({"when": {"attempt_below": 1, "every": 4}, "do": {"status": 500}})
     summary = run_job(**prompts(24), **azure(emulator, max_concurrency=2))
     assert (summary.exit_code, summary.succeeded, summary.failed) == (0, 24, 0)

@@ -1,0 +1,92 @@
+"""What all workers of a run share, made ready: deployments opened, limits set, earlier spending counted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from pipeline.aftermath import Aftermath
+from pipeline.limits.gate import Gate
+from pipeline.limits.retry_budget import RetryBudget
+from pipeline.local import local_service
+from pipeline.plan import rules_of, settings_key
+from pipeline.pooling import pool_of
+from pipeline.send import Sender
+from pipeline.sound_settings import finish_of
+from pipeline.tally import Tally
+from pipeline.targets import check_prices, targets_of, word_targets
+from pipeline.transports.auth import EntraTokens
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Set as AbstractSet
+
+    from pipeline.execute import Job
+    from pipeline.local import LocalService
+    from pipeline.transports.base import Transport
+
+
+async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib.AsyncExitStack) -> Sender:
+    """The sender of an open job; `stack` closes what it opens.
+
+    Args:
+        job: whose calls it makes.
+        deployments: those that rows name, beside the job's own.
+        stack: ended with the run.
+
+    Raises:
+        ConfigError: settings or credentials that cannot work.
+    """
+    targets = targets_of(job.spec, deployments)
+    targets = (*targets, *word_targets(job.spec, targets[0]))
+    check_prices(job.spec, targets)
+    service: LocalService | None = None
+    if local := [one for one in targets if one.provider == "local"]:
+        models = {one.deployment: one.model for one in local}
+        service = await stack.enter_async_context(local_service(models))
+    tokens = EntraTokens()
+    from pipeline.transports.choose import open_transport  # the SDK takes a second to import
+
+    transports: dict[str, Transport] = {}
+    for one in targets:
+        here = service if one.provider == "local" else None
+        keyless = one.credential is not None and one.credential.kind == "entra"
+        transport = open_transport(
+            one.settings(job.spec),
+            endpoint=here.base_url if here else one.endpoint,
+            deployment=one.deployment,
+            key=here.api_key if here else one.credential.key if one.credential else None,
+            tokens=tokens if keyless else None,
+            writes_words=one.writes_words,
+        )
+        transports[one.name] = transport
+        stack.push_async_callback(transport.aclose)
+    unknown_before = await asyncio.to_thread(job.ledger.unknown_counts)
+    pool = pool_of(
+        job.spec,
+        targets,
+        spent_before=await asyncio.to_thread(job.ledger.spent_usd),
+        unknown_before=sum(unknown_before.values()),
+    )
+    sender = Sender(
+        spec=job.spec,
+        run_id=job.run_id,
+        settings_key=settings_key(job.spec),
+        ledger=job.ledger,
+        pool=pool,
+        transports=transports,
+        storage=job.storage,
+        spool=job.spool,
+        stop=job.stop,
+        tally=Tally(),
+        unknown_before=unknown_before,
+        targets={one.name: one for one in targets},
+        aftermath=Aftermath(
+            pool=pool, stop=job.stop, budget=RetryBudget(clock=pool.clock), waits=job.spec.wait
+        ),
+        gate=Gate(lambda: pool.room),
+        rules=rules_of(job.spec, job.retry),
+        finish=finish_of(job.spec),
+    )
+    stack.push_async_callback(sender.aclose)
+    return sender

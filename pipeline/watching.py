@@ -1,0 +1,58 @@
+"""What goes on beside a run's calls: the watch for a stop, and the manifest kept fresh."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from pipeline.errors import StorageError
+from pipeline.reports.views import Views
+from pipeline.stop import StopReason
+
+if TYPE_CHECKING:
+    from pipeline.execute import Job
+    from pipeline.send import Sender
+
+log = logging.getLogger(__name__)
+
+#: Reasons to stop that leave calls in flight only `drain_timeout_s`: somebody waits for the process to end.
+HURRIED = frozenset({StopReason.SIGINT, StopReason.SIGTERM, StopReason.CANCELLED})
+
+
+async def watch_stop(job: Job, sender: Sender | None) -> None:
+    """When a stop is asked for: let nobody call any more, then give calls in flight their time."""
+    stop_time = job.spec.stop_time(datetime.now().astimezone())
+    if stop_time is None:
+        await job.stop.soft.wait()
+    else:
+        left_s = (stop_time - datetime.now().astimezone()).total_seconds()
+        try:
+            await asyncio.wait_for(job.stop.soft.wait(), left_s)
+        except TimeoutError:
+            job.stop.ask(StopReason.STOP_AT, f"--stop-at {job.spec.stop_at}")
+    if sender is None:
+        return
+    sender.pool.stop()
+    drain_s = job.spec.drain_timeout_s if job.stop.reason in HURRIED else None
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(job.stop.hard.wait(), drain_s)
+    sender.give_up()
+
+
+async def keep_manifest_fresh(job: Job) -> None:
+    """Rewrite the manifest while the run goes on, spending at most a twentieth of the time on it."""
+    loop = asyncio.get_running_loop()
+    pause_s = Views.FRESH_EVERY_S
+    while True:
+        await asyncio.sleep(pause_s)
+        began_s = loop.time()
+        try:
+            for note in await asyncio.to_thread(job.views.write_manifest):
+                if note not in job.warnings:
+                    job.warn(note)
+        except StorageError as failed:
+            log.warning("manifest not refreshed: %s", failed.message)
+        pause_s = max(Views.FRESH_EVERY_S, 20 * (loop.time() - began_s))
