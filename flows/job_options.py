@@ -25,6 +25,7 @@ _FLAGS = {
     "timeout_s": ("--timeout",),
     "fade_s": ("--fade",),
     "drain_timeout_s": ("--drain-timeout",),
+    "lease_s": ("--lease",),
 }
 #: What flags take that are several words in one.
 _LISTS = {"modalities": "text|text,audio", "reports": "xlsx,html,jsonl,parquet", "fields": "FILE"}
@@ -56,6 +57,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Running again": ("redo", "keep", "force", "on_unknown"),
     "Results": ("output", "manifest_columns", "reports"),
+    "Several machines": ("ledger", "lease_s"),
 }
 _LAST_SECTION = "This command"
 

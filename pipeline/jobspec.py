@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from pipeline.answers import AnswerField, fields_given
 from pipeline.deploymentspec import DeploymentSpec, Provider, Usd, checked_address
+from pipeline.ledger_address import checked_ledger
 from pipeline.model import Check, Modality
 
 #: The last two the service does not give: they are encoded here.
@@ -99,7 +100,7 @@ class TurnSpec(BaseModel):
 class JobSpec(BaseModel):
     """Everything that decides a run, but no secret."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", title="audiobatch job")
+    model_config = ConfigDict(frozen=True, extra="forbid", title="audiobatch job", hide_input_in_errors=True)
 
     inputs: Texts = Field(
         default=(),
@@ -107,6 +108,17 @@ class JobSpec(BaseModel):
     )
     output: str | None = Field(
         default=None, description="Folder for results; default outputs/<name of the input>"
+    )
+    ledger: str | None = Field(
+        default=None,
+        description="Where the job's books are kept: a file, or a PostgreSQL database that several machines share "
+        "(postgresql+psycopg://USER@HOST/DATABASE); default <output>/ledger.db",
+    )
+    lease_s: float = Field(
+        default=60,
+        ge=1,
+        le=3600,
+        description="PostgreSQL ledger: seconds after which the items of a run that went silent go to others",
     )
     provider: Provider = Field(
         default="azure", description="Where calls go; local is the emulator and needs no account"
@@ -281,6 +293,11 @@ class JobSpec(BaseModel):
             except ValueError:
                 raise ValueError("give a time of day as HH:MM") from None
         return value
+
+    @field_validator("ledger")
+    @classmethod
+    def _ledger(cls, value: str | None) -> str | None:
+        return checked_ledger(value)
 
     @field_validator("endpoint")
     @classmethod

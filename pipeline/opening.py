@@ -55,7 +55,7 @@ def opened_folder(spec: JobSpec, run_id: str) -> Iterator[Opened]:
         stack.enter_context(FolderLock.acquire(output, run_id))
         storage.probe_writable()
         storage.sweep_temporary()
-        ledger = Ledger.open(output / "ledger.db")
+        ledger = Ledger.open(Path(spec.ledger) if spec.ledger else output / "ledger.db")
         stack.callback(ledger.close)
         stack.enter_context(run_log(output, run_id))
         spool = Spool(output)

@@ -42,7 +42,9 @@ _ENTRA_SIGNS = (
     "IDENTITY_ENDPOINT",
     "MSI_ENDPOINT",
 )
-_PATH_FIELDS = ("inputs", "output", "fields", "prices")
+_PATH_FIELDS = ("inputs", "output", "ledger", "fields", "prices")
+#: Values that could hold a secret where they are wrong: said to be wrong, never repeated.
+_NEVER_SHOWN = frozenset({"ledger"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +192,7 @@ def _explain(failed: ValidationError, origins: Mapping[str, str]) -> str:
         message = error["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         if place:
-            shown = "" if error["type"] == "missing" else f" = {error['input']!r}"
+            shown = "" if error["type"] == "missing" or place[0] in _NEVER_SHOWN else f" = {error['input']!r}"
             lines.append(f"{origins.get(place[0], 'settings')}: {key}{shown}: {message}")
         else:
             lines.append(message)

@@ -59,9 +59,10 @@ def opened(path: Path) -> Iterator[Folder]:
         ConfigError: it is no output folder of ours.
     """
     spec = spec_of(path)
-    if not (path / "ledger.db").exists():
-        raise ConfigError(f"{path}: has no ledger")
-    ledger = Ledger.open(path / "ledger.db")
+    place = Path(spec.ledger) if spec.ledger else path / "ledger.db"
+    if not place.exists():
+        raise ConfigError(f"{path}: has no ledger" + (f" at {place}" if spec.ledger else ""))
+    ledger = Ledger.open(place)
     try:
         yield Folder(path=path, spec=spec, ledger=ledger)
     finally:
