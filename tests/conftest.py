@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from emulator_process import EmulatorProcess
 
-_ACCOUNT = ("AZURE_", "OPENAI_", "IDENTITY_", "MSI_", "AUDIOBATCH_", "IMDS_")
+_ACCOUNT = ("AZURE_", "OPENAI_", "IDENTITY_", "MSI_", "AUDIOBATCH_", "IMDS_", "AWS_")
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +35,19 @@ def emulator(shared_emulator):
     """The session's emulator with an empty journal, no faults and no quotas."""
     shared_emulator.reset()
     return shared_emulator
+
+
+@pytest.fixture(scope="session")
+def azurite():
+    """Azure's own stand-in for Blob Storage, by npm."""
+    from remote_stores import Azurite, running
+
+    yield from running(Azurite)
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """A server that answers as S3 does, by pip."""
+    from remote_stores import S3, running
+
+    yield from running(S3)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from pipeline.address import Place
+
 
 class Storage(Protocol):
     """Files by POSIX paths relative to a root. Every method may be called from any thread.
@@ -36,8 +38,12 @@ class Storage(Protocol):
     StorageError where the place cannot be used, and for a path that leaves the root.
     """
 
+    @property
+    def root(self) -> Place: ...
     def write(self, path: str, data: bytes | memoryview | Iterable[bytes]) -> SavedFile: ...
-    def write_many(self, files: Sequence[tuple[str, bytes]]) -> list[SavedFile]: ...
+    def write_many(
+        self, files: Sequence[tuple[str, bytes]], *, replacing: bool = True
+    ) -> list[SavedFile]: ...
     def open_text_atomic(
         self, path: str, *, encoding: str = "utf-8", newline: str = ""
     ) -> AbstractContextManager[IO[str]]: ...
@@ -48,9 +54,12 @@ class Storage(Protocol):
     def sha256(self, path: str) -> str: ...
     def delete(self, path: str) -> None: ...
     def move(self, source: str, target: str) -> None: ...
+    def walk(self, folder: str = "") -> Iterator[str]: ...
+    def prune(self, folder: str) -> None: ...
     def sweep_temporary(self, *, older_than_s: float = 0.0) -> int: ...
     def free_bytes(self) -> int | None: ...
     def probe_writable(self) -> None: ...
+    def refuse_file(self) -> None: ...
 
 
 class LocalStorage:
@@ -72,8 +81,8 @@ class LocalStorage:
         """Raises: StorageError: the file is as it was before."""
         return self._write_all([(path, data)])[0]
 
-    def write_many(self, files: Sequence[tuple[str, bytes]]) -> list[SavedFile]:
-        """As `write`, with one flush a file and one a folder.
+    def write_many(self, files: Sequence[tuple[str, bytes]], *, replacing: bool = True) -> list[SavedFile]:
+        """As `write`, with one flush a file and one a folder. Here one lock guards the folder: `replacing` is moot.
 
         Raises:
             StorageError: nothing may be taken as written; each file is its old or its new self.
@@ -175,6 +184,19 @@ class LocalStorage:
             old.rename(new)
             for folder in dict.fromkeys([new.parent, old.parent]):
                 sync_folder(folder)
+
+    def walk(self, folder: str = "") -> Iterator[str]:
+        """The paths of all files and links below a folder, sorted by folder and name."""
+        for path in sorted((self.root / folder).rglob("*")):
+            if path.is_file() or path.is_symlink():
+                yield path.relative_to(self.root).as_posix()
+
+    def prune(self, folder: str) -> None:
+        """Removes the empty folders below a folder."""
+        folders = [path for path in (self.root / folder).rglob("*") if path.is_dir()]
+        for path in sorted(folders, reverse=True):
+            if not any(path.iterdir()):
+                path.rmdir()
 
     def sweep_temporary(self, *, older_than_s: float = 0.0) -> int:
         """Removes what killed runs left half-written; how many files.

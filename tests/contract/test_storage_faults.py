@@ -1,0 +1,154 @@
+"""Stores that throttle, cut connections, take half of an upload: nothing is lost, and nothing half counts."""
+
+from __future__ import annotations
+
+import logging
+import random
+import uuid
+from pathlib import Path
+
+import pytest
+from remote_stores import BUSY, CUT, HALF, LOST, PASS, RESET, THROTTLED, Wire
+
+from pipeline.address import Address
+from pipeline.errors import ConfigError, StorageError
+from pipeline.store.fsspec_storage import PIECE_BYTES, FsspecStorage
+
+pytestmark = pytest.mark.timeout(600)
+
+FATES = (THROTTLED, BUSY, RESET, HALF, LOST, CUT)
+
+
+class Line:
+    """A store behind a wire, and the same store without it."""
+
+    def __init__(self, server, wire: Wire, root: Address, monkeypatch) -> None:
+        self.server, self.wire, self.monkeypatch = server, wire, monkeypatch
+        self.root = root
+
+    def storage(self, *, direct: bool = False, patience_s: float = 60.0) -> FsspecStorage:
+        for name, value in self.server.variables(None if direct else self.wire.port).items():
+            self.monkeypatch.setenv(name, value)
+        return FsspecStorage(self.root, patience_s=patience_s)
+
+
+@pytest.fixture(params=["azurite", "s3"])
+def line(request, monkeypatch):
+    server = request.getfixturevalue(request.param)
+    for name, value in server.variables().items():
+        monkeypatch.setenv(name, value)
+    root = server.make(f"out-{uuid.uuid4().hex[:12]}") / "run"
+    with Wire(server.port, lambda *_: PASS) as wire:
+        yield Line(server, wire, root, monkeypatch)
+
+
+def nth(number: int, fate: str):
+    return lambda n, *_: fate if n == number else PASS
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_a_put_passes_through_one_fault_of_any_kind(line: Line, fate: str):
+    storage = line.storage()
+    content = random.Random(1).randbytes(300_000)
+    line.wire.fate = nth(0, fate)
+    saved = storage.write_many([("audio/a.wav", content)], replacing=False)
+    assert line.wire.fates() == [fate]
+    direct = line.storage(direct=True)
+    assert {path: direct.read(path) for path in direct.walk()} == {"audio/a.wav": content}
+    assert saved[0].size_bytes == len(content)
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_reading_and_listing_pass_through_one_fault_of_any_kind(line: Line, fate: str, tmp_path: Path):
+    content = random.Random(2).randbytes(PIECE_BYTES + 100_000)
+    line.storage(direct=True).write("a.wav", content)
+    for number in range(4):
+        line.wire.seen.clear()
+        line.wire.fate = nth(number, fate)
+        storage = line.storage()
+        assert [(one.path, one.size_bytes) for one in storage.entries()] == [("a.wav", len(content))]
+        storage.fetch("a.wav", tmp_path / "a")
+        assert (tmp_path / "a").read_bytes() == content
+        assert line.wire.fates() == [fate]
+
+
+def test_many_puts_through_a_bad_wire_are_all_whole(line: Line):
+    chance = random.Random(7)
+    line.wire.fate = lambda *_: chance.choice(FATES) if chance.random() < 0.3 else PASS
+    storage = line.storage()
+    files = {f"audio/{n:02}.wav": chance.randbytes(1 + 5000 * n) for n in range(30)}
+    for name, content in files.items():
+        storage.write_many([(name, content), (f"t/{name}.txt", b"words")], replacing=False)
+    assert len(line.wire.fates()) > 10
+    direct = line.storage(direct=True)
+    assert {path: direct.read(path) for path in direct.walk("audio")} == files
+    assert not list(direct.walk("versions")), "what was its own was taken for another's"
+    assert len(list(direct.walk())) == 60
+
+
+@pytest.mark.parametrize("fate", [HALF, RESET, BUSY])
+def test_a_store_that_stays_away_is_an_error_and_leaves_the_old_object(line: Line, fate: str):
+    line.storage(direct=True).write("a.wav", b"old")
+    line.wire.fate = lambda *_: fate
+    storage = line.storage(patience_s=1.0)
+    with pytest.raises(
+        StorageError, match=r"cannot write \w+://out-\w+/run/a\.wav: the store did not answer"
+    ):
+        storage.write("a.wav", b"new" * 100_000)
+    with pytest.raises(ConfigError, match="cannot be used"):
+        storage.probe_writable()
+    assert line.storage(direct=True).read("a.wav") == b"old"
+
+
+def test_an_answer_with_another_hash_is_no_success(line: Line, monkeypatch):
+    storage = line.storage(direct=True)
+    put = storage._files.pipe_file
+    monkeypatch.setattr(storage._files, "pipe_file", lambda key, data, **kw: put(key, data[:-1], **kw))
+    with pytest.raises(StorageError, match="what arrived is not what was sent"):
+        storage.write("a.wav", b"content")
+
+
+def test_a_container_that_is_not_there_is_said_with_what_to_do(line: Line):
+    storage = FsspecStorage(Address(line.root.protocol, f"none-{uuid.uuid4().hex[:8]}/run"))
+    with pytest.raises(ConfigError, match=r"there is no container or bucket 'none-\w+'\. Create it"):
+        storage.probe_writable()
+
+
+def test_wrong_credentials_are_said_and_never_shown(azurite, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG, "pipeline")
+    canary = "c2VjcmV0LWNhbmFyeS1rZXk="
+    connection = azurite.variables()["AZURE_STORAGE_CONNECTION_STRING"]
+    before, _, rest = connection.partition("AccountKey=")
+    monkeypatch.setenv(
+        "AZURE_STORAGE_CONNECTION_STRING", f"{before}AccountKey={canary};{rest.partition(';')[2]}"
+    )
+    storage = FsspecStorage(Address("az", "out/run"))
+    with pytest.raises(ConfigError, match="does not accept the credentials") as refused:
+        storage.probe_writable()
+    assert canary not in refused.value.message
+    assert canary not in caplog.text
+
+
+@pytest.mark.parametrize("protocol", ["az", "s3"])
+def test_a_missing_extra_is_named(protocol: str, monkeypatch):
+    import sys
+
+    module = {"az": "adlfs", "s3": "s3fs"}[protocol]
+    monkeypatch.setitem(sys.modules, module, None)
+    extra = {"az": "azure", "s3": "s3"}[protocol]
+    with pytest.raises(ConfigError, match=rf"{protocol}:// needs the extra '{extra}'.*audiobatch\[{extra}\]"):
+        FsspecStorage(Address(protocol, "out/run"))
+
+
+def test_an_account_that_nobody_named_is_asked_for():
+    with pytest.raises(ConfigError, match="AZURE_STORAGE_ACCOUNT_NAME"):
+        FsspecStorage(Address("az", "out/run"))
+
+
+def test_a_connection_string_that_is_none_is_not_repeated(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "AccountKey=canary")
+    with pytest.raises(
+        ConfigError, match="AZURE_STORAGE_CONNECTION_STRING is not as it should be"
+    ) as refused:
+        FsspecStorage(Address("az", "out/run"))
+    assert "canary" not in str(refused.value)
