@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, time, timedelta
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.address import checked
 from pipeline.answers import AnswerField, fields_given
 from pipeline.deploymentspec import DeploymentSpec, Provider, Usd, checked_address
 from pipeline.ledger_address import checked_ledger
@@ -104,10 +106,13 @@ class JobSpec(BaseModel):
 
     inputs: Texts = Field(
         default=(),
-        description="Folders of recordings or .txt prompts, single files, prompt tables (.csv .xlsx .jsonl)",
+        description="Folders of recordings or .txt prompts, single files, prompt tables (.csv .xlsx .jsonl); "
+        "also az://container/prefix and s3://bucket/prefix",
     )
     output: str | None = Field(
-        default=None, description="Folder for results; default outputs/<name of the input>"
+        default=None,
+        description="Folder for results, az://container/prefix or s3://bucket/prefix (with a ledger elsewhere); "
+        "default outputs/<name of the input>",
     )
     ledger: str | None = Field(
         default=None,
@@ -294,6 +299,16 @@ class JobSpec(BaseModel):
                 raise ValueError("give a time of day as HH:MM") from None
         return value
 
+    @field_validator("inputs")
+    @classmethod
+    def _inputs(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(checked(value) for value in values)
+
+    @field_validator("output")
+    @classmethod
+    def _output(cls, value: str | None) -> str | None:
+        return None if value is None else checked(value)
+
     @field_validator("ledger")
     @classmethod
     def _ledger(cls, value: str | None) -> str | None:
@@ -372,13 +387,7 @@ class JobSpec(BaseModel):
 
     def turn_specs(self) -> tuple[TurnSpec, ...]:
         """The turns with modalities filled in: the job's for the first, text for a follow-up."""
-        given = self.turns or tuple(TurnSpec(prompt=text) for text in self.prompt) or (TurnSpec(),)
-        return tuple(
-            turn
-            if turn.modalities
-            else turn.model_copy(update={"modalities": self.modalities if number == 0 else ("text",)})
-            for number, turn in enumerate(given)
-        )
+        return _turns_filled_in(self.turns, self.prompt, self.modalities)
 
     def stop_time(self, now: datetime) -> datetime | None:
         """The next moment at or after `now` (local, aware) that `stop_at` names."""
@@ -393,6 +402,19 @@ class JobSpec(BaseModel):
         if not self.max_failures.endswith("%"):
             return float(self.max_failures)
         return float("inf") if calls < 20 else calls * float(self.max_failures[:-1]) / 100
+
+
+@lru_cache(maxsize=16)  # asked for at every item
+def _turns_filled_in(
+    turns: tuple[TurnSpec, ...], prompt: tuple[str, ...], modalities: tuple[Modality, ...]
+) -> tuple[TurnSpec, ...]:
+    given = turns or tuple(TurnSpec(prompt=text) for text in prompt) or (TurnSpec(),)
+    return tuple(
+        turn
+        if turn.modalities
+        else turn.model_copy(update={"modalities": modalities if number == 0 else ("text",)})
+        for number, turn in enumerate(given)
+    )
 
 
 def check_action(text: str) -> tuple[Check, int]:

@@ -7,6 +7,7 @@ later option changes no old fingerprint.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline.audio.convert import fits_one_request
@@ -99,5 +100,10 @@ def unfit(source: Source, spec: JobSpec) -> str:
 
 
 def _asked(spec: JobSpec, names: tuple[str, ...]) -> dict[str, Any]:
-    fields = type(spec).model_fields
-    return {name: value for name in names if (value := getattr(spec, name)) != fields[name].default}
+    defaults = _defaults(type(spec), names)
+    return {name: value for name in names if (value := getattr(spec, name)) != defaults[name]}
+
+
+@lru_cache(maxsize=16)
+def _defaults(kind: type[JobSpec], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: kind.model_fields[name].default for name in names}
