@@ -2,8 +2,11 @@
 
     exit code 0         Completed
     3                   Completed, with a message and the tag `partial`
+    5                   Failed, called Parked: the next run goes on
     130, 143            Cancelled
     the rest            Failed
+
+A scheduled run whose folder is at work already, or that finds no input yet, is Completed, called Skipped.
 
 A direct caller gets the summary for the first two and a typed error, which carries it, for the others.
 """
@@ -14,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from datetime import datetime
 from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
@@ -22,10 +26,10 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
-from flows import artifacts, closing, engine_context, progress, shards, stopping
+from flows import artifacts, closing, engine_context, left_behind, progress, shards, stopping
 from flows.endings import RunFailed, RunInterrupted
 from pipeline import execute
-from pipeline.errors import AudioBatchError
+from pipeline.errors import AudioBatchError, FolderInUse, NothingFound
 from pipeline.stop import StopReason
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PARTIAL = 3
+PARKED = 5
 INTERRUPTED = (StopReason.SIGINT, StopReason.SIGTERM, StopReason.CANCELLED)
 
 
@@ -59,10 +64,16 @@ async def run(spec: JobSpec) -> RunSummary:
     the summary itself, or raises `RunFailed` or `RunInterrupted`, which carry it.
     """
     try:
-        return cast("RunSummary", await _run(spec))
+        state = await _run(spec)
+    except (FolderInUse, NothingFound) as idle:
+        state = _skipped(idle) if _is_scheduled() else Failed(message=idle.message, data=idle)
     except AudioBatchError as failed:
         # As a state, it is told in one line; raised, Prefect would log it with a page of its own frames.
-        return cast("RunSummary", Failed(message=failed.message, data=failed))
+        state = Failed(message=failed.message, data=failed)
+    if _is_child_of_runner() and state.is_completed():
+        # Any other end Prefect itself logs, as an error.
+        stopping.say(f"{datetime.now().astimezone():%H:%M:%S} {run_name()}: {state.message}")
+    return cast("RunSummary", state)
 
 
 async def _run(spec: JobSpec) -> State[Any]:
@@ -73,11 +84,12 @@ async def _run(spec: JobSpec) -> State[Any]:
     engine = engine_context.prepared.get()
     ours = engine is not None and engine.job.spec == spec
     # Our command line, or a process that Prefect started for this one flow run: it ends with the run.
-    ends_with_run = ours or bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
+    ends_with_run = ours or _is_child_of_runner()
     async with contextlib.AsyncExitStack() as stack:
         if engine is None or not ours:
             engine = engine_context.Engine(job=await stack.enter_async_context(execute.Job.open(spec)))
         job = engine.job
+        await stack.enter_async_context(left_behind.working_on(job, run_id))
         stack.enter_context(
             stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=ends_with_run)
         )
@@ -103,7 +115,29 @@ def state_of(summary: RunSummary) -> State[Any]:
         return Completed(message=message, data=summary)
     if summary.stopped_by in INTERRUPTED:
         return Cancelled(message=message, data=RunInterrupted(message, summary))
-    return Failed(message=message, data=RunFailed(message, summary))
+    failed: State[Any] = Failed(message=message, data=RunFailed(message, summary))
+    if summary.exit_code == PARKED:
+        failed.name = "Parked"
+    return failed
+
+
+def _skipped(idle: FolderInUse | NothingFound) -> State[Any]:
+    """What a fire comes to that finds the last one at work, or nothing to work on: no failure, and no run."""
+    # Without the advice that follows, which is for somebody at a terminal.
+    who, _, _ = idle.message.partition(". Wait until")
+    why = f"the last run is still at work: {who}" if isinstance(idle, FolderInUse) else f"nothing yet: {who}"
+    return Completed(name="Skipped", message=f"skipped: {why}")
+
+
+def _is_scheduled() -> bool:
+    """Whether a deployment made this run, on schedule or by a click."""
+    context = FlowRunContext.get()
+    return bool(context and context.flow_run and context.flow_run.deployment_id)
+
+
+def _is_child_of_runner() -> bool:
+    """Whether Prefect started this process for one flow run: `audiobatch serve` or a worker."""
+    return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
 
 
 async def _is_cancelling(run_id: UUID) -> bool:

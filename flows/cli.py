@@ -34,6 +34,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "review": ("flows.commands.review", "review", "Take in a reviewer's marks; hand out the approved clips."),
     "report": ("flows.commands.report", "report", "Make the manifest, the workbook and the page again."),
+    "schedule": ("flows.commands.schedule", "schedule", "Run a job again and again, at times you name."),
+    "serve": ("flows.commands.serve", "serve", "Run scheduled jobs when they are due, until Ctrl-C."),
+    "server": ("flows.commands.server", "server", "Start Prefect's server: pages, schedules, notifications."),
     "config": ("flows.commands.config", "config", "Show where each setting comes from."),
     "emulator": ("pipeline.emulator.command", "emulator", "Run the local stand-in for the service."),
 }

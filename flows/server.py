@@ -124,7 +124,7 @@ class EmbeddedServer:
         """
         assert self._child is not None, "start() comes first"
         end = self._started_at + deadline_s
-        while not await asyncio.to_thread(_answers, self.api_url, min(5.0, max(0.1, end - time.monotonic()))):
+        while not await asyncio.to_thread(answers, self.api_url, min(5.0, max(0.1, end - time.monotonic()))):
             if self._child.poll() is not None:
                 raise self._failure(f"ended with code {self._child.returncode}")
             if time.monotonic() > end:
@@ -183,14 +183,14 @@ def require_answer(api_url: str, *, timeout_s: float = 10.0) -> None:
     Raises:
         ConfigError: it does not.
     """
-    if not _answers(api_url, timeout_s):
+    if not answers(api_url, timeout_s):
         raise ConfigError(
             f"Prefect's server at {api_url} (PREFECT_API_URL) does not answer. Start it, unset PREFECT_API_URL "
             "to run on an embedded one, or use --no-prefect."
         )
 
 
-def _answers(api_url: str, timeout_s: float) -> bool:
+def answers(api_url: str, timeout_s: float) -> bool:
     """One question to the server. The child listens from its first moment, so the answer comes when it is ready."""
     try:
         open_directly = urllib.request.build_opener(urllib.request.ProxyHandler({})).open

@@ -43,13 +43,13 @@ def main() -> None:
     on_started: list[Callable[[], None]] = []
     threading.Thread(target=_watch_input, args=(gone,), daemon=True).start()
     threading.Thread(target=_watch_parent, args=(gone, parent), daemon=True).start()
-    server = _server(on_started)
+    server = http_server(on_started)
     threading.Thread(target=_end, args=(gone, server), daemon=True).start()
-    with _migration(on_started):
+    with migration(on_started):
         server.run(sockets=[listener])
 
 
-def _server(on_started: list[Callable[[], None]]) -> uvicorn.Server:
+def http_server(on_started: list[Callable[[], None]]) -> uvicorn.Server:
     """The HTTP server; `on_started` is called once the application answers."""
     import uvicorn
 
@@ -74,7 +74,7 @@ def _server(on_started: list[Callable[[], None]]) -> uvicorn.Server:
 
 
 @contextlib.contextmanager
-def _migration(on_started: list[Callable[[], None]]) -> Iterator[None]:
+def migration(on_started: list[Callable[[], None]]) -> Iterator[None]:
     """Skip the migration where it would do nothing; else hold the database's lock until the server has started.
 
     Then the revision is recorded and the lock freed. A server that ends before has its lock freed by the system;

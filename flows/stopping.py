@@ -1,8 +1,11 @@
 """Stopping in order: what a signal, or a cancellation in Prefect, does to a run.
 
     first SIGINT or SIGTERM   nothing more is sent; calls in flight may end (`--drain-timeout`); 130 or 143
-    second                    calls in flight are given up and become `unknown`; the same code
-    third                     the process ends where it stands; the ledger knows what was sent
+    the same again            calls in flight are given up and become `unknown`; the same code
+    a third time              the process ends where it stands; the ledger knows what was sent
+
+Each of the two is counted for itself: Ctrl-C under `audiobatch serve` reaches a flow from the terminal, and the
+server of schedules passes its own stop on as SIGTERM; that is one wish, not two.
 
 Handlers only mark the run's `Stop`; whatever sends reads it. `signal.signal` is used on every system rather than
 the event loop's own handlers, which Windows lacks and which do not nest: Prefect installs a handler that raises
@@ -18,6 +21,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -33,8 +37,8 @@ POLL_S = 5.0
 LAST_WORDS_S = 8.0
 REASONS = {signal.SIGINT: StopReason.SIGINT, signal.SIGTERM: StopReason.SIGTERM}
 
-#: Signals so far, by run: the flow's handlers and those around it count together.
-_signals: WeakKeyDictionary[Stop, int] = WeakKeyDictionary()
+#: Signals so far, by run and number: the flow's handlers and those around it count together.
+_signals: WeakKeyDictionary[Stop, Counter[int]] = WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -52,7 +56,9 @@ def on_signals(stop: Stop, *, in_flight: Callable[[str], str], keep: bool = Fals
     loop = asyncio.get_running_loop()
 
     def handle(number: int, _frame: Any) -> None:
-        count = _signals[stop] = _signals.get(stop, 0) + 1
+        counts = _signals.setdefault(stop, Counter())
+        counts[number] += 1
+        count = counts[number]
         if count > 2:
             os._exit(128 + number)
         # A flag that `asyncio` waits on may only be set from the loop; the call also wakes it.
@@ -71,6 +77,8 @@ def on_signals(stop: Stop, *, in_flight: Callable[[str], str], keep: bool = Fals
 
 def _signalled(stop: Stop, reason: StopReason, count: int, in_flight: Callable[[str], str]) -> None:
     name = "Ctrl-C" if reason is StopReason.SIGINT else "SIGTERM"
+    if count == 1 and stop.reason in REASONS.values():
+        return
     if count == 1:
         stop.ask(reason, f"stopped by {name}")
         say(f"Stopping ({name}): nothing more is sent. {in_flight(name)}")

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from pipeline.audio.probe import looks_like_audio, probe_many
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import ConfigError, InputError, NothingFound
 from pipeline.jobspec import placeholders
 from pipeline.model import Source, SourceKind
 from pipeline.sound_settings import SIDE_MARKS
@@ -84,7 +84,8 @@ class Discovery:
         """Every input, in order, numbered by position.
 
         Raises:
-            ConfigError: an input is not there or of no known kind, or nothing at all was found.
+            ConfigError: an input is not there or of no known kind.
+            NothingFound: nothing at all was found.
         """
         position = 0
         # Names made from paths are apart by themselves; a table's ids and file names can be anything.
@@ -94,7 +95,7 @@ class Discovery:
             refusal = source.refusal or (_name_taken(source, claims) if claims else "")
             yield replace(source, position=position, refusal=refusal)
         if position == 0:
-            raise ConfigError(self._nothing())
+            raise NothingFound(self._nothing())
 
     def _sides(self, sources: Iterable[Source]) -> Iterator[Source]:
         """The same; under a channel split a two-sided recording is two items."""

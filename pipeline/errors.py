@@ -2,7 +2,8 @@
 
     AudioBatchError
     ├── ConfigError             settings or arguments that cannot work; nothing was sent
-    │   └── FolderInUse         another run holds the output folder
+    │   ├── FolderInUse         another run holds the output folder
+    │   └── NothingFound        the inputs are there, and hold nothing to send
     ├── InputError              one input cannot be sent; the others can
     ├── StorageError            the output cannot be written
     ├── BudgetReached           the next call could pass a cost limit
@@ -88,6 +89,10 @@ class ConfigError(AudioBatchError):
 
 class FolderInUse(ConfigError):
     """Another run holds the output folder's lock."""
+
+
+class NothingFound(ConfigError):
+    """The inputs hold no recording and no prompt, perhaps not yet."""
 
 
 class InputError(AudioBatchError):
@@ -188,7 +193,11 @@ class TransientError(ServiceError):
 
 
 class RateLimited(TransientError):
-    """429 for rate. `retry_after_s` is the wait the service asked for, None where it named none."""
+    """429 for rate. `retry_after_s` is the wait the service asked for, None where it named none.
+
+    Attributes:
+        wait_alone_s: how long this call waits while others go on: its refusal had nothing to do with the rate.
+    """
 
     error_type = ErrorType.RATE_LIMITED
 
@@ -197,6 +206,7 @@ class RateLimited(TransientError):
     ) -> None:
         super().__init__(message, status=429, request_id=request_id)
         self.retry_after_s = retry_after_s
+        self.wait_alone_s = 0.0
 
 
 class Unavailable(TransientError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import threading
 from concurrent.futures import Future
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.flow_choice import flow_for
 from flows.job_options import JobCommand, job_options, resolve_job
 from pipeline.errors import AudioBatchError
 
@@ -114,7 +114,7 @@ async def _run(
 
     async with execute.Job.open(spec, retry=retry) as job:
         # Prefect takes seconds to import: they pass while inputs are found and probed.
-        flow = _meanwhile(_flow_for, spec) if prefect else None
+        flow = _meanwhile(flow_for, spec) if prefect else None
         # With Prefect the process ends with the run, so that a second signal cannot break its last steps.
         with stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=prefect):
             async with progress.shown(job, quiet=quiet):
@@ -157,20 +157,3 @@ def _meanwhile(work: Callable[[JobSpec], Any], spec: JobSpec) -> Future[Any]:
 
     threading.Thread(target=run, daemon=True, name="import-prefect").start()
     return done
-
-
-def _flow_for(spec: JobSpec) -> Any:
-    """The flow that a job's inputs call for: recordings in a folder, or prompts."""
-    from pathlib import Path
-
-    from flows.process_folder import process_folder
-    from flows.speak_prompts import speak_prompts
-    from pipeline.audio.probe import looks_like_audio
-
-    def has_sound(given: str) -> bool:
-        path = Path(given)
-        return looks_like_audio(given) or (
-            path.is_dir() and any(looks_like_audio(name) for _, _, names in os.walk(path) for name in names)
-        )
-
-    return process_folder if any(has_sound(one) for one in spec.inputs) else speak_prompts

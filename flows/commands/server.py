@@ -1,0 +1,39 @@
+"""`audiobatch server`: Prefect's server, set up so that it loses nothing."""
+
+from __future__ import annotations
+
+import click
+
+from flows.standing_server import DEFAULT_PORT
+
+
+@click.command(short_help="Start Prefect's server: pages, schedules, notifications.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0: a free one."
+)
+def server(host: str, port: int) -> int:
+    """Start Prefect's server and keep it running until Ctrl-C.
+
+    It is Prefect's own, with its web pages, its scheduler and its automations, on its usual database
+    (PREFECT_HOME, or PREFECT_API_DATABASE_CONNECTION_URL for PostgreSQL). Set here, unless you have set it
+    otherwise: task states are recorded in batches (one by one, the server loses states of large jobs), no
+    telemetry, and pages that ask this port. Prefect's server lets in whoever reaches it: leave it on 127.0.0.1,
+    or put a proxy with a login in front.
+
+    \b
+    Others find it by its address:
+      export PREFECT_API_URL=http://127.0.0.1:4200/api
+    """  # noqa: D301 - click's mark for lines as they are
+    from flows import standing_server
+
+    click.echo("Starting Prefect's server …", err=True)
+    standing_server.serve(host, port, ready=_say_ready)
+    click.echo("Prefect's server has ended.", err=True)
+    return 0
+
+
+def _say_ready(origin: str) -> None:
+    click.echo(f"Pages:    {origin}")
+    click.echo(f"For runs: export PREFECT_API_URL={origin}/api")
+    click.echo("Ctrl-C ends it.", err=True)

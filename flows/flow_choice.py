@@ -1,0 +1,34 @@
+"""Which of the two flows a job is for. They do the same; the name tells people what goes in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.jobspec import JobSpec
+
+
+def flow_for(spec: JobSpec) -> Any:
+    """The flow that a job's inputs call for: recordings in a folder, or prompts."""
+    from pipeline.audio.probe import looks_like_audio
+
+    def has_sound(given: str) -> bool:
+        path = Path(given)
+        return looks_like_audio(given) or (
+            path.is_dir() and any(looks_like_audio(name) for _, _, names in os.walk(path) for name in names)
+        )
+
+    return flow_named("process-folder" if any(has_sound(one) for one in spec.inputs) else "speak-prompts")
+
+
+def flow_named(name: str) -> Any:
+    """`process-folder` or `speak-prompts`, as Prefect knows them."""
+    if name == "process-folder":
+        from flows.process_folder import process_folder
+
+        return process_folder
+    from flows.speak_prompts import speak_prompts
+
+    return speak_prompts

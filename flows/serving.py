@@ -1,0 +1,131 @@
+"""One process that runs every registered job when it is due: Prefect's runner, with an end in order.
+
+Each due run is a process of its own (`python -m prefect.engine`), so that one cannot take the others along. Jobs
+that are registered later are taken up within `LOOK_EVERY_S`; those that are removed or paused never come due.
+Stopping the process pauses nothing: schedules live in Prefect's server, and the next `serve` goes on with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect.runner import Runner
+
+from flows import deployments, stopping
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    from flows.deployments import Scheduled
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A deployment as the runner wants to add it; it is registered already, with all it needs."""
+
+    id: UUID
+    name: str
+    storage: None = None
+
+    async def aapply(self) -> UUID:
+        return self.id
+
+
+async def serve(*, said: Callable[[str], None]) -> None:
+    """Run what is due until Ctrl-C or SIGTERM; runs at work are then stopped in order, and waited for.
+
+    Args:
+        said: is told, in lines for people, what is served and what becomes of it.
+    """
+    prepare_children()
+    runner = Runner(name="audiobatch", pause_on_shutdown=False, limit=None, query_seconds=LOOK_EVERY_S)
+    served: dict[UUID, Scheduled] = {}
+    stopped = asyncio.Event()
+    running = asyncio.create_task(_started(runner, stopped))
+    watching = asyncio.create_task(_keep_up(runner, served, said))
+    asked = asyncio.create_task(stopped.wait())
+    await asyncio.wait([running, watching, asked], return_when=asyncio.FIRST_COMPLETED)
+    watching.cancel()
+    await asyncio.wait([watching])
+    if not running.done():
+        at_work = len(runner._process_manager.flow_run_ids())  # noqa: SLF001 - told to people, decides nothing
+        if at_work:
+            said(f"Stopping: {at_work} {'run' if at_work == 1 else 'runs'} at work may end calls in flight.")
+        await runner.astop()
+    asked.cancel()
+    await running
+    if not watching.cancelled() and (failed := watching.exception()):
+        raise failed
+
+
+def prepare_children() -> None:
+    """What the processes of single runs need: this package, and not one called `flows` where the user stands."""
+    root = str(Path(__file__).resolve().parent.parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
+async def _started(runner: Runner, stopped: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop(*_: Any) -> None:
+        loop.call_soon_threadsafe(stopped.set)
+
+    async with contextlib.AsyncExitStack() as stack:
+        before = {number: signal.getsignal(number) for number in stopping.REASONS}
+        stack.callback(lambda: [signal.signal(number, handler) for number, handler in before.items()])
+        # The runner sets a handler of its own as it starts, which ends the process with its runs half stopped.
+        loop.call_soon(lambda: [signal.signal(number, stop) for number in stopping.REASONS])
+        await runner.start()
+
+
+async def _keep_up(runner: Runner, served: dict[UUID, Scheduled], said: Callable[[str], None]) -> None:
+    """Let the runner know of every job that is registered, from now on and later."""
+    while True:
+        try:
+            now = {one.id: one for one in await deployments.registered() if one.work_pool is None}
+        except Exception:
+            log.warning("the registered jobs could not be read", exc_info=True)
+            await asyncio.sleep(LOOK_EVERY_S)
+            continue
+        for one in now.values():
+            if one.id not in served:
+                await runner.aadd_deployment(_Known(one.id, one.name))  # type: ignore[arg-type]
+        for text in changes(served, now):
+            said(text)
+        served.clear()
+        served.update(now)
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def changes(before: dict[UUID, Scheduled], now: dict[UUID, Scheduled]) -> list[str]:
+    """What became of the registered jobs since the last look, a line each."""
+    lines = []
+    for key, one in now.items():
+        text = f"{one.cron or 'no cron'} ({one.timezone or 'UTC'}) → {one.output}"
+        if one.paused:
+            text += ", paused"
+        earlier = before.get(key)
+        if earlier is None:
+            lines.append(f"Serving {one.name}: {text}")
+        elif (earlier.cron, earlier.timezone, earlier.paused, earlier.job) != (
+            one.cron,
+            one.timezone,
+            one.paused,
+            one.job,
+        ):
+            lines.append(f"Changed {one.name}: {text}")
+    lines += [f"Removed {one.name}" for key, one in before.items() if key not in now]
+    return lines
