@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import RETRYABLE, ConfigError, ErrorType, InputError
 from pipeline.items import build_item, digest, job_settings
+from pipeline.jobspec import placeholders
 from pipeline.limits.retry import MAX_UNKNOWN
 from pipeline.model import Status
 from pipeline.redo import Rules, is_done
 from pipeline.sound_settings import trimmed_s, unfit
+from pipeline.store.ledger_reading import Unchanged
 from pipeline.wanted_words import wanted_of, word_models
 
 if TYPE_CHECKING:
@@ -143,7 +145,10 @@ def make_plan(ledger: Ledger, spec: JobSpec, run_id: str, *, retry: Retry | None
     planning = _Planning(spec, settings_key(spec), ledger.unknown_counts(), retry)
     if word_models(spec) and retry is None:
         planning.written = ledger.written_down()
-    for chunk in _batched(ledger.recorded(run_id), _BATCH):
+    done = _done_for_certain(spec, retry)
+    if done is not None:
+        planning.counts[Decision.DONE] = ledger.count_unchanged(run_id, done)
+    for chunk in _batched(ledger.recorded(run_id, but=done), _BATCH):
         to_send = [one.source.item_id for one in chunk if planning.sends(one)]
         ledger.mark_to_do(to_send, run_id)
         if planning.kept:
@@ -172,6 +177,18 @@ def make_plan(ledger: Ledger, spec: JobSpec, run_id: str, *, retry: Retry | None
         trimmed_s=planning.trimmed_s,
         shards_at_once=max(_FEWEST_SHARDS_AT_ONCE, math.ceil(spec.concurrency_ceiling / size) + 1),
     )
+
+
+def _done_for_certain(spec: JobSpec, retry: Retry | None) -> Unchanged | None:
+    """Which inputs the database alone can say are done: most of them, in a large folder that is run again.
+
+    Their fingerprints need not be worked out, since nothing that they are made of has changed. None where more
+    than the fingerprint counts: a retry, words to be written down, prompts that name columns.
+    """
+    asked = spec.turn_specs()
+    if retry is not None or word_models(spec) or any(placeholders(turn.prompt) for turn in asked):
+        return None
+    return Unchanged(settings_key=settings_key(spec), turns=len(asked))
 
 
 class _Planning:

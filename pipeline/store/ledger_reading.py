@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Select, and_, distinct, func, select
+from sqlalchemy import Select, and_, distinct, func, not_, select
 
 from pipeline.model import Outcome, Source, Status
 from pipeline.store.ledger_engine import damage
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import Engine, RowMapping
+    from sqlalchemy import ColumnElement, Engine, RowMapping
 
     from pipeline.model import Review
 
@@ -52,6 +52,35 @@ class Progress:
     ended: int
     ended_since: int
     in_flight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unchanged:
+    """Inputs that are done as the job stands: told by the database, without a look at any of them.
+
+    Such an input has no columns and no settings of its own, every turn has succeeded under these very job
+    settings, and what was sent had the hash that the input has now.
+    """
+
+    settings_key: str
+    turns: int
+
+
+def _is_unchanged(which: Unchanged) -> ColumnElement[bool]:
+    done = (
+        select(func.count())
+        .select_from(outcomes)
+        .where(
+            outcomes.c.item_id == items.c.item_id,
+            outcomes.c.turn <= which.turns,
+            outcomes.c.status == Status.SUCCEEDED.value,
+            outcomes.c.settings_key == which.settings_key,
+            outcomes.c.input_sha256 == items.c.sha256,
+        )
+        .scalar_subquery()
+    )
+    plain = (items.c.refusal == "", items.c.row == "", items.c.settings == "", items.c.sha256 != "")
+    return and_(*plain, done == which.turns)
 
 
 class LedgerReader:
@@ -147,16 +176,32 @@ class LedgerReader:
                 for row in connection.execution_options(yield_per=CHUNK).execute(query)
             }
 
-    def recorded(self, run_id: str | None = None) -> Iterator[Recorded]:
+    def recorded(self, run_id: str | None = None, *, but: Unchanged | None = None) -> Iterator[Recorded]:
         """Sources in input order with their outcomes, streamed.
 
         Args:
             run_id: only inputs that this run's discovery saw.
+            but: leave these out.
         """
         query = select(items).order_by(items.c.position, items.c.item_id)
         if run_id is not None:
             query = query.where(items.c.seen_run == run_id)
+        if but is not None:
+            query = query.where(not_(_is_unchanged(but)))
         yield from self._recorded(query)
+
+    def count_unchanged(self, run_id: str, which: Unchanged) -> int:
+        """How many of the inputs that a run's discovery saw are done and unchanged."""
+        query = select(func.count()).select_from(items)
+        query = query.where(items.c.seen_run == run_id, _is_unchanged(which))
+        with self._engine.connect() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def row_texts(self) -> Iterator[str]:
+        """The tables' own columns of inputs that have any, as JSON, in input order."""
+        query = select(items.c.row).where(items.c.row != "").order_by(items.c.position, items.c.item_id)
+        with self._engine.connect() as connection:
+            yield from connection.execution_options(yield_per=CHUNK).execute(query).scalars()
 
     def to_do(self, run_id: str, first: int, last: int) -> list[Recorded]:
         """A stretch of this run's queue, by position, both ends included."""
