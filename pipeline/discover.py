@@ -25,7 +25,7 @@ from pipeline.store.ledger_rows import media_from_text
 from pipeline.tables import TABLE_ENDINGS, Ids, Table, lines_of, read_text_file, text_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pipeline.audio.probe import Probed
     from pipeline.jobspec import JobSpec
@@ -72,11 +72,13 @@ class Discovery:
     Attributes:
         known: what an earlier probing found, by item id (`Ledger.known_files`): unchanged files are not read.
         stdin: where `-` is read from.
+        is_arriving: says of a file that it is to be left for a later run; None: take all.
     """
 
     spec: JobSpec
     known: Mapping[str, Known] = field(default_factory=dict)
     stdin: IO[bytes] | None = None
+    is_arriving: Callable[[Path], bool] | None = None
     tally: Tally = field(default_factory=Tally)
     _ids: Ids = field(default_factory=Ids)
 
@@ -96,6 +98,19 @@ class Discovery:
             yield replace(source, position=position, refusal=refusal)
         if position == 0:
             raise NothingFound(self._nothing())
+
+    def files(self) -> Iterator[Path]:
+        """The files that `sources` would read, without reading them; what is not there is left out."""
+        for given in self.spec.inputs:
+            path = Path(given)
+            if path.is_dir():
+                root = path.resolve()
+                for one in _walk(root, Tally()):
+                    is_input = looks_like_audio(one.name) or one.suffix.lower() == ".txt"
+                    if is_input and self._wanted(one.relative_to(root)):
+                        yield one
+            elif path.exists():
+                yield path.resolve()
 
     def _sides(self, sources: Iterable[Source]) -> Iterator[Source]:
         """The same; under a channel split a two-sided recording is two items."""
@@ -119,7 +134,7 @@ class Discovery:
             path = Path(given)
             if path.is_dir():
                 yield from self._folder(path, roots.get(path.resolve(), ""))
-            else:
+            elif self.is_arriving is None or not self.is_arriving(path.resolve()):
                 yield from self._file(path, roots.get(path.resolve().parent, ""))
 
     def _stdin_lines(self) -> Iterable[bytes]:
@@ -188,6 +203,8 @@ class Discovery:
         for path in _walk(root, self.tally):
             if not self._wanted(path.relative_to(root)):
                 self.tally.left_out += 1
+                continue
+            if self.is_arriving is not None and self.is_arriving(path):
                 continue
             relative = path.relative_to(root).as_posix()
             item_id = prefix + relative

@@ -73,7 +73,11 @@ class ShardResult:
 
 @dataclass(eq=False)
 class Job:
-    """One run. Made by `Job.open`."""
+    """One run. Made by `Job.open`.
+
+    Attributes:
+        is_arriving: says of an input file that it is still being written; set before `prepare`.
+    """
 
     spec: JobSpec
     run_id: str
@@ -85,6 +89,7 @@ class Job:
     targets: tuple[Target, ...]
     spool: Spool
     retry: Retry | None = None
+    is_arriving: Callable[[Path], bool] | None = None
     phase: str = "discovering"
     warnings: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)

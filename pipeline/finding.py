@@ -28,7 +28,7 @@ def find_inputs(job: Job) -> None:
         job.ledger.see_all(job.run_id)
         return
     stdin = sys.stdin.buffer if "-" in job.spec.inputs else None
-    discovery = Discovery(job.spec, job.ledger.known_files(), stdin)
+    discovery = Discovery(job.spec, job.ledger.known_files(), stdin, job.is_arriving)
     batch = []
     noted = 0
     for source in discovery.sources():

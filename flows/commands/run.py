@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from concurrent.futures import Future
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +35,25 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, last on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no table.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Run again whenever files have arrived, until Ctrl-C; each file once two looks find it unchanged.",
+)
+@click.option(
+    "--watch-every",
+    type=click.FloatRange(min=0.1),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --watch: time between two looks.",
+)
 def run(
     inputs: tuple[str, ...],
     job_file: Path | None,
     *,
+    watch: bool,
+    watch_every: float,
     no_prefect: bool,
     as_json: bool,
     quiet: bool,
@@ -49,6 +65,11 @@ def run(
     or - for JSON Lines on standard input. A second run sends only what is new, changed, or failed for a
     reason that may pass.
 
+    With --watch each batch of arrivals is a run of its own: --max-cost and --limit hold for each, --max-total-cost
+    for all. What failed for a reason that may pass is sent again after a quarter of an hour. It ends at Ctrl-C or
+    SIGTERM (calls in flight may end; 130 or 143), at --stop-at (5), and with a batch's own code where the next one
+    would end the same way: 1, 2, 4 and 6.
+
     \b
     Exit codes: 0 all done · 2 settings · 3 some rows failed, were refused or are unknown ·
     4 no usable credential or deployment · 5 parked, run again later · 6 a limit was reached ·
@@ -56,6 +77,10 @@ def run(
     """  # noqa: D301 - click's mark for lines as they are
     spec = resolve_job(inputs, job_file, flags).spec
     server = None if no_prefect else start_server()
+    if watch:
+        return watch_to_end(
+            spec, every_s=watch_every, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet
+        )
     return run_to_end(spec, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet)
 
 
@@ -80,6 +105,35 @@ def run_to_end(
     return summary.exit_code
 
 
+def watch_to_end(
+    spec: JobSpec,
+    *,
+    every_s: float,
+    server: EmbeddedServer | None,
+    prefect: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Run the job whenever its inputs have news; the exit code of the end that somebody, or the job, made."""
+    from flows.watch import Watch
+
+    async def batch(on_open: Callable[[Job], None]) -> RunSummary:
+        return await _run(
+            spec, server=server, prefect=prefect, as_json=as_json, quiet=quiet, retry=None, on_open=on_open
+        )
+
+    def said(text: str) -> None:
+        if not quiet:
+            click.echo(text, err=True)
+
+    try:
+        return asyncio.run(Watch(spec, batch, said, look_every_s=every_s).until_ended())
+    except AudioBatchError:
+        if server is not None:
+            server.abandon()
+        raise
+
+
 def start_server() -> EmbeddedServer | None:
     """Prefect's server as our own child, first thing, unless the user has one; discovery goes on meanwhile.
 
@@ -90,10 +144,13 @@ def start_server() -> EmbeddedServer | None:
     """
     from flows import prefect_settings
     from flows.server import EmbeddedServer, quiet_prefect, require_answer
+    from flows.user_server import trouble_with
 
     quiet_prefect()
     if address := prefect_settings.api_url():
         require_answer(address)
+        if trouble := trouble_with(address):
+            click.echo(f"Note: {trouble}", err=True)
         return None
     server = EmbeddedServer()
     server.start()
@@ -108,26 +165,33 @@ async def _run(
     as_json: bool,
     quiet: bool,
     retry: Retry | None,
+    on_open: Callable[[Job], None] | None = None,
 ) -> RunSummary:
-    from flows import progress, stopping
+    """One run. `on_open` is given the open job by who runs more than one: the server then stays for the next."""
+    from flows import closing, progress, stopping
     from pipeline import execute
 
     async with execute.Job.open(spec, retry=retry) as job:
+        if on_open is not None:
+            on_open(job)
         # Prefect takes seconds to import: they pass while inputs are found and probed.
         flow = _meanwhile(flow_for, spec) if prefect else None
         # With Prefect the process ends with the run, so that a second signal cannot break its last steps.
         with stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=prefect):
             async with progress.shown(job, quiet=quiet):
                 plan = await job.prepare()
-                if server is not None and not plan.to_send:
+                idle = not plan.to_send and (server is not None or on_open is not None)
+                if idle and server is not None and on_open is None:
                     server.abandon()
-                if flow is None or (server is not None and not plan.to_send):
+                if flow is None or idle:
                     await execute.run_shards(job, plan.shards, plan.shards_at_once)
                     summary = await job.finish()
                 else:
                     summary = await _as_flow(await asyncio.wrap_future(flow), job, plan, server)
-        if not quiet:
+        if not quiet and on_open is None:
             progress.print_closing(summary)
+        elif not quiet:
+            click.echo(f"{datetime.now().astimezone():%H:%M:%S} {closing.headline(summary)}")
         if summary.message:
             progress.warn(summary.message)
         # Here and not after the event loop's end, which a dead Prefect server can put off for ever.
