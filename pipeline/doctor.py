@@ -19,14 +19,15 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipeline import settings
+from pipeline.address import Address, place_of
 from pipeline.discover import output_name
 from pipeline.errors import AudioBatchError, ConfigError
 from pipeline.model import Request
+from pipeline.output_place import storage_of
 from pipeline.prices import price_table
 from pipeline.targets import targets_of
 
@@ -97,7 +98,10 @@ def _ffmpeg() -> Finding:
 
 def _output(spec: JobSpec) -> Finding:
     named = spec.output or (output_name(spec.inputs) if spec.inputs else None) or "outputs"
-    there = Path(named).resolve()
+    place = place_of(str(named))
+    if isinstance(place, Address):
+        return _remote_output(place)
+    there = place.resolve()
     while not there.exists() and there != there.parent:
         there = there.parent
     try:
@@ -107,6 +111,16 @@ def _output(spec: JobSpec) -> Finding:
         advice = "name another folder with --output, or change its permissions"
         return Finding(what="output", ok=False, words=f"{named}: {failed.strerror}", advice=advice)
     return Finding(what="output", ok=True, words=f"{named} can be written, {free_gb:.1f} GB free")
+
+
+def _remote_output(place: Address) -> Finding:
+    """Puts and deletes a small object, as a run does first of all."""
+    try:
+        storage_of(place).probe_writable()
+    except ConfigError as failed:
+        advice = 'see the README\'s "Remote storage" for what each store needs'
+        return Finding(what="output", ok=False, words=failed.message, advice=advice)
+    return Finding(what="output", ok=True, words=f"{place} can be written")
 
 
 async def _credential(one: Target) -> Finding:

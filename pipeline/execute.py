@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 import orjson
 
 from pipeline import settings
-from pipeline.discover import JOB_FILE
 from pipeline.ending import summary_of, worth
 from pipeline.errors import StorageError
 from pipeline.finding import find_inputs
@@ -47,12 +46,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
+    from pipeline.address import Place
     from pipeline.jobspec import JobSpec
     from pipeline.plan import Plan, Retry, Shard
     from pipeline.send import Sender
     from pipeline.store.ledger import Ledger
     from pipeline.store.spool import Spool
-    from pipeline.store.storage import LocalStorage
+    from pipeline.store.storage import Storage
     from pipeline.targets import Target
 
 __all__ = ["Job", "RunSummary", "ShardResult", "Snapshot", "run", "run_shards"]
@@ -76,15 +76,17 @@ class Job:
     """One run. Made by `Job.open`.
 
     Attributes:
+        home: the folder of this machine that is locked and holds the log: the output, if that is local.
         is_arriving: says of an input file that it is still being written; set before `prepare`.
     """
 
     spec: JobSpec
     run_id: str
-    output: Path
+    output: Place
+    home: Path
     stop: Stop
     ledger: Ledger
-    storage: LocalStorage
+    storage: Storage
     views: Views
     targets: tuple[Target, ...]
     spool: Spool
@@ -124,6 +126,7 @@ class Job:
                 spec=spec,
                 run_id=run_id,
                 output=found.output,
+                home=found.home,
                 stop=Stop(),
                 ledger=found.ledger,
                 storage=found.storage,
@@ -133,8 +136,6 @@ class Job:
                 retry=retry,
             )
             job._warn_early(found.brought, found.lost)
-            if not job.storage.exists(JOB_FILE):
-                write_job_file(job.storage, spec)
             job.ledger.begin_run(
                 run_id,
                 spec=spec.model_dump_json(),

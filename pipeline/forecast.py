@@ -27,6 +27,7 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.estimate import ReplySizes
 from pipeline.items import build_item
 from pipeline.model import Status, Usage
+from pipeline.output_place import output_place
 from pipeline.plan import make_plan, rules_of
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S
 from pipeline.room import bytes_per_item
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from decimal import Decimal
 
+    from pipeline import address
     from pipeline.jobspec import JobSpec
     from pipeline.plan import Plan
     from pipeline.store.ledger import Ledger, Recorded
@@ -139,19 +141,19 @@ def forecast(spec: JobSpec, *, today: date | None = None) -> Forecast:
         ConfigError: the run would stop with the same message.
     """
     settings.check_service(spec)
-    output = spec.output or output_name(spec.inputs)
-    if not spec.inputs or output is None:
+    if not spec.inputs or (spec.output is None and output_name(spec.inputs) is None):
         raise ConfigError("name the inputs to plan for, and --output where there are several")
+    where = output_place(spec)
     with (
         tempfile.TemporaryDirectory(prefix="audiobatch-plan-") as place,
-        ledger_copy(Path(output) / "ledger.db", Path(place)) as ledger,
+        ledger_copy(Path(where.ledger), Path(place)) as ledger,
     ):
         _discover(spec, ledger)
         plan = make_plan(ledger, spec, _RUN_ID)
         targets = targets_of(spec, plan.deployments, with_credentials=False)
         check_prices(spec, targets)
         places = tuple(_place(one, today or datetime.now(UTC).date()) for one in targets)
-        return _forecast(spec, ledger, plan, targets, output=Path(output), places=places)
+        return _forecast(spec, ledger, plan, targets, output=where.place, places=places)
 
 
 def _discover(spec: JobSpec, ledger: Ledger) -> None:
@@ -171,7 +173,7 @@ def _forecast(
     plan: Plan,
     targets: Sequence[Target],
     *,
-    output: Path,
+    output: address.Place,
     places: tuple[Place, ...],
 ) -> Forecast:
     sizes = ReplySizes()
@@ -240,7 +242,9 @@ def _place(one: Target, today: date) -> Place:
     )
 
 
-def _free_bytes(output: Path) -> int | None:
+def _free_bytes(output: address.Place) -> int | None:
+    if not isinstance(output, Path):
+        return None
     there = output.resolve()
     while not there.exists() and there != there.parent:
         there = there.parent

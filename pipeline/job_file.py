@@ -1,4 +1,4 @@
-"""`job.json`: a folder's job, where its inputs are, and what ran it. It also marks the folder as ours."""
+"""`job.json`: an output's job, where its inputs are, and what ran it. It also marks the folder as ours."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from typing import TYPE_CHECKING
 import orjson
 
 from pipeline.discover import JOB_FILE
+from pipeline.errors import ConfigError, StorageError
 from pipeline.ledger_address import is_database
+from pipeline.output_place import with_full_paths
+from pipeline.store.versions import VERSIONS
 
 if TYPE_CHECKING:
     from pipeline.jobspec import JobSpec
-    from pipeline.store.storage import LocalStorage
+    from pipeline.store.ledger import Ledger
+    from pipeline.store.storage import Storage
 
 _SHOWN_VERSIONS = ("audiobatch", "openai", "prefect", "pandas")
+_NOTED = "job_id"
+_RESULT_FOLDERS = ("audio", "transcripts", "replies", VERSIONS)
 
 
-def write_job_file(storage: LocalStorage, spec: JobSpec) -> None:
+def write_job_file(storage: Storage, spec: JobSpec) -> None:
     """Write the effective job. It holds no secret: a JobSpec has none."""
-    inputs = [one if one == "-" else str(Path(one).resolve()) for one in spec.inputs]
     job = {
-        "job_id": job_id(storage.root) or secrets.token_hex(8),
+        "job_id": job_id(storage) or secrets.token_hex(8),
         "spec": spec.model_dump(mode="json") | {"ledger": _from_anywhere(spec.ledger)},
-        "input_roots": inputs,
+        "input_roots": [with_full_paths(one) for one in spec.inputs],
         "versions": {name: importlib.metadata.version(name) for name in _SHOWN_VERSIONS}
         | {"python": ".".join(map(str, sys.version_info[:3]))},
     }
@@ -38,10 +43,42 @@ def _from_anywhere(ledger: str | None) -> str | None:
     return ledger if ledger is None or is_database(ledger) else str(Path(ledger).resolve())
 
 
-def job_id(folder: Path) -> str:
-    """The folder's own id: the same for every run on it, wherever it is moved to; empty before the first."""
+def job_id(storage: Storage) -> str:
+    """The output's own id: the same for every run on it, wherever it is moved to; empty before the first."""
     try:
-        found = orjson.loads((folder / JOB_FILE).read_bytes()).get("job_id")
-    except (OSError, orjson.JSONDecodeError, AttributeError):
+        found = orjson.loads(storage.read(JOB_FILE)).get("job_id")
+    except (StorageError, orjson.JSONDecodeError, AttributeError):
         return ""
     return found if isinstance(found, str) else ""
+
+
+def check_belongs(storage: Storage, ledger: Ledger, spec: JobSpec) -> None:
+    """See that a ledger which lies elsewhere is this output's, before either is changed.
+
+    Without it, a second machine that names the same path, which there is another file, would buy everything anew
+    and write it over the first one's results.
+
+    Raises:
+        ConfigError: it is another output's, or a new one while results are there.
+    """
+    if spec.ledger is None:
+        return
+    theirs, ours = job_id(storage), ledger.noted(_NOTED)
+    if theirs and ours and theirs != ours:
+        raise ConfigError(
+            f"the ledger {spec.ledger} belongs to another output than {storage.root}: name the right one with "
+            "--ledger, or another --output"
+        )
+    known = ours or next(ledger.all_outcomes(), None) is not None
+    if not known and any(next(iter(storage.walk(folder)), None) for folder in _RESULT_FOLDERS):
+        raise ConfigError(
+            f"{storage.root}: results are there already, and the ledger {spec.ledger} is new and knows none of "
+            f"them; all would be bought again. Name the ledger that they are recorded in (job.json there says "
+            "which), or another --output"
+        )
+
+
+def note_belonging(storage: Storage, ledger: Ledger) -> None:
+    """Have the ledger know its output."""
+    if (name := job_id(storage)) and ledger.noted(_NOTED) != name:
+        ledger.note(_NOTED, name)

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.discover import output_name
-from pipeline.errors import ConfigError
+from pipeline.discover import JOB_FILE
+from pipeline.errors import StorageError
+from pipeline.job_file import check_belongs, note_belonging, write_job_file
+from pipeline.output_place import output_place
 from pipeline.run_log import run_log
 from pipeline.store.homecoming import bring_home
 from pipeline.store.ledger import Ledger
 from pipeline.store.lock import FolderLock
 from pipeline.store.recovery import recover
-from pipeline.store.spool import Spool
-from pipeline.store.storage import LocalStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pipeline.address import Place
     from pipeline.jobspec import JobSpec
+    from pipeline.store.spool import Spool
+    from pipeline.store.storage import Storage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +34,14 @@ class Opened:
     """What a run writes to.
 
     Attributes:
+        home: see `OutputPlace`.
         brought: replies that an earlier run could not write here, and that are here now.
         lost: calls of an earlier run whose end nobody saw.
     """
 
-    output: Path
-    storage: LocalStorage
+    output: Place
+    home: Path
+    storage: Storage
     ledger: Ledger
     spool: Spool
     brought: int
@@ -47,40 +55,41 @@ def opened_folder(spec: JobSpec, run_id: str) -> Iterator[Opened]:
     Raises:
         ConfigError: it is in use, cannot be written, or is none that results can go to.
     """
-    output = output_folder(spec)
-    storage = LocalStorage(output)
+    where = output_place(spec)
+    storage = where.storage
     storage.refuse_file()
     with contextlib.ExitStack() as stack:
         # First of all: who does not get the folder writes nothing into it.
-        stack.enter_context(FolderLock.acquire(output, run_id))
+        stack.enter_context(FolderLock.acquire(where.home, run_id, shown=str(where.place)))
         storage.probe_writable()
         storage.sweep_temporary()
-        ledger = Ledger.open(Path(spec.ledger) if spec.ledger else output / "ledger.db")
+        ledger = Ledger.open(Path(where.ledger))
         stack.callback(ledger.close)
-        stack.enter_context(run_log(output, run_id))
-        spool = Spool(output)
+        check_belongs(storage, ledger, spec)
+        if where.is_remote:
+            stack.callback(_send_log, storage, where.home, run_id)
+        stack.enter_context(run_log(where.home, run_id))
+        spool = where.spool()
         brought = bring_home(spool, storage, ledger)
         lost = recover(ledger, storage)
-        yield Opened(output=output, storage=storage, ledger=ledger, spool=spool, brought=brought, lost=lost)
+        if not storage.exists(JOB_FILE):
+            write_job_file(storage, spec)
+        note_belonging(storage, ledger)
+        yield Opened(
+            output=where.place,
+            home=where.home,
+            storage=storage,
+            ledger=ledger,
+            spool=spool,
+            brought=brought,
+            lost=lost,
+        )
 
 
-def output_folder(spec: JobSpec) -> Path:
-    """Where the job's results go.
-
-    Raises:
-        ConfigError: no input is given, it is an input itself, or it must be named.
-    """
-    if not spec.inputs:
-        raise ConfigError("no input given: name a folder, a file, or '-' for JSON Lines on standard input")
-    if spec.output is not None:
-        output = Path(spec.output)
-    else:
-        default = output_name(spec.inputs)
-        if default is None:
-            raise ConfigError("several inputs, or '-', need --output: the folder that results go to")
-        output = Path(default)
-    full = output.resolve()
-    for given in spec.inputs:
-        if given != "-" and Path(given).resolve() == full:
-            raise ConfigError(f"{output}: is both input and output; name another --output")
-    return output
+def _send_log(storage: Storage, home: Path, run_id: str) -> None:
+    """The run's log beside its results too; a run does not fail for want of it."""
+    name = f"runs/{run_id}.log"
+    try:
+        storage.write(name, (home / name).read_bytes())
+    except (OSError, StorageError) as failed:
+        log.warning("%s was not written to the output: %s", name, failed)

@@ -9,8 +9,10 @@ the same purge again takes them. Inputs are the user's own and are left alone.
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.jobspec import JobSpec
     from pipeline.store.ledger import Ledger
     from pipeline.store.spool import Spool
-    from pipeline.store.storage import LocalStorage
+    from pipeline.store.storage import Storage
 
 _AGE = re.compile(r"(\d+)\s*([hdw])")
 _HOURS = {"h": 1, "d": 24, "w": 168}
@@ -44,6 +46,7 @@ _WORDS = frozenset(
 #: Reports that are made again, or would keep what was purged.
 _REPORTS = ("manifest.xlsx", "report.html", "manifest.parquet", "manifest.jsonl")
 _RAW_ENDINGS = (".json", ".html", ".bin")
+_RESULT_FOLDERS = ("audio", "transcripts", "replies", "parts", VERSIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +93,7 @@ def chosen(
     return frozenset(wanted)
 
 
-def purge(
-    storage: LocalStorage, ledger: Ledger, spool: Spool, spec: JobSpec, item_ids: frozenset[str]
-) -> Purged:
+def purge(storage: Storage, ledger: Ledger, spool: Spool, spec: JobSpec, item_ids: frozenset[str]) -> Purged:
     """Take out all that these items said and were told. Only for the holder of the folder's lock.
 
     Raises:
@@ -114,7 +115,8 @@ def purge(
     # From nothing: what a manifest held before is not carried over.
     storage.delete(Views.MANIFEST)
     Views(storage, ledger, spec, run_id=None).write_all()
-    _remove_empty_folders(storage)
+    for top in _RESULT_FOLDERS:
+        storage.prune(top)
     return Purged(items=len(item_ids), files=len(paths), size_bytes=size_bytes, kept_replies=len(kept))
 
 
@@ -129,17 +131,14 @@ def _paths_of(ledger: Ledger, item_ids: frozenset[str]) -> Iterator[str]:
             yield from (version_path(path, outcome.version) for path in files_of(outcome))
 
 
-def _unrecorded(storage: LocalStorage, ledger: Ledger, item_ids: frozenset[str]) -> Iterator[str]:
+def _unrecorded(storage: Storage, ledger: Ledger, item_ids: frozenset[str]) -> Iterator[str]:
     """Files of results that were never recorded, or whose record an earlier purge has taken: by their names."""
     everything = item_ids >= {one.source.item_id for one in ledger.recorded()}
     stems = {output_path(one, folder="audio", ending=".bin").removesuffix(".bin") for one in item_ids}
     stems = {stem.partition("/")[2] for stem in stems}
     stems |= {stem.removesuffix(ending) for stem in stems for ending in OUTPUT_ENDINGS}
-    for top in ("audio", "transcripts", "replies", "parts", VERSIONS):
-        for path in sorted((storage.root / top).rglob("*")):
-            if not path.is_file():
-                continue
-            relative = path.relative_to(storage.root).as_posix()
+    for top in _RESULT_FOLDERS:
+        for relative in storage.walk(top):
             own = relative.removeprefix(UNRECORDED + "/")
             own = re.sub(rf"^{VERSIONS}/v\d+/", "", own).partition("/")[2]
             if everything or _stem_of(own) in stems or own in stems:
@@ -150,10 +149,15 @@ def _stem_of(name: str) -> str:
     return re.sub(r"(\.t\d+)?(\.part\d+)?\.[a-z0-9]+$", "", name)
 
 
-def _blank_run_lists(storage: LocalStorage, item_ids: frozenset[str]) -> None:
+def _blank_run_lists(storage: Storage, item_ids: frozenset[str]) -> None:
     """What each run did stays; what was said in it goes."""
-    for path in sorted((storage.root / "runs").glob("*.csv")):
-        frame = read_csv(path)
+    for relative in list(storage.walk("runs")):
+        if not relative.endswith(".csv"):
+            continue
+        with tempfile.TemporaryDirectory(prefix="audiobatch-") as scratch:
+            path = Path(scratch, "run.csv")
+            path.write_bytes(storage.read(relative))
+            frame = read_csv(path)
         mine = frame["item_id"].isin(sorted(item_ids))
         if not mine.any():
             continue
@@ -162,13 +166,5 @@ def _blank_run_lists(storage: LocalStorage, item_ids: frozenset[str]) -> None:
                 frame.loc[mine, name] = ""
         names = [str(name) for name in frame.columns]
         rows = [dict(zip(names, values, strict=True)) for values in frame.itertuples(index=False, name=None)]
-        with storage.open_binary_atomic(f"runs/{path.name}") as out:
+        with storage.open_binary_atomic(relative) as out:
             write_csv([rows], out, columns=names)
-
-
-def _remove_empty_folders(storage: LocalStorage) -> None:
-    for top in ("audio", "transcripts", "replies", "parts", VERSIONS):
-        folders = [path for path in (storage.root / top).rglob("*") if path.is_dir()]
-        for folder in sorted(folders, reverse=True):
-            if not any(folder.iterdir()):
-                folder.rmdir()

@@ -9,8 +9,7 @@ from pipeline.errors import ConfigError, StorageError
 from pipeline.estimate import FIRST_GUESS_AUDIO_S
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from pipeline.address import Place
     from pipeline.jobspec import JobSpec
     from pipeline.store.spool import Spool
 
@@ -48,7 +47,7 @@ def bytes_per_item(spec: JobSpec, reply_s: float = FIRST_GUESS_AUDIO_S) -> float
     return total
 
 
-def check_room(spec: JobSpec, output: Path, *, items: int, free_bytes: int | None) -> None:
+def check_room(spec: JobSpec, output: Place, *, items: int, free_bytes: int | None) -> None:
     """See that the plan's results have room.
 
     Raises:

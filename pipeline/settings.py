@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from pipeline.address import masked
 from pipeline.deploymentspec import DeploymentSpec
 from pipeline.errors import ConfigError
 from pipeline.jobspec import JobSpec, TurnSpec
@@ -192,7 +193,11 @@ def _explain(failed: ValidationError, origins: Mapping[str, str]) -> str:
         message = error["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         if place:
-            shown = "" if error["type"] == "missing" or place[0] in _NEVER_SHOWN else f" = {error['input']!r}"
+            shown = (
+                ""
+                if error["type"] == "missing" or place[0] in _NEVER_SHOWN
+                else f" = {masked(error['input'])!r}"
+            )
             lines.append(f"{origins.get(place[0], 'settings')}: {key}{shown}: {message}")
         else:
             lines.append(message)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.model import Status
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from pipeline.address import Place
     from pipeline.model import Outcome, Usage
 
 #: The rate on the progress line is that of the last minute.
@@ -139,8 +138,8 @@ class RunSummary:
     """
 
     run_id: str
-    output: Path
-    manifest: Path
+    output: Place
+    manifest: Place
     exit_code: int
     items: int
     sent: int

@@ -23,12 +23,11 @@ from pipeline.store.storage import LocalStorage
 from pipeline.store.versions import UNRECORDED, VERSIONS, bare_samples_path, files_of, restore, version_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pipeline.jobspec import JobSpec
     from pipeline.model import Outcome
     from pipeline.store.ledger import Ledger
     from pipeline.store.spool import Spool
+    from pipeline.store.storage import Storage
 
 #: Where results lie; what else is in the folder is the user's, or a view.
 RESULT_FOLDERS = ("audio", "transcripts", "replies", VERSIONS)
@@ -93,7 +92,7 @@ class Verification:
         running: a run is at work; what it has in hand is no fault.
     """
 
-    storage: LocalStorage
+    storage: Storage
     ledger: Ledger
     spec: JobSpec
     spool: Spool
@@ -186,20 +185,15 @@ class Verification:
             self._found(Trouble.LEFT_OVER, path, "belongs to no recorded result", repaired=self.repair)
 
     def _temporary(self) -> list[str]:
-        return [path for path in self._walk(self.storage.root) if _name(path).startswith(TEMPORARY_PREFIX)]
+        return [path for path in self.storage.walk() if _name(path).startswith(TEMPORARY_PREFIX)]
 
     def _results(self) -> list[str]:
-        found = (path for name in RESULT_FOLDERS for path in self._walk(self.storage.root / name))
+        found = (path for name in RESULT_FOLDERS for path in self.storage.walk(name))
         return [
             path
             for path in found
             if not path.startswith(UNRECORDED + "/") and not _name(path).startswith(TEMPORARY_PREFIX)
         ]
-
-    def _walk(self, folder: Path) -> Iterator[str]:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() or path.is_symlink():
-                yield path.relative_to(self.storage.root).as_posix()
 
     def _calls(self) -> None:
         for entry in self.spool.entries():
@@ -229,12 +223,15 @@ class Verification:
         with tempfile.TemporaryDirectory(prefix="audiobatch-") as scratch:
             Views(LocalStorage(Path(scratch)), self.ledger, self.spec, run_id=None).write_manifest()
             fresh = Path(scratch, Views.MANIFEST)
-            if fresh.read_bytes() == self.storage.read(Views.MANIFEST):
+            there = self.storage.read(Views.MANIFEST)
+            if fresh.read_bytes() == there:
                 return ""
+            found = Path(scratch, f"found-{Views.MANIFEST}")
+            found.write_bytes(there)
             try:
-                have, want = read_csv(self.storage.root / Views.MANIFEST), read_csv(fresh)
+                have, want = read_csv(found), read_csv(fresh)
             except InputError as failed:
-                return failed.message
+                return failed.message.replace(str(found), Views.MANIFEST)
         if len(have) != len(want):
             return f"has {len(have)} rows, not {len(want)}"
         for name in want.columns:

@@ -16,6 +16,7 @@ from pipeline.reports.columns import COLUMNS
 from pipeline.reports.exports import write_jsonl, write_parquet
 from pipeline.reports.manifest import read_csv
 from pipeline.reports.totals import Totals
+from pipeline.store.storage import LocalStorage
 
 ROWS = [
     sample_row(n, checks=("silent", "clipped") if n == 2 else (), **{"in.topic": f"=t{n}", "reply.n": n})
@@ -88,7 +89,7 @@ def approved_job(folder: Path) -> list[dict[str, object]]:
 
 def test_the_approved_clips_alone_are_handed_over_with_their_own_manifest(tmp_path: Path):
     rows = approved_job(tmp_path / "job")
-    done = export_approved([rows], tmp_path / "job", tmp_path / "out")
+    done = export_approved([rows], LocalStorage(tmp_path / "job"), tmp_path / "out")
     assert done.clips == 2
     assert done.missing == (rows[4]["item_id"],)
     files = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
@@ -103,10 +104,10 @@ def test_the_approved_clips_alone_are_handed_over_with_their_own_manifest(tmp_pa
 
 def test_handing_over_again_copies_nothing_that_is_there(tmp_path: Path):
     rows = approved_job(tmp_path / "job")
-    export_approved([rows], tmp_path / "job", tmp_path / "out")
+    export_approved([rows], LocalStorage(tmp_path / "job"), tmp_path / "out")
     clip = tmp_path / "out/lessons/0 =x.wav"
     before = clip.stat().st_ino
-    export_approved([rows], tmp_path / "job", tmp_path / "out")
+    export_approved([rows], LocalStorage(tmp_path / "job"), tmp_path / "out")
     assert clip.stat().st_ino == before
 
 
@@ -116,7 +117,7 @@ def test_a_path_that_leads_out_of_the_job_is_never_copied(tmp_path: Path, name: 
     (tmp_path / "secret.wav").write_bytes(b"secret")
     (tmp_path / "job/audio/link.wav").symlink_to(tmp_path / "secret.wav")
     row = sample_row(0, review="ok", audio_file=name)
-    done = export_approved([[row]], tmp_path / "job", tmp_path / "out")
+    done = export_approved([[row]], LocalStorage(tmp_path / "job"), tmp_path / "out")
     assert (done.clips, len(done.missing)) == (0, 1)
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["manifest.csv"]
 
@@ -127,10 +128,10 @@ def test_nothing_is_written_through_a_link_in_the_target(tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/lessons").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="symbolic link"):
-        export_approved([rows], tmp_path / "job", tmp_path / "out")
+        export_approved([rows], LocalStorage(tmp_path / "job"), tmp_path / "out")
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_the_jobs_own_folder_is_no_place_to_export_to(tmp_path: Path):
     with pytest.raises(ConfigError, match="another folder"):
-        export_approved([[]], tmp_path, tmp_path)
+        export_approved([[]], LocalStorage(tmp_path), tmp_path)

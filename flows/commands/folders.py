@@ -1,69 +1,125 @@
-"""An output folder named on the command line: its job, its ledger, opened for reading."""
+"""An output named on the command line: its job, its ledger, opened for reading; a folder, or az://…."""
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
 from pydantic import ValidationError
 
+from pipeline.address import Address, Place, place_of
 from pipeline.discover import JOB_FILE
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
 from pipeline.jobspec import JobSpec
+from pipeline.ledger_address import is_database
+from pipeline.output_place import place_with, storage_of
 from pipeline.store.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+    from pipeline.store.spool import Spool
+    from pipeline.store.storage import Storage
+
+_LEDGER = "audiobatch.ledger"
+
+
+class _Output(click.ParamType[Place]):
+    name = "output"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:
+        if isinstance(value, (Path, Address)):
+            return value
+        try:
+            return place_of(value)
+        except ValueError as refused:
+            raise ConfigError(str(refused)) from None
+
+
+def folder_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the argument DIR, and `--ledger` for an output whose ledger was moved."""
+    option = click.option(
+        "--ledger",
+        expose_value=False,
+        metavar="TEXT",
+        help="Where DIR's ledger is now: a file or a PostgreSQL database. [default: as its job.json says]",
+        callback=lambda ctx, _, value: ctx.meta.__setitem__(_LEDGER, value),
+    )
+    return click.argument("folder", metavar="DIR", type=_Output())(option(command))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """An output folder that a run has made.
+    """An output that a run has made.
 
     Attributes:
         spec: the job as it last ran, its inputs as absolute paths.
+        home: the folder of this machine that its runs lock.
     """
 
-    path: Path
+    path: Place
     spec: JobSpec
     ledger: Ledger
+    storage: Storage
+    spool: Spool
+    home: Path
 
 
-def spec_of(path: Path) -> JobSpec:
-    """The job that a folder was last run with.
+def spec_of(path: Place) -> JobSpec:
+    """The job that an output was last run with.
 
     Raises:
-        ConfigError: it is no output folder of ours.
+        ConfigError: it is no output of ours.
     """
+    storage = storage_of(path)
     try:
-        job = orjson.loads((path / JOB_FILE).read_bytes())
+        if not storage.exists(JOB_FILE):
+            raise ConfigError(f"{path}: is no output folder of audiobatch (it has no {JOB_FILE})")
+        job = orjson.loads(storage.read(JOB_FILE))
         values = {**job["spec"], "inputs": job["input_roots"], "output": str(path)}
+        context = click.get_current_context(silent=True)
+        if context is not None and (moved := context.meta.get(_LEDGER)):
+            values["ledger"] = moved
         return JobSpec.model_validate(values)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: is no output folder of audiobatch (it has no {JOB_FILE})") from None
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValidationError) as failed:
+    except StorageError as failed:
+        raise ConfigError(failed.message) from failed
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValidationError) as failed:
         raise ConfigError(f"{path / JOB_FILE}: cannot be read: {failed}") from failed
 
 
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[Folder]:
-    """A folder for reading, also while a run works on it.
+def home_of(path: Place) -> Path:
+    """The folder of this machine that runs on an output lock.
 
     Raises:
-        ConfigError: it is no output folder of ours.
+        ConfigError: it is no output of ours.
+    """
+    return place_with(path, spec_of(path).ledger).home
+
+
+@contextlib.contextmanager
+def opened(path: Place) -> Iterator[Folder]:
+    """An output for reading, also while a run works on it.
+
+    Raises:
+        ConfigError: it is no output of ours, or its ledger is not where it is said to be.
     """
     spec = spec_of(path)
-    place = Path(spec.ledger) if spec.ledger else path / "ledger.db"
-    if not place.exists():
-        raise ConfigError(f"{path}: has no ledger" + (f" at {place}" if spec.ledger else ""))
-    ledger = Ledger.open(place)
+    where = place_with(path, spec.ledger)
+    if not is_database(where.ledger) and not Path(where.ledger).exists():
+        at = (
+            f" at {where.ledger}; name it with --ledger if it was moved, or is on this machine"
+            if spec.ledger
+            else ""
+        )
+        raise ConfigError(f"{path}: has no ledger{at}")
+    ledger = Ledger.open(Path(where.ledger))
     try:
-        yield Folder(path=path, spec=spec, ledger=ledger)
+        yield Folder(
+            path=path, spec=spec, ledger=ledger, storage=where.storage, spool=where.spool(), home=where.home
+        )
     finally:
         ledger.close()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.folders import folder_argument, opened, spec_of
+from flows.commands.folders import folder_argument, home_of, opened
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pipeline.address import Place
 
 
 @click.command(short_help="Take out sound, transcripts and texts; keep counts and costs.")
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--item", "item_ids", multiple=True, metavar="ID", help="Only this item; again for more.")
 @click.option("--older-than", metavar="30d", help="Only items whose results are older: hours, days, weeks.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def purge(folder: Path, *, item_ids: tuple[str, ...], older_than: str | None, yes: bool) -> int:
+def purge(folder: Place, *, item_ids: tuple[str, ...], older_than: str | None, yes: bool) -> int:
     """Delete what DIR's items said and were told: audio, transcripts, earlier versions, texts in the ledger.
 
     What was sent and when, how it ended, tokens and costs stay, and nothing is sent again for it. Inputs are not
@@ -28,12 +28,10 @@ def purge(folder: Path, *, item_ids: tuple[str, ...], older_than: str | None, ye
     from pipeline.purge import age, chosen
     from pipeline.purge import purge as take_out
     from pipeline.store.lock import FolderLock
-    from pipeline.store.spool import Spool
-    from pipeline.store.storage import LocalStorage
 
     oldest = age(older_than) if older_than is not None else None
-    spec_of(folder)  # before a lock is laid in somebody else's folder
-    with FolderLock.acquire(folder, "purge"), opened(folder) as found:
+    home = home_of(folder)  # before a lock is laid in somebody else's folder
+    with FolderLock.acquire(home, "purge", shown=str(folder)), opened(folder) as found:
         wanted = chosen(found.ledger, item_ids=item_ids, older_than=oldest)
         if wanted and not yes:
             if not sys.stdin.isatty():
@@ -41,6 +39,6 @@ def purge(folder: Path, *, item_ids: tuple[str, ...], older_than: str | None, ye
                     f"this would delete the results of {len(wanted):,} items for good; say --yes"
                 )
             click.confirm(f"Delete the results of {len(wanted):,} items in {folder} for good?", abort=True)
-        gone = take_out(LocalStorage(folder), found.ledger, Spool(folder), found.spec, wanted)
+        gone = take_out(found.storage, found.ledger, found.spool, found.spec, wanted)
     click.echo(f"{folder}: {gone.items:,} items purged, {gone.files:,} files deleted")
     return 0

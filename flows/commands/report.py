@@ -9,7 +9,7 @@ import click
 from flows.commands.folders import folder_argument, opened
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pipeline.address import Place
 
 
 @click.command(short_help="Make the manifest, the workbook and the page again from the ledger.")
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 @click.option(
     "--manifest-columns", metavar="NAMES", help="Only these columns, in this order; in.*, reply.*, -name."
 )
-def report(folder: Path, *, jsonl: bool, parquet: bool, manifest_columns: str | None) -> int:
+def report(folder: Place, *, jsonl: bool, parquet: bool, manifest_columns: str | None) -> int:
     """Make DIR's manifest, workbook and page again from its ledger. Nothing is sent."""
     from pipeline.jobspec import JobSpec
     from pipeline.reports.views import Views
-    from pipeline.store.storage import LocalStorage
 
     with opened(folder) as found:
         values = found.spec.model_dump()
@@ -31,7 +30,7 @@ def report(folder: Path, *, jsonl: bool, parquet: bool, manifest_columns: str | 
         values["reports"] = (*dict.fromkeys((*found.spec.reports, *asked)),)
         if manifest_columns is not None:
             values["manifest_columns"] = manifest_columns
-        views = Views(LocalStorage(folder), found.ledger, JobSpec.model_validate(values), run_id=None)
+        views = Views(found.storage, found.ledger, JobSpec.model_validate(values), run_id=None)
         views.check()
         for note in views.write_all(again=True):
             click.echo(f"audiobatch: {note}", err=True)

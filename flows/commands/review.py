@@ -12,6 +12,7 @@ from flows.commands.folders import folder_argument, opened
 
 if TYPE_CHECKING:
     from flows.commands.folders import Folder
+    from pipeline.address import Place
     from pipeline.reports.applying import Reading
 
 _MOST_SHOWN = 50
@@ -35,7 +36,7 @@ _PARTLY = 3
 )
 @click.option("--dry-run", is_flag=True, help="With --apply: show what would change, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def review(folder: Path, *, file: Path | None, export: Path | None, dry_run: bool, as_json: bool) -> int:
+def review(folder: Place, *, file: Path | None, export: Path | None, dry_run: bool, as_json: bool) -> int:
     """Show which rows of DIR are marked ok, redo or reject; or take marks from a file; or export what is ok.
 
     What was applied last holds. Rows that cannot be taken are named with the reason, and the rest is applied
@@ -59,14 +60,13 @@ def _apply(found: Folder, file: Path, *, dry_run: bool, as_json: bool) -> int:
     from pipeline.reports.applying import put_on_record, read_file
     from pipeline.reports.views import Views
     from pipeline.store.lock import FolderLock
-    from pipeline.store.storage import LocalStorage
 
     if dry_run:
         reading = read_file(file, found.ledger, found.spec)
     else:
-        with FolderLock.acquire(found.path, "review"):
+        with FolderLock.acquire(found.home, "review", shown=str(found.path)):
             reading = read_file(file, found.ledger, found.spec)
-            views = Views(LocalStorage(found.path), found.ledger, found.spec, run_id=None)
+            views = Views(found.storage, found.ledger, found.spec, run_id=None)
             put_on_record(reading, found.ledger)
             views.settle(reading.rows)
             for note in views.write_all(drawing_s=Views.DRAWING_S):
@@ -80,7 +80,7 @@ def _apply(found: Folder, file: Path, *, dry_run: bool, as_json: bool) -> int:
     return _PARTLY if reading.refused else 0
 
 
-def _tell(folder: Path, reading: Reading, *, dry_run: bool) -> None:
+def _tell(folder: Place, reading: Reading, *, dry_run: bool) -> None:
     for change in reading.changed[:_MOST_SHOWN]:
         note = " ".join(change.mark.note.split())
         click.echo(f"  {change}{f' ({note})' if note else ''}")
@@ -95,7 +95,7 @@ def _tell(folder: Path, reading: Reading, *, dry_run: bool) -> None:
         click.echo(f"next: audiobatch retry {folder} --review redo  (--with-notes sends the notes along)")
 
 
-def _as_json(folder: Path, reading: Reading, *, applied: bool) -> dict[str, object]:
+def _as_json(folder: Place, reading: Reading, *, applied: bool) -> dict[str, object]:
     return {
         "output": str(folder),
         "applied": applied,
@@ -125,7 +125,7 @@ def _export(found: Folder, target: Path, *, as_json: bool) -> int:
     fields = answer_fields(found.spec.fields)
     exported = export_approved(
         manifest_rows(found.ledger.recorded(), found.spec),
-        found.path,
+        found.storage,
         target,
         extra_columns=[*own_columns(found.ledger.recorded()), *(fields.columns if fields else ())],
     )

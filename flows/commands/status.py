@@ -10,27 +10,26 @@ import click
 from flows.commands.folders import folder_argument, opened
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pipeline.address import Place
 
 
 @click.command(short_help="What a folder holds: done, failed, pending, spent.")
 @folder_argument
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(folder: Path, *, as_json: bool) -> int:
+def status(folder: Place, *, as_json: bool) -> int:
     """Count what DIR holds: rows by status, failures by kind, what was spent, and who works on it now."""
     from datetime import UTC, datetime, timedelta
 
     from flows import closing
     from pipeline.reports.overview import overview
     from pipeline.store.lock import FolderLock
-    from pipeline.store.spool import Spool
 
-    holder = FolderLock.holder(folder)
     with opened(folder) as found:
+        holder = FolderLock.holder(found.home)
         seen = overview(found.ledger, found.spec)
         since = datetime.now(UTC) - timedelta(minutes=1)
         now = found.ledger.progress(holder.run_id, since) if holder else None
-    waiting = sum(1 for _ in Spool(folder).entries())
+        waiting = sum(1 for _ in found.spool.entries())
     if as_json:
         counts = {
             "output": str(folder),

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.folders import folder_argument, opened, spec_of
+from flows.commands.folders import folder_argument, home_of, opened
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from pipeline.address import Place
     from pipeline.verify import Verified
 
 SOMETHING_WRONG = 3
@@ -24,7 +23,7 @@ _SHOWN = 20
 @folder_argument
 @click.option("--repair", is_flag=True, help="Put right what can be without sending: reports, left-overs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with every finding.")
-def verify(folder: Path, *, repair: bool, as_json: bool) -> int:
+def verify(folder: Place, *, repair: bool, as_json: bool) -> int:
     """Read every file that DIR's ledger names, compare sizes and hashes, and the manifest with the ledger.
 
     Nothing is sent and, without --repair, nothing is changed. --repair makes the reports again, deletes temporary
@@ -35,23 +34,21 @@ def verify(folder: Path, *, repair: bool, as_json: bool) -> int:
     Exit codes: 0 all is well · 2 no folder of ours, or in use · 3 something is wrong
     """  # noqa: D301 - click's mark for lines as they are
     from pipeline.store.lock import FolderLock
-    from pipeline.store.spool import Spool
-    from pipeline.store.storage import LocalStorage
     from pipeline.verify import Verification
 
-    spec_of(folder)  # before a lock is laid in somebody else's folder
+    home = home_of(folder)  # before a lock is laid in somebody else's folder
     with contextlib.ExitStack() as stack:
         holder = None
         if repair:
-            stack.enter_context(FolderLock.acquire(folder, "verify"))
+            stack.enter_context(FolderLock.acquire(home, "verify", shown=str(folder)))
         else:
-            holder = FolderLock.holder(folder)
+            holder = FolderLock.holder(home)
         found = stack.enter_context(opened(folder))
         seen = Verification(
-            storage=LocalStorage(folder),
+            storage=found.storage,
             ledger=found.ledger,
             spec=found.spec,
-            spool=Spool(folder),
+            spool=found.spool,
             repair=repair,
             running=holder is not None,
         ).run()
@@ -64,7 +61,7 @@ def verify(folder: Path, *, repair: bool, as_json: bool) -> int:
     return SOMETHING_WRONG if seen.wrong else 0
 
 
-def _as_json(folder: Path, seen: Verified) -> dict[str, object]:
+def _as_json(folder: Place, seen: Verified) -> dict[str, object]:
     return {
         "output": str(folder),
         "outcomes": seen.outcomes,
@@ -78,7 +75,7 @@ def _as_json(folder: Path, seen: Verified) -> dict[str, object]:
     }
 
 
-def _print(folder: Path, seen: Verified) -> None:
+def _print(folder: Place, seen: Verified) -> None:
     shown: dict[str, int] = {}
     for one in seen.findings:
         shown[one.trouble] = shown.get(one.trouble, 0) + 1

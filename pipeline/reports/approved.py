@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ConfigError, StorageError
 from pipeline.reports.manifest import write_csv
 from pipeline.reports.placing import draft_beside, place
+from pipeline.store.storage import LocalStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pipeline.reports.manifest import ManifestRow
+    from pipeline.store.storage import Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +30,12 @@ class Exported:
 
 def export_approved(
     chunks: Iterable[Sequence[ManifestRow]],
-    folder: Path,
+    storage: Storage,
     target: Path,
     *,
     extra_columns: Sequence[str] = (),
 ) -> Exported:
-    """Copy every clip marked `ok` from the output folder into `target`, and write `target/manifest.csv`.
+    """Copy every clip marked `ok` from the output into `target`, and write `target/manifest.csv`.
 
     Clips keep their names and sub-folders under `audio/`, which a prompt table's `filename` decides; `audio/`
     itself is left out. Nothing outside `target` is written, nothing through a symbolic link, and a clip that is
@@ -43,7 +45,8 @@ def export_approved(
         ConfigError: `target` is the output folder, or lies above it.
         StorageError: a copy failed.
     """
-    if folder.resolve().is_relative_to(target.resolve()):
+    folder = storage.root
+    if isinstance(folder, Path) and folder.is_relative_to(target.resolve()):
         raise ConfigError(f"--export {target}: choose another folder than the job's own")
     counts: dict[str, int] = {"clips": 0}
     missing: list[str] = []
@@ -59,7 +62,7 @@ def export_approved(
                 path = row.get("audio_file")
                 if row.get("review") != "ok" or not isinstance(path, str) or not path:
                     continue
-                name = _copy(folder, path, target)
+                name = _copy(storage, path, target)
                 if name is None:
                     missing.append(str(row.get("item_id")))
                     continue
@@ -74,29 +77,35 @@ def export_approved(
     return Exported(clips=counts["clips"], manifest=placed.path, missing=tuple(missing))
 
 
-def _copy(folder: Path, path: str, target: Path) -> str | None:
+def _copy(storage: Storage, path: str, target: Path) -> str | None:
     """Copy one clip and return its path relative to the target; None when it is gone or not in the folder."""
-    source = folder / path
     inside = PurePosixPath(path)
     name = (
         PurePosixPath(*inside.parts[1:]) if inside.parts[0] == "audio" and len(inside.parts) > 1 else inside
     )
-    if name.is_absolute() or ".." in name.parts or not source.resolve().is_relative_to(folder.resolve()):
+    if name.is_absolute() or ".." in name.parts:
         return None
-    if not source.is_file():
+    source: Path | None = None
+    if isinstance(storage, LocalStorage):
+        source = storage.root / path
+        if not source.resolve().is_relative_to(storage.root) or not source.is_file():
+            return None
+    elif not storage.exists(path):
         return None
     goal = target / name
     try:
         goal.parent.mkdir(parents=True, exist_ok=True)
         if not goal.parent.resolve().is_relative_to(target.resolve()):
             raise StorageError(f"{goal}: a symbolic link leads out of the folder")
-        was = source.stat()
-        if goal.is_file() and not goal.is_symlink():
-            there = goal.stat()
+        if source is not None and goal.is_file() and not goal.is_symlink():
+            was, there = source.stat(), goal.stat()
             if (there.st_size, there.st_mtime_ns) == (was.st_size, was.st_mtime_ns):
                 return name.as_posix()
         with draft_beside(goal) as draft:
-            shutil.copy2(source, draft)
+            if source is not None:
+                shutil.copy2(source, draft)
+            else:
+                draft.write_bytes(storage.read(path))
             place(draft, goal)
     except OSError as error:
         raise StorageError(f"{goal}: cannot be written: {error.strerror or error}") from error

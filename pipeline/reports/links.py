@@ -7,16 +7,25 @@ folder is moved, copied or unzipped to.
 from __future__ import annotations
 
 import os
+import posixpath
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 from urllib.request import url2pathname
+
+from pipeline.address import place_of
+
+if TYPE_CHECKING:
+    from pipeline.address import Place
 
 #: Excel refuses longer targets.
 #: Source: https://support.microsoft.com/office/excel-specifications-and-limits-1672b34d (2025-11-20).
 EXCEL_TARGET_LIMIT = 2_079
 
-#: What a row carries beside the manifest's columns: the way from the output folder to its recording.
+#: What a row carries beside the manifest's columns: the way from the output to its recording, empty where none
+#: leads there; and, for an output in a store, what tells this reply's file from an earlier one in its place.
 INPUT_LINK = "input_link"
+AUDIO_STAMP = "audio_stamp"
 
 _FILE_URL = "file:///"
 _AUDIO_SUFFIXES = frozenset(
@@ -32,6 +41,16 @@ def link_from(folder: Path, path: Path) -> str:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # another drive
         return path.as_uri()
+
+
+def link_to_input(output: Place, root: str, path: str) -> str:
+    """The way from an output to a recording of its; empty where none leads there, as from a store to a disk."""
+    source = place_of(root)
+    if isinstance(output, Path):
+        return link_from(output, source / path) if isinstance(source, Path) else ""
+    if isinstance(source, Path) or source.protocol != output.protocol:
+        return ""
+    return posixpath.relpath(f"/{source.path}/{path}", f"/{output.path}")
 
 
 def href(path: object) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.answers import REPLY_PREFIX
 from pipeline.reports.cells import escape_controls
-from pipeline.reports.links import INPUT_LINK, file_at, href, is_audio_path
+from pipeline.reports.links import AUDIO_STAMP, INPUT_LINK, file_at, href, is_audio_path
 from pipeline.reports.totals import number, words
 from pipeline.reports.units import duration_text, money_text
 
@@ -118,7 +118,7 @@ def _clips(row: ManifestRow, folder: Path, pictures: Pictures | None) -> list[Cl
         ("input", "input", "input_duration_s"),
         ("reply", "audio_file", "audio_duration_s"),
     ):
-        path = (row.get(INPUT_LINK) if kind == "input" else None) or row.get(column)
+        path = row[INPUT_LINK] if kind == "input" and INPUT_LINK in row else row.get(column)
         later_turn = kind == "input" and row.get("turn") not in (None, 1)
         if not isinstance(path, str) or not is_audio_path(path) or later_turn:
             continue
@@ -127,7 +127,8 @@ def _clips(row: ManifestRow, folder: Path, pictures: Pictures | None) -> list[Cl
         seconds = number(row.get(length))
         duration = "" if seconds is None else duration_text(seconds)
         url = href(path)
-        stamp, picture = pictures.picture(url, file_at(folder, path)) if pictures else ("", None)
+        known = str(row.get(AUDIO_STAMP) or "") if kind == "reply" else ""
+        stamp, picture = pictures.picture(url, file_at(folder, path), known) if pictures else ("", None)
         clips.append(Clip(kind=kind, url=url, duration=duration, stamp=stamp, path=picture))
     return clips
 

@@ -32,11 +32,18 @@ class Pictures:
                 for url, stamp, picture in _PICTURE.findall(line):
                     self._old[url, stamp] = picture
 
-    def picture(self, url: str, path: Path) -> tuple[str, str | None]:
-        """The file's stamp (empty where there is no such file) and its picture."""
-        try:
-            found = path.stat()
-        except (OSError, ValueError):
-            return "", None
-        stamp = f"{found.st_size:x}-{found.st_mtime_ns:x}"
+    def picture(self, url: str, path: Path, stamp: str = "") -> tuple[str, str | None]:
+        """The file's stamp (empty where there is no such file) and its picture.
+
+        Args:
+            url: under which the page has it.
+            path: the file.
+            stamp: known beforehand, for a file that is not on this machine.
+        """
+        if not stamp:
+            try:
+                found = path.stat()
+            except (OSError, ValueError):
+                return "", None
+            stamp = f"{found.st_size:x}-{found.st_mtime_ns:x}"
         return stamp, self._old.get((url, stamp)) or self._draw(path)

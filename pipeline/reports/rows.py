@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.address import Address
 from pipeline.answers import answer_fields
 from pipeline.errors import ErrorType, InputError
 from pipeline.items import build_item
 from pipeline.model import SourceKind, Status
-from pipeline.reports.links import INPUT_LINK, link_from
+from pipeline.reports.links import AUDIO_STAMP, INPUT_LINK, link_to_input
 from pipeline.sound_settings import unfit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pipeline.address import Place
     from pipeline.jobspec import JobSpec
     from pipeline.model import Item, Outcome, Source
     from pipeline.store.ledger import Recorded
@@ -37,7 +38,7 @@ def manifest_rows(
     spec: JobSpec,
     *,
     run_id: str | None = None,
-    folder: Path | None = None,
+    output: Place | None = None,
     chunk: int = 1000,
 ) -> Iterator[list[dict[str, Any]]]:
     """Rows in chunks.
@@ -46,14 +47,14 @@ def manifest_rows(
         records: in input order (`Ledger.recorded`).
         spec: the job, for what is asked of inputs that have no result yet.
         run_id: only what this run decided, and the inputs it refused.
-        folder: the output folder; rows then carry, as `INPUT_LINK`, how to get from there to their recording.
+        output: rows then carry, as `INPUT_LINK`, how to get from there to their recording.
         chunk: rows a chunk, about.
     """
     rows: list[dict[str, Any]] = []
     for one in records:
         rows.extend(
             row
-            for row in _rows_of(one, spec, folder)
+            for row in _rows_of(one, spec, output)
             if run_id is None or row["run_id"] == run_id or row["status"] == Status.REFUSED.value
         )
         if len(rows) >= chunk:
@@ -71,7 +72,7 @@ def own_columns(records: Iterable[Recorded]) -> list[str]:
     return list(found)
 
 
-def _rows_of(one: Recorded, spec: JobSpec, folder: Path | None) -> Iterator[dict[str, Any]]:
+def _rows_of(one: Recorded, spec: JobSpec, output: Place | None) -> Iterator[dict[str, Any]]:
     refusal = one.source.refusal or ("" if one.outcomes else unfit(one.source, spec))
     item: Item | None = None
     if not refusal:
@@ -83,13 +84,15 @@ def _rows_of(one: Recorded, spec: JobSpec, folder: Path | None) -> Iterator[dict
     turns = {turn.number: turn for turn in item.turns} if item else {}
     for number in sorted({*one.outcomes, *turns} or {1}):
         row = _input_columns(one.source, number)
-        if folder is not None and one.source.kind is SourceKind.RECORDING:
-            row[INPUT_LINK] = link_from(folder, Path(one.source.root) / one.source.path)
+        if output is not None and one.source.kind is SourceKind.RECORDING:
+            row[INPUT_LINK] = link_to_input(output, one.source.root, one.source.path)
         if (review := one.reviews.get(number)) is not None:
             row |= {"review": review.review, "review_note": review.note}
         outcome = one.outcomes.get(number)
         if outcome is not None:
             row |= _outcome_columns(outcome)
+            if isinstance(output, Address) and outcome.audio is not None:
+                row[AUDIO_STAMP] = outcome.audio.sha256[:16]
             if fields and number == last and outcome.status is Status.SUCCEEDED:
                 row |= fields.readable(outcome.transcript)
         elif refusal:

@@ -15,6 +15,7 @@ from pipeline.answers import answer_fields
 from pipeline.items import digest
 from pipeline.job_file import job_id
 from pipeline.reports.columns import choose_columns
+from pipeline.reports.desk import desk_of
 from pipeline.reports.drawing import Drawing
 from pipeline.reports.exports import need_pyarrow, write_jsonl, write_parquet
 from pipeline.reports.kept import Keeper, Kept, merge_kept, without_applied
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.jobspec import JobSpec
     from pipeline.reports.marks import RowKey
     from pipeline.store.ledger import Ledger
-    from pipeline.store.storage import LocalStorage
+    from pipeline.store.storage import Storage
 
 #: What a table in Prefect's pages shows of a row.
 _TABLE_COLUMNS = (
@@ -62,18 +63,20 @@ class Views:
     #: At a run's end, drawing waveforms takes no longer than this.
     DRAWING_S: ClassVar = 20.0
 
-    def __init__(self, storage: LocalStorage, ledger: Ledger, spec: JobSpec, run_id: str | None) -> None:
+    def __init__(self, storage: Storage, ledger: Ledger, spec: JobSpec, run_id: str | None) -> None:
         """`run_id`: the run whose own list is written too; None outside a run."""
         self._storage = storage
-        self._folder = storage.root
+        self._desk = desk_of(storage)
+        self._folder = self._desk.folder
         self._ledger = ledger
         self._spec = spec
         self._run_id = run_id
-        self._written = Written.recall(ledger)
+        self._written = Written.recall(ledger, self._desk.stamp)
         self._keeper = Keeper([self._folder / self.MANIFEST, self._folder / self.WORKBOOK])
         if not self._written.added:
             for name in (self.MANIFEST, self.WORKBOOK):
-                if self._written.is_untouched(self._folder / name):
+                if self._written.is_untouched(name):
+                    self._desk.leave(name)
                     self._keeper.wrote(self._folder / name)
         self._writing = threading.Lock()
         self._settled: set[RowKey] = set()
@@ -110,14 +113,14 @@ class Views:
         placed, hashed = self._write_csv(totals)
         if self._run_id is not None:
             self._write_own_list(self._run_id)
-        notes = [*self._keeper.now().notes, *placed.notes]
-        paths = self.paths()[1:]
+        notes = [*self._kept().notes, *placed.notes]
+        names = self._names()
         shown = digest([hashed, self._spec.model_dump(mode="json")])
-        if again or placed.path.name != self.MANIFEST or not self._written.shows(shown, paths):
+        if again or placed.path.name != self.MANIFEST or not self._written.shows(shown, names):
             notes += self._write_others(totals, drawing_s)
             kept = self._kept()
             self._written.now(
-                shown, [self.manifest, *paths], added=bool(kept.columns or kept.marks or kept.notes)
+                shown, [self.manifest.name, *names], added=bool(kept.columns or kept.marks or kept.notes)
             )
             self._written.remember(self._ledger)
         return tuple(dict.fromkeys(notes))
@@ -139,7 +142,7 @@ class Views:
             "jsonl": "manifest.jsonl",
             "parquet": "manifest.parquet",
         }
-        once = [one for one in ("jsonl", "parquet") if (self._folder / names[one]).exists()]
+        once = [one for one in ("jsonl", "parquet") if self._desk.exists(names[one])]
         return [names[one] for one in dict.fromkeys((*self._spec.reports, *once))]
 
     def _write_csv(self, totals: Totals) -> tuple[Placed, str]:
@@ -159,6 +162,7 @@ class Views:
         self._aside = placed.path if placed.path != target else None
         self.manifest = placed.path
         self._keeper.wrote(placed.path)
+        self._desk.hand_in(placed.path)
         return placed, out.hexdigest()
 
     def _write_own_list(self, run_id: str) -> None:
@@ -184,26 +188,32 @@ class Views:
                         settings=self._settings(),
                     )
                     self._keeper.wrote(book.path)
+                    self._desk.hand_in(book.path)
                     notes += book.notes
                 case ".html":
-                    drawing = Drawing(drawing_s)
+                    self._desk.bring_pages()
+                    drawing = Drawing(drawing_s, self._desk.borrowed)
                     page = write_page(
-                        self._rows(kept), self._folder, totals, job_key=job_id(self._folder), draw=drawing
+                        self._rows(kept), self._folder, totals, job_key=job_id(self._storage), draw=drawing
                     )
-                    notes += [*page.notes, *drawing.notes(self._folder)]
+                    self._desk.hand_in_pages()
+                    notes += [*page.notes, *drawing.notes(self._storage.root)]
                 case _:
                     write = write_jsonl if path.suffix == ".jsonl" else write_parquet
                     with draft_beside(path) as draft:
                         with draft.open("wb") as out:
                             write(self._rows(kept), out, extra_columns=extra, columns=columns)
-                        notes += place(draft, path).notes
+                        placed = place(draft, path)
+                    self._desk.hand_in(placed.path)
+                    notes += placed.notes
         return notes
 
     def _rows(self, kept: Kept) -> Iterator[Sequence[dict[str, Any]]]:
-        rows = manifest_rows(self._ledger.recorded(), self._spec, folder=self._folder)
+        rows = manifest_rows(self._ledger.recorded(), self._spec, output=self._storage.root)
         return merge_kept(rows, kept)  # type: ignore[return-value]
 
     def _kept(self) -> Kept:
+        self._desk.bring(self.MANIFEST, self.WORKBOOK)
         kept = self._keeper.now()
         return without_applied(kept, self._ledger.past_marks(), self._settled) if kept.marks else kept
 

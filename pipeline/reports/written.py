@@ -13,8 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable
 
     from pipeline.store.ledger import Ledger
 
@@ -28,45 +27,39 @@ class Written:
     Attributes:
         rows: hash of the manifest's bytes and of what else the reports show.
         added: whether they hold anything that a reviewer added.
-        stamps: size and time of each, by name.
+        stamps: size and time of each, by name; in a store, size and version.
+        stamp_of: the same of a report as it is now.
     """
 
     rows: str = ""
     added: bool = True
     stamps: dict[str, list[int]] = field(default_factory=dict)
+    stamp_of: Callable[[str], list[int] | None]
 
     @classmethod
-    def recall(cls, ledger: Ledger) -> Written:
+    def recall(cls, ledger: Ledger, stamp_of: Callable[[str], list[int] | None]) -> Written:
+        """As noted in the ledger; `stamp_of` tells the state that a report of the output is in now."""
         text = ledger.noted(_KEY)
-        return cls(**orjson.loads(text)) if text else cls()
+        return cls(**(orjson.loads(text) if text else {}), stamp_of=stamp_of)
 
     def remember(self, ledger: Ledger) -> None:
         record = {"rows": self.rows, "added": self.added, "stamps": self.stamps}
         ledger.note(_KEY, orjson.dumps(record).decode())
 
-    def is_untouched(self, path: Path) -> bool:
-        """Whether the file is there and as we left it."""
-        stamp = stamp_of(path)
-        return stamp is not None and stamp == self.stamps.get(path.name)
+    def is_untouched(self, name: str) -> bool:
+        """Whether the report is there and as we left it."""
+        stamp = self.stamp_of(name)
+        return stamp is not None and stamp == self.stamps.get(name)
 
-    def shows(self, rows: str, paths: Iterable[Path]) -> bool:
+    def shows(self, rows: str, names: Iterable[str]) -> bool:
         """Whether all these reports are as we left them, and show just these rows."""
-        return rows == self.rows and all(map(self.is_untouched, paths))
+        return rows == self.rows and all(map(self.is_untouched, names))
 
-    def now(self, rows: str, paths: Iterable[Path], *, added: bool) -> None:
+    def now(self, rows: str, names: Iterable[str], *, added: bool) -> None:
         """Take down what was written just now."""
         self.rows, self.added = rows, added
-        stamps = {path.name: stamp_of(path) for path in paths}
+        stamps = {name: self.stamp_of(name) for name in names}
         self.stamps = {name: stamp for name, stamp in stamps.items() if stamp is not None}
-
-
-def stamp_of(path: Path) -> list[int] | None:
-    """A file's size and time; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
 
 
 class Hashing:

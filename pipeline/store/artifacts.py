@@ -171,7 +171,8 @@ def save(  # noqa: PLR0917 - called in a thread, by position
     try:
         if replaced is not None:
             set_aside(storage, replaced)
-        saved = {file.path: file for file in storage.write_many(made.files)}
+        written = storage.write_many(made.files, replacing=replaced is not None)
+        saved = {file.path: file for file in written}
         if replaced is not None:
             clear(storage, replaced, keep=list(saved))
     except StorageError as failed:

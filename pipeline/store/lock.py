@@ -79,8 +79,13 @@ class FolderLock:
         self._lock = lock
 
     @classmethod
-    def acquire(cls, folder: Path, run_id: str) -> FolderLock:
+    def acquire(cls, folder: Path, run_id: str, *, shown: str = "") -> FolderLock:
         """Takes the folder, making it where it is missing.
+
+        Args:
+            folder: what is locked.
+            run_id: who holds it from now on.
+            shown: what the user calls it, where that is not the folder.
 
         Raises:
             FolderInUse: another run holds it; the message says who, since when, and what to do.
@@ -91,9 +96,10 @@ class FolderLock:
             make_folders(folder.resolve())
             lock.acquire(timeout=_PATIENCE_S, poll_interval=_POLL_S)
         except Timeout:
+            output = shown or folder
             raise FolderInUse(
-                f"{folder} is in use by {_read_record_of_holder(folder)}. Wait until it ends, stop it, "
-                f"or name another --output; `audiobatch status {folder}` shows how far it is."
+                f"{output} is in use by {_read_record_of_holder(folder)}. Wait until it ends, stop it, "
+                f"or name another --output; `audiobatch status {output}` shows how far it is."
             ) from None
         except (OSError, NotImplementedError) as exc:
             raise ConfigError(
