@@ -1,0 +1,55 @@
+"""A job whose ledger and files are flushed in one of three ways: for `durability`, and for nothing else.
+
+`python -m tests.benchmarks.durable_run WAY ORIGIN INPUTS OUTPUT RATE`; the ways are `group` (as it is), `each` (a
+transaction, and so a flush, for each intent and each outcome), `none` (nothing is ever flushed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import sys
+
+from sqlalchemy import Pool, event
+
+from pipeline import execute
+from pipeline.jobspec import JobSpec
+from pipeline.store import ledger_writer
+
+
+def _flush_each() -> None:
+    ledger_writer.MAX_BATCH = 1
+
+
+def _flush_nothing() -> None:
+    os.fsync = lambda _: None
+    # At each checkout, since it can be set outside of transactions only.
+    event.listen(Pool, "checkout", lambda connection, *_: connection.execute("PRAGMA synchronous=OFF"))
+
+
+async def main(origin: str, inputs: str, output: str, per_s: int) -> None:
+    spec = JobSpec(
+        inputs=(inputs,),
+        output=output,
+        endpoint=origin,
+        deployment="gpt-audio-1.5",
+        max_concurrency=128,
+        rpm=per_s * 60,
+        reports="none",
+    )
+    async with execute.Job.open(spec) as job:
+        plan = await job.prepare()
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        await execute.run_shards(job, plan.shards, plan.shards_at_once)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        summary = await job.finish()
+    assert summary.succeeded == plan.to_send, summary
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(json.dumps({"cpu_s": cpu_s, "items": summary.succeeded}), flush=True)
+
+
+if __name__ == "__main__":
+    {"group": lambda: None, "each": _flush_each, "none": _flush_nothing}[sys.argv[1]]()
+    asyncio.run(main(*sys.argv[2:5], int(sys.argv[5])))
