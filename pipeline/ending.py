@@ -33,7 +33,7 @@ def summary_of(job: Job, trouble: str) -> RunSummary:
     """The summary of a run whose plan was made; `trouble`: what went wrong at its very end."""
     plan, tally = job.plan, job.tally
     assert plan is not None
-    pending = plan.to_send - tally.ended + plan.held_back
+    left = plan.to_send - tally.ended if job.left is None else job.left
     return RunSummary(
         run_id=job.run_id,
         output=job.output,
@@ -45,7 +45,7 @@ def summary_of(job: Job, trouble: str) -> RunSummary:
         failed=tally.failed,
         refused=plan.refused,
         unknown=tally.unknown,
-        pending=pending,
+        pending=left + plan.held_back,
         skipped_done=plan.done,
         cost_usd=tally.cost_usd if tally.cost_is_known else None,
         input_audio_s=tally.input_audio_s,

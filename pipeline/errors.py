@@ -6,6 +6,7 @@
     │   └── NothingFound        the inputs are there, and hold nothing to send
     ├── InputError              one input cannot be sent; the others can
     ├── StorageError            the output cannot be written
+    │   └── LeaseLost           another run holds the item by now
     ├── BudgetReached           the next call could pass a cost limit
     ├── RequestRejected         the service refuses this request for good
     │   └── ContentFiltered     … because of its content
@@ -105,6 +106,10 @@ class StorageError(AudioBatchError):
     """The output cannot be written: no space, no permission, gone."""
 
     error_type = ErrorType.STORAGE
+
+
+class LeaseLost(StorageError):
+    """Another run holds the item now: this one was silent for too long. What it writes of it is refused."""
 
 
 class BudgetReached(AudioBatchError):

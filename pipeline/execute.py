@@ -16,34 +16,38 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from pipeline import settings
 from pipeline.ending import summary_of, worth
 from pipeline.errors import StorageError
+from pipeline.feed import Feed
 from pipeline.finding import find_inputs
 from pipeline.items import job_settings
 from pipeline.job_file import write_job_file
 from pipeline.jobspec import KNOWN_VOICES
 from pipeline.model import Status
 from pipeline.opening import opened_folder
-from pipeline.plan import make_plan, settings_key
+from pipeline.plan import EMPTY_PLAN, deployments_noted, make_plan, settings_key
 from pipeline.redo import marked
 from pipeline.reports.views import Views
 from pipeline.room import check_room, give_back, reserve
 from pipeline.senders import open_sender
 from pipeline.stop import Stop, StopReason
+from pipeline.store.homecoming import bring_home
 from pipeline.tally import RunSummary, Snapshot, Tally
 from pipeline.targets import check_prices, targets_of
+from pipeline.together import Together, this_worker
 from pipeline.watching import keep_manifest_fresh, watch_stop
-from pipeline.working import send_deferred, work_through
+from pipeline.working import send_deferred, wait_for_others, work_through
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
     from pathlib import Path
 
     from pipeline.address import Place
@@ -92,12 +96,17 @@ class Job:
     spool: Spool
     retry: Retry | None = None
     is_arriving: Callable[[Path], bool] | None = None
+    queue_id: str = ""
+    together: Together | None = None
+    waiting: str = ""
+    left: int | None = None
     phase: str = "discovering"
     warnings: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     found: int = 0
     plan: Plan | None = None
     _sender: Sender | None = None
+    _feed: Feed | None = None
     _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     _background: list[asyncio.Task[None]] = field(default_factory=list)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -105,7 +114,12 @@ class Job:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, spec: JobSpec, *, run_id: str | None = None, retry: Retry | None = None
+        cls,
+        spec: JobSpec,
+        *,
+        run_id: str | None = None,
+        retry: Retry | None = None,
+        worker: bool = False,
     ) -> AsyncIterator[Job]:
         """Take the output folder, and put right what a killed run left there.
 
@@ -113,6 +127,7 @@ class Job:
             spec: the job.
             run_id: made from the time and chance by default.
             retry: send only what this selects.
+            worker: find and plan nothing: only `drain` a shared queue that another run has filled.
 
         Raises:
             ConfigError: settings that cannot work; a folder that is in use, or cannot be written.
@@ -121,7 +136,8 @@ class Job:
         targets = targets_of(spec)
         check_prices(spec, targets)
         run_id = run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-        with opened_folder(spec, run_id) as found:
+        me = this_worker(spec, run_id, retry, drains=worker)
+        with opened_folder(spec, me) as found:
             job = cls(
                 spec=spec,
                 run_id=run_id,
@@ -134,8 +150,9 @@ class Job:
                 targets=targets,
                 spool=found.spool,
                 retry=retry,
+                queue_id=found.signed_on.queue_id,
             )
-            job._warn_early(found.brought, found.lost)
+            job._warn_early(found.signed_on.brought, found.signed_on.lost)
             job.ledger.begin_run(
                 run_id,
                 spec=spec.model_dump_json(),
@@ -143,6 +160,9 @@ class Job:
                 settings_value=orjson.dumps(job_settings(spec)).decode(),
             )
             async with job._stack:
+                if job.ledger.is_shared:
+                    job.together = Together(ledger=job.ledger, stop=job.stop, lease_s=spec.lease_s)
+                    job._begin_background(job.together.keep())
                 yield job
 
     def _warn_early(self, brought: int, lost: int) -> None:
@@ -169,7 +189,7 @@ class Job:
         await asyncio.to_thread(find_inputs, self)
         await asyncio.to_thread(self.views.check)
         self.plan = plan = await asyncio.to_thread(
-            make_plan, self.ledger, self.spec, self.run_id, retry=self.retry
+            make_plan, self.ledger, self.spec, self.queue_id, retry=self.retry
         )
         log.info(
             "%d inputs: %d to send, %d done, %d refused, %d failed for good, %d unknown, %d held back",
@@ -185,13 +205,18 @@ class Job:
         if plan.to_send:
             await asyncio.to_thread(self._make_room, plan)
             self._sender = await open_sender(self, plan.deployments, self._stack)
-        self._background = [
-            asyncio.create_task(watch_stop(self, self._sender)),
-            asyncio.create_task(keep_manifest_fresh(self)),
-        ]
-        self._stack.push_async_callback(self._end_background)
-        self.tally = self._sender.tally if self._sender else self.tally
+        self._begin_background(watch_stop(self, self._sender), keep_manifest_fresh(self))
+        await self._begin_sending()
         return plan
+
+    async def _begin_sending(self) -> None:
+        """Once the others on a shared ledger have made room for this run's calls."""
+        if self._sender is None:
+            return
+        self.tally = self._sender.tally
+        self._feed = Feed(self._sender, self.retry)
+        if self.together is not None:
+            await self.together.begin(self._sender)
 
     def _make_room(self, plan: Plan) -> None:
         check_room(self.spec, self.output, items=plan.to_send, free_bytes=self.storage.free_bytes())
@@ -208,14 +233,11 @@ class Job:
 
     async def run_shard(self, shard: Shard) -> ShardResult:
         """Send a shard's items. Never raises for an item: its failure is a recorded outcome."""
-        if self.stop.asked or self._sender is None:
+        if self.stop.asked or self._sender is None or self._feed is None:
             return ShardResult(number=shard.number, sent=0, succeeded=0, failed=0, unknown=0)
-        sender = self._sender
-        queue = iter(
-            await asyncio.to_thread(self.ledger.to_do, self.run_id, shard.first_position, shard.last_position)
-        )
+        items = partial(self._feed.next, shard.first_position, shard.last_position)
         workers = min(shard.size, self.spec.concurrency_ceiling)
-        ends = await work_through(sender, queue, at_once=workers)
+        ends = await work_through(self._sender, items, at_once=workers)
         return ShardResult(
             number=shard.number,
             sent=len(ends),
@@ -224,10 +246,40 @@ class Job:
             unknown=ends.count(Status.UNKNOWN),
         )
 
+    async def drain(self) -> RunSummary:
+        """Send what is left on a shared queue, beside others, until nobody holds anything; no reports."""
+        deployments = await asyncio.to_thread(deployments_noted, self.ledger)
+        self.plan = replace(EMPTY_PLAN, deployments=deployments)
+        self.phase = "sending"
+        self._sender = await open_sender(self, deployments, self._stack)
+        self._begin_background(watch_stop(self, self._sender))
+        await self._begin_sending()
+        await self._end_sending()
+        await self._end_background()
+        return await self._close_books("")
+
+    async def _end_sending(self) -> None:
+        """What was left for later, and on a shared ledger what others leave; then nothing is held any more."""
+        if self._sender is None or self._feed is None:
+            return
+        await send_deferred(self._sender)
+        if self.together is not None:
+            await wait_for_others(self, self._feed)
+            if not self.stop.asked:
+                await asyncio.to_thread(self._bring_late_home)
+        await asyncio.to_thread(self._feed.give_back)
+        if self.together is not None and self.stop.reason is not StopReason.STORAGE:
+            self.left = (await asyncio.to_thread(self.ledger.queue.state)).left
+
+    def _bring_late_home(self) -> None:
+        """Replies of this machine's runs to items that others had taken over: nobody holds those any more."""
+        with self.ledger.one_at_a_time():
+            if brought := bring_home(self.spool, self.storage, self.ledger):
+                self.warn(f"{brought} replies that came late were kept among the versions of their results")
+
     async def finish(self) -> RunSummary:
         """Write the reports and close the run's books."""
-        if self._sender is not None:
-            await send_deferred(self._sender)
+        await self._end_sending()
         self.phase = "reporting"
         await self._end_background()
         trouble = ""
@@ -240,6 +292,9 @@ class Job:
                 f"the manifest could not be written: {failed.message}. `audiobatch report` makes it again."
             )
             self.stop.ask(StopReason.STORAGE, trouble)
+        return await self._close_books(trouble)
+
+    async def _close_books(self, trouble: str) -> RunSummary:
         summary = summary_of(self, trouble)
         log.info("ended: %s", orjson.dumps(summary.as_json()).decode())
         try:
@@ -269,13 +324,18 @@ class Job:
             rate_per_min=rate,
             eta_s=left / rate * 60 if rate and left else None,
             cost_usd=tally.cost_usd if tally.cost_is_known else None,
-            waiting=pool.binding() if pool else "",
+            waiting=self.waiting or (pool.binding() if pool else ""),
             projected_usd=tally.projected_usd(plan.to_send) if plan else None,
         )
 
     def table_rows(self, limit: int = 200) -> list[dict[str, str]]:
         """The run's first rows, few columns, for a table in Prefect."""
         return self.views.table_rows(limit)
+
+    def _begin_background(self, *work: Coroutine[Any, Any, None]) -> None:
+        if not self._background:
+            self._stack.push_async_callback(self._end_background)
+        self._background += [asyncio.create_task(one) for one in work]
 
     async def _end_background(self) -> None:
         for task in self._background:

@@ -25,7 +25,7 @@ def find_inputs(job: Job) -> None:
     """
     if job.retry is not None and "-" in job.spec.inputs:
         # Standard input came once; what it brought is in the ledger.
-        job.ledger.see_all(job.run_id)
+        job.ledger.see_all(job.queue_id)
         return
     stdin = sys.stdin.buffer if "-" in job.spec.inputs else None
     discovery = Discovery(job.spec, job.ledger.known_files(), stdin, job.is_arriving)
@@ -38,13 +38,13 @@ def find_inputs(job: Job) -> None:
             log.info("%s: %s", source.item_id, "; ".join(source.media.notes))
         job.found += 1
         if len(batch) >= _BATCH:
-            job.ledger.put_sources(batch, job.run_id)
+            job.ledger.put_sources(batch, job.queue_id)
             batch = []
         if job.stop.asked:
             break
-    job.ledger.put_sources(batch, job.run_id)
+    job.ledger.put_sources(batch, job.queue_id)
     if not job.stop.asked:
-        job.ledger.forget_missing_refusals(job.run_id)
+        job.ledger.forget_missing_refusals(job.queue_id)
     if noted:
         job.warn(
             f"{noted} recordings are not what they seem (such as a wrong ending); the run's log says how"

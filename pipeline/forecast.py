@@ -146,8 +146,9 @@ def forecast(spec: JobSpec, *, today: date | None = None) -> Forecast:
     where = output_place(spec)
     with (
         tempfile.TemporaryDirectory(prefix="audiobatch-plan-") as place,
-        ledger_copy(Path(where.ledger), Path(place)) as ledger,
+        ledger_copy(where.ledger, where.address, Path(place)) as ledger,
     ):
+        ledger.queue.empty()
         _discover(spec, ledger)
         plan = make_plan(ledger, spec, _RUN_ID)
         targets = targets_of(spec, plan.deployments, with_credentials=False)
@@ -188,9 +189,8 @@ def _forecast(
         if reason := _refusal(one, spec):
             refused[one.source.item_id] = reason
     count = Amounts()
-    for shard in plan.shards:
-        for one in ledger.to_do(_RUN_ID, shard.first_position, shard.last_position):
-            count.add(one, build_item(one.source, spec), rules, sizes, spec)
+    for one in ledger.recorded_to_do():
+        count.add(one, build_item(one.source, spec), rules, sizes, spec)
     return Forecast(
         output=str(output),
         items=plan.items,

@@ -5,24 +5,23 @@ from __future__ import annotations
 import contextlib
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.discover import JOB_FILE
 from pipeline.errors import StorageError
-from pipeline.job_file import check_belongs, note_belonging, write_job_file
+from pipeline.ledger_address import is_database
 from pipeline.output_place import output_place
 from pipeline.run_log import run_log
-from pipeline.store.homecoming import bring_home
+from pipeline.signing_on import SignedOn, sign_on
 from pipeline.store.ledger import Ledger
 from pipeline.store.lock import FolderLock
-from pipeline.store.recovery import recover
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pipeline.address import Place
     from pipeline.jobspec import JobSpec
+    from pipeline.store.ledger_workers import Worker
     from pipeline.store.spool import Spool
     from pipeline.store.storage import Storage
 
@@ -35,8 +34,7 @@ class Opened:
 
     Attributes:
         home: see `OutputPlace`.
-        brought: replies that an earlier run could not write here, and that are here now.
-        lost: calls of an earlier run whose end nobody saw.
+        signed_on: the queue that it works on, and what was put right.
     """
 
     output: Place
@@ -44,13 +42,12 @@ class Opened:
     storage: Storage
     ledger: Ledger
     spool: Spool
-    brought: int
-    lost: int
+    signed_on: SignedOn
 
 
 @contextlib.contextmanager
-def opened_folder(spec: JobSpec, run_id: str) -> Iterator[Opened]:
-    """The job's output folder, this run's alone until the end of the block.
+def opened_folder(spec: JobSpec, me: Worker) -> Iterator[Opened]:
+    """The job's output folder, this run's alone until the end of the block; on a shared ledger, beside others.
 
     Raises:
         ConfigError: it is in use, cannot be written, or is none that results can go to.
@@ -59,30 +56,27 @@ def opened_folder(spec: JobSpec, run_id: str) -> Iterator[Opened]:
     storage = where.storage
     storage.refuse_file()
     with contextlib.ExitStack() as stack:
-        # First of all: who does not get the folder writes nothing into it.
-        stack.enter_context(FolderLock.acquire(where.home, run_id, shown=str(where.place)))
+        is_shared = is_database(where.ledger)
+        if not is_shared:
+            # First of all: who does not get the folder writes nothing into it.
+            stack.enter_context(FolderLock.acquire(where.home, me.run_id, shown=str(where.place)))
         storage.probe_writable()
-        storage.sweep_temporary()
-        ledger = Ledger.open(Path(where.ledger))
+        if not is_shared:
+            storage.sweep_temporary()
+        ledger = Ledger.at(where.ledger, where.address)
         stack.callback(ledger.close)
-        check_belongs(storage, ledger, spec)
         if where.is_remote:
-            stack.callback(_send_log, storage, where.home, run_id)
-        stack.enter_context(run_log(where.home, run_id))
+            stack.callback(_send_log, storage, where.home, me.run_id)
+        stack.enter_context(run_log(where.home, me.run_id))
         spool = where.spool()
-        brought = bring_home(spool, storage, ledger)
-        lost = recover(ledger, storage)
-        if not storage.exists(JOB_FILE):
-            write_job_file(storage, spec)
-        note_belonging(storage, ledger)
+        signed_on = sign_on(me, ledger, storage, spool, spec, stack)
         yield Opened(
             output=where.place,
             home=where.home,
             storage=storage,
             ledger=ledger,
             spool=spool,
-            brought=brought,
-            lost=lost,
+            signed_on=signed_on,
         )
 
 

@@ -46,6 +46,11 @@ class OutputPlace:
     def is_remote(self) -> bool:
         return isinstance(self.place, Address)
 
+    @property
+    def address(self) -> str:
+        """The same for every run on it, whatever folder it is started in."""
+        return str(_full(self.place))
+
     def spool(self) -> Spool:
         """Where replies wait that the output would not take."""
         return Spool(str(self.place), base=self.home) if self.is_remote else Spool(self.home)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.errors import AudioBatchError, StorageError
+from pipeline.errors import AudioBatchError, LeaseLost, StorageError
 from pipeline.one_turn import OneTurn
 from pipeline.store.artifacts import make
 from pipeline.store.homecoming import keep_elsewhere
@@ -62,13 +63,15 @@ class PartTurn(OneTurn):
         sound = [data for path, data in made.files if path == made.audio_path]
         files = [(place, data) for data in sound]
         try:
+            await sender.on_disk(sender.ledger.queue.make_sure, self.item.item_id)
             saved = await sender.on_disk(sender.storage.write_many, files)
             outcome = replace(outcome, audio=saved[0] if saved else None)
             self.kept = _row(self.part, outcome)
             await sender.ledger.record_part(self.kept, end)
-        except StorageError:
+        except StorageError as failed:
             part = _row(self.part, outcome)
-            await sender.on_disk(_keep_part, sender, part, end, files, place if files else None)
+            keep = partial(_keep_part, late=isinstance(failed, LeaseLost))
+            await sender.on_disk(keep, sender, part, end, files, place if files else None)
             raise
         sender.sizes.saw(outcome)
         return outcome
@@ -90,6 +93,12 @@ def _row(part: Part, outcome: Outcome) -> PartOutcome:
 
 
 def _keep_part(
-    sender: Sender, part: PartOutcome, end: AttemptEnd, files: list[tuple[str, bytes]], audio: str | None
+    sender: Sender,
+    part: PartOutcome,
+    end: AttemptEnd,
+    files: list[tuple[str, bytes]],
+    audio: str | None,
+    *,
+    late: bool,
 ) -> None:
-    keep_elsewhere(sender.spool, part.outcome, end, files, {"audio": audio}, part=part)
+    keep_elsewhere(sender.spool, part.outcome, end, files, {"audio": audio}, part=part, late=late)

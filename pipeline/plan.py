@@ -124,6 +124,28 @@ class Plan:
     trimmed_s: float = 0.0
 
 
+EMPTY_PLAN = Plan(
+    items=0,
+    to_send=0,
+    done=0,
+    refused=0,
+    final=0,
+    unknown=0,
+    held_back=0,
+    deployments=frozenset(),
+    input_audio_s=0.0,
+    shards=(),
+    shards_at_once=1,
+)
+#: The note of which deployments the rows of a queue name.
+_DEPLOYMENTS_NOTE = "deployments"
+
+
+def deployments_noted(ledger: Ledger) -> frozenset[str]:
+    """Deployments that rows name, as the last plan found them."""
+    return frozenset(filter(None, ledger.noted(_DEPLOYMENTS_NOTE).split("\n")))
+
+
 def rules_of(spec: JobSpec, retry: Retry | None) -> Rules:
     """What a run may replace."""
     if retry is None:
@@ -135,8 +157,10 @@ def settings_key(spec: JobSpec) -> str:
     return digest(job_settings(spec))
 
 
-def make_plan(ledger: Ledger, spec: JobSpec, run_id: str, *, retry: Retry | None = None) -> Plan:
-    """Decide for each input of this run, and put what is to be sent on the run's queue.
+def make_plan(ledger: Ledger, spec: JobSpec, queue_id: str, *, retry: Retry | None = None) -> Plan:
+    """Decide for each input that was found, and put what is to be sent on the queue.
+
+    Runs that work together share a queue, and each plans: what one has put there stays as it is.
 
     Raises:
         ConfigError: the job's settings changed for results that are there, and neither `redo` nor `keep` says
@@ -147,10 +171,10 @@ def make_plan(ledger: Ledger, spec: JobSpec, run_id: str, *, retry: Retry | None
         planning.written = ledger.written_down()
     done = _done_for_certain(spec, retry)
     if done is not None:
-        planning.counts[Decision.DONE] = ledger.count_unchanged(run_id, done)
-    for chunk in _batched(ledger.recorded(run_id, but=done), _BATCH):
-        to_send = [one.source.item_id for one in chunk if planning.sends(one)]
-        ledger.mark_to_do(to_send, run_id)
+        planning.counts[Decision.DONE] = ledger.count_unchanged(queue_id, done)
+    for chunk in _batched(ledger.recorded(queue_id, but=done), _BATCH):
+        to_send = [(one.source.item_id, one.source.position) for one in chunk if planning.sends(one)]
+        ledger.queue.fill(to_send, queue_id)
         if planning.kept:
             ledger.keep_as(planning.kept)
             planning.kept = []
@@ -158,7 +182,9 @@ def make_plan(ledger: Ledger, spec: JobSpec, run_id: str, *, retry: Retry | None
         raise ConfigError(_what_changed(ledger, spec, planning))
     if planning.bad_prompt and planning.counts[Decision.SEND] + planning.counts[Decision.DONE] == 0:
         raise ConfigError(planning.bad_prompt)
-    positions = ledger.positions_to_do(run_id)
+    if planning.deployments and ledger.is_shared:
+        ledger.note(_DEPLOYMENTS_NOTE, "\n".join(sorted(planning.deployments | deployments_noted(ledger))))
+    positions = ledger.queue.positions()
     shards = shards_of(positions)
     size = shards[0].size if shards else 1
     return Plan(
@@ -189,6 +215,22 @@ def _done_for_certain(spec: JobSpec, retry: Retry | None) -> Unchanged | None:
     if retry is not None or word_models(spec) or any(placeholders(turn.prompt) for turn in asked):
         return None
     return Unchanged(settings_key=settings_key(spec), turns=len(asked))
+
+
+def plan_again(
+    ledger: Ledger, spec: JobSpec, retry: Retry | None, recorded: Iterable[Recorded]
+) -> dict[str, Decision]:
+    """What is to be done with items whose run fell silent, now that its calls have an end."""
+    planning = _Planning(spec, settings_key(spec), ledger.unknown_counts(), retry)
+    if word_models(spec) and retry is None:
+        planning.written = ledger.written_down()
+    decided: dict[str, Decision] = {}
+    for one in recorded:
+        decision, _ = planning.decide(one)
+        if decision is Decision.CHANGED:
+            decision = Decision.SEND if spec.redo else Decision.DONE
+        decided[one.source.item_id] = decision
+    return decided
 
 
 class _Planning:

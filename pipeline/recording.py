@@ -6,14 +6,17 @@ Each of these is run to its end whatever happens to its caller (`Sender.settle`)
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.errors import StorageError
+from pipeline.errors import LeaseLost, StorageError
 from pipeline.store.artifacts import NotSaved, raw_path, save
 from pipeline.store.homecoming import keep_elsewhere
 from pipeline.store.versions import clear, set_aside
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.model import Check, Item, Outcome, Reply, SavedFile, Turn
     from pipeline.send import Sender
     from pipeline.store.ledger import AttemptEnd
@@ -48,16 +51,23 @@ async def record_reply(
 
     Raises:
         BadReply: the audio is unusable; nothing is recorded.
+        LeaseLost: another run has taken the item over; the reply is in the spool, and comes home as a version.
         StorageError: the output cannot be written; the reply is in the spool.
     """
+    sure = partial(sender.ledger.queue.make_sure, item.item_id)
     try:
-        saved = await sender.on_disk(save, sender.storage, item, turn, reply, replaced, sender.finish, checks)
+        saved = await sender.on_disk(
+            save, sender.storage, item, turn, reply, replaced, sender.finish, checks, sure
+        )
     except NotSaved as failed:
         made = failed.made
         outcome = replace(outcome, audio_duration_s=made.audio_duration_s, checks=made.checks)
         roles = {"audio": made.audio_path, "transcript_file": made.transcript_path}
-        await sender.on_disk(keep_elsewhere, sender.spool, outcome, end, made.files, roles)
-        raise
+        late = failed.__cause__ if isinstance(failed.__cause__, LeaseLost) else None
+        await sender.on_disk(
+            partial(keep_elsewhere, late=late is not None), sender.spool, outcome, end, made.files, roles
+        )
+        raise late or failed from None
     outcome = replace(
         outcome,
         audio=saved.audio,
@@ -69,10 +79,11 @@ async def record_reply(
         sender.sizes.saw(outcome)
     try:
         await sender.ledger.record_outcome(outcome, end, superseded=replaced)
-    except StorageError:
+    except StorageError as failed:
         # With its files, though they are on disk: a disk with such errors may not give them back.
         roles = {"audio": saved.made.audio_path, "transcript_file": saved.made.transcript_path}
-        await sender.on_disk(keep_elsewhere, sender.spool, outcome, end, saved.made.files, roles)
+        keep = partial(keep_elsewhere, late=isinstance(failed, LeaseLost))
+        await sender.on_disk(keep, sender.spool, outcome, end, saved.made.files, roles)
         raise
     return outcome
 
@@ -94,17 +105,22 @@ async def record_failure(
     path = raw_path(outcome.item_id, outcome.turn, raw) if raw else ""
     try:
         if raw or replaced is not None:
-            saved = await sender.on_disk(_write, sender.storage, path, raw, replaced)
+            sure = partial(sender.ledger.queue.make_sure, outcome.item_id)
+            saved = await sender.on_disk(_write, sender.storage, path, raw, replaced, sure)
             outcome = replace(outcome, raw_reply=saved)
         await sender.ledger.record_outcome(outcome, end, superseded=replaced)
-    except StorageError:
+    except StorageError as failed:
         files = [(path, raw)] if raw else []
-        await sender.on_disk(keep_elsewhere, sender.spool, outcome, end, files, {"raw_reply": path})
+        keep = partial(keep_elsewhere, late=isinstance(failed, LeaseLost))
+        await sender.on_disk(keep, sender.spool, outcome, end, files, {"raw_reply": path})
         raise
     return outcome
 
 
-def _write(storage: Storage, path: str, raw: bytes, replaced: Outcome | None) -> SavedFile | None:
+def _write(
+    storage: Storage, path: str, raw: bytes, replaced: Outcome | None, sure: Callable[[], None]
+) -> SavedFile | None:
+    sure()
     if replaced is not None:
         set_aside(storage, replaced)
     saved = storage.write(path, raw) if path else None

@@ -19,6 +19,7 @@ from pipeline.errors import (
     AudioBatchError,
     BadReply,
     InputError,
+    LeaseLost,
     OutcomeUnknown,
     StorageError,
 )
@@ -94,7 +95,7 @@ class Sender:
     spool: Spool
     stop: Stop
     tally: Tally
-    unknown_before: Mapping[tuple[str, int, str], int]
+    unknown_before: dict[tuple[str, int, str], int]
     targets: Mapping[str, Target]
     aftermath: Aftermath
     gate: Gate
@@ -134,6 +135,9 @@ class Sender:
             return None
         except NoDeployment as ended:
             status = await self._without_deployment(one, ended)
+        except LeaseLost as lost:
+            log.warning("%s", lost.message)
+            return None
         except StorageError as failed:
             log.error("%s: %s", one.source.item_id, failed.message)
             self.stop.ask(StopReason.STORAGE, failed.message)
@@ -145,6 +149,7 @@ class Sender:
         finally:
             await self._let_go(one.source.item_id)
         if status is not None:
+            self.ledger.queue.ended(one.source.item_id)
             self.tally.item_ended(status)
             self._stop_at_failure_limit()
         return status

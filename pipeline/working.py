@@ -3,36 +3,79 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
+from pipeline.errors import StorageError
 from pipeline.limits.pool import Stopping
+from pipeline.stop import StopReason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable
 
+    from pipeline.execute import Job
+    from pipeline.feed import Feed
     from pipeline.model import Status
     from pipeline.send import Sender
     from pipeline.store.ledger import Recorded
 
+    Feeding = Callable[[], Awaitable[Recorded | None]]
+
 log = logging.getLogger(__name__)
 
+#: How often a run that has nothing left looks whether others have set something free.
+_LOOK_S = 1.0
 
-async def work_through(sender: Sender, queue: Iterator[Recorded], *, at_once: int) -> list[Status | None]:
-    """Everything on the queue, until a stop is asked for; what became of each item."""
+
+async def work_through(sender: Sender, queue: Feeding, *, at_once: int) -> list[Status | None]:
+    """Everything that the queue gives, until a stop is asked for; what became of each item.
+
+    Args:
+        sender: what all workers share.
+        queue: the next item each time; None: there is none left.
+        at_once: workers.
+    """
     ends: list[Status | None] = []
 
     async def work() -> None:
-        for one in queue:
-            if sender.stop.asked:
-                return
+        while True:
+            # The place first, then the item: what waits for a place is anybody's yet.
             async with sender.gate.entered():
                 if sender.stop.asked:
+                    return
+                try:
+                    one = await queue()
+                except StorageError as failed:
+                    sender.stop.ask(StopReason.STORAGE, failed.message)
+                    return
+                if one is None:
                     return
                 ends.append(await sender.run(one))
 
     await asyncio.gather(*(work() for _ in range(at_once)))
     return ends
+
+
+async def wait_for_others(job: Job, feed: Feed) -> None:
+    """The end of a shared queue: what others set free or let lie is sent, until nobody holds anything."""
+    sender, told = feed.sender, ""
+    while not job.stop.asked:
+        await work_through(sender, feed.next_of_rest, at_once=job.spec.concurrency_ceiling)
+        await send_deferred(sender)
+        state = await asyncio.to_thread(job.ledger.queue.state)
+        if not state.left or job.stop.asked:
+            break
+        if not state.held:
+            continue
+        who = ", ".join(job.together.names.get(one, one) for one in state.holders) if job.together else ""
+        if who != told:
+            job.warn(f"waiting for {state.held:,} items that other runs hold: {who}")
+            told = who
+        job.waiting = f"{state.held:,} items that other runs hold"
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(job.stop.soft.wait(), _LOOK_S)
+    job.waiting = ""
 
 
 async def send_deferred(sender: Sender) -> None:

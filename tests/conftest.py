@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from emulator_process import EmulatorProcess
+from postgresql_server import PostgresqlServer
 
 _ACCOUNT = ("AZURE_", "OPENAI_", "IDENTITY_", "MSI_", "AUDIOBATCH_", "IMDS_", "AWS_")
 
@@ -28,6 +29,13 @@ def no_account(monkeypatch, tmp_path):
 def shared_emulator():
     with EmulatorProcess("--speech", "tone") as emulator:
         yield emulator
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """A PostgreSQL server. Each output has a schema of its own, so that tests are apart by their folders."""
+    with PostgresqlServer() as server:
+        yield server
 
 
 @pytest.fixture

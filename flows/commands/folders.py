@@ -116,7 +116,7 @@ def opened(path: Place) -> Iterator[Folder]:
             else ""
         )
         raise ConfigError(f"{path}: has no ledger{at}")
-    ledger = Ledger.open(Path(where.ledger))
+    ledger = Ledger.at(where.ledger, where.address)
     try:
         yield Folder(
             path=path, spec=spec, ledger=ledger, storage=where.storage, spool=where.spool(), home=where.home

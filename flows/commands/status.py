@@ -28,7 +28,7 @@ def status(folder: Place, *, as_json: bool) -> int:
         holder = FolderLock.holder(found.home)
         seen = overview(found.ledger, found.spec)
         since = datetime.now(UTC) - timedelta(minutes=1)
-        now = found.ledger.progress(holder.run_id, since) if holder else None
+        now = found.ledger.progress(since) if holder else None
         waiting = sum(1 for _ in found.spool.entries())
     if as_json:
         counts = {

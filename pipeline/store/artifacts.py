@@ -18,6 +18,8 @@ from pipeline.store.names import output_path
 from pipeline.store.versions import bare_samples_path, clear, set_aside
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.audio.measure import Clip
     from pipeline.model import Check, Item, Outcome, Reply, SavedFile, Turn
     from pipeline.store.storage import Storage
@@ -142,6 +144,7 @@ def save(  # noqa: PLR0917 - called in a thread, by position
     replaced: Outcome | None,
     finish: Finish = AS_IT_CAME,
     checks: tuple[Check, ...] | None = None,
+    sure: Callable[[], None] = lambda: None,
 ) -> Saved:
     """Write a reply's files; each is whole and on disk when this returns.
 
@@ -153,6 +156,7 @@ def save(  # noqa: PLR0917 - called in a thread, by position
         replaced: an earlier success in whose place this one comes; its files are set aside first.
         finish: what is done to its sound.
         checks: of a reply that was put together of checked ones.
+        sure: raises a StorageError where the item is no longer this run's to write.
 
     Raises:
         BadReply: the audio is unusable.
@@ -169,6 +173,7 @@ def save(  # noqa: PLR0917 - called in a thread, by position
             f"the reply could not be worked on: {failed!r}", raw=reply.raw, request_id=reply.request_id
         ) from failed
     try:
+        sure()
         if replaced is not None:
             set_aside(storage, replaced)
         written = storage.write_many(made.files, replacing=replaced is not None)

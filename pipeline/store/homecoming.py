@@ -17,7 +17,7 @@ from pipeline.model import Outcome, Status
 from pipeline.store.ledger import AttemptEnd
 from pipeline.store.ledger_parts import PartKind, PartOutcome
 from pipeline.store.ledger_rows import outcome_from_row, outcome_to_row
-from pipeline.store.versions import clear, set_aside
+from pipeline.store.versions import VERSIONS, clear, set_aside, version_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +42,7 @@ def keep_elsewhere(
     roles: Mapping[str, str | None],
     *,
     part: PartOutcome | None = None,
+    late: bool = False,
 ) -> Path:
     """Keep what could not be written to the output.
 
@@ -52,6 +53,7 @@ def keep_elsewhere(
         files: those that are not on disk, as (path, bytes).
         roles: which path is `audio`, `transcript_file` or `raw_reply`.
         part: whose outcome it is, where it is that of a part of a long recording.
+        late: another run holds the item: what that one records stays, and this comes among the versions.
 
     Raises:
         StorageError: it could not be kept here either.
@@ -61,6 +63,7 @@ def keep_elsewhere(
         "end": None if end is None else _end_to_json(end),
         "roles": {role: path for role, path in roles.items() if path},
         "part": None if part is None else [part.part, part.start_s, part.end_s],
+        "late": late,
     }
     place = spool.keep(outcome.item_id, files, record)
     log.warning("%s: kept at %s; the next run brings it home", outcome.item_id, place)
@@ -77,21 +80,27 @@ def bring_home(spool: Spool, storage: Storage, ledger: Ledger) -> int:
         StorageError: the output still cannot be written.
     """
 
-    def make_room(entry: SpoolEntry) -> None:
+    def make_room(entry: SpoolEntry) -> SpoolEntry:
         if entry.record.get("part"):
-            return
+            return entry
         coming, _ = _read(entry)
-        if (known := _in_its_place(ledger, coming)) is not None:
-            set_aside(storage, known)
+        known = _in_its_place(ledger, coming)
+        if entry.record.get("late"):
+            return _among_versions(entry, coming, known)
+        if known is None:
+            return entry
+        set_aside(storage, known)
+        return entry
 
     def record(entry: SpoolEntry, saved: list[SavedFile]) -> None:
         coming, end = _read(entry)
         place = entry.record.get("part")
         known = None if place else _in_its_place(ledger, coming)
-        files = {file.path: file for file in saved}
-        roles: Mapping[str, str] = entry.record["roles"]
-        written: dict[str, Any] = {role: files[path] for role, path in roles.items() if path in files}
-        coming = replace(coming, **written)
+        if entry.record.get("late") and (known is not None or coming.status is not Status.SUCCEEDED):
+            here = [replace(file, path=_own_path(file.path)) for file in saved]
+            _record_late(ledger, _written(entry, coming, here), end, known)
+            return
+        coming = _written(entry, coming, saved)
         if place:
             number, start_s, end_s = place
             part = PartOutcome(kind=PartKind.REPLY, part=number, start_s=start_s, end_s=end_s, outcome=coming)
@@ -106,17 +115,56 @@ def bring_home(spool: Spool, storage: Storage, ledger: Ledger) -> int:
     return len(spool.bring_home(storage, record, first=make_room))
 
 
+def _among_versions(entry: SpoolEntry, coming: Outcome, known: Outcome | None) -> SpoolEntry:
+    """A late reply's files, where they do not touch what another run has recorded meanwhile."""
+    if coming.status is not Status.SUCCEEDED:
+        return replace(entry, files=())
+    if known is None:
+        return entry
+    files = tuple((version_path(path, known.version), data) for path, data in entry.files)
+    return replace(entry, files=files)
+
+
+def _record_late(ledger: Ledger, coming: Outcome, end: AttemptEnd | None, known: Outcome | None) -> None:
+    """A late failure is only the end of its call; a late reply takes the version before the one that stands."""
+    if known is None or coming.status is not Status.SUCCEEDED:
+        if end is not None:
+            ledger.record_end_now(end)
+        return
+    earlier = ledger.earlier_outcomes(coming.item_id, coming.turn)
+    if any(_is_the_same(one, coming) for one in earlier):
+        return  # a kill came between this and the deletion of the kept copy
+    ledger.record_outcome_now(
+        replace(known, version=known.version + 1), end, superseded=replace(coming, version=known.version)
+    )
+    log.info("%s turn %d: a late reply is kept as version %d", coming.item_id, coming.turn, known.version)
+
+
+def _written(entry: SpoolEntry, coming: Outcome, saved: list[SavedFile]) -> Outcome:
+    """The outcome with its files, as they are named in the output."""
+    files = {file.path: file for file in saved}
+    roles: Mapping[str, str] = entry.record["roles"]
+    written: dict[str, Any] = {role: files[path] for role, path in roles.items() if path in files}
+    return replace(coming, **written)
+
+
+def _own_path(path: str) -> str:
+    """`versions/v1/audio/anna.wav` → `audio/anna.wav`: what an outcome says of a file, wherever it is kept."""
+    parts = path.split("/", 2)
+    return parts[2] if parts[0] == VERSIONS and len(parts) == 3 else path
+
+
 def _in_its_place(ledger: Ledger, coming: Outcome) -> Outcome | None:
     """Another success in the place of the one that comes; None also where that one is home already."""
     known = ledger.outcome(coming.item_id, coming.turn)
     if known is None or known.status is not Status.SUCCEEDED:
         return None
-    itself = (known.run_id, known.request_id, known.started_at) == (
-        coming.run_id,
-        coming.request_id,
-        coming.started_at,
-    )
-    return None if itself else known
+    return None if _is_the_same(known, coming) else known
+
+
+def _is_the_same(one: Outcome, other: Outcome) -> bool:
+    """Made by the same call."""
+    return (one.run_id, one.request_id, one.started_at) == (other.run_id, other.request_id, other.started_at)
 
 
 def _read(entry: SpoolEntry) -> tuple[Outcome, AttemptEnd | None]:

@@ -9,22 +9,30 @@ second and 0.02 ms of CPU an item, because waiting commits share one transaction
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from sqlalchemy.exc import DBAPIError
+
+from pipeline.errors import StorageError
+from pipeline.ledger_address import is_database
 from pipeline.store import ledger_statements as statements
 from pipeline.store.ledger_attempts import Attempt, AttemptEnd
 from pipeline.store.ledger_engine import open_engine, shrink
 from pipeline.store.ledger_marks import mark_rows
 from pipeline.store.ledger_parts import part_to_row
+from pipeline.store.ledger_postgresql import open_postgresql, schema_of, take_turn
+from pipeline.store.ledger_queue import WorkQueue
 from pipeline.store.ledger_reading import LedgerReader, Recorded
 from pipeline.store.ledger_rows import outcome_to_row, source_to_row
 from pipeline.store.ledger_statements import end_row, intent_row, time_text
+from pipeline.store.ledger_workers import Workers
 from pipeline.store.ledger_writer import LedgerWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import Engine
 
@@ -36,12 +44,18 @@ __all__ = ["Attempt", "AttemptEnd", "Ledger", "Recorded"]
 
 
 class Ledger(LedgerReader):
-    """Opened for writing by one run at a time (the folder's lock sees to that), for reading by any number."""
+    """Opened for writing by one run at a time (the folder's lock sees to that), for reading by any number.
 
-    def __init__(self, engine: Engine, where: str) -> None:
+    In a PostgreSQL database, by any number of runs that claim their items from its queue.
+    """
+
+    def __init__(self, engine: Engine, where: str, *, schema: str = "") -> None:
         super().__init__(engine)
         self._where = where
+        self._schema = schema
         self._writer = LedgerWriter(engine, where)
+        self.queue = WorkQueue(self._reading, self._writer)
+        self.workers = Workers(self._writer)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -52,6 +66,44 @@ class Ledger(LedgerReader):
         """
         return cls(open_engine(path), str(path))
 
+    @classmethod
+    def at(cls, ledger: str, output: str) -> Self:
+        """Open or create the ledger of the job whose results go to `output`.
+
+        Args:
+            ledger: its file, or the address of a database.
+            output: the folder or address of the results, in full.
+
+        Raises:
+            ConfigError: it cannot be opened.
+        """
+        if is_database(ledger):
+            return cls(open_postgresql(ledger, output), ledger, schema=schema_of(output))
+        return cls.open(Path(ledger))
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several runs may work on it at once."""
+        return self._engine.dialect.name != "sqlite"
+
+    @contextlib.contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """Of all runs on this ledger, only one is in this block; with a file, the folder's lock sees to that.
+
+        Raises:
+            StorageError: the database is gone.
+        """
+        if not self.is_shared:
+            yield
+            return
+        try:
+            connection = self._engine.connect()
+        except DBAPIError as failed:
+            raise StorageError(f"{self._where}: {failed.orig}") from failed
+        with connection, connection.begin():
+            take_turn(connection, self._schema)
+            yield
+
     def close(self) -> None:
         """Commit what waits and close every connection."""
         self._writer.close()
@@ -61,11 +113,12 @@ class Ledger(LedgerReader):
 
     async def record_intent(self, attempt: Attempt) -> None:
         """Before sending: this call is about to be made."""
-        await self._writer.write((statements.ADD_INTENT, [intent_row(attempt)]))
+        guard = self.queue.guard(attempt.item_id)
+        await self._writer.write((statements.ADD_INTENT, [intent_row(attempt)]), guard=guard)
 
     async def record_end(self, end: AttemptEnd) -> None:
         """A call ended without deciding its item: it will be tried again."""
-        await self._writer.write((statements.END_ATTEMPT, [end_row(end)]))
+        await self._writer.write((statements.END_OPEN, [end_row(end)]))
 
     def record_end_now(self, end: AttemptEnd) -> None:
         """The same, for a thread without an event loop."""
@@ -81,7 +134,8 @@ class Ledger(LedgerReader):
             end: of the deciding call.
             superseded: the success in whose place it comes; it moves among the earlier versions.
         """
-        await self._writer.write(*_outcome_writes(outcome, end, superseded))
+        guard = self.queue.guard(outcome.item_id)
+        await self._writer.write(*_outcome_writes(outcome, end, superseded), guard=guard)
 
     def record_outcome_now(
         self, outcome: Outcome, end: AttemptEnd | None = None, *, superseded: Outcome | None = None
@@ -93,7 +147,8 @@ class Ledger(LedgerReader):
         self, part: PartOutcome, end: AttemptEnd | None = None, outcome: Outcome | None = None
     ) -> None:
         """What became of a part, at once with the end of its call, and with what it changes in the outcome."""
-        await self._writer.write(*_part_writes(part, end, outcome))
+        guard = self.queue.guard(part.outcome.item_id)
+        await self._writer.write(*_part_writes(part, end, outcome), guard=guard)
 
     def record_part_now(self, part: PartOutcome, end: AttemptEnd | None = None) -> None:
         """The same, for a thread without an event loop."""
@@ -127,11 +182,6 @@ class Ledger(LedgerReader):
     def see_all(self, run_id: str) -> None:
         """Take every input that an earlier run found as found by this one: for inputs that come only once."""
         self._writer.write_now((statements.SEE_ALL, [{"run": run_id}]))
-
-    def mark_to_do(self, item_ids: Sequence[str], run_id: str) -> None:
-        """Put items on this run's queue."""
-        rows = [{"which": one, "todo_run": run_id} for one in item_ids]
-        self._writer.write_now((statements.MARK_TODO, rows))
 
     def keep_as(self, kept: Sequence[tuple[str, int, str]]) -> None:
         """Accept results as they are: (item_id, turn, the fingerprint that would be asked for today)."""

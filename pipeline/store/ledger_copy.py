@@ -4,37 +4,73 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy import delete, insert, select
+from sqlalchemy.exc import DBAPIError
+
 from pipeline.errors import ConfigError
+from pipeline.ledger_address import is_database
 from pipeline.store.ledger import Ledger
+from pipeline.store.ledger_engine import open_engine
+from pipeline.store.ledger_postgresql import open_postgresql
+from pipeline.store.ledger_schema import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+_ROWS = 1000
 
 
 @contextlib.contextmanager
-def ledger_copy(original: Path, folder: Path) -> Iterator[Ledger]:
-    """A copy of the ledger at `original` in `folder`; an empty one where there is none yet.
+def ledger_copy(ledger: str, output: str, folder: Path) -> Iterator[Ledger]:
+    """A copy, in `folder`, of the ledger of the job with this output; an empty one where there is none yet.
+
+    Args:
+        ledger: its file, or a database's address.
+        output: where the job's results go, in full.
+        folder: where the copy goes.
 
     Raises:
-        ConfigError: the file is no ledger.
+        ConfigError: it is no ledger, or cannot be reached.
     """
     copy = folder / "ledger.db"
-    if original.exists():
-        try:
-            with (
-                contextlib.closing(
-                    sqlite3.connect(f"{original.resolve().as_uri()}?mode=ro", uri=True)
-                ) as source,
-                contextlib.closing(sqlite3.connect(copy)) as target,
-            ):
-                source.backup(target)
-        except sqlite3.Error as failed:
-            raise ConfigError(f"{original}: cannot be read: {failed}") from failed
-    ledger = Ledger.open(copy)
+    if is_database(ledger):
+        _copy_rows(ledger, output, copy)
+    elif Path(ledger).exists():
+        _copy_file(Path(ledger), copy)
+    opened = Ledger.open(copy)
     try:
-        yield ledger
+        yield opened
     finally:
-        ledger.close()
+        opened.close()
+
+
+def _copy_file(original: Path, copy: Path) -> None:
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(f"{original.resolve().as_uri()}?mode=ro", uri=True)) as source,
+            contextlib.closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
+    except sqlite3.Error as failed:
+        raise ConfigError(f"{original}: cannot be read: {failed}") from failed
+
+
+def _copy_rows(url: str, output: str, copy: Path) -> None:
+    """Every table, in one state of the database."""
+    source, target = open_postgresql(url, output), open_engine(copy)
+    snapshot = source.execution_options(isolation_level="REPEATABLE READ")
+    try:
+        with snapshot.connect() as reading, target.begin() as writing:
+            for table in metadata.sorted_tables:
+                writing.execute(delete(table))
+                rows = reading.execution_options(yield_per=_ROWS).execute(select(table)).mappings()
+                for chunk in rows.partitions(_ROWS):
+                    writing.execute(insert(table), [dict(row) for row in chunk])
+    except DBAPIError as failed:
+        raise ConfigError(f"{url}: cannot be read: {failed.orig}") from failed
+    finally:
+        source.dispose()
+        target.dispose()

@@ -8,6 +8,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from pipeline.errors import ConfigError
+from pipeline.store.ledger_postgresql import shrink_postgresql
 from pipeline.store.ledger_schema import VERSION, migrate, version_of
 
 if TYPE_CHECKING:
@@ -39,8 +40,29 @@ def open_engine(path: Path) -> Engine:
         raise ConfigError(f"{path}: cannot be used: {failed}") from failed
     except DBAPIError as failed:
         engine.dispose()
-        raise ConfigError(f"{path}: not a ledger that can be opened: {failed.orig}") from failed
+        raise ConfigError(_explained(path, failed)) from failed
     return engine
+
+
+def _explained(path: Path, failed: DBAPIError) -> str:
+    """What is wrong, and what to do, where the disk is to blame and not the file."""
+    match getattr(failed.orig, "sqlite_errorname", "").split("_")[:2]:
+        case ["SQLITE", "FULL"]:
+            return (
+                f"{path}: no space is left on its disk. Free some, or name another --output; nothing was sent"
+            )
+        case ["SQLITE", "READONLY" | "CANTOPEN" | "PERM"]:
+            return (
+                f"{path}: cannot be written ({failed.orig}). Check the folder's permissions, or name another "
+                "--output"
+            )
+        case ["SQLITE", "IOERR"]:
+            return (
+                f"{path}: its disk fails, or is a network share that SQLite cannot work on ({failed.orig}). "
+                "Name a --ledger on a local disk"
+            )
+        case _:
+            return f"{path}: not a ledger that can be opened: {failed.orig}"
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:
@@ -63,7 +85,10 @@ def _begin(connection: Connection) -> None:
 
 
 def shrink(engine: Engine) -> None:
-    """Rebuild the file without what was deleted from it, and empty the write-ahead log."""
+    """Rebuild the database without what was deleted from it, and empty SQLite's write-ahead log."""
+    if engine.dialect.name != "sqlite":
+        shrink_postgresql(engine)
+        return
     connection = engine.raw_connection()
     try:
         cursor = connection.cursor()
@@ -75,7 +100,9 @@ def shrink(engine: Engine) -> None:
 
 
 def damage(engine: Engine) -> list[str]:
-    """What SQLite finds broken in the file; nothing in a sound one."""
+    """What SQLite finds broken in the file; nothing in a sound one. A PostgreSQL server sees to its own."""
+    if engine.dialect.name != "sqlite":
+        return []
     try:
         with engine.connect() as connection:
             found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from datetime import UTC
 from decimal import Decimal
@@ -9,19 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from sqlalchemy import Select, and_, distinct, func, not_, select
+from sqlalchemy.exc import DBAPIError
 
+from pipeline.errors import StorageError
 from pipeline.model import Outcome, Source, Status
 from pipeline.store.ledger_engine import damage
 from pipeline.store.ledger_marks import past_marks, reviews_of
 from pipeline.store.ledger_parts import TRANSCRIPTION, PartKind, PartOutcome, part_from_row
 from pipeline.store.ledger_rows import outcome_from_row, source_from_row
-from pipeline.store.ledger_schema import attempts, items, meta, outcomes, parts, settings, versions
+from pipeline.store.ledger_schema import attempts, items, meta, outcomes, parts, queue, settings, versions
+from pipeline.store.ledger_workers import QUEUE_NOTE, live_workers, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Engine, RowMapping
+    from sqlalchemy import ColumnElement, Connection, Engine, RowMapping
 
     from pipeline.model import Review
 
@@ -46,7 +50,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A run's items: on its queue, ended, ended since a moment; and its calls in flight."""
+    """Items: on the queue, ended, ended since a moment; and calls in flight."""
 
     queued: int
     ended: int
@@ -89,11 +93,26 @@ class LedgerReader:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """Raises: StorageError: the database is gone, or broken."""
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except DBAPIError as failed:
+            raise StorageError(f"the ledger cannot be read: {failed.orig}") from failed
+
     def outcome(self, item_id: str, turn: int) -> Outcome | None:
         query = select(outcomes).where(outcomes.c.item_id == item_id, outcomes.c.turn == turn)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             row = connection.execute(query).mappings().first()
         return outcome_from_row(row) if row else None
+
+    def earlier_outcomes(self, item_id: str, turn: int) -> list[Outcome]:
+        """The outcomes of a turn that a later one has superseded."""
+        query = select(versions).where(versions.c.item_id == item_id, versions.c.turn == turn)
+        with self._reading() as connection:
+            return [outcome_from_row(row) for row in connection.execute(query).mappings()]
 
     def unknown_calls(self, item_id: str, turn: int) -> int:
         """How many calls of a turn have an unknown end."""
@@ -107,7 +126,7 @@ class LedgerReader:
                 attempts.c.transport != TRANSCRIPTION,
             )
         )
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return int(connection.execute(query).scalar_one())
 
     def unknown_counts(self) -> dict[tuple[str, int, str], int]:
@@ -119,7 +138,7 @@ class LedgerReader:
             .group_by(*key, attempts.c.part)
         )
         worst: dict[tuple[str, int, str], int] = {}
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             for item, turn, mark, count in connection.execute(query):
                 worst[item, turn, mark] = max(count, worst.get((item, turn, mark), 0))
         return worst
@@ -137,7 +156,7 @@ class LedgerReader:
             )
             .group_by(attempts.c.part)
         )
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return {int(part): int(count) for part, count in connection.execute(query)}
 
     def parts_of(self, item_id: str, turn: int, version: int, kind: PartKind) -> dict[int, PartOutcome]:
@@ -148,7 +167,7 @@ class LedgerReader:
             parts.c.version == version,
             parts.c.kind == kind.value,
         )
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             found = connection.execute(query).mappings().all()
         return {row["part"]: part_from_row(row) for row in found}
 
@@ -157,7 +176,7 @@ class LedgerReader:
         query = select(parts.c.item_id, parts.c.turn, parts.c.version, parts.c.kind).where(parts.c.part == 0)
         if item_id is not None:
             query = query.where(parts.c.item_id == item_id)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return {(item, turn, version, kind) for item, turn, version, kind in connection.execute(query)}
 
     def known_files(self) -> dict[str, tuple[int, int, str, str, str]]:
@@ -170,7 +189,7 @@ class LedgerReader:
             items.c.media,
             items.c.refusal,
         ).where(items.c.kind == "recording")
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return {
                 row[0]: (row[1], row[2], row[3], row[4], row[5])
                 for row in connection.execution_options(yield_per=CHUNK).execute(query)
@@ -194,38 +213,33 @@ class LedgerReader:
         """How many of the inputs that a run's discovery saw are done and unchanged."""
         query = select(func.count()).select_from(items)
         query = query.where(items.c.seen_run == run_id, _is_unchanged(which))
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return int(connection.execute(query).scalar_one())
 
     def row_texts(self) -> Iterator[str]:
         """The tables' own columns of inputs that have any, as JSON, in input order."""
         query = select(items.c.row).where(items.c.row != "").order_by(items.c.position, items.c.item_id)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             yield from connection.execution_options(yield_per=CHUNK).execute(query).scalars()
 
-    def to_do(self, run_id: str, first: int, last: int) -> list[Recorded]:
-        """A stretch of this run's queue, by position, both ends included."""
-        query = (
-            select(items)
-            .where(items.c.todo_run == run_id, items.c.position.between(first, last))
-            .order_by(items.c.position)
-        )
+    def recorded_of(self, item_ids: Sequence[str]) -> list[Recorded]:
+        """These sources with their outcomes, in input order."""
+        query = select(items).where(items.c.item_id.in_(item_ids)).order_by(items.c.position)
         return list(self._recorded(query))
 
-    def positions_to_do(self, run_id: str) -> list[int]:
-        """Positions of this run's queue, ascending."""
-        query = select(items.c.position).where(items.c.todo_run == run_id).order_by(items.c.position)
-        with self._engine.connect() as connection:
-            return list(connection.execute(query).scalars())
+    def recorded_to_do(self) -> Iterator[Recorded]:
+        """What is left on the queue, in input order, streamed."""
+        left = select(queue.c.item_id).where(queue.c.lease_until.is_not(None))
+        yield from self._recorded(select(items).where(items.c.item_id.in_(left)).order_by(items.c.position))
 
     def _recorded(self, query: Select[Any]) -> Iterator[Recorded]:
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             result = connection.execution_options(yield_per=CHUNK).execute(query).mappings()
             for chunk in result.partitions(CHUNK):
                 ids = [row["item_id"] for row in chunk]
                 found: dict[str, dict[int, Outcome]] = {}
                 kept: dict[str, dict[int, str]] = {}
-                with self._engine.connect() as inner:
+                with self._reading() as inner:
                     for row in inner.execute(select(outcomes).where(outcomes.c.item_id.in_(ids))).mappings():
                         found.setdefault(row["item_id"], {})[row["turn"]] = outcome_from_row(row)
                         if row["kept_as"]:
@@ -242,17 +256,17 @@ class LedgerReader:
 
     def noted(self, key: str) -> str:
         """What was kept under a key; empty where nothing was."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return connection.execute(select(meta.c.value).where(meta.c.key == key)).scalar() or ""
 
     def past_marks(self) -> set[tuple[str, int, int, Review]]:
         """Every mark that was ever applied: item, turn, version marked, and what it said."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return past_marks(connection)
 
     def settings_value(self, settings_key: str) -> dict[str, Any] | None:
         """The job settings behind a key."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             text = connection.execute(select(settings.c.value).where(settings.c.key == settings_key)).scalar()
         return orjson.loads(text) if text else None
 
@@ -261,21 +275,24 @@ class LedgerReader:
         query = select(attempts.c.cost_usd).where(attempts.c.cost_usd.is_not(None))
         if run_id is not None:
             query = query.where(attempts.c.run_id == run_id)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return sum((Decimal(text) for text in connection.execute(query).scalars()), Decimal(0))
 
     def count_outcomes(self) -> dict[str, int]:
         """Rows by status."""
         query = select(outcomes.c.status, func.count()).group_by(outcomes.c.status)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return dict(connection.execute(query).tuples())
 
     # What a killed run left, and what verify and status ask.
 
-    def open_calls(self) -> Sequence[RowMapping]:
-        """Calls whose end is not recorded: in flight, or left so by a kill."""
-        with self._engine.connect() as connection:
-            return connection.execute(select(attempts).where(attempts.c.state == "open")).mappings().all()
+    def open_calls(self, item_ids: Sequence[str] | None = None) -> Sequence[RowMapping]:
+        """Calls, of all items or these, whose end is not recorded: in flight, or left so by a kill."""
+        query = select(attempts).where(attempts.c.state == "open")
+        if item_ids is not None:
+            query = query.where(attempts.c.item_id.in_(item_ids))
+        with self._reading() as connection:
+            return connection.execute(query).mappings().all()
 
     def unknown_without_outcome(self) -> Sequence[RowMapping]:
         """The last calls, with an unknown end, of turns whose outcome a kill left unwritten."""
@@ -289,36 +306,41 @@ class LedgerReader:
             )
             .order_by(attempts.c.started_at)
         )
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             found = connection.execute(query).mappings().all()
         return list({(call["item_id"], call["turn"]): call for call in found}.values())
 
     def is_open(self, attempt_id: str) -> bool:
         """Whether a call's end is still to be recorded."""
         query = select(attempts.c.state).where(attempts.c.attempt_id == attempt_id)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return connection.execute(query).scalar() == "open"
 
     def all_outcomes(self, *, earlier: bool = False) -> Iterator[Outcome]:
         """Every turn's outcome; or every outcome that a later one has superseded."""
         table = versions if earlier else outcomes
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             query = select(table).order_by(table.c.item_id, table.c.turn)
             for row in connection.execution_options(yield_per=CHUNK).execute(query).mappings():
                 yield outcome_from_row(row)
 
-    def progress(self, run_id: str, since: datetime) -> Progress:
-        """How far a run is, seen from outside."""
-        queued = select(func.count()).select_from(items).where(items.c.todo_run == run_id)
-        mine = select(func.count(distinct(outcomes.c.item_id))).where(outcomes.c.run_id == run_id)
-        late = mine.where(outcomes.c.finished_at >= since.astimezone(UTC).isoformat(timespec="milliseconds"))
-        in_flight = select(func.count()).select_from(attempts)
-        in_flight = in_flight.where(attempts.c.run_id == run_id, attempts.c.state == "open")
-        with self._engine.connect() as connection:
-            counts = [
-                int(connection.execute(query).scalar_one()) for query in (queued, mine, late, in_flight)
-            ]
+    def progress(self, since: datetime) -> Progress:
+        """How far the work on the queue is, seen from outside."""
+        mine = queue.c.queue_id == select(meta.c.value).where(meta.c.key == QUEUE_NOTE).scalar_subquery()
+        queued = select(func.count()).select_from(queue).where(mine)
+        late = select(func.count(distinct(outcomes.c.item_id))).where(
+            outcomes.c.finished_at >= since.astimezone(UTC).isoformat(timespec="milliseconds")
+        )
+        in_flight = select(func.count()).select_from(attempts).where(attempts.c.state == "open")
+        asked = (queued, queued.where(queue.c.lease_until.is_(None)), late, in_flight)
+        with self._reading() as connection:
+            counts = [int(connection.execute(query).scalar_one()) for query in asked]
         return Progress(queued=counts[0], ended=counts[1], ended_since=counts[2], in_flight=counts[3])
+
+    def live_workers(self) -> list[str]:
+        """The runs that are at work on a ledger that several share, as a person knows them."""
+        with self._reading() as connection:
+            return [name_of(row) for row in live_workers(connection)]
 
     def damage(self) -> list[str]:
         """What is broken in the database itself."""

@@ -4,6 +4,8 @@ Times are ISO 8601 UTC text and money is decimal text, so that SQLite and Postgr
 was put in. JSON is text that only this project reads.
 
     items      one row an input: what discovery found
+    queue      one row an item that was ever to be sent: who holds it, until when, for the how many-th time
+    workers    one row a run that is at work on the queue, as long as it gives a sign of life
     outcomes   one row an item and turn: what became of it, now
     versions   outcomes that a redo has superseded
     parts      what became of the parts of a long recording, and of the calls that write down words
@@ -60,9 +62,43 @@ items = Table(
     Column("media", Text, nullable=False, default=""),
     Column("refusal", Text, nullable=False, default=""),
     Column("seen_run", Text, nullable=False),
-    Column("todo_run", Text),
     Index("items_by_position", "position"),
-    Index("items_to_do", "todo_run", "position"),
+)
+
+#: Apart from the items, whose rows are long: a claim rewrites its row.
+queue = Table(
+    "queue",
+    metadata,
+    Column("item_id", Text, primary_key=True),
+    # Which of the ledger's queues put it there last: that of a run, or of runs that work together.
+    Column("queue_id", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    # Seconds since 1970 by the database's clock; 0: free; NULL: it has ended.
+    Column("lease_until", Float),
+    Column("holder", Text, nullable=False, default=""),
+    # Raised at each claim: what an earlier holder still writes is known by its lower number.
+    Column("fence", BigInteger, nullable=False, default=0),
+    # 1: the last holder fell silent; its calls may be open.
+    Column("overdue", Integer, nullable=False, default=0),
+)
+_OPEN = queue.c.lease_until.is_not(None)
+Index("queue_open", queue.c.lease_until, queue.c.position, sqlite_where=_OPEN, postgresql_where=_OPEN)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("queue_id", Text, nullable=False),
+    # What it asks for: only runs that ask for the same may work together.
+    Column("asks", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_at", Text, nullable=False),
+    Column("alive_until", Float, nullable=False),
+    # Among how many it divides the quotas; 0: it sends nothing yet.
+    Column("sharing", Integer, nullable=False, default=0),
+    # The most, in US dollars, that its calls may have cost when the next sign of life is due; empty: no limit.
+    Column("allowance_usd", Text, nullable=False, default=""),
 )
 
 
@@ -240,9 +276,31 @@ def _parts(connection: Connection) -> None:
     connection.execute(text(_PARTS))
 
 
+_QUEUE = """
+DROP INDEX IF EXISTS items_to_do;
+ALTER TABLE items DROP COLUMN todo_run;
+CREATE TABLE queue (
+    item_id TEXT NOT NULL, queue_id TEXT NOT NULL, position INTEGER NOT NULL, lease_until FLOAT,
+    holder TEXT NOT NULL, fence BIGINT NOT NULL, overdue INTEGER NOT NULL, PRIMARY KEY (item_id)
+);
+CREATE INDEX queue_open ON queue (lease_until, position) WHERE lease_until IS NOT NULL;
+CREATE TABLE workers (
+    run_id TEXT NOT NULL, queue_id TEXT NOT NULL, asks TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL,
+    started_at TEXT NOT NULL, alive_until FLOAT NOT NULL, sharing INTEGER NOT NULL,
+    allowance_usd TEXT NOT NULL, PRIMARY KEY (run_id)
+)
+"""
+
+
+def _queue(connection: Connection) -> None:
+    """Items are claimed, by one run or by many; each run plans anew, so that nothing is to be carried over."""
+    for statement in _QUEUE.split(";"):
+        connection.execute(text(statement))
+
+
 #: From each version to the next: the first makes version 2 of version 1. Append only; a step says in SQL of its
 #: own what it changes, since the tables above are those of today. A new ledger is made from the tables at once.
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_indexes_by_run, _marks, _parts)
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_indexes_by_run, _marks, _parts, _queue)
 VERSION = 1 + len(MIGRATIONS)
 
 

@@ -7,7 +7,9 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, delete, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+
+# SQLite takes this form too; its own is not taken by PostgreSQL.
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from pipeline.store.ledger_schema import (
     attempts,
@@ -30,19 +32,11 @@ if TYPE_CHECKING:
 
 
 def _upsert(table: Table) -> Executable:
-    """Insert, or replace every column but the key. SQLite and PostgreSQL share this form."""
+    """Insert, or replace every column but the key."""
     statement = upsert(table)
     keys = [column.name for column in table.primary_key]
     changed = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
     return statement.on_conflict_do_update(index_elements=keys, set_=changed)
-
-
-def _upsert_items() -> Executable:
-    statement = upsert(items)
-    changed = {
-        c.name: statement.excluded[c.name] for c in items.columns if c.name not in ("item_id", "todo_run")
-    }
-    return statement.on_conflict_do_update(index_elements=["item_id"], set_=changed)
 
 
 ADD_INTENT = insert(attempts)
@@ -53,11 +47,12 @@ END_ATTEMPT = (
         {name: bindparam(name) for name in ("state", "finished_at", "error_type", "request_id", "cost_usd")}
     )
 )
+#: Of a call whose run was silent so long that another has given it an end already, that one stands.
+END_OPEN = END_ATTEMPT.where(attempts.c.state == "open")
 PUT_OUTCOME = _upsert(outcomes)
 KEEP_VERSION = _upsert(versions)
 PUT_PART = _upsert(parts)
-PUT_ITEM = _upsert_items()
-MARK_TODO = update(items).where(items.c.item_id == bindparam("which")).values(todo_run=bindparam("todo_run"))
+PUT_ITEM = _upsert(items)
 KEEP_AS = (
     update(outcomes)
     .where(outcomes.c.item_id == bindparam("which"), outcomes.c.turn == bindparam("which_turn"))

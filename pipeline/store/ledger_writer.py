@@ -4,6 +4,10 @@ Every entry is a few statements that belong together. The thread takes one entry
 runs each statement once over the rows of all of them, commits once, and answers everybody. A flush to disk
 then costs one item nothing and a hundred items the same nothing.
 
+What is written of a claimed item carries its fence; the fences of a batch are looked up once, in its transaction,
+and entries whose item another run has claimed since are refused. Questions that change rows (claims) are entries
+too.
+
 A batch that fails is replayed entry by entry, so that one bad row fails alone. Where the database itself is gone
 (disk full, connection lost) every entry fails with it: to write on, entry by entry, would take as long as the
 batch is long and end the same.
@@ -15,26 +19,51 @@ import asyncio
 import queue
 import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 
-from pipeline.errors import StorageError
+from pipeline.errors import AudioBatchError, LeaseLost, StorageError
+from pipeline.store.ledger_fences import refused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import Connection, Engine, Executable
 
     Row = Mapping[str, Any]
     Write = tuple[Executable, Sequence[Row]]
-    Waiter = Future[None] | tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
-    Entry = tuple[tuple[Write, ...], Waiter]
+    Guard = tuple[str, int]
+
+_T = TypeVar("_T")
 
 #: Entries that may share one transaction. Past a few hundred the flush is long since negligible.
 MAX_BATCH = 500
 #: Entries that may wait before `put` blocks its caller.
 MAX_WAITING = 10_000
+#: PostgreSQL's words for "another transaction was in the way": 40001 and 40P01. The same again then works.
+_IN_THE_WAY = frozenset({"40001", "40P01"})
+_TRIES = 5
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """Writes that belong together, or a question; whoever waits for it, on an event loop or in a thread.
+
+    Attributes:
+        guard: the claim that the writes stand on.
+        answer: of the question, once it is asked.
+        error: why it is not on disk.
+    """
+
+    writes: tuple[Write, ...] = ()
+    question: Callable[[Connection], Any] | None = None
+    guard: Guard | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+    waiter: asyncio.Future[Any] | Future[Any] | None = None
+    answer: Any = None
+    error: AudioBatchError | None = None
 
 
 class LedgerWriter:
@@ -43,29 +72,56 @@ class LedgerWriter:
     def __init__(self, engine: Engine, where: str) -> None:
         self._engine = engine
         self._where = where
-        self._queue: queue.Queue[Entry | None] = queue.Queue(MAX_WAITING)
+        self._queue: queue.Queue[_Entry | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
         self._closed = False
 
-    async def write(self, *writes: Write) -> None:
+    async def write(self, *writes: Write, guard: Guard | None = None) -> None:
         """Commit these writes together; returns once they are on disk.
 
-        Raises:
-            StorageError: they are not.
-        """
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        self._put((writes, (loop, done)))
-        await done
+        Args:
+            writes: statements with their rows.
+            guard: an item and the fence that it was claimed with.
 
-    def write_now(self, *writes: Write) -> None:
-        """The same, for a thread without an event loop."""
+        Raises:
+            LeaseLost: another run has claimed the item since; nothing was written.
+            StorageError: they are not on disk.
+        """
+        await self._wait_for(_Entry(writes=writes, guard=guard))
+
+    async def ask(self, question: Callable[[Connection], _T]) -> _T:
+        """What the question returns, once what it wrote is on disk. It may be asked twice; the last time counts.
+
+        Raises:
+            StorageError: it is not.
+        """
+        answer: _T = await self._wait_for(_Entry(question=question))
+        return answer
+
+    async def _wait_for(self, entry: _Entry) -> Any:
+        entry.loop = asyncio.get_running_loop()
+        entry.waiter = done = entry.loop.create_future()
+        self._put(entry)
+        return await done
+
+    def write_now(self, *writes: Write, guard: Guard | None = None) -> None:
+        """The same as `write`, for a thread without an event loop."""
         done: Future[None] = Future()
-        self._put((writes, done))
+        self._put(_Entry(writes=writes, guard=guard, waiter=done))
         done.result()
 
-    def _put(self, entry: Entry) -> None:
+    def ask_now(self, question: Callable[[Connection], _T]) -> _T:
+        """The same as `ask`, for a thread without an event loop."""
+        done: Future[_T] = Future()
+        self._put(_Entry(question=question, waiter=done))
+        return done.result()
+
+    def write_later(self, *writes: Write) -> None:
+        """Commit these with what comes next; nobody waits, and what fails is not heard of."""
+        self._put(_Entry(writes=writes))
+
+    def _put(self, entry: _Entry) -> None:
         if self._closed:
             raise StorageError(f"{self._where}: the ledger is closed")
         self._queue.put(entry)
@@ -79,7 +135,7 @@ class LedgerWriter:
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
-            batch = [first]
+            batch: list[_Entry] = [first]
             ended = False
             while len(batch) < MAX_BATCH:
                 try:
@@ -94,18 +150,45 @@ class LedgerWriter:
             if ended:
                 return
 
-    def _commit(self, batch: list[Entry]) -> None:
+    def _commit(self, batch: list[_Entry], tries: int = 1) -> None:
         try:
             with self._engine.begin() as connection:
-                _apply(connection, [write for writes, _ in batch for write in writes])
+                self._apply(connection, batch)
         except Exception as failed:  # noqa: BLE001 - whatever it is, somebody waits for the answer
-            if len(batch) == 1 or isinstance(failed, OperationalError):
-                _answer(batch, self._error(failed))
-                return
-            for entry in batch:
-                self._commit([entry])
+            if getattr(getattr(failed, "orig", None), "sqlstate", None) in _IN_THE_WAY and tries < _TRIES:
+                self._commit(batch, tries + 1)
+            elif len(batch) == 1 and isinstance(failed, DataError) and (clean := _without_nul(batch[0])):
+                self._commit([clean], tries)
+            elif len(batch) == 1 or isinstance(failed, OperationalError):
+                error = failed if isinstance(failed, AudioBatchError) else self._error(failed)
+                for entry in batch:
+                    entry.error = error
+                _answer(batch)
+            else:
+                for entry in batch:
+                    self._commit([entry])
         else:
-            _answer(batch, None)
+            _answer(batch)
+
+    def _apply(self, connection: Connection, batch: list[_Entry]) -> None:
+        """Each distinct statement once, over all its rows. Statements of one entry keep their order."""
+        lost = refused(connection, guards) if (guards := [one.guard for one in batch if one.guard]) else ()
+        grouped: dict[int, tuple[Executable, list[Row]]] = {}
+        for entry in batch:
+            entry.error = None
+            if entry.guard in lost:
+                entry.error = (
+                    LeaseLost(f"{entry.guard[0]}: another run has taken it over") if entry.guard else None
+                )
+                continue
+            for statement, rows in entry.writes:
+                grouped.setdefault(id(statement), (statement, []))[1].extend(rows)
+        for statement, rows in grouped.values():
+            if rows:
+                connection.execute(statement, rows)
+        for entry in batch:
+            if entry.question is not None:
+                entry.answer = entry.question(connection)
 
     def _error(self, failed: Exception) -> StorageError:
         error = StorageError(f"{self._where}: {getattr(failed, 'orig', None) or failed}")
@@ -113,38 +196,44 @@ class LedgerWriter:
         return error
 
 
-def _apply(connection: Connection, writes: list[Write]) -> None:
-    """Each distinct statement once, over all its rows. Statements of one entry keep their order."""
-    grouped: dict[int, tuple[Executable, list[Row]]] = {}
-    for statement, rows in writes:
-        grouped.setdefault(id(statement), (statement, []))[1].extend(rows)
-    for statement, rows in grouped.values():
-        if rows:
-            connection.execute(statement, rows)
+def _without_nul(entry: _Entry) -> _Entry | None:
+    """The entry without NUL characters, which PostgreSQL's texts cannot hold; None where it has none."""
+
+    def clean(value: Any) -> Any:
+        return value.replace("\0", "\ufffd") if isinstance(value, str) else value
+
+    writes = tuple(
+        (statement, [{name: clean(value) for name, value in row.items()} for row in rows])
+        for statement, rows in entry.writes
+    )
+    return replace(entry, writes=writes) if writes != entry.writes else None
 
 
-def _answer(batch: list[Entry], error: StorageError | None) -> None:
+def _answer(batch: list[_Entry]) -> None:
     """Wake the waiters, with one call into each event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-    for _, waiter in batch:
-        if isinstance(waiter, tuple):
-            by_loop.setdefault(waiter[0], []).append(waiter[1])
-        elif error is None:
-            waiter.set_result(None)
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Entry]] = {}
+    for entry in batch:
+        if entry.loop is not None:
+            by_loop.setdefault(entry.loop, []).append(entry)
+        elif entry.waiter is None:
+            continue
+        elif entry.error is None:
+            entry.waiter.set_result(entry.answer)
         else:
-            waiter.set_exception(error)
-    for loop, futures in by_loop.items():
+            entry.waiter.set_exception(entry.error)
+    for loop, entries in by_loop.items():
         try:
-            loop.call_soon_threadsafe(_resolve, futures, error)
+            loop.call_soon_threadsafe(_resolve, entries)
         except RuntimeError:  # the loop has ended; nobody is left to hear
             continue
 
 
-def _resolve(futures: list[asyncio.Future[None]], error: StorageError | None) -> None:
-    for future in futures:
-        if future.done():
+def _resolve(entries: list[_Entry]) -> None:
+    for entry in entries:
+        waiter = entry.waiter
+        if waiter is None or waiter.done():
             continue
-        if error is None:
-            future.set_result(None)
+        if entry.error is None:
+            waiter.set_result(entry.answer)
         else:
-            future.set_exception(error)
+            waiter.set_exception(entry.error)

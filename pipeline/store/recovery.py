@@ -1,4 +1,4 @@
-"""What a killed run left, put right by the next one, which holds the folder's lock.
+"""What a killed run left, put right by the next one, or by one that takes its items over.
 
 Every call that was in flight gets an end, `unknown`: it was perhaps billed. A result that was about to be replaced
 gets its own files back. Killed itself in the middle of this, it begins again and comes to the same.
@@ -17,6 +17,8 @@ from pipeline.store.ledger_parts import TRANSCRIPTION
 from pipeline.store.versions import restore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import RowMapping
 
     from pipeline.store.ledger import Ledger
@@ -28,8 +30,13 @@ log = logging.getLogger(__name__)
 KILLED = "the run ended while this call was in flight; it was perhaps billed"
 
 
-def recover(ledger: Ledger, storage: Storage) -> int:
+def recover(ledger: Ledger, storage: Storage, item_ids: Sequence[str] | None = None) -> int:
     """Close the calls that a killed run left open.
+
+    Args:
+        ledger: no other run works on these items.
+        storage: where their results are.
+        item_ids: None: all items.
 
     Returns:
         How many there were.
@@ -37,7 +44,7 @@ def recover(ledger: Ledger, storage: Storage) -> int:
     Raises:
         StorageError: the output cannot be written.
     """
-    open_calls = ledger.open_calls()
+    open_calls = ledger.open_calls(item_ids)
     now = datetime.now(UTC)
     for call in open_calls:
         end = AttemptEnd(
@@ -56,7 +63,7 @@ def recover(ledger: Ledger, storage: Storage) -> int:
         if restore(storage, known):
             log.info("%s turn %d: its files were put back", known.item_id, known.turn)
         ledger.record_end_now(end)
-    for call in ledger.unknown_without_outcome():
+    for call in ledger.unknown_without_outcome() if item_ids is None else ():
         ledger.record_outcome_now(_unknown(ledger, call, None, more=0))
     return len(open_calls)
 

@@ -128,7 +128,7 @@ class Spool:
         storage: Storage,
         record: Callable[[SpoolEntry, list[SavedFile]], None],
         *,
-        first: Callable[[SpoolEntry], None] | None = None,
+        first: Callable[[SpoolEntry], SpoolEntry] | None = None,
     ) -> list[str]:
         """Writes every kept reply to the output, has its outcome recorded, and only then deletes the entry.
 
@@ -138,7 +138,7 @@ class Spool:
         Args:
             storage: the output.
             record: is given the entry and its files as saved.
-            first: is given the entry before its files are written.
+            first: is given the entry before its files are written, and gives it back, perhaps with other paths.
 
         Returns:
             The names of the entries that are home.
@@ -149,7 +149,7 @@ class Spool:
         home = []
         for entry in self.entries():
             if first is not None:
-                first(entry)
+                entry = first(entry)  # noqa: PLW2901 - the same entry, as it is to be written
             saved = storage.write_many(entry.files)
             record(entry, saved)
             self._storage.delete(entry.path.name)

@@ -1,0 +1,118 @@
+"""The ledger in a PostgreSQL database that several machines share: a schema of its own for each job.
+
+The schema's name is made from the output's address, so that every run on that output finds the same books; the
+tables in it are those of SQLite, and so are the statements: each connection looks into its schema alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from pipeline.errors import ConfigError, FolderInUse
+from pipeline.store.ledger_schema import VERSION, metadata, migrate, version_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+#: A server that is gone is noticed after half a minute, not after TCP's two hours. What an address says holds.
+_CONNECTING: Final = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "application_name": "audiobatch",
+}
+#: Opening a ledger takes a moment; after a kill it may take longer.
+_TURN_S: Final = 60
+_PASSWORD_WORDS: Final = ("password", "authentication failed")
+_HOW: Final = "Passwords belong in PGPASSWORD, ~/.pgpass or a service file"
+
+
+def schema_of(output: str) -> str:
+    """The schema of the job whose results go to this address."""
+    return f"audiobatch_{hashlib.sha256(output.encode()).hexdigest()[:16]}"
+
+
+def open_postgresql(url: str, output: str) -> Engine:
+    """Open or create a job's schema, migrated to this version.
+
+    Args:
+        url: of the database, without a password.
+        output: the address that the job's results go to.
+
+    Raises:
+        ConfigError: the driver is missing, the server cannot be reached or does not let us in, or the schema is
+            of a later version.
+    """
+    schema = schema_of(output)
+    try:
+        given = make_url(url).query
+        options = {name: value for name, value in _CONNECTING.items() if name not in given}
+        engine = create_engine(url, connect_args=options)
+    except ImportError as failed:
+        raise ConfigError(
+            "a PostgreSQL ledger needs a driver that is not installed: pip install 'audiobatch[postgres]'"
+        ) from failed
+    except ArgumentError as failed:
+        raise ConfigError("--ledger: not an address of a database that can be read") from failed
+
+    def look_into_schema(connection: Any, _record: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f'SET search_path TO "{schema}"')
+        connection.commit()
+
+    event.listen(engine, "connect", look_into_schema, insert=True)
+    try:
+        with engine.connect() as connection, connection.begin():
+            take_turn(connection, schema)
+            connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+            if version_of(connection) < VERSION:
+                migrate(connection)
+    except ValueError as failed:
+        engine.dispose()
+        raise ConfigError(f"{url}: schema {schema} cannot be used: {failed}") from failed
+    except DBAPIError as failed:
+        engine.dispose()
+        raise ConfigError(f"{url}: {_explained(failed)}") from failed
+    return engine
+
+
+def take_turn(connection: Connection, schema: str) -> None:
+    """Of all machines, only one goes on, until its transaction ends or its process does.
+
+    Raises:
+        FolderInUse: one takes very long.
+    """
+    key = int.from_bytes(hashlib.sha256(schema.encode()).digest()[:8], "big", signed=True)
+    try:
+        connection.execute(text(f"SET LOCAL lock_timeout = '{_TURN_S}s'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+    except DBAPIError as failed:
+        if getattr(failed.orig, "sqlstate", None) != "55P03":
+            raise
+        raise FolderInUse(
+            f"another run has been opening this ledger (schema {schema}) for {_TURN_S} s; is it stopped? Try "
+            "again, or end it"
+        ) from failed
+
+
+def _explained(failed: DBAPIError) -> str:
+    words = " ".join(str(failed.orig).split())
+    if any(one in words for one in _PASSWORD_WORDS):
+        return f"the server does not let us in: {words}. {_HOW}"
+    if getattr(failed.orig, "sqlstate", None) == "42501":
+        return f"{words}. The user needs the right to make a schema: GRANT CREATE ON DATABASE … TO …"
+    return f"the ledger's database cannot be used: {words}"
+
+
+def shrink_postgresql(engine: Engine) -> None:
+    """Rewrite the tables without what was deleted from them. Backups and the server's own log are its keeper's."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for table in metadata.sorted_tables:
+            connection.execute(text(f'VACUUM (FULL, ANALYZE) "{table.name}"'))

@@ -1,0 +1,282 @@
+"""The queue: items to send, claimed in batches with a lease, by one run or by many.
+
+    free → claimed → ended                        the usual way
+           claimed → free                         its run ended first, or changed its mind
+           claimed → overdue → claimed            its run fell silent: another takes it over
+
+Each claim raises the item's fence. What is written of an item carries the fence that its writer claimed it with,
+and is refused once another has claimed it since: a run that was stopped for an hour cannot write over what others
+did meanwhile. Leases run by the database's clock, and are renewed at a third of their length.
+
+Measured (PostgreSQL 15, 4 processes, claim and end of an item): 2 049 items a second in batches of 1, 13 331 of
+10, 37 017 of 50.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import bindparam, case, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from pipeline.errors import LeaseLost
+from pipeline.store.ledger_fences import refused
+from pipeline.store.ledger_moment import moment
+from pipeline.store.ledger_schema import queue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
+
+    from sqlalchemy import Connection, Select
+
+    from pipeline.store.ledger_writer import LedgerWriter
+
+    Reading = Callable[[], AbstractContextManager[Connection]]
+
+#: The lease of a run that nobody else can disturb: it holds the folder's lock.
+FOR_EVER_S = 1e12
+_MINE = (queue.c.item_id == bindparam("which"), queue.c.fence == bindparam("claimed_with"))
+
+
+def now_s() -> float:
+    """Seconds that pass while the machine sleeps too, where the system knows such a clock."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """An item that is this run's to send.
+
+    Attributes:
+        overdue: its last holder fell silent; a call of it may be open.
+    """
+
+    item_id: str
+    position: int
+    fence: int
+    overdue: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueState:
+    """What is left: free for anybody, held by others who are alive, overdue."""
+
+    free: int
+    held: int
+    overdue: int
+    holders: tuple[str, ...] = ()
+
+    @property
+    def left(self) -> int:
+        return self.free + self.held + self.overdue
+
+
+def _claiming() -> Any:
+    free = (
+        select(queue.c.item_id)
+        .where(
+            # What is free in order of position; or anything that nobody holds any more.
+            queue.c.lease_until >= 0,
+            or_(queue.c.lease_until == 0, bindparam("any")),
+            queue.c.lease_until <= case((bindparam("any"), moment()), else_=0.0),
+            queue.c.position > bindparam("after"),
+        )
+        .order_by(queue.c.lease_until, queue.c.position)
+        .limit(bindparam("count"))
+        .with_for_update(skip_locked=True)
+        .cte("free")
+        .prefix_with("MATERIALIZED")
+    )
+    return (
+        update(queue)
+        .where(queue.c.item_id.in_(select(free.c.item_id)))
+        .values(
+            lease_until=moment() + bindparam("length_s"),
+            holder=bindparam("me"),
+            fence=queue.c.fence + 1,
+            overdue=case((queue.c.lease_until > 0, 1), else_=0),
+        )
+        .returning(queue.c.item_id, queue.c.position, queue.c.fence, queue.c.overdue)
+    )
+
+
+def _filling() -> Any:
+    """On the queue, unless this queue had the item before: then it is waiting, held, or has ended."""
+    statement = upsert(queue)
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=["item_id"],
+        set_={
+            "queue_id": new.queue_id,
+            "position": new.position,
+            "lease_until": 0.0,
+            "holder": "",
+            "fence": queue.c.fence + 1,
+            "overdue": 0,
+        },
+        where=queue.c.queue_id != new.queue_id,
+    )
+
+
+_CLAIM = _claiming()
+_FILL = _filling()
+_END = update(queue).where(*_MINE).values(lease_until=None, holder="", overdue=0)
+_RELEASE = update(queue).where(*_MINE).values(lease_until=0.0, holder="", overdue=0)
+_RENEW = (
+    update(queue)
+    .where(queue.c.holder == bindparam("me"), queue.c.lease_until > 0)
+    .values(lease_until=moment() + bindparam("length_s"))
+    .returning(queue.c.item_id, queue.c.fence)
+)
+_EMPTY = (
+    update(queue)
+    .where(queue.c.lease_until.is_not(None))
+    .values(lease_until=None, holder="", fence=queue.c.fence + 1, overdue=0)
+)
+
+
+class WorkQueue:
+    """The queue as one run sees it; what it holds is known here. Used from one event loop, but for `fill`."""
+
+    def __init__(self, reading: Reading, writer: LedgerWriter) -> None:
+        """Args: a connection to ask with, each time; who writes."""
+        self._reading = reading
+        self._writer = writer
+        self._fences: dict[str, int] = {}
+        self._held: set[str] = set()
+        self._sure_until_s = 0.0
+        self.me = ""
+        self.lease_s = FOR_EVER_S
+
+    def claims_as(self, run_id: str, *, lease_s: float = FOR_EVER_S) -> None:
+        """Who claims from now on, and for how long at a time."""
+        self.me, self.lease_s = run_id, lease_s
+
+    # What planning puts there.
+
+    def empty(self) -> None:
+        """Take everything off; whoever still holds something is refused. Blocks."""
+        self._writer.write_now((_EMPTY, [{}]))
+
+    def fill(self, items: Sequence[tuple[str, int]], queue_id: str) -> None:
+        """Put items there, as (item_id, position). What `queue_id` had before stays as it is. Blocks."""
+        rows = [
+            {"item_id": item_id, "queue_id": queue_id, "position": position, "lease_until": 0.0}
+            for item_id, position in items
+        ]
+        self._writer.write_now((_FILL, rows))
+
+    # What a run sends.
+
+    async def claim(self, count: int, *, after: int | None = None) -> list[Claim]:
+        """Up to so many items, in order of position.
+
+        Args:
+            count: how many at most.
+            after: free ones behind this position alone; None: any, and those of runs that fell silent.
+        """
+        given = {
+            "count": count,
+            "any": after is None,
+            "after": -1 if after is None else after,
+            "length_s": self.lease_s,
+            "me": self.me,
+        }
+        asked_s = now_s()
+        rows = await self._writer.ask(lambda connection: connection.execute(_CLAIM, given).all())
+        claims = [Claim(item_id=row[0], position=row[1], fence=row[2], overdue=bool(row[3])) for row in rows]
+        if not self._held:
+            self._sure_until_s = asked_s + self.lease_s
+        for one in claims:
+            self._fences[one.item_id] = one.fence
+            self._held.add(one.item_id)
+        return sorted(claims, key=lambda one: one.position)
+
+    def ended(self, item_id: str) -> None:
+        """An item needs nothing more. Committed with what is written next, waited for by nobody."""
+        self._let_go(_END, [item_id])
+
+    def release(self, item_ids: Iterable[str]) -> None:
+        """Items that this run will not send after all are anybody's."""
+        self._let_go(_RELEASE, list(item_ids))
+
+    def _let_go(self, statement: Any, item_ids: Sequence[str]) -> None:
+        rows = [{"which": one, "claimed_with": self._fences[one]} for one in item_ids if one in self._held]
+        self._held.difference_update(item_ids)
+        if rows:
+            self._writer.write_later((statement, rows))
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Items that are claimed and not let go."""
+        return frozenset(self._held)
+
+    async def renew(self) -> frozenset[str]:
+        """Hold everything for another lease.
+
+        Returns:
+            What was lost meanwhile: others have claimed it.
+        """
+        asked_s = now_s()
+        before = frozenset(self._held)
+        given = {"me": self.me, "length_s": self.lease_s}
+        rows = await self._writer.ask(lambda connection: connection.execute(_RENEW, given).all())
+        mine = {item_id for item_id, fence in rows if self._fences.get(item_id) == fence}
+        lost = (before - mine) & self._held
+        self._held -= lost
+        self._sure_until_s = asked_s + self.lease_s
+        return lost
+
+    # What is refused to one who no longer holds an item.
+
+    def guard(self, item_id: str) -> tuple[str, int] | None:
+        """The claim that a write of this item stands on; None: it was never claimed here."""
+        fence = self._fences.get(item_id)
+        return None if fence is None else (item_id, fence)
+
+    def make_sure(self, item_id: str) -> None:
+        """That an item is still this run's: asked of the ledger only where its lease could have run out. Blocks.
+
+        Called in the thread that is about to write the item's files, right before: a ledger refuses what comes
+        too late, a disk does not.
+
+        Raises:
+            LeaseLost: it is not.
+        """
+        claim = self.guard(item_id)
+        if claim is None or now_s() <= self._sure_until_s:
+            return
+        if self._writer.ask_now(lambda connection: refused(connection, [claim])):
+            raise LeaseLost(f"{item_id}: another run has taken it over: this one was silent too long")
+
+    # What all may ask.
+
+    def state(self) -> QueueState:
+        """What is left on the queue. Blocks."""
+        overdue = queue.c.lease_until <= moment()
+        kind = case((queue.c.lease_until == 0, "free"), (overdue, "overdue"), else_="held")
+        query = (
+            select(kind.label("kind"), queue.c.holder, func.count())
+            .where(queue.c.lease_until.is_not(None))
+            .group_by("kind", queue.c.holder)
+        )
+        counts = {"free": 0, "held": 0, "overdue": 0}
+        holders = set()
+        with self._reading() as connection:
+            for kind_of, holder, count in connection.execute(query):
+                counts[kind_of] += count
+                if kind_of == "held":
+                    holders.add(holder)
+        return QueueState(**counts, holders=tuple(sorted(holders)))
+
+    def positions(self) -> list[int]:
+        """Positions of what is left, ascending. Blocks."""
+        query: Select[Any] = (
+            select(queue.c.position).where(queue.c.lease_until.is_not(None)).order_by(queue.c.position)
+        )
+        with self._reading() as connection:
+            return list(connection.execute(query).scalars())

@@ -1,0 +1,227 @@
+"""The runs that are at work on one ledger: who they are, and what each may take of the quotas and the budget.
+
+A row a run, renewed every few seconds; one that is not renewed for a lease's length counts no more. Each says among
+how many it divides the quotas, so that a new one begins only when all others have made room for it: however runs
+come and go, their shares never come to more than the whole.
+
+A limit of money for all runs together is handed out: each run's row says how much its calls may have cost in the
+end, and what is not in anybody's row is free to be asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Numeric, bindparam, cast, delete, func, insert, select, update
+
+from pipeline.errors import FolderInUse, LeaseLost
+from pipeline.model import Status
+from pipeline.store.ledger_moment import moment
+from pipeline.store.ledger_schema import attempts, meta, workers
+from pipeline.store.ledger_statements import PUT_NOTE
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, RowMapping
+
+    from pipeline.store.ledger_writer import LedgerWriter
+
+#: The note that names the queue that was last begun.
+QUEUE_NOTE = "queue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A run that is at work, as it signs on.
+
+    Attributes:
+        asks: what it asks for: only runs that ask for the same may work together.
+        drains: it works off a queue that others have filled, and fills none.
+    """
+
+    run_id: str
+    asks: str
+    host: str
+    pid: int
+    started_at: str
+    lease_s: float
+    drains: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """What a run found as it signed on: `alone` is to put right what dead runs left; others leave that be."""
+
+    queue_id: str
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """A sign of life, and what it showed.
+
+    Attributes:
+        live: runs that send or are about to, this one included.
+        have_room: every other run divides the quotas among at least as many.
+        names: of the others, as a person knows them.
+    """
+
+    live: int
+    have_room: bool
+    names: dict[str, str]
+
+
+class Workers:
+    """The roster of one ledger."""
+
+    def __init__(self, writer: LedgerWriter) -> None:
+        self._writer = writer
+        self._me: Worker | None = None
+        self._queue_id = ""
+
+    def join(self, me: Worker) -> Joined:
+        """Sign on: to the queue that others are at work on, or to one of its own. Blocks.
+
+        Only one at a time may do this (`Ledger.opening`).
+
+        Raises:
+            FolderInUse: others are at work who ask for something else.
+        """
+        joined: Joined = self._writer.ask_now(lambda connection: _join(connection, me))
+        self._me, self._queue_id = me, joined.queue_id
+        return joined
+
+    async def beat(self, sharing: int) -> Beat:
+        """Give a sign of life.
+
+        Args:
+            sharing: among how many this run divides the quotas now.
+
+        Raises:
+            LeaseLost: this run was silent so long that another has begun anew.
+        """
+        assert self._me is not None
+        me, queue_id = self._me, self._queue_id
+        return await self._writer.ask(lambda connection: _beat(connection, me, queue_id, sharing))
+
+    def beat_now(self) -> Beat:
+        """The same, of a run that sends nothing yet, for a thread without an event loop."""
+        assert self._me is not None
+        me, queue_id = self._me, self._queue_id
+        return self._writer.ask_now(lambda connection: _beat(connection, me, queue_id, 0))
+
+    async def allowance(self, cap: Decimal, used: Decimal, worst_unknown: Decimal) -> Decimal:
+        """How much this run's calls may have cost in the end, so that all runs' together cost no more than `cap`.
+
+        Args:
+            cap: for the ledger's life.
+            used: by this run so far, with what is set aside for its calls in flight.
+            worst_unknown: what a call with an unknown end is taken to have cost.
+        """
+        assert self._me is not None
+        me = self._me
+        return await self._writer.ask(lambda connection: _allow(connection, me, cap, used, worst_unknown))
+
+    def leave(self) -> None:
+        """Sign off. Blocks."""
+        if self._me is not None:
+            run_id, self._me = self._me.run_id, None
+            self._writer.write_now((_LEAVE, [{"which": run_id}]))
+
+
+_LEAVE = delete(workers).where(workers.c.run_id == bindparam("which"))
+
+
+def live_workers(connection: Connection) -> list[RowMapping]:
+    """The rows of the runs that gave a sign of life in time."""
+    query = select(workers).where(workers.c.alive_until > moment()).order_by(workers.c.run_id)
+    return list(connection.execute(query).mappings())
+
+
+def name_of(row: RowMapping) -> str:
+    """A run as a person knows it."""
+    return f"run {row['run_id']} (process {row['pid']} on {row['host']})"
+
+
+def _join(connection: Connection, me: Worker) -> Joined:
+    others = live_workers(connection)
+    if different := [one for one in others if one["asks"] != me.asks]:
+        raise FolderInUse(
+            f"other runs are at work on this ledger that ask for something else: {name_of(different[0])}. Runs "
+            "work together only with the same settings; wait until they end, or stop them."
+        )
+    last = connection.execute(select(meta.c.value).where(meta.c.key == QUEUE_NOTE)).scalar()
+    if others:
+        queue_id = others[0]["queue_id"]
+    elif me.drains:
+        queue_id = last or me.run_id
+    else:
+        queue_id = me.run_id
+    if not others:
+        connection.execute(delete(workers))
+        connection.execute(PUT_NOTE, {"key": QUEUE_NOTE, "value": queue_id})
+    _sign_on(connection, me, queue_id, 0)
+    return Joined(queue_id=queue_id, alone=not others)
+
+
+def _sign_on(connection: Connection, me: Worker, queue_id: str, sharing: int) -> None:
+    row: dict[str, Any] = {
+        "run_id": me.run_id,
+        "queue_id": queue_id,
+        "asks": me.asks,
+        "host": me.host,
+        "pid": me.pid,
+        "started_at": me.started_at,
+        "sharing": sharing,
+    }
+    connection.execute(insert(workers).values(**row, alive_until=moment() + me.lease_s))
+
+
+def _beat(connection: Connection, me: Worker, queue_id: str, sharing: int) -> Beat:
+    mine = update(workers).where(workers.c.run_id == me.run_id)
+    beaten = connection.execute(mine.values(alive_until=moment() + me.lease_s, sharing=sharing))
+    others = [one for one in live_workers(connection) if one["run_id"] != me.run_id]
+    if any(one["queue_id"] != queue_id for one in others):
+        raise LeaseLost("this run was silent for so long that another began anew; it sends nothing more")
+    if not beaten.rowcount:
+        _sign_on(connection, me, queue_id, sharing)
+    live = len(others) + 1
+    return Beat(
+        live=live,
+        have_room=all(one["sharing"] >= live for one in others),
+        names={one["run_id"]: name_of(one) for one in others},
+    )
+
+
+def _allow(
+    connection: Connection, me: Worker, cap: Decimal, used: Decimal, worst_unknown: Decimal
+) -> Decimal:
+    # All rows, in one order: whoever else asks waits until this has been handed out.
+    rows = list(connection.execute(select(workers).order_by(workers.c.run_id).with_for_update()).mappings())
+    others = [one for one in rows if one["run_id"] != me.run_id]
+    known = [one["run_id"] for one in rows if one["allowance_usd"] or one["run_id"] == me.run_id]
+    spent = _spent(connection, known, worst_unknown)
+    free = cap - spent - used - sum((Decimal(one["allowance_usd"] or 0) for one in others), Decimal(0))
+    allowed = used + max(free, Decimal(0)) / (len(others) + 1)
+    connection.execute(
+        update(workers).where(workers.c.run_id == me.run_id).values(allowance_usd=str(allowed))
+    )
+    return allowed
+
+
+def _spent(connection: Connection, without: list[str], worst_unknown: Decimal) -> Decimal:
+    """What the calls of all runs but these have cost; those whose end is not known, at their worst."""
+    theirs = attempts.c.run_id.not_in(without)
+    if connection.dialect.name == "postgresql":
+        known = connection.execute(
+            select(func.sum(cast(attempts.c.cost_usd, Numeric))).where(theirs)
+        ).scalar()
+    else:  # SQLite adds up floats
+        costs = connection.execute(
+            select(attempts.c.cost_usd).where(theirs, attempts.c.cost_usd.is_not(None))
+        )
+        known = sum((Decimal(text) for text in costs.scalars()), Decimal(0))
+    dark = attempts.c.state.in_(["open", Status.UNKNOWN.value])
+    count = select(func.count()).select_from(attempts).where(theirs, dark)
+    return Decimal(known or 0) + connection.execute(count).scalar_one() * worst_unknown

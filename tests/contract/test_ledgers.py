@@ -1,0 +1,315 @@
+"""What every ledger must do, in a file or in a PostgreSQL database: one suite, run on both."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from pipeline.errors import LeaseLost, StorageError
+from pipeline.model import Outcome, Review, Source, SourceKind, Status
+from pipeline.store.ledger import Attempt, AttemptEnd, Ledger
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+#: Shorter than anybody should take to claim and look; a lease that is to run out is waited for.
+SHORT_S = 0.2
+
+
+def attempt(number=1, item_id="i001", **changes):
+    given = {
+        "attempt_id": f"run-{number}", "item_id": item_id, "turn": 1, "fingerprint": "f1", "run_id": "run",
+        "number": number, "started_at": NOW, "deployment": "d", "provider": "azure", "transport": "chat",
+        "model": "gpt-audio-1.5", "voice": "alloy", "format": "wav", "prompt": "Say hello.",
+        "input_sha256": "00", "settings_key": "k",
+    }  # fmt: skip
+    return Attempt(**{**given, **changes})
+
+
+def outcome(item_id="i001", status=Status.SUCCEEDED, **changes):
+    given = {"turn": 1, "fingerprint": "f1", "run_id": "run", "started_at": NOW, "finished_at": NOW}
+    return Outcome(item_id=item_id, status=status, **{**given, **changes})
+
+
+def end(number=1, state=Status.SUCCEEDED, **changes):
+    return AttemptEnd(attempt_id=f"run-{number}", state=state, finished_at=NOW, **changes)
+
+
+def sources(count):
+    return [
+        Source(item_id=f"i{n:03}", kind=SourceKind.PROMPT, position=n, root="", path="", text=f"text {n}")
+        for n in range(1, count + 1)
+    ]
+
+
+@pytest.fixture(params=["file", "postgresql"])
+def place(request, tmp_path):
+    """What `--ledger` would say."""
+    return (
+        str(tmp_path / "ledger.db") if request.param == "file" else request.getfixturevalue("postgresql").url
+    )
+
+
+@pytest.fixture
+def open_ledger(place, tmp_path):
+    """Opens the same ledger once more, as another run does."""
+    opened = []
+
+    def open_one(run_id="run", *, lease_s=60.0):
+        ledger = Ledger.at(place, str(tmp_path))
+        ledger.queue.claims_as(run_id, lease_s=lease_s)
+        opened.append(ledger)
+        return ledger
+
+    yield open_one
+    for ledger in opened:
+        ledger.close()
+
+
+@pytest.fixture
+def ledger(open_ledger):
+    return open_ledger()
+
+
+def filled(ledger, count=10, queue_id="q"):
+    ledger.put_sources(sources(count), queue_id)
+    ledger.queue.fill([(one.item_id, one.position) for one in sources(count)], queue_id)
+    return ledger
+
+
+def ids(claims):
+    return [one.item_id for one in claims]
+
+
+async def until(condition, patience_s=30.0):
+    async with asyncio.timeout(patience_s):
+        while not (found := await condition()):  # noqa: ASYNC110 - it is another process's clock
+            await asyncio.sleep(0.02)
+    return found
+
+
+# What is written.
+
+
+async def test_what_is_written_at_once_is_all_there_when_the_writes_return(ledger, open_ledger):
+    await asyncio.gather(*(ledger.record_intent(attempt(n, f"item{n}")) for n in range(300)))
+    assert len(open_ledger().open_calls()) == 300
+
+
+async def test_one_bad_row_fails_alone(ledger):
+    bad = replace(outcome("bad"), finish_reason={"not": "text"})
+    ended = await asyncio.gather(
+        *(ledger.record_outcome(one) for one in (outcome("a"), bad, outcome("b"))), return_exceptions=True
+    )
+    assert [type(one) for one in ended] == [type(None), StorageError, type(None)]
+    assert {one.item_id for one in ledger.all_outcomes()} == {"a", "b"}
+
+
+async def test_an_outcome_the_end_of_its_call_and_what_it_replaces_are_one_commit(ledger):
+    await ledger.record_intent(attempt())
+    first = outcome(transcript="first")
+    await ledger.record_outcome(first, end(cost_usd=Decimal("0.1")))
+    second = replace(first, version=2, fingerprint={"no": "text"})
+    with pytest.raises(StorageError):
+        await ledger.record_outcome(second, end(state=Status.FAILED), superseded=first)
+    assert list(ledger.all_outcomes(earlier=True)) == []
+    assert ledger.outcome("i001", 1) == first
+    second = replace(second, fingerprint="f2")
+    await ledger.record_outcome(second, end(), superseded=first)
+    assert (ledger.outcome("i001", 1), ledger.earlier_outcomes("i001", 1)) == (second, [first])
+
+
+async def test_what_comes_back_is_what_was_put_in_whatever_its_characters(ledger):
+    words = "naïve \N{PILE OF POO} \u2028 line\r\nline ' \" \\ %s :x"
+    await ledger.record_outcome(outcome(transcript=words, cost_usd=Decimal("0.000001"), latency_s=0.1 + 0.2))
+    found = ledger.outcome("i001", 1)
+    assert (found.transcript, found.cost_usd, found.latency_s) == (words, Decimal("0.000001"), 0.1 + 0.2)
+    assert (found.started_at, found.status) == (NOW, Status.SUCCEEDED)
+
+
+async def test_a_character_that_a_database_cannot_hold_costs_no_reply(ledger):
+    await ledger.record_outcome(outcome(transcript="a\0b"))
+    assert ledger.outcome("i001", 1).transcript in {"a\0b", "a\ufffdb"}
+
+
+def test_sources_are_streamed_in_input_order_and_put_again_keep_their_place(ledger):
+    ledger.put_sources(sources(2500), "q1")
+    ledger.put_sources([replace(one, text="new") for one in sources(2500)], "q2")
+    found = list(ledger.recorded("q2"))
+    assert [one.source.position for one in found] == list(range(1, 2501))
+    assert {one.source.text for one in found} == {"new"}
+    assert list(ledger.recorded("q1")) == []
+
+
+async def test_marks_notes_settings_and_a_purge(ledger):
+    ledger.begin_run("run", spec="{}", settings_key="k", settings_value='{"voice":"alloy"}')
+    ledger.begin_run("run2", spec="{}", settings_key="k", settings_value='{"voice":"ash"}')
+    assert ledger.settings_value("k") == {"voice": "alloy"}
+    ledger.put_sources(sources(1), "q")
+    await ledger.record_outcome(outcome(transcript="secret"))
+    ledger.put_reviews({("i001", 1): Review(review="redo", note="louder")})
+    assert next(iter(ledger.recorded())).reviews[1] == Review(review="redo", note="louder")
+    ledger.note("a", "b")
+    assert (ledger.noted("a"), ledger.noted("c")) == ("b", "")
+    ledger.forget_words(["i001"])
+    ledger.shrink()
+    assert ledger.outcome("i001", 1).transcript == ""
+    ledger.end_run("run", "{}")
+
+
+def test_inputs_that_are_gone_and_never_had_a_result_are_forgotten(ledger):
+    ledger.put_sources(sources(2), "q1")
+    ledger.put_sources(sources(1), "q2")
+    ledger.forget_missing_refusals("q2")
+    assert [one.source.item_id for one in ledger.recorded()] == ["i001"]
+
+
+# The queue.
+
+
+async def test_items_are_claimed_in_order_of_position_each_by_one_run_alone(ledger, open_ledger):
+    filled(ledger, 10)
+    other = open_ledger("other")
+    assert ids(await ledger.queue.claim(4, after=0)) == ["i001", "i002", "i003", "i004"]
+    assert ids(await other.queue.claim(4, after=0)) == ["i005", "i006", "i007", "i008"]
+    assert ids(await ledger.queue.claim(4, after=4)) == ["i009", "i010"]
+    assert await other.queue.claim(4) == []
+    assert other.queue.state().held == 10
+
+
+async def test_many_who_claim_at_once_get_every_item_once(ledger, open_ledger):
+    filled(ledger, 200)
+    runs = [ledger, *(open_ledger(f"other{n}") for n in range(3))]
+
+    async def drain(run):
+        mine = []
+        while claims := await run.queue.claim(7):
+            mine += ids(claims)
+            for one in claims:
+                run.queue.ended(one.item_id)
+        return mine
+
+    found = await asyncio.gather(*(drain(run) for run in runs))
+    assert sorted(one for mine in found for one in mine) == [one.item_id for one in sources(200)]
+    for run in runs:
+        await run.queue.renew()  # what was written before it is there
+    assert ledger.queue.state().left == 0
+
+
+async def test_what_has_ended_is_not_put_on_the_same_queue_again(ledger):
+    filled(ledger, 3)
+    claims = await ledger.queue.claim(2, after=0)
+    ledger.queue.ended(claims[0].item_id)
+    filled(ledger, 4)  # as another run that plans the same
+    assert ledger.queue.positions() == [2, 3, 4]
+    assert ids(await ledger.queue.claim(9, after=0)) == ["i003", "i004"]
+
+
+async def test_what_is_set_free_can_be_claimed_at_once(ledger, open_ledger):
+    filled(ledger, 3)
+    await ledger.queue.claim(3, after=0)
+    ledger.queue.release(["i002"])
+    other = open_ledger("other")
+    [found] = await until(lambda: other.queue.claim(9))
+    assert (found.item_id, found.overdue) == ("i002", False)
+
+
+async def test_a_lease_that_runs_out_is_taken_over_and_one_that_is_renewed_is_not(ledger, open_ledger):
+    filled(ledger, 2)
+    silent, alive = open_ledger("silent", lease_s=SHORT_S), open_ledger("alive", lease_s=SHORT_S)
+    await silent.queue.claim(1, after=0)
+    [kept] = await alive.queue.claim(1, after=0)
+
+    async def take_over():
+        assert not await alive.queue.renew()
+        return await ledger.queue.claim(9)
+
+    found = await until(take_over)
+    assert [(one.item_id, one.overdue, one.fence) for one in found] == [("i001", True, 2)]
+    assert await silent.queue.renew() == {"i001"}
+    assert (kept.item_id, kept.fence, kept.overdue) == ("i002", 1, False)
+
+
+async def test_leases_far_apart_in_time_are_told_apart_by_the_databases_clock_alone(ledger, monkeypatch):
+    filled(ledger, 1)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    monkeypatch.setattr("time.monotonic", lambda: 1e9)
+    await ledger.queue.claim(1)
+    assert await ledger.queue.claim(1) == []
+
+
+async def test_whoever_was_silent_too_long_writes_nothing_more_of_the_item(ledger, open_ledger):
+    filled(ledger, 1)
+    silent = open_ledger("silent", lease_s=SHORT_S)
+    [mine] = await silent.queue.claim(1, after=0)
+    await silent.record_intent(attempt(1))
+    await until(lambda: ledger.queue.claim(1))
+    with pytest.raises(LeaseLost):
+        await silent.record_intent(attempt(2))
+    with pytest.raises(LeaseLost):
+        await silent.record_outcome(outcome(transcript="late"), end(1))
+    with pytest.raises(LeaseLost):
+        await asyncio.to_thread(silent.queue.make_sure, mine.item_id)
+    assert ledger.outcome("i001", 1) is None
+    assert [call["attempt_id"] for call in ledger.open_calls(["i001"])] == ["run-1"]
+    await ledger.record_outcome(outcome(transcript="mine"))
+    silent.queue.ended("i001")
+    await silent.queue.renew()
+    assert ledger.outcome("i001", 1).transcript == "mine"
+    assert ledger.queue.held == {"i001"}
+    assert ledger.queue.state().held == 1, "what the silent one let go is not its own any more"
+
+
+async def test_the_end_that_another_has_given_a_call_stands(ledger, open_ledger):
+    silent = open_ledger("silent")
+    await silent.record_intent(attempt(1))
+    ledger.record_end_now(end(1, Status.UNKNOWN))
+    await silent.record_end(end(1, Status.FAILED))
+    assert ledger.unknown_calls("i001", 1) == 1
+
+
+async def test_of_a_batch_only_what_is_late_is_refused(ledger, open_ledger):
+    filled(ledger, 10)
+    silent = open_ledger("silent", lease_s=SHORT_S)
+    await silent.queue.claim(10, after=0)
+    taken = set(ids(await until(lambda: ledger.queue.claim(4))))
+    names = [one.item_id for one in sources(10)]
+    ended = await asyncio.gather(
+        *(silent.record_outcome(outcome(name)) for name in names), return_exceptions=True
+    )
+    assert {name for name, one in zip(names, ended, strict=True) if isinstance(one, LeaseLost)} == taken
+    assert {one.item_id for one in ledger.all_outcomes()} == set(names) - taken
+
+
+async def test_a_queue_that_is_emptied_refuses_whoever_still_held_something(ledger, open_ledger):
+    filled(ledger, 2)
+    before = open_ledger("before")
+    await before.queue.claim(1, after=0)
+    ledger.queue.empty()
+    assert ledger.queue.state().left == 0
+    with pytest.raises(LeaseLost):
+        await before.record_intent(attempt())
+    filled(ledger, 2, "q2")
+    assert ids(await ledger.queue.claim(9, after=0)) == ["i001", "i002"]
+
+
+async def test_how_far_the_work_is(ledger):
+    ledger.note("queue", "q")
+    filled(ledger, 4)
+    claims = await ledger.queue.claim(2, after=0)
+    await ledger.record_intent(attempt(1, claims[1].item_id))
+    ledger.queue.ended(claims[0].item_id)
+    await ledger.record_outcome(outcome(finished_at=datetime.now(UTC)))
+    seen = ledger.progress(NOW)
+    assert (seen.queued, seen.ended, seen.ended_since, seen.in_flight) == (4, 1, 1, 1)
+
+
+def test_it_is_opened_again_with_all_that_was_in_it(place, tmp_path):
+    with closing(Ledger.at(place, str(tmp_path))) as first:
+        filled(first, 3)
+    with closing(Ledger.at(place, str(tmp_path))) as again:
+        assert again.queue.positions() == [1, 2, 3]
+        assert len(list(again.recorded_to_do())) == 3
