@@ -2,8 +2,8 @@
 
 The hand-written ones are a semaphore with tenacity's back-off (it finds the quota by refusals alone), and a loop
 that sleeps after each call for as long as the quota says (it was told). Figures come from the emulator's journal:
-calls accepted in the second half of the run, of those that the quota allows. `tests/benchmarks/quota.py` has the engine's
-own campaign: hidden, halved and doubled quotas, of requests and tokens, several deployments.
+calls accepted in the second half of the run, of those that the quota allows. `tests/benchmarks/quota.py` has the
+engine's own campaign: hidden, halved and doubled quotas, of requests and tokens, several deployments.
 """
 
 from __future__ import annotations

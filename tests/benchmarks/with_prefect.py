@@ -1,8 +1,8 @@
 """`prefect`: the same job through the flow and without it; and as one Prefect task an item, as one would by hand.
 
 The loop's time runs from the first call to the last one's end, as the ledger has them, so that start-up (see
-`start`) is out of it. Each way takes its turn in each round. What Prefect's server has on record is counted afterwards,
-once it has had the time to record it.
+`start`) is out of it. Each way takes its turn in each round. What Prefect's server has on record is counted
+afterwards, once it has had the time to record it.
 """
 
 from __future__ import annotations
