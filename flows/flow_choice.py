@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,10 +11,13 @@ if TYPE_CHECKING:
 
 def flow_for(spec: JobSpec) -> Any:
     """The flow that a job's inputs call for: recordings in a folder, or prompts."""
+    from pipeline.address import Address, place_of
     from pipeline.audio.probe import looks_like_audio
 
     def has_sound(given: str) -> bool:
-        path = Path(given)
+        path = place_of(given)
+        if isinstance(path, Address):
+            return not path.suffix or looks_like_audio(given)  # a name is not worth a listing
         return looks_like_audio(given) or (
             path.is_dir() and any(looks_like_audio(name) for _, _, names in os.walk(path) for name in names)
         )

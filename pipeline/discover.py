@@ -12,57 +12,30 @@ import stat
 from collections import deque
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from itertools import groupby
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
+from pipeline.address import Address, is_remote, place_of
 from pipeline.audio.probe import looks_like_audio, probe_many
 from pipeline.errors import ConfigError, InputError, NothingFound
+from pipeline.found import Found, Tally, probed_source, readable_name, unchanged, without_probing
 from pipeline.jobspec import placeholders
-from pipeline.model import Source, SourceKind
 from pipeline.sound_settings import SIDE_MARKS
 from pipeline.store.claims import Claims
-from pipeline.store.ledger_rows import media_from_text
 from pipeline.tables import TABLE_ENDINGS, Ids, Table, lines_of, read_text_file, text_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from pipeline.audio.probe import Probed
+    from pipeline.address import Place
+    from pipeline.found import Known
     from pipeline.jobspec import JobSpec
+    from pipeline.model import Source
+    from pipeline.remote_discovery import RemoteDiscovery
 
 #: A folder that holds this file is an output folder of ours: its replies are never taken for inputs.
 JOB_FILE = "job.json"
-Known = tuple[int, int, str, str, str]
-
-
-@dataclass(slots=True)
-class Tally:
-    """What discovery came across, for the plan's and the summary's words.
-
-    Attributes:
-        other_files: with endings that are no input here; counted, not listed.
-        left_out: files that `include` and `exclude` leave out.
-        skipped_links: symbolic links, which are not followed.
-        probed: recordings read and measured in this run; the others were known by size and time.
-    """
-
-    other_files: int = 0
-    left_out: int = 0
-    skipped_links: int = 0
-    probed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """A recording on disk, not yet probed."""
-
-    item_id: str
-    root: str
-    path: str
-    full_path: Path
-    size_bytes: int
-    mtime_ns: int
-    refusal: str = ""
 
 
 @dataclass(slots=True)
@@ -81,6 +54,7 @@ class Discovery:
     is_arriving: Callable[[Path], bool] | None = None
     tally: Tally = field(default_factory=Tally)
     _ids: Ids = field(default_factory=Ids)
+    _in_stores: RemoteDiscovery | None = None
 
     def sources(self) -> Iterator[Source]:
         """Every input, in order, numbered by position.
@@ -92,7 +66,7 @@ class Discovery:
         position = 0
         # Names made from paths are apart by themselves; a table's ids and file names can be anything.
         claims = Claims() if any(map(_is_table, self.spec.inputs)) else None
-        for source in self._sides(self._probed(self._everything())):
+        for source in self._sides(self._everything()):
             position += 1
             refusal = source.refusal or (_name_taken(source, claims) if claims else "")
             yield replace(source, position=position, refusal=refusal)
@@ -102,7 +76,8 @@ class Discovery:
     def files(self) -> Iterator[Path]:
         """The files that `sources` would read, without reading them; what is not there is left out."""
         for given in self.spec.inputs:
-            path = Path(given)
+            path = _place(given)
+            assert isinstance(path, Path)  # a store is not watched
             if path.is_dir():
                 root = path.resolve()
                 for one in _walk(root, Tally()):
@@ -121,46 +96,85 @@ class Discovery:
             else:
                 yield source
 
-    def _everything(self) -> Iterator[Source | _Found]:
+    def _everything(self) -> Iterator[Source]:
         roots = self._roots()
         if not self.spec.inputs:
             raise ConfigError(
                 "no input given: name a folder, a file, or '-' for JSON Lines on standard input"
             )
-        for given in self.spec.inputs:
+        # Neighbours of one kind together: the workers that probe them are started once.
+        for remote, given in groupby(self.spec.inputs, key=is_remote):
+            if remote:
+                yield from self._remote.sources(self._remote_inputs(given, roots))
+            else:
+                yield from self._probed(self._local(given, roots))
+
+    def _local(self, inputs: Iterable[str], roots: Mapping[Place, str]) -> Iterator[Source | Found]:
+        for given in inputs:
             if given == "-":
                 yield from self._table("-", "").from_stream(self._stdin_lines())
                 continue
-            path = Path(given)
+            path = _place(given)
+            assert isinstance(path, Path)
             if path.is_dir():
                 yield from self._folder(path, roots.get(path.resolve(), ""))
             elif self.is_arriving is None or not self.is_arriving(path.resolve()):
                 yield from self._file(path, roots.get(path.resolve().parent, ""))
+
+    def _remote_inputs(
+        self, inputs: Iterable[str], roots: Mapping[Place, str]
+    ) -> Iterator[tuple[Address, str]]:
+        for given in inputs:
+            address = _place(given)
+            assert isinstance(address, Address)
+            root = address if self._remote.is_folder(address) else address.parent
+            yield address, roots.get(root, "")
+
+    @property
+    def _remote(self) -> RemoteDiscovery:
+        """Made when it is needed: local inputs have no use for clients of stores."""
+        if self._in_stores is None:
+            from pipeline.remote_discovery import RemoteDiscovery
+
+            self._in_stores = RemoteDiscovery(
+                spec=self.spec,
+                marker=JOB_FILE,
+                known=self.known,
+                tally=self.tally,
+                ids=self._ids,
+                wanted=self._wanted,
+                table=self._table,
+            )
+        return self._in_stores
 
     def _stdin_lines(self) -> Iterable[bytes]:
         if self.stdin is None:
             raise ConfigError("'-' reads JSON Lines from standard input, and there is none here")
         return self.stdin
 
-    def _roots(self) -> dict[Path, str]:
+    def _roots(self) -> dict[Place, str]:
         """Roots with the prefix that their ids get: none for a single root, its name among several."""
-        roots: dict[Path, None] = {}
-        seen: dict[Path, str] = {}
+        roots: dict[Place, None] = {}
+        seen: dict[Place, str] = {}
         for given in self.spec.inputs:
-            path = Path(given)
             if given == "-":
                 continue
-            if not path.exists():
+            place = _place(given)
+            if isinstance(place, Address):
+                is_folder = self._remote.is_folder(place)
+            elif place.exists():
+                is_folder = place.is_dir()
+                place = place.resolve()
+            else:
                 raise ConfigError(f"{given}: there is no such file or folder")
-            full = path.resolve()
             for earlier, name in seen.items():
-                if full.is_relative_to(earlier) or earlier.is_relative_to(full):
+                if _is_within(place, earlier) or _is_within(earlier, place):
                     raise ConfigError(f"{given}: is already part of {name}; give each input once")
-            seen[full] = given
-            roots[full if path.is_dir() else full.parent] = None
+            seen[place] = given
+            roots[place if is_folder else place.parent] = None
         if len(roots) < 2:
             return dict.fromkeys(roots, "")
-        names: dict[str, Path] = {}
+        names: dict[str, Place] = {}
         for root in roots:
             if root.name in names:
                 raise ConfigError(
@@ -174,7 +188,7 @@ class Discovery:
         template = any(placeholders(turn.prompt) for turn in self.spec.turn_specs()[:1])
         return Table(name=name, root=root, ids=self._ids, needs_prompt=not template)
 
-    def _file(self, path: Path, prefix: str) -> Iterator[Source | _Found]:
+    def _file(self, path: Path, prefix: str) -> Iterator[Source | Found]:
         ending = path.suffix.lower()
         root = str(path.resolve().parent)
         if ending in TABLE_ENDINGS:
@@ -191,7 +205,7 @@ class Discovery:
                 f"and tables ({' '.join(TABLE_ENDINGS)})"
             )
 
-    def _folder(self, folder: Path, prefix: str) -> Iterator[Source | _Found]:
+    def _folder(self, folder: Path, prefix: str) -> Iterator[Source | Found]:
         """Recordings if there are any; else .txt prompts. Beside recordings a .txt is a note, not a prompt."""
         if (folder / JOB_FILE).exists():
             raise ConfigError(f"{folder}: is an output folder of audiobatch, not an input")
@@ -218,7 +232,7 @@ class Discovery:
             else:
                 self.tally.other_files += 1
 
-    def _wanted(self, relative: Path) -> bool:
+    def _wanted(self, relative: PurePath) -> bool:
         """Whether `include` and `exclude` let a folder's file through: by its path, or its name alone."""
         names = (relative.as_posix(), relative.name)
 
@@ -230,70 +244,58 @@ class Discovery:
 
     def _prompt_file(self, path: Path, root: str, item_id: str, relative: str) -> Source:
         text, refusal = read_text_file(path)
-        name, problem = _readable(item_id)
+        name, problem = readable_name(item_id)
         return text_source(
             text,
             ids=self._ids,
             root=root,
-            path=_readable(relative)[0],
+            path=readable_name(relative)[0],
             item_id=name,
             refusal=problem or refusal,
         )
 
-    def _recording(self, path: Path, root: str, item_id: str, relative: str) -> _Found:
-        name, problem = _readable(item_id)
+    def _recording(self, path: Path, root: str, item_id: str, relative: str) -> Found:
+        name, problem = readable_name(item_id)
         size_bytes = mtime_ns = 0
         try:
             found = path.stat()
             size_bytes, mtime_ns = found.st_size, found.st_mtime_ns
         except OSError as failed:
             problem = problem or f"it cannot be read: {failed.strerror}"
-        return _Found(
+        return Found(
             item_id=self._ids.unique(name),
             root=root,
-            path=_readable(relative)[0],
+            path=readable_name(relative)[0],
             full_path=path,
             size_bytes=size_bytes,
             mtime_ns=mtime_ns,
             refusal=problem,
         )
 
-    def _probed(self, found: Iterator[Source | _Found]) -> Iterator[Source]:
+    def _probed(self, found: Iterator[Source | Found]) -> Iterator[Source]:
         """The same, in the same order, with recordings probed on all cores, a few ahead of the reader."""
-        ahead: deque[Source | _Found] = deque()
+        ahead: deque[Source | Found] = deque()
 
         def to_probe() -> Iterator[Path]:
             for one in found:
                 ahead.append(one)
-                if isinstance(one, _Found) and not one.refusal and self._unchanged(one) is None:
+                if isinstance(one, Found) and not one.refusal and unchanged(one, self.known) is None:
                     self.tally.probed += 1
+                    assert one.full_path is not None
                     yield one.full_path
 
         results = probe_many(to_probe())
         for path, result in results:
-            while not (isinstance(ahead[0], _Found) and ahead[0].full_path == path):
+            while not (isinstance(ahead[0], Found) and ahead[0].full_path == path):
                 yield self._without_probing(ahead.popleft())
             waiting = ahead.popleft()
-            assert isinstance(waiting, _Found)
-            yield _probed_source(waiting, result)
+            assert isinstance(waiting, Found)
+            yield probed_source(waiting, result)
         while ahead:
             yield self._without_probing(ahead.popleft())
 
-    def _unchanged(self, found: _Found) -> Known | None:
-        ids = (found.item_id, *(found.item_id + mark for mark in SIDE_MARKS))
-        known = next((self.known[one] for one in ids if one in self.known), None)
-        if known is None or known[:2] != (found.size_bytes, found.mtime_ns):
-            return None
-        return known if known[2] or known[4] else None
-
-    def _without_probing(self, one: Source | _Found) -> Source:
-        if isinstance(one, Source):
-            return one
-        known = None if one.refusal else self._unchanged(one)
-        if known is None:
-            return _recording_source(one, refusal=one.refusal)
-        _, _, sha256, media, refusal = known
-        return _recording_source(one, sha256=sha256, media_text=media, refusal=refusal)
+    def _without_probing(self, one: Source | Found) -> Source:
+        return without_probing(one, self.known) if isinstance(one, Found) else one
 
     def _nothing(self) -> str:
         where = ", ".join(self.spec.inputs)
@@ -310,7 +312,20 @@ class Discovery:
 
 
 def _is_table(given: str) -> bool:
-    return given == "-" or Path(given).suffix.lower() in TABLE_ENDINGS
+    return given == "-" or PurePath(given).suffix.lower() in TABLE_ENDINGS
+
+
+def _place(given: str) -> Place:
+    try:
+        return place_of(given)
+    except ValueError as refused:
+        raise ConfigError(str(refused)) from None
+
+
+def _is_within(one: Place, other: Place) -> bool:
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one.is_relative_to(other)
+    return isinstance(one, Address) and isinstance(other, Address) and one.is_within(other)
 
 
 def _name_taken(source: Source, claims: Claims) -> str:
@@ -320,47 +335,6 @@ def _name_taken(source: Source, claims: Claims) -> str:
     except InputError as refused:
         return refused.message
     return f"its output would have the same name as that of {holder!r}" if holder else ""
-
-
-def _recording_source(found: _Found, *, sha256: str = "", media_text: str = "", refusal: str = "") -> Source:
-    return Source(
-        item_id=found.item_id,
-        kind=SourceKind.RECORDING,
-        position=0,
-        root=found.root,
-        path=found.path,
-        size_bytes=found.size_bytes,
-        mtime_ns=found.mtime_ns,
-        sha256=sha256,
-        media=media_from_text(media_text),
-        refusal=refusal,
-    )
-
-
-def _probed_source(found: _Found, result: Probed | InputError) -> Source:
-    if isinstance(result, InputError):
-        return _recording_source(found, refusal=result.message)
-    return Source(
-        item_id=found.item_id,
-        kind=SourceKind.RECORDING,
-        position=0,
-        root=found.root,
-        path=found.path,
-        size_bytes=result.size_bytes,
-        mtime_ns=result.mtime_ns,
-        sha256=result.sha256,
-        media=result.media,
-    )
-
-
-def _readable(name: str) -> tuple[str, str]:
-    """A file name as text that can be stored, and why it cannot be used where it is not valid UTF-8."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(name).decode("utf-8", "backslashreplace")
-        return shown, "its name is not valid UTF-8; rename it"
-    return name, ""
 
 
 def _walk(folder: Path, tally: Tally) -> Iterator[Path]:
@@ -393,4 +367,5 @@ def output_name(inputs: tuple[str, ...]) -> PurePosixPath | None:
     """The default output folder for these inputs; None where there is no single name to take."""
     if len(inputs) != 1 or inputs[0] == "-":
         return None
-    return PurePosixPath("outputs") / Path(inputs[0]).resolve().name
+    place = place_of(inputs[0])
+    return PurePosixPath("outputs") / (place.resolve() if isinstance(place, Path) else place).name

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.address import is_remote
 from pipeline.audio.convert import fits_one_request, prepare, unpack
 from pipeline.audio.probe import probe
 from pipeline.audio.split import PART_S, plan_parts, survey
@@ -95,7 +96,10 @@ def open_input(source: Source, spec: JobSpec) -> tuple[Source, SoundInput]:
 
     Raises:
         InputError: it is gone, or is no recording any more.
+        StorageError: the store that it is in is away.
     """
+    if is_remote(source.root):
+        return _from_store(source, spec)
     path = Path(source.root) / source.path
     try:
         found = path.stat()
@@ -105,6 +109,25 @@ def open_input(source: Source, spec: JobSpec) -> tuple[Source, SoundInput]:
         raise InputError(f"it cannot be read: {failed.strerror}") from failed
     if (found.st_size, found.st_mtime_ns) != (source.size_bytes, source.mtime_ns) or source.media is None:
         source = _probed_again(source, path)
+    return _ready(source, path, spec)
+
+
+def _from_store(source: Source, spec: JobSpec) -> tuple[Source, SoundInput]:
+    """The same of an object: read once, into a temporary file that goes when the input is closed."""
+    from pipeline.remote_inputs import fetch_recording
+
+    with contextlib.ExitStack() as on_failure:
+        scratch = Path(tempfile.mkdtemp(prefix="audiobatch-"))
+        on_failure.callback(shutil.rmtree, scratch, ignore_errors=True)
+        path, source = fetch_recording(source, scratch)
+        source, sound = _ready(source, path, spec)
+        if sound.scratch is None:
+            on_failure.pop_all()
+            sound = replace(sound, scratch=scratch)
+    return source, sound
+
+
+def _ready(source: Source, path: Path, spec: JobSpec) -> tuple[Source, SoundInput]:
     assert source.media is not None
     channels = side_of(source, spec)
     longest_s = spec.max_part * 60 if spec.max_part else None

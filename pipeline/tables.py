@@ -97,14 +97,14 @@ def read_text_file(path: Path) -> tuple[str, str]:
         return "", f"the file cannot be read: {failed.strerror}"
 
 
-def lines_of(path: Path, *, root: str, ids: Ids) -> Iterator[Source]:
-    """Each line that is not blank, as a prompt of its own."""
+def lines_of(path: Path, *, root: str, ids: Ids, name: str = "") -> Iterator[Source]:
+    """Each line that is not blank, as a prompt of its own; `name`: of the file, where this is a copy of it."""
     text, refusal = read_text_file(path)
     if refusal:
         raise ConfigError(f"{path}: {refusal}")
     for line in text.splitlines():
         if line.strip():
-            yield text_source(line, ids=ids, root=root, path=path.name)
+            yield text_source(line, ids=ids, root=root, path=name or path.name)
 
 
 Row = tuple[int, dict[str, str], str]

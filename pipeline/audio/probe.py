@@ -8,7 +8,7 @@ import stat
 import time
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.audio.decode import open_sound
 from pipeline.audio.hashing import HashingFile
@@ -150,11 +150,15 @@ def probe_many(
             yield path, refusal
     with ProbePool(count) as pool:
         for path, answer in pool.answers(source):
-            if "refusal" in answer:
-                yield path, InputError(answer["refusal"])
-            else:
-                answer["media"]["notes"] = tuple(answer["media"]["notes"])
-                yield path, Probed(**{**answer, "media": Media(**answer["media"])})
+            yield path, result_of(answer)
+
+
+def result_of(answer: dict[str, Any]) -> Probed | InputError:
+    """What a worker of `ProbePool` answered."""
+    if "refusal" in answer:
+        return InputError(answer["refusal"])
+    answer["media"]["notes"] = tuple(answer["media"]["notes"])
+    return Probed(**{**answer, "media": Media(**answer["media"])})
 
 
 def _measured(file: io.BufferedReader, size_bytes: int, name: str) -> Media:

@@ -73,6 +73,10 @@ class ProbePool:
             done, answers = waiting.popleft()
             yield from zip(done, answers.result(), strict=True)
 
+    def submit(self, path: Path) -> Future[dict[str, Any]]:
+        """One path alone, for who has files one at a time."""
+        return self._threads.submit(self._probe_one, path)
+
     def _probe(self, batch: list[Path]) -> list[dict[str, Any]]:
         return [self._probe_one(path) for path in batch]
 

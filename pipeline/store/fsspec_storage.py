@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, TypeVar
+from typing import IO, TYPE_CHECKING, Final, Literal, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
@@ -273,14 +273,21 @@ class FsspecStorage:
     def refuse_file(self) -> None:
         """Raises: ConfigError: the root is an object itself."""
         try:
+            kind = self.kind_of_root()
+        except StorageError as failed:
+            raise ConfigError(f"the output cannot be used: {failed.message}") from failed
+        if kind == "file":
+            raise ConfigError(f"--output {self.root} is a file; name a folder, or a new one")
+
+    def kind_of_root(self) -> Literal["file", "folder"] | None:
+        """What the address names; None: nothing is there. Raises: StorageError: nobody can tell."""
+        try:
             info = self._again(lambda: self._files.info(self.root.path))
         except FileNotFoundError:
-            return
+            return None
         except Exception as failed:
-            error = store_error(failed, self.root, verb="read")
-            raise ConfigError(f"the output cannot be used: {error.message}") from failed
-        if info.get("type") == "file":
-            raise ConfigError(f"--output {self.root} is a file; name a folder, or a new one")
+            raise store_error(failed, self.root, verb="read") from failed
+        return "file" if info.get("type") == "file" else "folder"
 
     # How.
 
