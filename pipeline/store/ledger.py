@@ -49,11 +49,14 @@ class Ledger(LedgerReader):
     In a PostgreSQL database, by any number of runs that claim their items from its queue.
     """
 
-    def __init__(self, engine: Engine, where: str, *, schema: str = "") -> None:
+    def __init__(
+        self, engine: Engine, where: str, *, writing: Engine | None = None, schema: str = ""
+    ) -> None:
         super().__init__(engine)
+        self._writing = writing or engine
         self._where = where
         self._schema = schema
-        self._writer = LedgerWriter(engine, where)
+        self._writer = LedgerWriter(self._writing, where)
         self.queue = WorkQueue(self._reading, self._writer)
         self.workers = Workers(self._writer)
 
@@ -78,7 +81,9 @@ class Ledger(LedgerReader):
             ConfigError: it cannot be opened.
         """
         if is_database(ledger):
-            return cls(open_postgresql(ledger, output), ledger, schema=schema_of(output))
+            engine = open_postgresql(ledger, output)
+            writing = open_postgresql(ledger, output, writes=True)
+            return cls(engine, ledger, writing=writing, schema=schema_of(output))
         return cls.open(Path(ledger))
 
     @property
@@ -107,6 +112,7 @@ class Ledger(LedgerReader):
     def close(self) -> None:
         """Commit what waits and close every connection."""
         self._writer.close()
+        self._writing.dispose()
         self._engine.dispose()
 
     # What a call leaves behind.

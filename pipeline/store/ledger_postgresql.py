@@ -30,6 +30,8 @@ _CONNECTING: Final = {
 }
 #: Opening a ledger takes a moment; after a kill it may take longer.
 _TURN_S: Final = 60
+_IDLE_S: Final = 300
+_IDLE_WRITING_S: Final = 10
 _PASSWORD_WORDS: Final = ("password", "authentication failed")
 _HOW: Final = "Passwords belong in PGPASSWORD, ~/.pgpass or a service file"
 
@@ -39,12 +41,13 @@ def schema_of(output: str) -> str:
     return f"audiobatch_{hashlib.sha256(output.encode()).hexdigest()[:16]}"
 
 
-def open_postgresql(url: str, output: str) -> Engine:
+def open_postgresql(url: str, output: str, *, writes: bool = False) -> Engine:
     """Open or create a job's schema, migrated to this version.
 
     Args:
         url: of the database, without a password.
         output: the address that the job's results go to.
+        writes: for the one connection that writes: it may lock what others wait for.
 
     Raises:
         ConfigError: the driver is missing, the server cannot be reached or does not let us in, or the schema is
@@ -54,7 +57,7 @@ def open_postgresql(url: str, output: str) -> Engine:
     try:
         given = make_url(url).query
         options = {name: value for name, value in _CONNECTING.items() if name not in given}
-        engine = create_engine(url, connect_args=options)
+        engine = create_engine(url, connect_args=options, pool_size=1 if writes else 5)
     except ImportError as failed:
         raise ConfigError(
             "a PostgreSQL ledger needs a driver that is not installed: pip install 'audiobatch[postgres]'"
@@ -65,6 +68,9 @@ def open_postgresql(url: str, output: str) -> Engine:
     def look_into_schema(connection: Any, _record: object) -> None:
         with connection.cursor() as cursor:
             cursor.execute(f'SET search_path TO "{schema}"')
+            # A process that is stopped in a transaction holds others up no longer than this.
+            idle_s = _IDLE_WRITING_S if writes else _IDLE_S
+            cursor.execute(f"SET idle_in_transaction_session_timeout = '{idle_s}s'")
         connection.commit()
 
     event.listen(engine, "connect", look_into_schema, insert=True)
@@ -92,6 +98,7 @@ def take_turn(connection: Connection, schema: str) -> None:
     key = int.from_bytes(hashlib.sha256(schema.encode()).digest()[:8], "big", signed=True)
     try:
         connection.execute(text(f"SET LOCAL lock_timeout = '{_TURN_S}s'"))
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
     except DBAPIError as failed:
         if getattr(failed.orig, "sqlstate", None) != "55P03":

@@ -110,7 +110,9 @@ class Spool:
         try:
             self._storage.write(path, parts)
         except StorageError:
-            # Again even where there is no reserve: another thread may have given it up just now.
+            # Again even where there is no reserve: another thread may have given it up just now, or another run
+            # on the same output has ended and left no empty folder behind.
+            self._storage = LocalStorage(self.folder, private=True)
             self._storage.delete(_RESERVE)
             self._storage.write(path, parts)
         return self.folder / path

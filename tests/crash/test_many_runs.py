@@ -1,0 +1,237 @@
+"""Several runs on one PostgreSQL ledger. By hand, in full: `python -m tests.crash.many_runs`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from crash import observing
+from postgresql_server import PostgresqlServer
+from running import ROOT, audiobatch, azure, last_json, read_manifest
+
+from pipeline.store.ledger_postgresql import schema_of
+
+PATIENCE_S = 90.0
+
+
+@pytest.fixture
+def company(emulator, postgresql, tmp_path):
+    return Company(emulator, postgresql, tmp_path)
+
+
+class Company:
+    """One job, and the processes that work on it."""
+
+    def __init__(self, emulator, database, folder: Path) -> None:
+        self.emulator, self.database, self.folder, self.output = emulator, database, folder, folder / "out"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.env = {
+            **os.environ,
+            "AZURE_OPENAI_API_KEY": emulator.api_key,
+            "PYTHONPATH": str(ROOT),
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+
+    def prompts(self, count: int) -> dict[str, str]:
+        texts = {f"p{n:02}": f"Say the number {n}." for n in range(count)}
+        lines = [f"{name},{text}\n" for name, text in texts.items()]
+        (self.folder / "prompts.csv").write_text("id,prompt\n" + "".join(lines))
+        return texts
+
+    def arguments(self, *more: str) -> list[str]:
+        return [
+            *("run", str(self.folder / "prompts.csv"), "--output", str(self.output)),
+            *("--ledger", self.database.url, "--lease", "2", "--endpoint", self.emulator.base_url),
+            *(
+                "--deployment",
+                "gpt-audio-1.5",
+                "--no-prefect",
+                "--json",
+                "--quiet",
+                "--reports",
+                "none",
+                *more,
+            ),
+        ]
+
+    def start(self, *more: str) -> subprocess.Popen[bytes]:
+        number = len(self.processes)
+        with (
+            (self.folder / f"{number}.out").open("wb") as out,
+            (self.folder / f"{number}.err").open("wb") as err,
+        ):
+            self.processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", "from flows.cli import main; main()", *self.arguments(*more)],
+                    env=self.env,
+                    cwd=ROOT,
+                    stdout=out,
+                    stderr=err,
+                )
+            )
+        return self.processes[-1]
+
+    def said(self, number: int) -> str:
+        return (self.folder / f"{number}.err").read_text(errors="replace")
+
+    def summary(self, number: int):
+        return last_json((self.folder / f"{number}.out").read_text())
+
+    def rows(self, query: str):
+        with self.database.connect() as connection:
+            connection.execute(f'SET search_path TO "{schema_of(str(self.output.resolve()))}"')
+            return connection.execute(query).fetchall()
+
+    def until(self, condition, why: str):
+        ends_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < ends_s:
+            try:
+                if found := condition():
+                    return found
+            except Exception:  # the tables are not there yet
+                found = None
+            time.sleep(0.05)
+        raise TimeoutError(why + "".join(self.said(n)[-1500:] for n in range(len(self.processes))))
+
+    def close(self) -> None:
+        for one in self.processes:
+            if one.poll() is None:
+                one.kill()
+                one.wait()
+
+
+@pytest.mark.timeout(180)
+def test_four_runs_on_one_ledger_of_which_two_are_killed_do_every_item_once(tmp_path):
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.crash.many_runs", "--runs", "4", "--kill", "2", "--late", "1"),
+            *("--items", "160", "--rpm", "900", "--lease", "3", "--seconds", "150"),
+            *("--seed", os.environ.get("AUDIOBATCH_TEST_SEED", "3"), "--keep", str(tmp_path / "many")),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr[-4000:]
+    print(ended.stdout)
+
+
+@pytest.mark.timeout(180)
+def test_a_run_that_was_stopped_past_its_lease_is_refused_and_its_paid_replies_are_kept(company):
+    texts = company.prompts(6)
+    company.emulator.put_faults({"do": {"latency_s": 1.5}})
+    paused = company.start("--max-concurrency", "2")
+    try:
+        company.until(lambda: company.rows("SELECT 1 FROM attempts WHERE state = 'open'"), "no call was made")
+        paused.send_signal(signal.SIGSTOP)
+        in_flight = company.rows("SELECT item_id FROM attempts WHERE state = 'open'")
+        assert 1 <= len(in_flight) <= 2
+        other = company.start("--max-concurrency", "6")
+        assert other.wait(PATIENCE_S) == 0, company.said(1)
+        done = dict(company.rows("SELECT item_id, request_id FROM outcomes"))
+        assert set(done) == set(texts)
+        paused.send_signal(signal.SIGCONT)
+        assert paused.wait(PATIENCE_S) in {0, 2}, company.said(0)
+    finally:
+        company.close()
+    assert dict(company.rows("SELECT item_id, request_id FROM outcomes")) == done, "what is recorded stands"
+    late = {row[0] for row in company.rows("SELECT item_id FROM versions WHERE status = 'succeeded'")}
+    if late != {
+        row[0] for row in in_flight
+    }:  # another began anew while it slept: the next run brings them home
+        again = company.start()
+        assert again.wait(PATIENCE_S) == 0, company.said(2)
+        late = {row[0] for row in company.rows("SELECT item_id FROM versions WHERE status = 'succeeded'")}
+    assert late == {row[0] for row in in_flight}, "its replies were paid for, and are kept"
+    calls = observing.by_item(company.emulator.settled_journal(0))
+    paid = {name: len(calls[observing.hash_of_prompt(text)]) for name, text in texts.items()}
+    assert paid == {name: 2 if name in late else 1 for name in texts}
+    rows = {row["item_id"]: row for row in read_manifest(company.output / "manifest.csv")}
+    assert {name: rows[name]["perhaps_billed"] for name in texts} == {
+        name: "1" if name in late else "0" for name in texts
+    }
+    seen = audiobatch("verify", company.output, "--json")
+    assert seen.returncode == 0, seen.stdout
+
+
+@pytest.mark.timeout(180)
+def test_a_database_that_goes_away_stops_the_run_and_what_was_paid_for_waits_in_the_spool(company, tmp_path):
+    texts = company.prompts(8)
+    company.emulator.put_faults({"do": {"latency_s": 2.0}})
+    with PostgresqlServer() as server:
+        company.database = server
+        run = company.start("--max-concurrency", "2")
+        try:
+            company.until(
+                lambda: len(company.rows("SELECT 1 FROM attempts WHERE state = 'open'")) == 2,
+                "no calls were made",
+            )
+            sent = len(company.rows("SELECT 1 FROM attempts"))
+            server.stop()
+            assert run.wait(PATIENCE_S) == 2, company.said(0)
+        finally:
+            company.close()
+        assert "canary" not in company.said(0)
+        kept = list((tmp_path / "state").rglob("*.reply"))
+        journal = company.emulator.settled_journal(0)
+        assert len(journal) == sent, "nothing more was sent"
+        assert len(kept) == 2
+        server.start()
+        company.emulator.put_faults()
+        again = company.start()
+        assert again.wait(PATIENCE_S) == 0, company.said(1)
+        assert {row[0] for row in company.rows("SELECT item_id FROM outcomes")} == set(texts)
+    assert not list((tmp_path / "state").rglob("*.reply"))
+    assert len(company.emulator.settled_journal(0)) == len(texts), "what was kept was not bought again"
+
+
+def test_runs_that_ask_for_something_else_do_not_work_together(company):
+    company.prompts(4)
+    company.emulator.put_faults({"do": {"latency_s": 3.0}})
+    first = company.start("--max-concurrency", "1")
+    try:
+        company.until(lambda: company.rows("SELECT 1 FROM attempts WHERE state = 'open'"), "no call was made")
+        second = audiobatch(*company.arguments("--voice", "ash"), env={"AZURE_OPENAI_API_KEY": "x"})
+        assert second.returncode == 2
+        assert f"(process {first.pid} on " in second.stderr
+        assert "same settings" in second.stderr
+        status = json.loads(audiobatch("status", company.output, "--json").stdout)
+        assert f"(process {first.pid} on " in status["running"]
+        for command in (("verify", "--repair"), ("purge", "--yes")):
+            refused = audiobatch(command[0], company.output, *command[1:])
+            assert refused.returncode == 2, refused.stdout
+            assert f"(process {first.pid} on " in refused.stderr
+    finally:
+        company.close()
+
+
+async def test_a_worker_drains_what_a_coordinator_has_planned(emulator, postgresql, tmp_path):
+    from pipeline.execute import Job
+    from pipeline.jobspec import JobSpec
+
+    for n in range(5):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{n}.txt").write_text(f"Say {n}.")
+    spec = JobSpec(
+        **azure(emulator),
+        inputs=(str(tmp_path / "in"),),
+        output=str(tmp_path / "out"),
+        ledger=postgresql.url,
+        reports=(),
+    )
+    async with Job.open(spec) as coordinator:
+        plan = await coordinator.prepare()
+        assert plan.to_send == 5
+        async with Job.open(spec, worker=True) as worker:
+            drained = await worker.drain()
+        assert (drained.exit_code, drained.sent, drained.pending) == (0, 5, 0)
+        summary = await coordinator.finish()
+    assert (summary.exit_code, summary.sent, summary.pending) == (0, 0, 0)
+    assert {row["status"] for row in read_manifest(tmp_path / "out" / "manifest.csv")} == {"succeeded"}
+    async with Job.open(spec, worker=True) as worker:
+        assert (await worker.drain()).sent == 0
