@@ -30,7 +30,7 @@ def run_log(output: Path, run_id: str) -> Iterator[None]:
     """
     path = output / "runs" / f"{run_id}.log"
     with translating(str(path)):
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("pipeline", "flows")]

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 #: How long a store may be away or too busy before it counts as failed.
-PATIENCE_S: Final = 120.0
+PATIENCE_S = 120.0
 #: Bytes asked for at a time: what is larger is read in pieces.
 PIECE_BYTES: Final = 8 << 20
 _PUTS_AT_ONCE: Final = 4
@@ -51,11 +51,11 @@ _FORBIDDEN: Final = frozenset("\\:\0")
 class FsspecStorage:
     """A prefix of a container or bucket. Implements `Storage`; every method may be called from any thread."""
 
-    def __init__(self, root: Address, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, root: Address, *, patience_s: float | None = None) -> None:
         """Raises: ConfigError: there is no way to that store from here."""
         self.root = root
         self._files = filesystem_of(root)
-        self._patience_s = patience_s
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
         self._puts = ThreadPoolExecutor(_PUTS_AT_ONCE * 8, thread_name_prefix="put")
 
     # What is written.
