@@ -109,7 +109,7 @@ class Together:
         self.live, self.names = beat.live, beat.names
         if self._sender is not None and self._sharing != beat.live:
             # First less is sent, then it is said; more only by the others' going.
-            getattr(self._sender.pool, "share", lambda _part: None)(1 / beat.live)
+            self._sender.pool.share(1 / beat.live)
             self._sharing = beat.live
             beat = await self.ledger.workers.beat(self._sharing)
             log.info("%d runs at work: each takes its share of the quotas", beat.live)

@@ -22,9 +22,10 @@ ROUND_TRIP_S = 0.02
 
 @dataclass
 class Simulation:
-    """One limiter against one quota.
+    """One limiter, or several that share, against one quota.
 
     Attributes:
+        others: limiters of other processes on the same quota.
         hears: the client reads what headers say of limits.
         names_waits: refusals name their wait.
         jitter_s: a call arrives up to this much late, at random.
@@ -32,6 +33,7 @@ class Simulation:
     """
 
     limiter: Limiter
+    others: tuple[Limiter, ...] = ()
     rpm: int | None = None
     tpm: int | None = None
     latency_s: float = 0.5
@@ -51,7 +53,7 @@ class Simulation:
         self._quotas = Quotas({NAME: Quota(rpm=self.rpm, tpm=self.tpm)}, now=lambda: self.now_s)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._wake_at_s = -1.0
+        self._wake_at_s: dict[Limiter, float] = {}
 
     def change(self, **quota: int | None) -> None:
         self._quotas.change({NAME: Quota(**quota)})
@@ -85,30 +87,34 @@ class Simulation:
         return began
 
     def _ask(self) -> None:
-        while (wait_s := self.limiter.room_in_s(self.now_s)) <= 0:
-            taken = self.limiter.take(self.call, self.now_s)
-            self.most_in_flight = max(self.most_in_flight, self.limiter.in_flight)
+        for limiter in (self.limiter, *self.others):
+            self._ask_one(limiter)
+
+    def _ask_one(self, limiter: Limiter) -> None:
+        while (wait_s := limiter.room_in_s(self.now_s)) <= 0:
+            taken = limiter.take(self.call, self.now_s)
+            self.most_in_flight = max(self.most_in_flight, limiter.in_flight)
             arrives_s = self.now_s + ROUND_TRIP_S / 2 + self._random.uniform(0, self.jitter_s)
-            self.at(arrives_s, lambda taken=taken: self._arrive(taken))
+            self.at(arrives_s, lambda taken=taken: self._arrive(limiter, taken))
         wakes_s = self.now_s + wait_s
-        if wait_s < 1e9 and not (self.now_s < self._wake_at_s <= wakes_s):
-            self._wake_at_s = wakes_s
+        if wait_s < 1e9 and not (self.now_s < self._wake_at_s.get(limiter, -1.0) <= wakes_s):
+            self._wake_at_s[limiter] = wakes_s
             self.at(wakes_s + self._random.uniform(0, 0.002), lambda: None)
 
-    def _arrive(self, taken: object) -> None:
+    def _arrive(self, limiter: Limiter, taken: object) -> None:
         verdict = self._quotas.take(NAME, round(self.counter_takes))
         assert verdict is not None
         if verdict.refused_for is None:
             self.accepted_s.append(self.now_s)
-            self.at(self.now_s + self.latency_s, lambda: self._reply(taken, verdict))
+            self.at(self.now_s + self.latency_s, lambda: self._reply(limiter, taken, verdict))
         else:
             self.refused_s.append(self.now_s)
-            self.at(self.now_s + ROUND_TRIP_S / 2, lambda: self._refusal(taken, verdict))
+            self.at(self.now_s + ROUND_TRIP_S / 2, lambda: self._refusal(limiter, taken, verdict))
 
-    def _heard(self, taken, verdict) -> None:
+    def _heard(self, limiter, taken, verdict) -> None:
         if self.hears:
             rate = verdict.rate
-            self.limiter.told(
+            limiter.told(
                 taken,
                 self.now_s,
                 rpm=rate.limit_requests,
@@ -116,13 +122,13 @@ class Simulation:
                 tokens_left=rate.remaining_tokens,
             )
 
-    def _reply(self, taken, verdict) -> None:
-        self._heard(taken, verdict)
-        self.limiter.ended_well(self.latency_s)
-        self.limiter.give_back(taken, self.call.expected)
+    def _reply(self, limiter, taken, verdict) -> None:
+        self._heard(limiter, taken, verdict)
+        limiter.ended_well(self.latency_s)
+        limiter.give_back(taken, self.call.expected)
 
-    def _refusal(self, taken, verdict) -> None:
-        self._heard(taken, verdict)
+    def _refusal(self, limiter, taken, verdict) -> None:
+        self._heard(limiter, taken, verdict)
         wait_s = verdict.retry_after_s if self.names_waits else None
-        self.limiter.pause(self.limiter.refused(taken, self.now_s, wait_s), self.now_s, "asked")
-        self.limiter.give_back(taken, None)
+        limiter.pause(limiter.refused(taken, self.now_s, wait_s), self.now_s, "asked")
+        limiter.give_back(taken, None)

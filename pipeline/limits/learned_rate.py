@@ -62,11 +62,13 @@ class LearnedRate:
         given: by the user; never passed, and what headers say does not count.
         told: by the service's headers.
         edge: requests a minute above which calls were refused; None: none were.
+        part: of the deployment's limit that is this process's, where several share it.
     """
 
     given: float | None = None
     told: float | None = None
     edge: float | None = None
+    part: float = 1.0
     _rate: float | None = None
     _is_sure: bool = False
     _sent_s: deque[float] = field(default_factory=deque)
@@ -82,7 +84,8 @@ class LearnedRate:
 
     @property
     def ceiling(self) -> float | None:
-        return self.given if self.given is not None else self.told
+        whole = self.given if self.given is not None else self.told
+        return None if whole is None else whole * self.part
 
     @property
     def per_minute(self) -> float | None:
@@ -98,6 +101,13 @@ class LearnedRate:
                 self.edge = self._rate = None
                 self._is_sure = False
                 self._grow_at_s = math.inf
+
+    def share(self, part: float) -> None:
+        """Keep to this part of the limit from now on; what was learned was of the part so far."""
+        grows = part / self.part
+        self.part = part
+        self.edge = None if self.edge is None else self.edge * grows
+        self._rate = None if self._rate is None else self._rate * grows
 
     def sent(self, now_s: float) -> None:
         """A request is being sent."""

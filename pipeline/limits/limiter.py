@@ -55,6 +55,7 @@ class Limiter:
         """Args: what the user gave; None leaves it to be learned."""
         self._fixed_concurrency = max_concurrency
         self._tpm = tpm
+        self._told_tpm: float | None = None
         self._draw = draw
         self.adaptive = AdaptiveConcurrency()
         self.rate = LearnedRate(given=rpm)
@@ -117,9 +118,10 @@ class Limiter:
             self.rate.tell(rpm)
             self._follow(now_s)
         if tpm is not None and self._tpm is None:
-            self.tokens.change(tpm, now_s)
+            self._told_tpm = tpm
+            self._follow_tokens(now_s)
         if tokens_left is not None:
-            self.charge.left(taken.mark, tokens_left)
+            self.charge.left(taken.mark, tokens_left, self.rate.part)
 
     def refused(self, taken: Taken, now_s: float, wait_s: float | None) -> float:
         """A call was refused for rate. Returns how long the deployment is to pause."""
@@ -136,8 +138,20 @@ class Limiter:
         self._unnamed += 1
         return self._draw(0.1, longest_s)
 
+    def share(self, part: float, now_s: float) -> None:
+        """Keep to this part of the quotas: other processes take the rest."""
+        self.rate.share(part)
+        self.charge.begin_anew()
+        self._follow(now_s)
+        self._follow_tokens(now_s)
+
     def _follow(self, now_s: float) -> None:
-        self.requests.change(self.rate.per_minute or UNKNOWN_RATE_PER_MIN, now_s)
+        unknown = UNKNOWN_RATE_PER_MIN * self.rate.part
+        self.requests.change(self.rate.per_minute or unknown, now_s)
+
+    def _follow_tokens(self, now_s: float) -> None:
+        whole = self._told_tpm if self._tpm is None else self._tpm
+        self.tokens.change(None if whole is None else whole * self.rate.part, now_s)
 
     def pause(self, seconds: float, now_s: float, reason: str) -> None:
         """Nobody calls for this long; a longer pause that is under way stays."""

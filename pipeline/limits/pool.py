@@ -149,6 +149,12 @@ class Pool:
         deployment.circuit.half_open = True
         self.serve()
 
+    def share(self, part: float) -> None:
+        """Of every deployment's quotas this process keeps to so much; others, on the same quotas, to the rest."""
+        for one in self.deployments:
+            one.limiter.share(part, self.clock())
+        self.serve()
+
     def drop(self, deployment: Deployment, error: DeploymentFatal) -> None:
         """A deployment can serve no call any more in this run."""
         deployment.out = deployment.out or error

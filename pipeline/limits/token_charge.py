@@ -58,15 +58,25 @@ class TokenCharge:
         self._calls_sent += 1
         return self._basis_sent, self._calls_sent
 
-    def left(self, mark: tuple[float, int], tokens_left: float) -> None:
-        """The reply to the call of this mark said how many tokens are left in the current minute."""
+    def begin_anew(self) -> None:
+        """Compare no later reading with those so far: others began, or ended, to move the counter too."""
+        self._from = None
+
+    def left(self, mark: tuple[float, int], tokens_left: float, part: float = 1.0) -> None:
+        """The reply to the call of this mark said how many tokens are left in the current minute.
+
+        Args:
+            mark: of the call.
+            tokens_left: to all who share the counter.
+            part: of what moves the counter that is this process's.
+        """
         basis, calls = mark
         if calls <= self._last[0]:
             return  # overtaken by a later call's reply
         if self._from is None or tokens_left > self._last[1]:
             self._from = (basis, calls, tokens_left)  # a new minute
         self._last = (calls, tokens_left)
-        fell, spent = self._from[2] - tokens_left, basis - self._from[0]
+        fell, spent = (self._from[2] - tokens_left) * part, basis - self._from[0]
         if calls - self._from[1] < _LEAST_CALLS or fell <= 0 or tokens_left <= 0:
             return
         seen = min(_BOUNDS[1], max(_BOUNDS[0], fell / spent))

@@ -1,0 +1,77 @@
+"""Several processes on one quota, each with its share, in simulated time against the emulator's own meter."""
+
+import pytest
+from quota_simulation import Simulation
+
+from pipeline.limits.limiter import Limiter
+from pipeline.limits.token_charge import CallTokens
+
+CALL = CallTokens(expected=100.0)
+
+
+def several(count, **given):
+    limiters = [Limiter(**given) for _ in range(count)]
+    for one in limiters:
+        one.share(1 / count, 0.0)
+    return limiters
+
+
+@pytest.mark.parametrize(("count", "rpm"), [(2, 600), (2, 1200), (3, 1200), (4, 1200), (3, 3000), (8, 3000)])
+def test_a_quota_that_is_given_is_used_whole_and_hardly_ever_refused(count, rpm):
+    first, *others = several(count, rpm=rpm)
+    simulation = Simulation(first, others=tuple(others), rpm=rpm)
+    simulation.run(300)
+    assert simulation.share(30, 300, rpm) >= 0.97
+    assert simulation.refused_share() < 0.005
+
+
+def test_a_quota_of_a_few_calls_a_second_that_many_share_is_used_nearly_whole():
+    """Each keeps its pace; that all are in step within one second nobody can see to."""
+    first, *others = several(4, rpm=600)
+    simulation = Simulation(first, others=tuple(others), rpm=600)
+    simulation.run(300)
+    assert simulation.share(30, 300, 600) >= 0.9
+    assert simulation.refused_share() < 0.03
+
+
+def test_a_token_quota_is_learned_although_others_move_its_counter_too():
+    first, second = several(2)
+    simulation = Simulation(
+        first,
+        others=(second,),
+        rpm=6000,
+        tpm=300_000,
+        counter_takes=1005,
+        call=CallTokens(expected=60, input=20),
+    )
+    simulation.run(300)
+    assert simulation.share(60, 300, 300_000 / 1005) >= 0.97
+    assert simulation.refused_share() < 0.005
+
+
+def test_whoever_comes_takes_a_share_and_whoever_goes_leaves_it():
+    limiter = Limiter(rpm=600, tpm=60_000)
+    assert (limiter.requests.per_minute, limiter.tokens.per_minute) == (600, 60_000)
+    limiter.share(1 / 3, 0.0)
+    assert (limiter.requests.per_minute, limiter.tokens.per_minute) == (200, 20_000)
+    limiter.share(1.0, 1.0)
+    assert (limiter.requests.per_minute, limiter.tokens.per_minute) == (600, 60_000)
+
+
+def test_a_limit_that_headers_tell_is_the_whole_one():
+    limiter = Limiter()
+    limiter.share(0.5, 0.0)
+    taken = limiter.take(CALL, 0.0)
+    limiter.told(taken, 1.0, rpm=600, tpm=90_000, tokens_left=None)
+    assert (limiter.rate.per_minute, limiter.tokens.per_minute) == (300, 45_000)
+
+
+def test_what_refusals_taught_of_the_whole_is_shared_too():
+    limiter = Limiter()
+    simulation = Simulation(limiter, rpm=600, hears=False)
+    simulation.run(120)
+    learned = limiter.rate.per_minute
+    limiter.share(0.5, simulation.now_s)
+    assert limiter.rate.per_minute == pytest.approx(learned / 2)
+    limiter.share(1.0, simulation.now_s)
+    assert limiter.rate.per_minute == pytest.approx(learned)
