@@ -1,9 +1,9 @@
 """Chat completions with audio, over HTTP.
 
 `POST …/chat/completions` with `modalities` and `audio`; a recording goes as a base64 `input_audio` part; a
-follow-up names the earlier reply by its audio id. The SDK's clients build URLs and carry credentials; the reply
-is read as bytes and decoded once with orjson, because building typed objects around a megabyte of base64 costs
-more than the whole call.
+follow-up names the earlier reply by its audio id. The SDK makes the requests; the reply is read as bytes and
+decoded once with orjson, because building typed objects around a megabyte of base64 costs more than the whole
+call.
 
 Source: learn.microsoft.com, "Audio generation quickstart" (chat completions); OpenAI API reference (2026-11).
 """
@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import partial
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Literal
 
-import httpx2
 import orjson
 
 from pipeline.audio.encode import encode_reply
@@ -23,7 +22,7 @@ from pipeline.errors import AuthenticationFailed
 from pipeline.transports.chat_reply import reply_of, streamed_reply
 from pipeline.transports.chat_request import body_of
 from pipeline.transports.chat_stream import as_stream, read_stream
-from pipeline.transports.clients import CALLS_PER_CLIENT, Clients, open_client
+from pipeline.transports.clients import ServiceClient, headers_of
 from pipeline.transports.translate import translate
 from pipeline.transports.watched import PROGRESS_WINDOW_S
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.transports.auth import EntraTokens
     from pipeline.transports.base import Sink
 
+_PATH = "/chat/completions"
 #: Larger bodies are encoded and decoded in a thread: base64 and JSON both let other tasks run meanwhile.
 OFF_LOOP_BYTES = 4_000_000
 
@@ -58,29 +58,27 @@ class ChatTransport:
         self._deployment = deployment
         self._tokens = tokens
         self._timeout_s = timeout_s
-        self._clients = Clients(
-            partial(
-                open_client,
-                provider=provider,
-                endpoint=endpoint,
-                api_version=api_version,
-                deployment=deployment,
-                secret=tokens or key or "",
-                timeout_s=timeout_s,
-                connections=CALLS_PER_CLIENT,
-            )
+        self._client = ServiceClient(
+            provider=provider,
+            endpoint=endpoint,
+            api_version=api_version,
+            deployment=deployment,
+            key=key,
+            tokens=tokens,
+            timeout_s=timeout_s,
         )
 
     async def aclose(self) -> None:
-        await self._clients.aclose()
+        await self._client.aclose()
 
     def end_item(self, item_id: str) -> None:
         """Nothing is kept for an item."""
 
     async def send(self, request: Request, sink: Sink | None = None) -> Reply:
         """One call. A token that was refused is renewed once, together with all others that wait."""
-        made = body_of if self.streams else _encoded_body
-        body = await _off_loop(_size(request), made, request, self._deployment, time.time())
+        body = await _off_loop(
+            _size(request), _encoded_body, request, self._deployment, time.time(), self.streams
+        )
         call: Any = self._call_streamed if self.streams else self._call
         if sink is not None:
             await sink.restart()
@@ -94,17 +92,16 @@ class ChatTransport:
             reply = await call(body, request, sink)
         return reply
 
-    async def _call_streamed(self, body: dict[str, Any], request: Request, sink: Sink | None) -> Reply:
+    async def _call_streamed(self, body: bytes, request: Request, sink: Sink | None) -> Reply:
         started_s = time.perf_counter()
         try:
-            with self._clients.one() as client:
-                async with (
-                    asyncio.timeout(self._timeout_s),
-                    client.chat.completions.with_streaming_response.create(**as_stream(body)) as response,
-                ):
-                    headers = {name.lower(): value for name, value in response.headers.items()}
-                    quiet_s = min(PROGRESS_WINDOW_S, self._timeout_s)
-                    streamed = await read_stream(response.iter_bytes(), sink, quiet_s=quiet_s)
+            async with (
+                asyncio.timeout(self._timeout_s),
+                aclosing(await self._client.post(_PATH, body, stream=True)) as response,
+            ):
+                headers = headers_of(response)
+                quiet_s = min(PROGRESS_WINDOW_S, self._timeout_s)
+                streamed = await read_stream(response.aiter_bytes(), sink, quiet_s=quiet_s)
         except Exception as failed:
             raise translate(failed) from failed
         latency_s = time.perf_counter() - started_s
@@ -118,22 +115,21 @@ class ChatTransport:
     async def _call(self, body: bytes, request: Request, _sink: Sink | None) -> Reply:
         started_s = time.perf_counter()
         try:
-            with self._clients.one() as client:
-                # The client's own `create` would check and copy the body and build typed objects from the reply.
-                async with asyncio.timeout(self._timeout_s):
-                    response = await client.post("/chat/completions", content=body, cast_to=httpx2.Response)
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._client.post(_PATH, body)
         except Exception as failed:
             raise translate(failed) from failed
         latency_s = time.perf_counter() - started_s
-        headers = {name.lower(): value for name, value in response.headers.items()}
+        headers = headers_of(response)
         raw = response.content
         reply: Reply = await _off_loop(len(raw), reply_of, raw, headers, latency_s, request)
         return reply
 
 
-def _encoded_body(request: Request, deployment: str, now_s: float) -> bytes:
+def _encoded_body(request: Request, deployment: str, now_s: float, streams: bool) -> bytes:
     """The body in one piece: of twenty megabytes of sound nothing else is kept while the call lasts."""
-    return orjson.dumps(body_of(request, deployment, now_s))
+    body = body_of(request, deployment, now_s)
+    return orjson.dumps(as_stream(body) if streams else body)
 
 
 async def _off_loop(size_bytes: int, work: Any, *arguments: Any) -> Any:

@@ -18,7 +18,7 @@ import orjson
 from pipeline.errors import AuthenticationFailed, BadReply, RequestRejected
 from pipeline.model import Cue, Reply, Usage
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S
-from pipeline.transports.clients import open_client
+from pipeline.transports.clients import ServiceClient
 from pipeline.transports.translate import request_id, translate
 
 if TYPE_CHECKING:
@@ -54,19 +54,19 @@ class TranscriptionTransport:
         self._tokens = tokens
         self._timeout_s = timeout_s
         self._with_times = _NO_TIMES not in deployment
-        self._client = open_client(
+        self._client = ServiceClient(
             provider=provider,
             endpoint=endpoint,
             api_version=api_version,
             deployment=deployment,
-            secret=tokens or key or "",
+            key=key,
+            tokens=tokens,
             timeout_s=timeout_s,
-            connections=1000,
         )
 
     async def aclose(self) -> None:
         """Close connections and credentials."""
-        await self._client.close()
+        await self._client.aclose()
 
     def end_item(self, item_id: str) -> None:
         """Nothing is kept between calls."""
@@ -92,7 +92,7 @@ class TranscriptionTransport:
         started_s = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await self._client.audio.transcriptions.with_raw_response.create(
+                response = await self._client.sdk.audio.transcriptions.with_raw_response.create(
                     file=(f"audio.{request.audio.format}", request.audio.data),
                     model=self._deployment,
                     response_format="verbose_json" if self._with_times else "json",

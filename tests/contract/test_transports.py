@@ -151,6 +151,25 @@ async def test_openai_s_own_address_works_too(
     assert {row["provider"] for row in rows} == {"openai"}
 
 
+@pytest.mark.parametrize("way", ["chat", "streamed"], indirect=True)
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_a_service_is_trusted_by_its_certificate_alone(
+    server: EmulatorProcess, tmp_path: Path, way: str, trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", server.certificate)
+    else:
+        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    (prompts / "tea.txt").write_text("Is tea better than coffee?")
+    spec = job(server, way, prompts, tmp_path / "out", endpoint=server.https_base_url)
+    summary = await run(spec)
+    assert (summary.succeeded, summary.exit_code) == ((1, 0) if trusted else (0, 4))
+    assert trusted or "CERTIFICATE_VERIFY_FAILED" in summary.message
+    assert len(server.settled_journal(int(trusted))) == int(trusted)  # nothing is sent to a stranger
+
+
 @pytest.mark.parametrize(
     ("do", "status", "error_type"),
     [
