@@ -82,9 +82,10 @@ class Aftermath:
         if isinstance(failed, ServiceError):
             self._heard(lease, failed.limits)
         match failed:
-            case RateLimited(retry_after_s=wait_s):
-                asked_s = deployment.limiter.refused(lease.taken, now_s, wait_s)
-                self._pause(deployment, asked_s, named=wait_s is not None)
+            case RateLimited(retry_after_s=wait_s) as failed:
+                rest = deployment.limiter.refused(lease.taken, now_s, wait_s)
+                failed.wait_alone_s = rest.this_call_s
+                self._pause(deployment, rest.all_s, named=wait_s is not None)
             case Unavailable(retry_after_s=wait_s):
                 deployment.circuit.failed(lease.taken.sent_s, now_s)
                 if wait_s is not None:

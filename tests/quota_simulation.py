@@ -1,6 +1,7 @@
-"""A deployment with a quota, and one limiter that is always asked for more: hours in simulated seconds.
+"""A deployment with a quota, and limiters that are always asked for more: hours in simulated seconds.
 
-The quota is judged by the emulator's own meter, on the simulation's clock; nothing sleeps.
+The quota is judged by the emulator's own meter, on the simulation's clock; nothing sleeps. Beside the quota the
+service can refuse calls at random, whatever their rate, or all calls for a while; and others can use its quota.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.emulator.config import Quota
-from pipeline.emulator.quota import Quotas
-from pipeline.limits.limiter import Limiter
+from pipeline.emulator.quota import Quotas, Verdict
+from pipeline.limits.limiter import Limiter, Taken
 from pipeline.limits.token_charge import CallTokens
 
 NAME = "d"
@@ -22,10 +23,12 @@ ROUND_TRIP_S = 0.02
 
 @dataclass
 class Simulation:
-    """One limiter, or several that share, against one quota.
+    """Limiters against one quota.
 
     Attributes:
         others: limiters of other processes on the same quota.
+        stray: the share of calls that is refused whatever the rate.
+        stray_wait_s: the wait that such a refusal names.
         hears: the client reads what headers say of limits.
         names_waits: refusals name their wait.
         jitter_s: a call arrives up to this much late, at random.
@@ -33,9 +36,11 @@ class Simulation:
     """
 
     limiter: Limiter
-    others: tuple[Limiter, ...] = ()
     rpm: int | None = None
     tpm: int | None = None
+    others: tuple[Limiter, ...] = ()
+    stray: float = 0.0
+    stray_wait_s: float | None = None
     latency_s: float = 0.5
     hears: bool = True
     names_waits: bool = True
@@ -53,7 +58,23 @@ class Simulation:
         self._quotas = Quotas({NAME: Quota(rpm=self.rpm, tpm=self.tpm)}, now=lambda: self.now_s)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._wake_at_s: dict[Limiter, float] = {}
+        self._wakes_at_s: dict[int, float] = {}
+        self._bursts: list[tuple[float, float, float | None]] = []
+
+    def burst(self, from_s: float, to_s: float, wait_s: float | None) -> None:
+        """Between these moments every call is refused, with this wait named."""
+        self._bursts.append((from_s, to_s, wait_s))
+
+    def strangers(self, from_s: float, to_s: float, per_minute: float) -> None:
+        """Somebody else calls the same deployment at this rate."""
+
+        def call(moment_s: float) -> None:
+            self._quotas.take(NAME, round(self.counter_takes))
+            if moment_s < to_s:
+                later_s = moment_s + 60 / per_minute
+                self.at(later_s, lambda: call(later_s))
+
+        self.at(from_s, lambda: call(from_s))
 
     def change(self, **quota: int | None) -> None:
         self._quotas.change({NAME: Quota(**quota)})
@@ -88,31 +109,39 @@ class Simulation:
 
     def _ask(self) -> None:
         for limiter in (self.limiter, *self.others):
-            self._ask_one(limiter)
+            self._ask_of(limiter)
 
-    def _ask_one(self, limiter: Limiter) -> None:
+    def _ask_of(self, limiter: Limiter) -> None:
         while (wait_s := limiter.room_in_s(self.now_s)) <= 0:
             taken = limiter.take(self.call, self.now_s)
             self.most_in_flight = max(self.most_in_flight, limiter.in_flight)
             arrives_s = self.now_s + ROUND_TRIP_S / 2 + self._random.uniform(0, self.jitter_s)
             self.at(arrives_s, lambda taken=taken: self._arrive(limiter, taken))
         wakes_s = self.now_s + wait_s
-        if wait_s < 1e9 and not (self.now_s < self._wake_at_s.get(limiter, -1.0) <= wakes_s):
-            self._wake_at_s[limiter] = wakes_s
+        if wait_s < 1e9 and not (self.now_s < self._wakes_at_s.get(id(limiter), -1.0) <= wakes_s):
+            self._wakes_at_s[id(limiter)] = wakes_s
             self.at(wakes_s + self._random.uniform(0, 0.002), lambda: None)
 
-    def _arrive(self, limiter: Limiter, taken: object) -> None:
-        verdict = self._quotas.take(NAME, round(self.counter_takes))
-        assert verdict is not None
-        if verdict.refused_for is None:
+    def _arrive(self, limiter: Limiter, taken: Taken) -> None:
+        refused, named_s = self._refused_anyway()
+        verdict = None if refused else self._quotas.take(NAME, round(self.counter_takes))
+        if verdict is not None and verdict.refused_for is not None:
+            refused, named_s = True, verdict.retry_after_s if self.names_waits else None
+        if refused:
+            self.refused_s.append(self.now_s)
+            self.at(self.now_s + ROUND_TRIP_S / 2, lambda: self._refusal(limiter, taken, verdict, named_s))
+        else:
             self.accepted_s.append(self.now_s)
             self.at(self.now_s + self.latency_s, lambda: self._reply(limiter, taken, verdict))
-        else:
-            self.refused_s.append(self.now_s)
-            self.at(self.now_s + ROUND_TRIP_S / 2, lambda: self._refusal(limiter, taken, verdict))
 
-    def _heard(self, limiter, taken, verdict) -> None:
-        if self.hears:
+    def _refused_anyway(self) -> tuple[bool, float | None]:
+        for from_s, to_s, wait_s in self._bursts:
+            if from_s <= self.now_s < to_s:
+                return True, wait_s
+        return self._random.random() < self.stray, self.stray_wait_s
+
+    def _heard(self, limiter: Limiter, taken: Taken, verdict: Verdict | None) -> None:
+        if self.hears and verdict is not None:
             rate = verdict.rate
             limiter.told(
                 taken,
@@ -122,13 +151,14 @@ class Simulation:
                 tokens_left=rate.remaining_tokens,
             )
 
-    def _reply(self, limiter, taken, verdict) -> None:
+    def _reply(self, limiter: Limiter, taken: Taken, verdict: Verdict | None) -> None:
         self._heard(limiter, taken, verdict)
         limiter.ended_well(self.latency_s)
         limiter.give_back(taken, self.call.expected)
 
-    def _refusal(self, limiter, taken, verdict) -> None:
+    def _refusal(
+        self, limiter: Limiter, taken: Taken, verdict: Verdict | None, named_s: float | None
+    ) -> None:
         self._heard(limiter, taken, verdict)
-        wait_s = verdict.retry_after_s if self.names_waits else None
-        limiter.pause(limiter.refused(taken, self.now_s, wait_s), self.now_s, "asked")
+        limiter.pause(limiter.refused(taken, self.now_s, named_s).all_s, self.now_s, "asked")
         limiter.give_back(taken, None)

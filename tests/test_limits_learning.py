@@ -23,7 +23,7 @@ def test_refusals_that_name_no_wait_cost_little_more(hears):
     simulation = Simulation(Limiter(), rpm=600, hears=hears, names_waits=False)
     simulation.run(300)
     assert simulation.share(60, 300, 600) >= 0.98
-    assert simulation.refused_share() < 0.005
+    assert simulation.refused_share() < 0.0075
 
 
 def test_a_network_that_jitters_costs_little_more():
@@ -113,7 +113,7 @@ def test_a_pause_is_made_good_a_little_at_a_time():
 def test_a_refusal_of_the_very_first_calls_teaches_no_rate():
     limiter = Limiter()
     taken = limiter.take(CallTokens(expected=10), 0.0)
-    assert limiter.refused(taken, 0.1, 2.0) == 2.0
+    assert limiter.refused(taken, 0.1, 2.0).all_s == 2.0
     assert limiter.rate.per_minute is None
 
 

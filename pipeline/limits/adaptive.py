@@ -45,6 +45,7 @@ class AdaptiveConcurrency:
     latency_s: float | None = None
     _slow_start: bool = True
     _cut_at_s: float = -math.inf
+    _before_cut: tuple[float, bool] | None = None
     _most: int = 0
     _ended: int = 0
 
@@ -80,10 +81,20 @@ class AdaptiveConcurrency:
         Returns:
             Whether this begins an episode.
         """
-        self._slow_start = False
         if now_s - self._cut_at_s < EPISODE_S:
             return False
+        before, in_slow_start = self._before_cut or (0.0, self._slow_start)
+        self._before_cut = (max(before, self.window), in_slow_start)
+        self._slow_start = False
         self._cut_at_s = now_s
         need = rate_per_s * self.latency_s * _SPARE if rate_per_s and self.latency_s else 1.0
         self.window = max(1.0, min(self.window, max(self.window * CUT, need)))
         return True
+
+    def take_back(self) -> None:
+        """The refusals that it was cut for had another cause: as it was before them."""
+        if self._before_cut is not None:
+            window, self._slow_start = self._before_cut
+            self.window = max(self.window, window)
+            self._before_cut = None
+            self._cut_at_s = -math.inf

@@ -1,14 +1,21 @@
 """How many requests a minute a deployment takes: as its user says, as its headers say, or as refusals teach.
 
 A rate that was given or told is kept to from the first call. Where neither is there, or where calls are refused
-although it is kept, the rate is found as a TCP sender finds its share:
+although it is kept, the rate is found by trials. A refusal begins one:
 
-    a refusal      the *edge* is what passed in the window that the service judges; go on at 98.5 % of it
-    again, soon    the edge was wrong (the quota was cut): 90 % of what passed in the last second, for 15 s;
-                   96 % where that was near the rate, for then calls only came bunched
+    at first       the *edge* is what passed in the window that the service judges; go on at 98.5 % of it, or
+                   at 88 % for 6 s where no edge was known before
+    again          at 88 % of what had passed when the trial began (66 % where that was counted over a second or
+                   two), for 6 s, then 12, 24, 40, without a pause: what passes after one says nothing
+    most refused   the quota was cut. 90 % of what passes, at most halved at once
+    nothing passes the wait answers it: how fast one calls makes no difference. After 10 s it was a minute's quota
+    few refused, and still so at the low rate: refusals do not depend on the rate. Everything is as it was before
+                   the trial, and such refusals are expected from now on (`stray.py`)
+
     below the edge grow by 5 % each 3 s until 98.5 % of the edge
     at the edge    hold for 45 s; for 12 s while the edge was found only once, or a limit was given or told
-    then           look beyond it by 1.5 % each 3 s; by 5 % once 3 % past it, or where it was found only once
+    then           the trial is over. Look beyond by 1.5 % each 3 s; by 5 % once 3 % past it, or where it was found
+                   only once
 
 Where a limit was given or told, a refusal now and then is a network's jitter: 1.5 % less for 12 s, no more, unless
 such refusals come in a row.
@@ -20,38 +27,53 @@ The wait that a refusal names tells the window: up to 10 s a short one, more the
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field
+from enum import Enum
 
-#: A refusal of a call that was sent so soon after a cut's pause says that the cut was not deep enough.
-EPISODE_S = 15.0
+from pipeline.limits.passed_calls import MINUTE_S, PassedCalls
+from pipeline.limits.stray import StrayRefusals
+from pipeline.limits.trial import DEPTH, Finding, Trial
+
 HOLD_S = 45.0
 FIRST_HOLD_S = 12.0
+#: Looking beyond costs a refusal: at a low rate it is done more rarely, after so many calls.
+HOLD_CALLS = 250
+FIRST_HOLD_CALLS = 60
 STEP_S = 3.0
 BELOW_EDGE = 0.985
 GROWTH = 1.05
 LOOK = 1.015
+#: Back to where the rate was before a deep cut: it may have been a burst of refusals, and no smaller quota.
+RECOVERY = 1.1
+#: The same after the very first refusals: what passed before them may be what was tried so far.
+DOUBT = 1.25
+#: … and again, where so much more passed than before the first ones.
+ANOTHER_EDGE = 1.25
+#: From a test's low rate back to near the edge.
+QUICK = 1.25
+NOT_NEAR = 0.8
+EPISODE_S = 15.0
 PAST_EDGE = 1.03
 DEEPER = 0.9
-A_LITTLE_DEEPER = 0.96
-#: Where at least this share of the rate passed in the last second, the quota was not cut: calls came bunched.
-NOT_FAR = 0.8
+LOWER_EDGE = 0.97
+MOST_AT_ONCE = 0.5
 #: Two edges that differ by less are the same edge, found twice.
 SAME_EDGE = 0.06
 #: Waits up to this are of windows of 1 to 10 s; longer ones, up to the second bound, of the minute.
 SHORT_WAIT_S = 10.5
 LONGEST_MINUTE_WAIT_S = 75.0
-MINUTE_S = 60.0
-_WINDOWS_S = (1.0, 2.0, 5.0, 10.0)
 _LEAST_PER_MINUTE = 1.0
-#: Fewer calls than this in a short window say nothing about a rate.
-_ENOUGH = 4
 _IN_USE = 0.8
-#: After a pause of this length the last second is measured only when most of it was spent sending.
-_LONG_PAUSE_S = 1.0
-_WARM_S = 0.7
-#: So many first cuts of an episode within a minute say that a limit which was given or told is not the service's.
+#: So many refusals in one trial say that a limit which was given or told is not the service's.
 _MANY = 3
+
+
+class Answer(Enum):
+    """Who is to wait after a refusal."""
+
+    ALL_SLOWER = "everybody waits as asked, and goes on slower"
+    ALL_WAIT = "everybody waits as asked"
+    IT_WAITS = "the refused request alone: it was refused by chance, or that is being found out"
 
 
 @dataclass(slots=True)
@@ -63,21 +85,20 @@ class LearnedRate:
         told: by the service's headers.
         edge: requests a minute above which calls were refused; None: none were.
         part: of the deployment's limit that is this process's, where several share it.
+        stray: refusals that come at any rate.
     """
 
     given: float | None = None
     told: float | None = None
     edge: float | None = None
     part: float = 1.0
+    stray: StrayRefusals = field(default_factory=StrayRefusals)
     _rate: float | None = None
     _is_sure: bool = False
-    _sent_s: deque[float] = field(default_factory=deque)
-    _refused_s: deque[float] = field(default_factory=deque)
-    _cut_at_s: float = -math.inf
-    _cuts_s: deque[float] = field(default_factory=lambda: deque(maxlen=_MANY))
-    _cuts_in_a_row: int = 0
+    _trial: Trial | None = None
+    _calls: PassedCalls = field(default_factory=PassedCalls)
+    _changed_at_s: float = -math.inf
     _resumed_at_s: float = -math.inf
-    _quiet_until_s: float = -math.inf
     _grow_at_s: float = math.inf
     _used: int = 0
     _used_since_s: float = -math.inf
@@ -98,79 +119,159 @@ class LearnedRate:
         if per_minute != self.told:
             self.told = per_minute
             if self.given is None:
-                self.edge = self._rate = None
+                self.edge = self._rate = self._trial = None
                 self._is_sure = False
                 self._grow_at_s = math.inf
 
     def share(self, part: float) -> None:
         """Keep to this part of the limit from now on; what was learned was of the part so far."""
-        grows = part / self.part
-        self.part = part
-        self.edge = None if self.edge is None else self.edge * grows
-        self._rate = None if self._rate is None else self._rate * grows
+        factor, self.part = part / self.part, part
+        self.edge = None if self.edge is None else self.edge * factor
+        self._rate = None if self._rate is None else self._rate * factor
+        if self._trial is not None:
+            self._trial.scale(factor)
 
     def sent(self, now_s: float) -> None:
         """A request is being sent."""
-        self._sent_s.append(now_s)
+        self._calls.sent(now_s)
         self._used += 1
-        for moments in (self._sent_s, self._refused_s):
-            while moments and moments[0] < now_s - MINUTE_S:
-                moments.popleft()
+        self.stray.sent()
+        if self._trial is not None:
+            self._trial.sent(self.per_minute)
         if now_s >= self._grow_at_s:
             self._grow(now_s)
 
-    def refused(self, sent_s: float, now_s: float, wait_s: float | None) -> None:
-        """A request that was sent at `sent_s` was refused, with the wait that the service named."""
+    def refused(self, sent_s: float, now_s: float, wait_s: float | None) -> Answer:
+        """A request that was sent at `sent_s` was refused, with the wait that the service named.
+
+        Returns:
+            Who is to wait.
+        """
         named_s = wait_s or 0.0
-        self._refused_s.append(sent_s)
-        if sent_s <= self._cut_at_s or named_s > LONGEST_MINUTE_WAIT_S:
-            return  # sent before the last cut, which answered it; or a wait that is no window's
-        again = sent_s < self._resumed_at_s + EPISODE_S
-        passed = self._passed(now_s, named_s, again=again)
+        self._calls.refused(sent_s)
+        if named_s > LONGEST_MINUTE_WAIT_S:
+            return Answer.ALL_WAIT  # no window's
+        trial, known = self._trial, self.per_minute
+        is_late = sent_s <= self._changed_at_s  # sent before the last change, which answered it
+        if trial is not None and known is not None and not is_late:
+            trial.refused(known, now_s)
+        if not self.stray.refused():
+            return Answer.IT_WAITS
+        if is_late:
+            return Answer.IT_WAITS if trial is not None and trial.goes_on else Answer.ALL_WAIT
+        if trial is None or known is None or trial.is_over(known):
+            return self._begin(now_s, named_s)
+        return self._go_on(trial, known, sent_s, now_s, named_s)
+
+    def _begin(self, now_s: float, named_s: float) -> Answer:
+        """The first refusal after a while."""
+        self._resumed_at_s = now_s + named_s
         known = self.per_minute
-        self._cut_at_s, self._resumed_at_s = now_s, now_s + named_s
-        if not again:
-            self._cuts_s.append(now_s)
-        self._cuts_in_a_row = self._cuts_in_a_row + 1 if again else 0
-        jitter = self.ceiling is not None and named_s < _LONG_PAUSE_S and self._cuts_in_a_row < _MANY
-        if jitter and known is not None:
-            self.edge, self._rate = known, known * BELOW_EDGE
-            self._next_step(self._resumed_at_s, self._hold_s)
-            return
-        if named_s >= _LONG_PAUSE_S:
-            self._quiet_until_s = now_s + named_s
+        if named_s > SHORT_WAIT_S:
+            passed = self._calls.in_a_minute(now_s)
+        else:
+            passed = self._calls.per_minute(now_s, is_known=known is not None)
         if passed is None and known is None:
-            return  # the pause answers it; what rate would pass cannot be told
+            return Answer.ALL_WAIT  # what rate would pass cannot be told
+        self._changed_at_s = now_s
         edge = max(_LEAST_PER_MINUTE, min(math.inf if passed is None else passed, known or math.inf))
+        before = self._trial
+        self._trial = self._new_trial(edge, now_s)
+        if self._is_jitter(named_s) and known is not None:
+            self._follow(known)
+            return Answer.ALL_SLOWER
+        is_new = self._trial.edge is None and self.ceiling is None
         self._is_sure = self.edge is not None and abs(edge - self.edge) <= SAME_EDGE * self.edge
-        self.edge = edge
-        cut = BELOW_EDGE
-        if again:
-            near = known is not None and passed is not None and passed >= NOT_FAR * known
-            cut = A_LITTLE_DEEPER if near else DEEPER
-        self._rate = max(_LEAST_PER_MINUTE, edge * cut)
-        self._next_step(self._resumed_at_s, EPISODE_S if again else self._hold_s)
+        if is_new and named_s <= SHORT_WAIT_S:
+            self.edge, self._rate = edge, max(_LEAST_PER_MINUTE, edge * DEPTH)
+            if not self.stray.share and (before is None or edge > ANOTHER_EDGE * before.edge_found):
+                self._trial.recovery = DOUBT
+            self._next_step(self._resumed_at_s, self._trial.test_s())
+        else:
+            self._follow(edge)
+        return Answer.ALL_SLOWER
+
+    def _follow(self, edge: float) -> None:
+        """Go on a little below this."""
+        self.edge, self._rate = edge, max(_LEAST_PER_MINUTE, edge * BELOW_EDGE)
+        self._next_step(self._resumed_at_s, self._hold_s)
+
+    def _new_trial(self, edge: float, now_s: float) -> Trial:
+        before = self._trial
+        is_steady = edge == self.ceiling or self._calls.is_steady(edge, now_s)
+        certain = self._calls.certain_per_minute(now_s)
+        return Trial(
+            edge_found=edge,
+            passed=edge if is_steady else max(_LEAST_PER_MINUTE, min(edge, certain)),
+            rate=before.rate if before else self._rate,
+            edge=before.edge if before else self.edge,
+            is_sure=before.is_sure if before else self._is_sure,
+            is_steady=is_steady,
+            passed_at_s=now_s,
+            refused_at_s=now_s,
+        )
+
+    def _go_on(self, trial: Trial, known: float, sent_s: float, now_s: float, named_s: float) -> Answer:
+        """A refusal although the rate was cut. Returns who is to wait."""
+        # Of two calls sent at nearly the same time the second's refusal can come first.
+        passed = self._calls.count(self._resumed_at_s, sent_s - (now_s - sent_s) / 2)
+        finding = trial.finding(known, now_s, passed=passed)
+        for_a_minute = named_s > SHORT_WAIT_S
+        if finding is Finding.NOTHING_PASSES:
+            for_a_minute = for_a_minute or now_s - trial.passed_at_s > SHORT_WAIT_S
+        else:
+            trial.passed_at_s = now_s
+        if finding is Finding.NOTHING_YET and not for_a_minute:
+            return Answer.IT_WAITS
+        self._changed_at_s = now_s
+        if finding is Finding.STRAY and not for_a_minute:
+            self._are_stray(trial, now_s)
+            return Answer.IT_WAITS
+        if finding is Finding.TOO_HIGH and not for_a_minute and not self._is_jitter(named_s):
+            self.edge = max(_LEAST_PER_MINUTE, min(self.edge or known, known / BELOW_EDGE) * LOWER_EDGE)
+            self._rate, trial.recovery = max(_LEAST_PER_MINUTE, trial.slower(known, now_s)), None
+            self._next_step(now_s, trial.test_s())
+            return Answer.IT_WAITS
+        self._resumed_at_s = now_s + named_s
+        if for_a_minute:
+            self._follow(max(_LEAST_PER_MINUTE, min(self._calls.in_a_minute(now_s) or known, known)))
+        elif self._is_jitter(named_s) and finding is not Finding.NOTHING_PASSES:
+            self._follow(known)
+        elif finding is Finding.FAR_TOO_HIGH:
+            self._cut_deep(trial, known, now_s)
+        self._trial = self._trial or trial
+        self._trial.paused()
+        return Answer.ALL_WAIT if finding is Finding.NOTHING_PASSES else Answer.ALL_SLOWER
+
+    def _cut_deep(self, trial: Trial, known: float, now_s: float) -> None:
+        """Much less passes than is sent: another trial, of what passes now."""
+        passing = max(_LEAST_PER_MINUTE, known * max(MOST_AT_ONCE, trial.let_in))
+        self.edge, self._rate = passing, max(_LEAST_PER_MINUTE, passing * DEEPER)
+        self._trial = self._new_trial(passing, now_s)
+        self._trial.recovery, self._trial.recovers_to = RECOVERY, BELOW_EDGE * trial.edge_found
+        self._next_step(self._resumed_at_s, EPISODE_S)
+
+    def _are_stray(self, trial: Trial, now_s: float) -> None:
+        """As it was before the trial; where such a share was known before, no higher than what had passed."""
+        if self.stray.share:
+            self._rate, self.edge, self._is_sure = trial.passed, trial.passed, False
+        else:
+            self._rate, self.edge, self._is_sure = trial.rate, trial.edge, trial.is_sure
+        self.stray.found(trial.refused_low, trial.sent_low)
+        self._trial = None
+        self._resumed_at_s = now_s
+        self._next_step(now_s, STEP_S)
+
+    def _is_jitter(self, named_s: float) -> bool:
+        few = self._trial is None or self._trial.refusals < _MANY
+        return self.ceiling is not None and named_s <= SHORT_WAIT_S and few
 
     @property
     def _hold_s(self) -> float:
-        often = len(self._cuts_s) >= _MANY and self._cuts_s[-1] - self._cuts_s[-_MANY] < MINUTE_S
-        return HOLD_S if often or (self._is_sure and self.ceiling is None) else FIRST_HOLD_S
-
-    def _passed(self, now_s: float, wait_s: float, *, again: bool) -> float | None:
-        """Requests a minute that passed, over the window that the service seems to judge; None: too few to tell."""
-        if wait_s > SHORT_WAIT_S:
-            return float(self._count(now_s - MINUTE_S)) or None
-        if again and now_s - self._quiet_until_s < _WARM_S:
-            return None  # a second that was mostly a pause
-        windows = _WINDOWS_S[:1] if again else _WINDOWS_S
-        counts = [(self._count(now_s - window_s), window_s) for window_s in windows]
-        part = 0.5 if again else 0.0  # a short window holds few calls, and a part of the next
-        rates = [(count + part) * MINUTE_S / window_s for count, window_s in counts if count >= _ENOUGH]
-        return max(rates, default=None)
-
-    def _count(self, since_s: float) -> int:
-        sent = sum(1 for moment in self._sent_s if moment > since_s)
-        return max(0, sent - sum(1 for moment in self._refused_s if moment > since_s))
+        a_call_s = MINUTE_S / (self._rate or math.inf)
+        if self._is_sure and self.ceiling is None:
+            return max(HOLD_S, HOLD_CALLS * a_call_s)
+        return max(FIRST_HOLD_S, FIRST_HOLD_CALLS * a_call_s)
 
     def _grow(self, now_s: float) -> None:
         rate, edge = self._rate, self.edge
@@ -180,12 +281,18 @@ class LearnedRate:
         elapsed_s = now_s - self._used_since_s
         idle = self._used * MINUTE_S / elapsed_s < _IN_USE * rate if elapsed_s > 0 else True
         near = BELOW_EDGE * edge
-        if idle or (self.ceiling is not None and rate >= self.ceiling):
+        trial = self._trial
+        if trial is not None and trial.recovery and not idle and rate < trial.recovers_to:
+            self._rate = min(rate * trial.recovery, trial.recovers_to)
+            self.edge = max(edge, self._rate)
+            pause_s = STEP_S
+        elif idle or (self.ceiling is not None and rate >= self.ceiling):
             pause_s = STEP_S
         elif rate < near:
-            self._rate = min(rate * GROWTH, near)
+            self._rate = min(rate * (QUICK if rate < NOT_NEAR * near and trial else GROWTH), near)
             pause_s = self._hold_s if self._rate >= near else STEP_S
         else:
+            self._trial = None
             self._rate = rate * (LOOK if self._is_sure and rate < PAST_EDGE * edge else GROWTH)
             pause_s = STEP_S
         self._next_step(now_s, pause_s)

@@ -15,20 +15,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.limits.adaptive import AdaptiveConcurrency
-from pipeline.limits.learned_rate import LearnedRate
+from pipeline.limits.learned_rate import Answer, LearnedRate
 from pipeline.limits.pace import Pace
 from pipeline.limits.token_charge import CallTokens, TokenCharge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: While no rate is known, calls are this far apart: the first refusal comes back before the last call has left.
-UNKNOWN_RATE_PER_MIN = 30_000.0
+#: While no rate is known, calls are this far apart: the first refusal comes back before the last call has left. It
+#: begins at the first figure, where nobody said how many calls to have in flight, and grows by a tenth a second.
+UNKNOWN_AT_FIRST_PER_MIN, UNKNOWN_RATE_PER_MIN = 9_000.0, 30_000.0
+UNKNOWN_GROWTH_A_S = 1.1
 #: A minute's tokens may be short of the mark by so much time; nothing is made good across the minute's end.
 TOKENS_CATCH_UP_S = 0.25
 #: A refusal that names no wait: full jitter up to this, doubled for each refusal that follows, up to the second.
 UNNAMED_WAIT_S = 1.0
 LONGEST_UNNAMED_WAIT_S = 60.0
+#: So many named waits in a row that were kept to in vain are believed; after that, the same for named ones.
+WAITS_BELIEVED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,19 @@ class Taken:
     tokens: float
     by_counter: bool
     mark: tuple[float, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """What a refusal asks for.
+
+    Attributes:
+        all_s: how long nobody may call.
+        this_call_s: how long the refused call is to wait although others may go on: it was refused by chance.
+    """
+
+    all_s: float
+    this_call_s: float = 0.0
 
 
 class Limiter:
@@ -56,15 +73,16 @@ class Limiter:
         self._fixed_concurrency = max_concurrency
         self._tpm = tpm
         self._told_tpm: float | None = None
+        self._first_s: float | None = None
         self._draw = draw
         self.adaptive = AdaptiveConcurrency()
         self.rate = LearnedRate(given=rpm)
-        self.requests = Pace(rpm or UNKNOWN_RATE_PER_MIN)
+        self.requests = Pace(rpm or self._unknown_rate(0.0))
         self.tokens = Pace(tpm, catch_up_s=TOKENS_CATCH_UP_S)
         self.charge = TokenCharge()
         self.in_flight = 0
         self.refusals = 0
-        self._unnamed = 0
+        self._in_vain = 0
         self._paused_until_s = -math.inf
         self.pause_reason = ""
 
@@ -81,6 +99,8 @@ class Limiter:
 
     def take(self, call: CallTokens, now_s: float) -> Taken:
         """A call is being made."""
+        if self._first_s is None:
+            self._first_s = now_s
         self.rate.sent(now_s)
         self._follow(now_s)
         tokens = self.charge.of(call)
@@ -100,7 +120,7 @@ class Limiter:
 
     def ended_well(self, latency_s: float) -> None:
         """A call ended well; it is still counted as in flight."""
-        self._unnamed = 0
+        self._in_vain = 0
         rate = self.rate.per_minute
         self.adaptive.ended_well(latency_s, rate_per_s=rate / 60 if rate else None)
 
@@ -123,20 +143,31 @@ class Limiter:
         if tokens_left is not None:
             self.charge.left(taken.mark, tokens_left, self.rate.part)
 
-    def refused(self, taken: Taken, now_s: float, wait_s: float | None) -> float:
-        """A call was refused for rate. Returns how long the deployment is to pause."""
+    def refused(self, taken: Taken, now_s: float, wait_s: float | None) -> Rest:
+        """A call was refused for rate. Returns who is to rest, and how long."""
         self.refusals += 1
-        self.rate.refused(taken.sent_s, now_s, wait_s)
+        answer = self.rate.refused(taken.sent_s, now_s, wait_s)
         rate = self.rate.per_minute
-        self.adaptive.refused(now_s, rate_per_s=rate / 60 if rate else None)
         self._follow(now_s)
-        if wait_s is not None:
-            return wait_s
+        if answer is Answer.IT_WAITS:
+            if self.rate.stray.share:
+                self.adaptive.take_back()
+            return Rest(all_s=0.0, this_call_s=self._draw(0.1, UNNAMED_WAIT_S) if wait_s is None else wait_s)
+        if answer is Answer.ALL_SLOWER:
+            self.adaptive.refused(now_s, rate_per_s=rate / 60 if rate else None)
         if taken.sent_s < self._paused_until_s:
-            return 0.0  # it was in flight when the pause that is under way, or was, began
-        longest_s = min(LONGEST_UNNAMED_WAIT_S, UNNAMED_WAIT_S * 2.0 ** min(self._unnamed, 10))
-        self._unnamed += 1
-        return self._draw(0.1, longest_s)
+            return Rest(
+                all_s=wait_s or 0.0
+            )  # it was in flight when the pause that is under way, or was, began
+        self._in_vain += 1
+        if wait_s is None:
+            return Rest(all_s=self._back_off(self._in_vain - 1))
+        if self._in_vain <= WAITS_BELIEVED:
+            return Rest(all_s=wait_s)
+        return Rest(all_s=max(wait_s, self._back_off(self._in_vain - WAITS_BELIEVED)))
+
+    def _back_off(self, doublings: int) -> float:
+        return self._draw(0.1, min(LONGEST_UNNAMED_WAIT_S, UNNAMED_WAIT_S * 2.0 ** min(doublings, 10)))
 
     def share(self, part: float, now_s: float) -> None:
         """Keep to this part of the quotas: other processes take the rest."""
@@ -146,12 +177,18 @@ class Limiter:
         self._follow_tokens(now_s)
 
     def _follow(self, now_s: float) -> None:
-        unknown = UNKNOWN_RATE_PER_MIN * self.rate.part
-        self.requests.change(self.rate.per_minute or unknown, now_s)
+        self.requests.change(self.rate.per_minute or self._unknown_rate(now_s), now_s)
 
     def _follow_tokens(self, now_s: float) -> None:
         whole = self._told_tpm if self._tpm is None else self._tpm
         self.tokens.change(None if whole is None else whole * self.rate.part, now_s)
+
+    def _unknown_rate(self, now_s: float) -> float:
+        if self._fixed_concurrency:
+            return UNKNOWN_RATE_PER_MIN * self.rate.part
+        since_s = math.floor(now_s - self._first_s) if self._first_s is not None else 0
+        grown = UNKNOWN_AT_FIRST_PER_MIN * UNKNOWN_GROWTH_A_S ** min(since_s, 60)
+        return min(UNKNOWN_RATE_PER_MIN, grown) * self.rate.part
 
     def pause(self, seconds: float, now_s: float, reason: str) -> None:
         """Nobody calls for this long; a longer pause that is under way stays."""

@@ -5,7 +5,7 @@ credit, and it gives up where a Retry-After passes two minutes.
 
 | raised | again? |
 |---|---|
-| `RateLimited` | always, after the pause it asked for (the deployment pauses, not only this call) |
+| `RateLimited` | always, after the pause it asked for: the deployment's, or this call's where chance refused it |
 | `Disconnected` | always, after the deployment's pause: nothing was sent; a network that stays away ends the run |
 | `Unavailable` | up to `MAX_TRIES`, after full-jitter back-off: nothing was bought |
 | … when the job's budget of retries is used up | later: the item goes to the end of the queue (`Deferred`) |
@@ -88,7 +88,9 @@ class Tries:
 def wait_s(state: RetryCallState) -> float:
     """How long before the next try: none of its own for a pause that the limiter keeps, else back-off."""
     error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, (RateLimited, Disconnected, AskAgain)):
+    if isinstance(error, RateLimited):
+        return error.wait_alone_s
+    if isinstance(error, (Disconnected, AskAgain)):
         return 0.0
     if isinstance(error, Unavailable) and error.retry_after_s:
         return 0.0

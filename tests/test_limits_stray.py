@@ -1,0 +1,134 @@
+"""Refusals that no quota is behind, and quotas that strangers use too: in simulated time."""
+
+import pytest
+from quota_simulation import Simulation
+
+from pipeline.errors import RateLimited
+from pipeline.limits.limiter import Limiter
+from pipeline.limits.retry import retrying
+from pipeline.limits.stray import StrayRefusals
+from pipeline.limits.token_charge import CallTokens
+
+CALL = CallTokens(expected=100.0, input=20.0)
+
+
+def speed(from_s, to_s, **service):
+    simulation = Simulation(Limiter(max_concurrency=48), **service)
+    simulation.run(to_s)
+    return simulation.share(from_s, to_s, 1)
+
+
+@pytest.mark.parametrize("wait_s", [None, 0.02, 1.0], ids=["no wait named", "20 ms", "1 s"])
+@pytest.mark.parametrize(("stray", "least"), [(0.01, 0.9), (0.03, 0.9), (0.1, 0.7)])
+def test_stray_refusals_hardly_slow_a_job_down(stray, least, wait_s):
+    unhindered = speed(0, 120)
+    found = [speed(0, 120, stray=stray, stray_wait_s=wait_s, seed=seed) / unhindered for seed in range(3)]
+    assert sum(found) / 3 >= least, found
+    assert speed(90, 120, stray=stray, stray_wait_s=wait_s) >= 0.97 * (1 - stray) * unhindered
+
+
+@pytest.mark.parametrize("wait_s", [None, 1.0], ids=["no wait named", "1 s"])
+def test_a_rate_that_the_user_gave_is_used_through_stray_refusals(wait_s):
+    simulation = Simulation(Limiter(rpm=600), stray=0.03, stray_wait_s=wait_s)
+    simulation.run(180)
+    assert simulation.share(60, 180, 600) >= 0.9
+    assert simulation.share(60, 180, 600) <= 1.0
+
+
+def test_what_a_job_had_learned_is_kept_when_stray_refusals_begin():
+    simulation = Simulation(Limiter(), rpm=3000, hears=False)
+    simulation.run(90)
+    simulation.stray = 0.03
+    simulation.run(180)
+    assert simulation.share(120, 180, 3000) >= 0.88
+
+
+def test_when_stray_refusals_end_a_quota_is_found_as_before():
+    simulation = Simulation(Limiter(max_concurrency=48), stray=0.05)
+    simulation.run(60)
+    assert simulation.limiter.rate.stray.share > 0
+    simulation.stray = 0.0
+    simulation.run(120)
+    assert simulation.limiter.rate.stray.share == 0
+    simulation.change(rpm=600)
+    simulation.run(240)
+    assert simulation.share(180, 240, 600) >= 0.95
+    assert simulation.refused_share(from_s=180) < 0.02
+
+
+@pytest.mark.parametrize("names_waits", [True, False], ids=["waits named", "no wait named"])
+@pytest.mark.parametrize(("rpm", "late"), [(60, 0.01), (600, 0.005), (3000, 0.005)])
+def test_a_real_quota_is_never_taken_for_stray_refusals(rpm, late, names_waits):
+    simulation = Simulation(Limiter(), rpm=rpm, hears=False, names_waits=names_waits)
+    simulation.run(420)
+    assert simulation.limiter.rate.stray.share == 0
+    assert simulation.share(120, 420, rpm) >= 0.95
+    assert simulation.refused_share(from_s=120) <= late
+
+
+@pytest.mark.parametrize("wait_s", [None, 0.02, 1.0, 5.0])
+@pytest.mark.parametrize("rpm", [None, 3000], ids=["ample quota", "hidden quota"])
+def test_a_burst_of_refusals_is_waited_out_and_forgotten(rpm, wait_s):
+    simulation = Simulation(Limiter(max_concurrency=48), rpm=rpm, hears=False)
+    simulation.burst(60, 63, wait_s)
+    simulation.run(100)
+    before = simulation.share(40, 60, 1)
+    assert simulation.share(80, 100, 1) >= 0.9 * before
+    assert sum(60 <= one < 64 for one in simulation.refused_s) <= 60, "no storm, however short the wait named"
+
+
+@pytest.mark.parametrize("rpm", [600, 3000])
+def test_others_that_take_half_of_the_quota_for_a_while(rpm):
+    simulation = Simulation(Limiter(), rpm=rpm, hears=False)
+    simulation.strangers(90, 180, rpm / 2)
+    simulation.run(330)
+    assert simulation.share(120, 180, rpm / 2) >= 0.9
+    assert simulation.share(270, 330, rpm) >= 0.9, "back within a minute and a half"
+
+
+def test_a_refusal_by_chance_makes_only_its_own_request_wait():
+    simulation = Simulation(Limiter(max_concurrency=48), stray=0.05)
+    simulation.run(60)
+    limiter, now_s = simulation.limiter, simulation.now_s
+    rest = limiter.refused(limiter.take(CALL, now_s), now_s + 0.1, 2.5)
+    assert (rest.all_s, rest.this_call_s) == (0.0, 2.5)
+
+
+async def test_a_request_that_waits_alone_is_made_again_after_its_own_wait():
+    waited, calls = [], []
+
+    class Always:
+        again = staticmethod(bool)
+
+    async def sleep(seconds):
+        waited.append(seconds)
+
+    async def call():
+        calls.append(1)
+        if len(calls) == 1:
+            error = RateLimited("429", retry_after_s=2.5)
+            error.wait_alone_s = 2.5
+            raise error
+        if len(calls) == 2:
+            raise RateLimited("429", retry_after_s=7.0)  # the deployment's pause; none of its own
+        return "done"
+
+    assert await retrying(Always(), sleep=sleep)(call) == "done"
+    assert [one for one in waited if one] == [2.5]
+
+
+def test_a_greater_share_than_the_known_one_speaks_of_the_rate():
+    known = StrayRefusals()
+    assert known.refused(), "where none is known each does"
+    known.found(30, 1000)
+
+    def spoken(every):
+        spoke = 0
+        for call in range(300):
+            known.sent()
+            if call % every == 0:
+                spoke += known.refused()
+        return spoke
+
+    assert spoken(33) == 0
+    assert spoken(2) > 0
