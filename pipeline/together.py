@@ -9,18 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import platform
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.errors import LeaseLost, StorageError
 from pipeline.items import digest
 from pipeline.plan import settings_key
 from pipeline.stop import StopReason
-from pipeline.store.ledger_statements import time_text
-from pipeline.store.ledger_workers import Worker
+from pipeline.store.ledger_workers import this_process
 from pipeline.worst_case import worst_unknown_usd
 
 if TYPE_CHECKING:
@@ -30,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.send import Sender
     from pipeline.stop import Stop
     from pipeline.store.ledger import Ledger
+    from pipeline.store.ledger_workers import Worker
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +42,8 @@ def this_worker(spec: JobSpec, run_id: str, retry: Retry | None, *, drains: bool
     """This run, as it signs on to a ledger that several share."""
     alike = {name: str(getattr(spec, name)) for name in _ALIKE}
     alike["deployments"] = str([one.model_dump(mode="json") for one in spec.deployments])
-    return Worker(
-        run_id=run_id,
-        asks=digest([settings_key(spec), _words(retry), alike]),
-        host=platform.node(),
-        pid=os.getpid(),
-        started_at=time_text(datetime.now(UTC)),
-        lease_s=spec.lease_s,
-        drains=drains,
-    )
+    asks = digest([settings_key(spec), _words(retry), alike])
+    return this_process(run_id, asks=asks, lease_s=spec.lease_s, drains=drains)
 
 
 def _words(retry: Retry | None) -> list[object]:

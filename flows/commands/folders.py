@@ -18,6 +18,7 @@ from pipeline.jobspec import JobSpec
 from pipeline.ledger_address import is_database
 from pipeline.output_place import place_with, storage_of
 from pipeline.store.ledger import Ledger
+from pipeline.store.lock import FolderLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,15 +92,6 @@ def spec_of(path: Place) -> JobSpec:
         raise ConfigError(f"{path / JOB_FILE}: cannot be read: {failed}") from failed
 
 
-def home_of(path: Place) -> Path:
-    """The folder of this machine that runs on an output lock.
-
-    Raises:
-        ConfigError: it is no output of ours.
-    """
-    return place_with(path, spec_of(path).ledger).home
-
-
 @contextlib.contextmanager
 def opened(path: Place) -> Iterator[Folder]:
     """An output for reading, also while a run works on it.
@@ -123,3 +115,26 @@ def opened(path: Place) -> Iterator[Folder]:
         )
     finally:
         ledger.close()
+
+
+@contextlib.contextmanager
+def alone(found: Folder, what: str) -> Iterator[None]:
+    """An output that no run works on, and none will until the end of the block.
+
+    Args:
+        found: opened.
+        what: the command, as a run that comes meanwhile is told.
+
+    Raises:
+        FolderInUse: a run is at work on it.
+    """
+    with FolderLock.acquire(found.home, what, shown=str(found.path)), found.ledger.alone(what):
+        yield
+
+
+def at_work(found: Folder) -> str:
+    """Who works on an output now, as a person knows them; empty: nobody."""
+    if found.ledger.is_shared:
+        return ", ".join(found.ledger.live_workers())
+    holder = FolderLock.holder(found.home)
+    return str(holder) if holder else ""

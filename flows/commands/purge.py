@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.folders import folder_argument, home_of, opened
+from flows.commands.folders import alone, folder_argument, opened
 
 if TYPE_CHECKING:
     from pipeline.address import Place
@@ -27,11 +27,9 @@ def purge(folder: Place, *, item_ids: tuple[str, ...], older_than: str | None, y
     from pipeline.errors import ConfigError
     from pipeline.purge import age, chosen
     from pipeline.purge import purge as take_out
-    from pipeline.store.lock import FolderLock
 
     oldest = age(older_than) if older_than is not None else None
-    home = home_of(folder)  # before a lock is laid in somebody else's folder
-    with FolderLock.acquire(home, "purge", shown=str(folder)), opened(folder) as found:
+    with opened(folder) as found, alone(found, "purge"):
         wanted = chosen(found.ledger, item_ids=item_ids, older_than=oldest)
         if wanted and not yes:
             if not sys.stdin.isatty():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.folders import folder_argument, opened
+from flows.commands.folders import alone, folder_argument, opened
 
 if TYPE_CHECKING:
     from flows.commands.folders import Folder
@@ -59,12 +59,11 @@ def review(folder: Place, *, file: Path | None, export: Path | None, dry_run: bo
 def _apply(found: Folder, file: Path, *, dry_run: bool, as_json: bool) -> int:
     from pipeline.reports.applying import put_on_record, read_file
     from pipeline.reports.views import Views
-    from pipeline.store.lock import FolderLock
 
     if dry_run:
         reading = read_file(file, found.ledger, found.spec)
     else:
-        with FolderLock.acquire(found.home, "review", shown=str(found.path)):
+        with alone(found, "review"):
             reading = read_file(file, found.ledger, found.spec)
             views = Views(found.storage, found.ledger, found.spec, run_id=None)
             put_on_record(reading, found.ledger)

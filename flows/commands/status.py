@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.folders import folder_argument, opened
+from flows.commands.folders import at_work, folder_argument, opened
 
 if TYPE_CHECKING:
     from pipeline.address import Place
@@ -22,10 +22,9 @@ def status(folder: Place, *, as_json: bool) -> int:
 
     from flows import closing
     from pipeline.reports.overview import overview
-    from pipeline.store.lock import FolderLock
 
     with opened(folder) as found:
-        holder = FolderLock.holder(found.home)
+        holder = at_work(found)
         seen = overview(found.ledger, found.spec)
         since = datetime.now(UTC) - timedelta(minutes=1)
         now = found.ledger.progress(since) if holder else None
@@ -33,7 +32,7 @@ def status(folder: Place, *, as_json: bool) -> int:
     if as_json:
         counts = {
             "output": str(folder),
-            "running": str(holder) if holder else None,
+            "running": holder or None,
             "statuses": seen.statuses,
             "error_types": seen.error_types,
             "spent_usd": float(seen.spent_usd),
@@ -49,7 +48,7 @@ def status(folder: Place, *, as_json: bool) -> int:
         }
         click.echo(json.dumps(counts, ensure_ascii=False))
         return 0
-    click.echo(f"{folder}: {'a run is at work: ' + str(holder) if holder else 'no run is at work'}")
+    click.echo(f"{folder}: {'a run is at work: ' + holder if holder else 'no run is at work'}")
     if now is not None:
         left = max(0, now.queued - now.ended)
         pace = f", {now.ended_since:,}/min" if now.ended_since else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.folders import folder_argument, home_of, opened
+from flows.commands.folders import alone, at_work, folder_argument, opened
 
 if TYPE_CHECKING:
     from pipeline.address import Place
@@ -33,26 +33,19 @@ def verify(folder: Place, *, repair: bool, as_json: bool) -> int:
     \b
     Exit codes: 0 all is well · 2 no folder of ours, or in use · 3 something is wrong
     """  # noqa: D301 - click's mark for lines as they are
-    from pipeline.store.lock import FolderLock
     from pipeline.verify import Verification
 
-    home = home_of(folder)  # before a lock is laid in somebody else's folder
-    with contextlib.ExitStack() as stack:
-        holder = None
-        if repair:
-            stack.enter_context(FolderLock.acquire(home, "verify", shown=str(folder)))
-        else:
-            holder = FolderLock.holder(home)
-        found = stack.enter_context(opened(folder))
+    with opened(folder) as found, alone(found, "verify") if repair else contextlib.nullcontext():
+        holder = "" if repair else at_work(found)
         seen = Verification(
             storage=found.storage,
             ledger=found.ledger,
             spec=found.spec,
             spool=found.spool,
             repair=repair,
-            running=holder is not None,
+            running=bool(holder),
         ).run()
-    if holder is not None:
+    if holder:
         click.echo(f"Note: {holder} is at work; files alone were checked.", err=True)
     if as_json:
         click.echo(json.dumps(_as_json(folder, seen), ensure_ascii=False))

@@ -10,6 +10,7 @@ second and 0.02 ms of CPU an item, because waiting commits share one transaction
 from __future__ import annotations
 
 import contextlib
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -28,7 +29,7 @@ from pipeline.store.ledger_queue import WorkQueue
 from pipeline.store.ledger_reading import LedgerReader, Recorded
 from pipeline.store.ledger_rows import outcome_to_row, source_to_row
 from pipeline.store.ledger_statements import end_row, intent_row, time_text
-from pipeline.store.ledger_workers import Workers
+from pipeline.store.ledger_workers import Workers, this_process
 from pipeline.store.ledger_writer import LedgerWriter
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from pipeline.model import Outcome, Review, Source
     from pipeline.store.ledger_parts import PartOutcome
     from pipeline.store.ledger_writer import Write
+
+#: A command that died while it had the ledger to itself keeps runs away no longer than this.
+_LONGEST_ALONE_S = 600.0
 
 __all__ = ["Attempt", "AttemptEnd", "Ledger", "Recorded"]
 
@@ -114,6 +118,24 @@ class Ledger(LedgerReader):
         self._writer.close()
         self._writing.dispose()
         self._engine.dispose()
+
+    @contextlib.contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """No run works on a shared ledger, and none will until the end of the block; `what` is done to it.
+
+        Raises:
+            FolderInUse: a run is at work.
+        """
+        if not self.is_shared:
+            yield
+            return
+        name = f"{what}-{secrets.token_hex(2)}"
+        with self.one_at_a_time():
+            self.workers.join(this_process(name, asks=name, lease_s=_LONGEST_ALONE_S, drains=True))
+        try:
+            yield
+        finally:
+            self.workers.leave()
 
     # What a call leaves behind.
 

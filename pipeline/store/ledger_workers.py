@@ -10,7 +10,10 @@ end, and what is not in anybody's row is free to be asked for.
 
 from __future__ import annotations
 
+import os
+import platform
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +23,7 @@ from pipeline.errors import FolderInUse, LeaseLost
 from pipeline.model import Status
 from pipeline.store.ledger_moment import moment
 from pipeline.store.ledger_schema import attempts, meta, workers
-from pipeline.store.ledger_statements import PUT_NOTE
+from pipeline.store.ledger_statements import PUT_NOTE, time_text
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, RowMapping
@@ -47,6 +50,19 @@ class Worker:
     started_at: str
     lease_s: float
     drains: bool = False
+
+
+def this_process(run_id: str, *, asks: str, lease_s: float, drains: bool = False) -> Worker:
+    """A run of this process, as it signs on."""
+    return Worker(
+        run_id=run_id,
+        asks=asks,
+        host=platform.node(),
+        pid=os.getpid(),
+        started_at=time_text(datetime.now(UTC)),
+        lease_s=lease_s,
+        drains=drains,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
