@@ -192,7 +192,7 @@ def test_a_database_that_goes_away_stops_the_run_and_what_was_paid_for_waits_in_
 
 def test_runs_that_ask_for_something_else_do_not_work_together(company):
     company.prompts(4)
-    company.emulator.put_faults({"do": {"latency_s": 3.0}})
+    company.emulator.put_faults({"do": {"latency_s": 100.0}})
     first = company.start("--max-concurrency", "1")
     try:
         company.until(lambda: company.rows("SELECT 1 FROM attempts WHERE state = 'open'"), "no call was made")
