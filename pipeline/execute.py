@@ -266,16 +266,23 @@ class Job:
         if self.together is not None:
             await wait_for_others(self, self._feed)
             if not self.stop.asked:
-                await asyncio.to_thread(self._bring_late_home)
+                await asyncio.to_thread(self._tidy_up)
         await asyncio.to_thread(self._feed.give_back)
         if self.together is not None and self.stop.reason is not StopReason.STORAGE:
             self.left = (await asyncio.to_thread(self.ledger.queue.state)).left
 
-    def _bring_late_home(self) -> None:
-        """Replies of this machine's runs to items that others had taken over: nobody holds those any more."""
-        with self.ledger.one_at_a_time():
-            if brought := bring_home(self.spool, self.storage, self.ledger):
-                self.warn(f"{brought} replies that came late were kept among the versions of their results")
+    def _tidy_up(self) -> None:
+        """Nothing is held by anybody: replies that came too late are kept, and what killed runs left is swept."""
+        try:
+            with self.ledger.one_at_a_time():
+                brought = bring_home(self.spool, self.storage, self.ledger)
+                if len(self.ledger.live_workers()) == 1:
+                    self.storage.sweep_temporary(older_than_s=self.spec.lease_s)
+        except StorageError as failed:
+            self.warn(failed.message)
+            return
+        if brought:
+            self.warn(f"{brought} replies that came too late were kept among the versions of their results")
 
     async def finish(self) -> RunSummary:
         """Write the reports and close the run's books."""

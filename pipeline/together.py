@@ -16,7 +16,7 @@ from pipeline.errors import LeaseLost, StorageError
 from pipeline.items import digest
 from pipeline.plan import settings_key
 from pipeline.stop import StopReason
-from pipeline.store.ledger_workers import this_process
+from pipeline.store.ledger_workers import ASKING, this_process
 from pipeline.worst_case import worst_unknown_usd
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Together:
 
     async def begin(self, sender: Sender) -> None:
         """Wait until the others have made room for this run's calls; ends early where a stop is asked for."""
-        self._sender = sender
+        self._sender, self._sharing = sender, ASKING
         with contextlib.suppress(LeaseLost):
             await self._beat()
         while not self._has_room.is_set() and not self.stop.asked:

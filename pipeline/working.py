@@ -66,10 +66,8 @@ async def wait_for_others(job: Job, feed: Feed) -> None:
         state = await asyncio.to_thread(job.ledger.queue.state)
         if not state.left or job.stop.asked:
             break
-        if not state.held:
-            continue
         who = ", ".join(job.together.names.get(one, one) for one in state.holders) if job.together else ""
-        if who != told:
+        if state.held and who != told:
             job.warn(f"waiting for {state.held:,} items that other runs hold: {who}")
             told = who
         job.waiting = f"{state.held:,} items that other runs hold"

@@ -95,7 +95,7 @@ workers = Table(
     Column("pid", Integer, nullable=False),
     Column("started_at", Text, nullable=False),
     Column("alive_until", Float, nullable=False),
-    # Among how many it divides the quotas; 0: it sends nothing yet.
+    # Among how many it divides the quotas; 0: it sends nothing and does not ask to.
     Column("sharing", Integer, nullable=False, default=0),
     # The most, in US dollars, that its calls may have cost when the next sign of life is due; empty: no limit.
     Column("allowance_usd", Text, nullable=False, default=""),

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: The note that names the queue that was last begun.
 QUEUE_NOTE = "queue"
+#: A share so small that it is none: of a run that waits for the others to make room.
+ASKING = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +80,8 @@ class Beat:
     """A sign of life, and what it showed.
 
     Attributes:
-        live: runs that send or are about to, this one included.
-        have_room: every other run divides the quotas among at least as many.
+        live: runs that send or ask to, this one included.
+        have_room: every other of them divides the quotas among at least as many.
         names: of the others, as a person knows them.
     """
 
@@ -112,7 +114,8 @@ class Workers:
         """Give a sign of life.
 
         Args:
-            sharing: among how many this run divides the quotas now.
+            sharing: among how many this run divides the quotas now; `ASKING`: it sends nothing yet, and is about
+                to; 0: it is not.
 
         Raises:
             LeaseLost: this run was silent so long that another has begun anew.
@@ -202,10 +205,10 @@ def _beat(connection: Connection, me: Worker, queue_id: str, sharing: int) -> Be
         raise LeaseLost("this run was silent for so long that another began anew; it sends nothing more")
     if not beaten.rowcount:
         _sign_on(connection, me, queue_id, sharing)
-    live = len(others) + 1
+    shares = [one["sharing"] for one in others if one["sharing"]]
     return Beat(
-        live=live,
-        have_room=all(one["sharing"] >= live for one in others),
+        live=len(shares) + 1,
+        have_room=all(one > len(shares) for one in shares),
         names={one["run_id"]: name_of(one) for one in others},
     )
 

@@ -35,8 +35,6 @@ from postgresql_server import PostgresqlServer  # noqa: E402
 from pipeline.store.ledger_postgresql import schema_of  # noqa: E402
 
 WINDOW_S = 10.0
-#: Of all calls, so many may be refused for rate.
-MOST_REFUSED = 0.005
 _RUN = "from flows.cli import main; main()"
 
 
@@ -132,7 +130,9 @@ def campaign(options: argparse.Namespace, folder: Path) -> list[str]:
             print(f"{share:.0%} done: {step}", file=sys.stderr)
         for one in runs.started:
             one.wait(max(1.0, until_s - time.monotonic()))
-        return _judged(options, runs, emulator.settled_journal(0))
+        journal = emulator.settled_journal(0)
+        (folder / "journal.json").write_text(json.dumps(journal))
+        return _judged(options, runs, journal)
 
 
 def _judged(options: argparse.Namespace, runs: Runs, journal: list[dict[str, Any]]) -> list[str]:
@@ -182,7 +182,7 @@ def _judged(options: argparse.Namespace, runs: Runs, journal: list[dict[str, Any
     print(f"{'items sent by each run that ended':<40} {sent}")
     if unknown > options.kill * options.concurrency:
         wrong.append(f"{unknown} calls with an unknown end")
-    if refused > MOST_REFUSED * len(journal):
+    if refused > options.refused / 100 * len(journal):
         wrong.append(f"{refused} calls refused for rate")
     if most > allowed:
         wrong.append(f"{most} calls in ten seconds, and the quota allows {allowed:.0f}")
@@ -227,6 +227,7 @@ def main() -> int:
     parser.add_argument(
         "--lease", type=float, default=10, help="seconds after which a silent run's items go on"
     )
+    parser.add_argument("--refused", type=float, default=0.5, help="per cent that may be refused for rate")
     parser.add_argument("--seconds", type=float, default=900, help="give up after so long")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it there")

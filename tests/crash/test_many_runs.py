@@ -109,7 +109,8 @@ def test_four_runs_on_one_ledger_of_which_two_are_killed_do_every_item_once(tmp_
     ended = subprocess.run(
         [
             *(sys.executable, "-m", "tests.crash.many_runs", "--runs", "4", "--kill", "2", "--late", "1"),
-            *("--items", "160", "--rpm", "900", "--lease", "3", "--seconds", "150"),
+            # A busy machine sends what it could not send in time in bunches: by hand it is 0.5 %.
+            *("--items", "160", "--rpm", "900", "--lease", "3", "--seconds", "150", "--refused", "5"),
             *("--seed", os.environ.get("AUDIOBATCH_TEST_SEED", "3"), "--keep", str(tmp_path / "many")),
         ],
         cwd=ROOT,
