@@ -164,6 +164,22 @@ def test_a_killed_redo_leaves_the_recorded_result_with_its_own_files(ledger, tmp
     assert ledger.open_calls() == []
 
 
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_named_and_what_to_do_and_not_taken_for_a_broken_ledger(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=True)
+    try:
+        (disk / "filler").write_bytes(bytes(60_000))
+        with pytest.raises(
+            ConfigError, match=r"no space is left on its disk\. Free some, or name another"
+        ) as full:
+            Ledger.open(disk / "ledger.db")
+        assert str(disk) in full.value.message
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 # Folders of earlier versions.
 
 
