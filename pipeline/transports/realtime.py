@@ -26,9 +26,9 @@ import orjson
 from websockets.exceptions import ConnectionClosed
 
 from pipeline.audio.samples import pcm_of
-from pipeline.errors import AudioBatchError, AuthenticationFailed, Unavailable
+from pipeline.errors import AudioBatchError, AuthenticationFailed, ServiceError, Unavailable
 from pipeline.transports.realtime_errors import closed_words, not_opened
-from pipeline.transports.realtime_reply import reply_of
+from pipeline.transports.realtime_reply import limits_as_headers, reply_of
 from pipeline.transports.realtime_words import Hearing, Utterance, ask_of, session_of, stages_of
 from pipeline.transports.sessions import Session, Sessions
 from pipeline.transports.turn import RealtimeTurn, State
@@ -199,6 +199,8 @@ class RealtimeTransport:
             whole = True
         except AudioBatchError as failed:
             log.info("%s: turn failed while %s: %s", call.request.item_id, turn.state, failed)
+            if isinstance(failed, ServiceError):
+                failed.limits = failed.limits or limits_as_headers(turn.reply.limits)
             raise
         finally:
             if not whole:

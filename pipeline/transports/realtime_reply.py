@@ -37,7 +37,7 @@ def reply_of(request: Request, found: TurnReply, model: str, latency_s: float) -
         request_id=str(response.get("id") or "") or None,
         latency_s=latency_s,
         input_transcript=found.input_transcript,
-        limits=_as_headers(found.limits),
+        limits=limits_as_headers(found.limits),
     )
 
 
@@ -57,7 +57,7 @@ def _usage(found: Any) -> Usage | None:
     )
 
 
-def _as_headers(limits: list[Any]) -> dict[str, str]:
+def limits_as_headers(limits: list[Any]) -> dict[str, str]:
     """`rate_limits.updated` under the names that HTTP uses for the same."""
     headers: dict[str, str] = {}
     for limit in limits:

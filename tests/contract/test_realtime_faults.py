@@ -238,6 +238,7 @@ async def test_a_quota_names_its_wait(server: EmulatorProcess) -> None:
             await made.send(request(item_id="b"))
     assert limited.value.retry_after_s == pytest.approx(60, abs=5)
     assert reply.limits["x-ratelimit-limit-requests"] == "1"
+    assert limited.value.limits["x-ratelimit-limit-requests"] == "1", "a refusal tells them as well"
 
 
 async def test_nobody_there_is_told_as_that() -> None:

@@ -119,6 +119,20 @@ def test_a_cost_limit_without_a_known_price_sends_nothing(emulator, prompts):
     assert emulator.journal() == []
 
 
+def test_the_limits_that_a_realtime_session_tells_are_kept_to(prompts):
+    model = "gpt-realtime"
+    jobs = []
+    with EmulatorProcess("--speech", "tone", "--quota", f"{model}=rpm:300,tpm:70000") as emulator:
+        how = azure(emulator, deployment=model, model=model, transport="realtime")
+        summary = run_job(on_open=jobs.append, **prompts(12), **how)
+        refused = sum(call["status"] == 429 for call in emulator.journal())
+    assert (summary.exit_code, summary.succeeded) == (0, 12)
+    [deployment] = jobs[0]._sender.pool.deployments
+    assert deployment.limiter.rate.told == 300
+    assert deployment.limiter.tokens.per_minute == 70_000
+    assert refused <= 4, "the first call told how many pass"
+
+
 def test_a_wait_of_a_day_ends_the_run_resumable_and_says_when_to_come_back(emulator, prompts):
     emulator.put_faults({"when": {"nth": 4}, "do": {"status": 429, "headers": {"retry-after": "86400"}}})
     job = {**prompts(10), **azure(emulator, max_concurrency=1)}
