@@ -97,7 +97,7 @@ async def test_on_a_terminal_one_line_changes_and_is_gone_at_the_end(monkeypatch
     stream = Terminal()
     async with progress.shown(job(moment(), moment(done=7), warnings=["no price is known"]), stream=stream):
         async with asyncio.timeout(20):  # the first line waits for the terminal library's import
-            while "7/500 done" not in plain(stream.getvalue()):
+            while "7/500 done" not in plain(stream.getvalue()):  # noqa: ASYNC110 - a stream tells nobody
                 await asyncio.sleep(0.01)
     text = stream.getvalue()
     assert "Note: no price is known\n" in plain(text)
