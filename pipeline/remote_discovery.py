@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from pipeline.ahead import Ahead
 from pipeline.audio.probe import looks_like_audio
 from pipeline.errors import ConfigError, InputError, StorageError
 from pipeline.found import Found, probed_source, unchanged, without_probing
-from pipeline.remote_inputs import Ahead, Prober, Unread, local_copy, read_text, survey
+from pipeline.remote_inputs import Prober, Unread, local_copy, read_text, survey
 from pipeline.store.fsspec_storage import FsspecStorage
 from pipeline.tables import TABLE_ENDINGS, lines_of, text_source
 

@@ -14,11 +14,9 @@ import contextlib
 import tempfile
 import threading
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from pipeline.address import Address, place_of
 from pipeline.audio.probe import ALONE_S, looks_like_audio, probe, result_of
@@ -30,19 +28,13 @@ from pipeline.store.store_errors import is_passing
 from pipeline.tables import MAX_PROMPT_CHARACTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from pipeline.audio.probe import Probed
     from pipeline.model import Source
 
-_T = TypeVar("_T")
-_R = TypeVar("_R")
-
-FETCHES_AT_ONCE = 16
 #: Fetched and not yet probed: what is larger waits until it is alone.
 BYTES_AT_ONCE = 512_000_000
-#: Items that need no fetching wait behind one that does; no more than these.
-_MOST_WAITING = 1000
 _LONGEST_TEXT_BYTES = 4 * MAX_PROMPT_CHARACTERS
 
 
@@ -95,47 +87,6 @@ def _folders_of(path: str) -> Iterator[str]:
 
 class Unread(InputError):
     """An object that the store does not hand out; another time it may."""
-
-
-class Ahead(Generic[_T, _R]):
-    """Work on a stream's items in threads, some ahead of the reader; results come in the stream's order."""
-
-    def __init__(self, work: Callable[[_T], _R], *, at_once: int = FETCHES_AT_ONCE) -> None:
-        self._work = work
-        self._at_once = at_once
-
-    def results(self, items: Iterable[tuple[_T, bool]]) -> Iterator[tuple[_T, _R | None]]:
-        """Each item with its result; with None where the flag beside it says that nothing is to be done."""
-        waiting: deque[tuple[_T, Future[_R] | None]] = deque()
-        source = iter(items)
-        busy = 0
-        more = True
-
-        def full() -> bool:
-            return busy >= 2 * self._at_once or len(waiting) >= _MOST_WAITING
-
-        with ThreadPoolExecutor(self._at_once, thread_name_prefix="fetch") as threads:
-            try:
-                while more or waiting:
-                    while more and not full():
-                        drawn = next(source, None)
-                        if drawn is None:
-                            more = False
-                            break
-                        item, needed = drawn
-                        if not needed and not waiting:
-                            yield item, None
-                            continue
-                        waiting.append((item, threads.submit(self._work, item) if needed else None))
-                        busy += needed
-                    while waiting and (waiting[0][1] is None or full() or not more):
-                        item, future = waiting.popleft()
-                        yield item, None if future is None else future.result()
-                        busy -= future is not None
-            finally:
-                for _, future in waiting:
-                    if future is not None:
-                        future.cancel()
 
 
 class Prober:

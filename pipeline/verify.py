@@ -10,9 +10,11 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.ahead import Ahead
 from pipeline.errors import InputError
 from pipeline.model import Status
 from pipeline.reports.manifest import read_csv
@@ -23,6 +25,8 @@ from pipeline.store.storage import LocalStorage
 from pipeline.store.versions import UNRECORDED, VERSIONS, bare_samples_path, files_of, restore, version_path
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pipeline.jobspec import JobSpec
     from pipeline.model import Outcome
     from pipeline.store.ledger import Ledger
@@ -47,6 +51,10 @@ class Trouble(StrEnum):
     NOT_HOME = "not brought home"
     OPEN_CALL = "open call"
     DATABASE = "database"
+
+
+#: Paths, with what is wrong with each.
+Wrong = dict[str, tuple[Trouble, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,15 +118,25 @@ class Verification:
         self._database()
         if self.seen.findings:
             return self.seen  # what a broken ledger says of files means nothing
-        for outcome in self.ledger.all_outcomes():
-            self._outcome(outcome)
-        for outcome in self.ledger.all_outcomes(earlier=True):
-            self._version(outcome)
+        for outcome, wrong in self._compared(earlier=False):
+            self._outcome(outcome, wrong)
+        for outcome, wrong in self._compared(earlier=True):
+            self._version(outcome, wrong)
         if not self.running:
             self._left_over()
             self._calls()
             self._manifest()
         return self.seen
+
+    def _compared(self, *, earlier: bool) -> Iterator[tuple[Outcome, Wrong]]:
+        """Each outcome with what is wrong with its files; in a store, of many at once."""
+        outcomes = self.ledger.all_outcomes(earlier=earlier)
+        look = partial(self._wrong_files, earlier=earlier)
+        if isinstance(self.storage, LocalStorage):
+            yield from ((outcome, look(outcome)) for outcome in outcomes)
+            return
+        for outcome, wrong in Ahead(look).results((outcome, True) for outcome in outcomes):
+            yield outcome, wrong or {}
 
     def _found(self, trouble: Trouble, where: str, what: str, *, repaired: bool = False) -> None:
         self.seen.findings.append(Finding(trouble=trouble, where=where, what=what, repaired=repaired))
@@ -127,12 +145,12 @@ class Verification:
         for words in self.ledger.damage():
             self._found(Trouble.DATABASE, "ledger.db", words)
 
-    def _outcome(self, outcome: Outcome) -> None:
+    def _outcome(self, outcome: Outcome, before: Wrong) -> None:
         self.seen.outcomes += 1
+        self._count(outcome)
         self._known.update(files_of(outcome))
         for ending in _RAW_ENDINGS:  # a bad reply is kept also when a good one has come since
             self._known.add(output_path(outcome.item_id, folder="replies", ending=ending, turn=outcome.turn))
-        before = self._wrong_files(outcome)
         if before and self.repair and outcome.status is Status.SUCCEEDED and restore(self.storage, outcome):
             after = self._wrong_files(outcome)
             for path, (trouble, what) in before.items():
@@ -141,23 +159,28 @@ class Verification:
         for path, (trouble, what) in before.items():
             self._found(trouble, path, what)
 
-    def _version(self, outcome: Outcome) -> None:
+    def _version(self, outcome: Outcome, wrong: Wrong) -> None:
+        self._count(outcome)
         for path in files_of(outcome):
             kept = version_path(path, outcome.version)
             self._known.add(kept)
-        for path, (trouble, what) in self._wrong_files(outcome, earlier=True).items():
+        for path, (trouble, what) in wrong.items():
             self._found(trouble, path, what)
 
-    def _wrong_files(self, outcome: Outcome, *, earlier: bool = False) -> dict[str, tuple[Trouble, str]]:
-        """Files of an outcome that are gone or are not what was recorded."""
-        wrong: dict[str, tuple[Trouble, str]] = {}
+    def _count(self, outcome: Outcome) -> None:
+        for file in (outcome.audio, outcome.transcript_file, outcome.raw_reply):
+            if file is not None:
+                self.seen.files += 1
+                self.seen.size_bytes += file.size_bytes
+
+    def _wrong_files(self, outcome: Outcome, *, earlier: bool = False) -> Wrong:
+        """Files of an outcome that are gone or are not what was recorded. For any thread."""
+        wrong: Wrong = {}
         whose = f"{outcome.item_id} turn {outcome.turn}"
         for file in (outcome.audio, outcome.transcript_file, outcome.raw_reply):
             if file is None:
                 continue
             path = version_path(file.path, outcome.version) if earlier else file.path
-            self.seen.files += 1
-            self.seen.size_bytes += file.size_bytes
             if not self.storage.exists(path):
                 wrong[path] = (Trouble.MISSING, f"of {whose}, is gone")
             elif (size_bytes := self.storage.size(path)) != file.size_bytes:

@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, TypeVar
+from weakref import WeakSet
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 #: How long a store may be away or too busy before it counts as failed.
 PATIENCE_S = 120.0
+#: A store that never answered is rather a wrong name or address.
+FIRST_PATIENCE_S = 15.0
 #: Bytes asked for at a time: what is larger is read in pieces.
 PIECE_BYTES: Final = 8 << 20
 _PUTS_AT_ONCE: Final = 4
@@ -351,15 +354,24 @@ class FsspecStorage:
 
     def _again(self, call: Callable[[], _T]) -> _T:
         """One request, made again while it fails for a reason that passes."""
+        known = self._files in _ANSWERED
+        patience_s = self._patience_s if known else min(self._patience_s, FIRST_PATIENCE_S)
         for attempt in Retrying(
             retry=retry_if_exception(is_passing),
-            stop=stop_after_delay(self._patience_s),
+            stop=stop_after_delay(patience_s),
             wait=wait_random_exponential(multiplier=0.2, max=15),
             before_sleep=_say,
             reraise=True,
         ):
             with attempt:
-                return call()
+                try:
+                    answer = call()
+                except Exception as failed:
+                    if not is_passing(failed):
+                        _ANSWERED.add(self._files)
+                    raise
+                _ANSWERED.add(self._files)
+                return answer
         raise AssertionError  # the last attempt returned or raised
 
     def _key(self, path: str) -> str:
@@ -370,6 +382,8 @@ class FsspecStorage:
         return f"{self.root.path}/{path}"
 
 
+#: File systems whose store has said anything in this process.
+_ANSWERED: WeakSet[Any] = WeakSet()
 _PROBE: Final = TEMPORARY_PREFIX + "probe"
 
 

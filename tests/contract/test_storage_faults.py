@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 import uuid
 from pathlib import Path
 
@@ -98,6 +99,16 @@ def test_a_store_that_stays_away_is_an_error_and_leaves_the_old_object(line: Lin
     with pytest.raises(ConfigError, match="cannot be used"):
         storage.probe_writable()
     assert line.storage(direct=True).read("a.wav") == b"old"
+
+
+def test_a_store_that_was_never_reached_is_given_up_soon(azurite, monkeypatch):
+    monkeypatch.setattr("pipeline.store.fsspec_storage.FIRST_PATIENCE_S", 0.3)
+    for name, value in azurite.variables(port=9).items():  # where nobody listens
+        monkeypatch.setenv(name, value)
+    began_s = time.monotonic()
+    with pytest.raises(ConfigError, match="the store did not answer"):
+        FsspecStorage(Address("az", "results/run")).refuse_file()
+    assert time.monotonic() - began_s < 60, "as long as for a store that went away"
 
 
 def test_an_answer_with_another_hash_is_no_success(line: Line, monkeypatch):
