@@ -28,7 +28,7 @@ from pipeline.model import SavedFile
 from pipeline.store.durable import TEMPORARY_PREFIX
 from pipeline.store.filesystems import filesystem_of
 from pipeline.store.listing import Entry, listed, version_of
-from pipeline.store.store_errors import is_passing, store_error
+from pipeline.store.store_errors import is_passing, is_unknown_there, store_error
 from pipeline.store.versions import UNRECORDED
 
 if TYPE_CHECKING:
@@ -306,7 +306,10 @@ class FsspecStorage:
         except FileExistsError:
             return self._in_the_way(path, data)
         except Exception as failed:
-            raise store_error(failed, self.root / path) from failed
+            if not is_unknown_there(failed):
+                raise store_error(failed, self.root / path) from failed
+            # Some servers that speak like S3 know no conditions.
+            return self._in_the_way(path, data) if self.exists(path) else self._put(path, data)
         return self._arrived(path, data, answer)
 
     def _in_the_way(self, path: str, data: bytes) -> SavedFile:

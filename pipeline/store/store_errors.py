@@ -39,6 +39,12 @@ def is_passing(failed: BaseException) -> bool:
     return any(isinstance(one, (*_DROPPED, *_clients_own())) for one in _causes(failed))
 
 
+def is_unknown_there(failed: BaseException) -> bool:
+    """Whether the store does not know what it was asked to do."""
+    answers = [_answer(one) for one in _causes(failed)]
+    return any(status == 501 or code == "NotImplemented" for status, code in answers)
+
+
 _DROPPED: Final = (ConnectionError, TimeoutError, aiohttp.ClientError)
 
 

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 from remote_stores import BUSY, CUT, HALF, LOST, PASS, RESET, THROTTLED, Wire
 
 from pipeline.address import Address
@@ -117,6 +118,25 @@ def test_an_answer_with_another_hash_is_no_success(line: Line, monkeypatch):
     monkeypatch.setattr(storage._files, "pipe_file", lambda key, data, **kw: put(key, data[:-1], **kw))
     with pytest.raises(StorageError, match="what arrived is not what was sent"):
         storage.write("a.wav", b"content")
+
+
+def test_a_server_that_knows_no_conditions_is_written_to_all_the_same(s3, monkeypatch):
+    for name, value in s3.variables().items():
+        monkeypatch.setenv(name, value)
+    storage = FsspecStorage(s3.make(f"out-{uuid.uuid4().hex[:12]}") / "run")
+    put = storage._files.pipe_file
+
+    def without_conditions(key, data, **more):
+        if more.get("mode") == "create":
+            answer = {"Error": {"Code": "NotImplemented"}, "ResponseMetadata": {"HTTPStatusCode": 501}}
+            raise OSError("not implemented") from ClientError(answer, "PutObject")
+        return put(key, data, **more)
+
+    monkeypatch.setattr(storage._files, "pipe_file", without_conditions)
+    storage.write_many([("a.wav", b"one")], replacing=False)
+    storage.write_many([("a.wav", b"two")], replacing=False)
+    assert storage.read("a.wav") == b"two"
+    assert storage.read("versions/unrecorded/a.wav") == b"one"
 
 
 def test_a_container_that_is_not_there_is_said_with_what_to_do(line: Line):
