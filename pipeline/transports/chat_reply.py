@@ -9,6 +9,7 @@ import binascii
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import pybase64
 
 from pipeline.errors import BadReply, ContentFiltered
 from pipeline.model import Reply, Usage
@@ -42,7 +43,7 @@ def reply_of(raw: bytes, headers: Mapping[str, str], latency_s: float, request: 
         message = choice["message"]
         finish_reason = choice.get("finish_reason") or ""
         sound = message.get("audio") or {}
-        audio = binascii.a2b_base64(sound["data"], strict_mode=True) if sound else None
+        audio = pybase64.b64decode(sound["data"], validate=True) if sound else None
         text = message.get("content") or ""
         transcript = sound.get("transcript") or ""
         usage = _usage(body.get("usage"))

@@ -5,8 +5,9 @@ Source: OpenAI API reference, "Create chat completion"; learn.microsoft.com, "Au
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING, Any
+
+import pybase64
 
 if TYPE_CHECKING:
     from pipeline.model import AudioPart, Exchange, Request
@@ -51,7 +52,7 @@ def _user(text: str, audio: AudioPart | None) -> dict[str, Any]:
     if audio is None:
         return {"role": "user", "content": text}
     parts: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
-    data = base64.b64encode(audio.data).decode("ascii")
+    data = pybase64.b64encode_as_string(audio.data)
     parts.append({"type": "input_audio", "input_audio": {"data": data, "format": audio.format}})
     return {"role": "user", "content": parts}
 

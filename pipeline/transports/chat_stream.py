@@ -11,12 +11,12 @@ openai-python 3.51 (`ChoiceDeltaAudio`). Checked 2026-11-20.
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import pybase64
 
 from pipeline.errors import BadReply, ContentFiltered, OutcomeUnknown, RequestRejected
 from pipeline.transports.realtime_errors import of_error
@@ -81,7 +81,7 @@ class StreamedReply:
                 self.audio_expires_at = sound.get("expires_at") or self.audio_expires_at
                 self.transcript += sound.get("transcript") or ""
                 try:
-                    self.pcm += base64.b64decode(sound.get("data") or "", validate=True)
+                    self.pcm += pybase64.b64decode(sound.get("data") or "", validate=True)
                 except binascii.Error as failed:
                     raise BadReply(f"the reply's audio is broken base64: {failed}") from failed
 

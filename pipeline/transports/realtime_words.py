@@ -9,10 +9,11 @@ Source: the Realtime reference (`session.update`, `conversation.item.create`, `r
 
 from __future__ import annotations
 
-import base64
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import pybase64
 
 from pipeline.audio.samples import silence
 from pipeline.transports.turn import Stage
@@ -145,7 +146,7 @@ def _flat(events: list[Any]) -> Iterator[dict[str, Any]]:
             yield event
             continue
         for start in range(0, len(event.pcm), CHUNK_BYTES):
-            data = base64.b64encode(event.pcm[start : start + CHUNK_BYTES]).decode("ascii")
+            data = pybase64.b64encode_as_string(event.pcm[start : start + CHUNK_BYTES])
             yield {"type": "input_audio_buffer.append", "audio": data}
 
 

@@ -7,10 +7,11 @@ Source: the Realtime reference (`response.done`, `RealtimeResponseStatus`), chec
 
 from __future__ import annotations
 
-import base64
 import binascii
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import pybase64
 
 from pipeline.errors import BadReply, ContentFiltered, OutcomeUnknown
 from pipeline.transports.realtime_errors import of_error, waits_s
@@ -54,7 +55,7 @@ class TurnReply:
         match kind:
             case "response.output_audio.delta":
                 try:
-                    self.pcm += base64.b64decode(event["delta"], validate=True)
+                    self.pcm += pybase64.b64decode(event["delta"], validate=True)
                 except (binascii.Error, KeyError, TypeError, ValueError) as failed:
                     raise BadReply(f"the reply's audio is broken base64: {failed}") from failed
             case "response.output_audio_transcript.delta":
