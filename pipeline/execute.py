@@ -267,9 +267,10 @@ class Job:
             await wait_for_others(self, self._feed)
             if not self.stop.asked:
                 await asyncio.to_thread(self._tidy_up)
-        await asyncio.to_thread(self._feed.give_back)
+        await self._feed.close()
         if self.together is not None and self.stop.reason is not StopReason.STORAGE:
-            self.left = (await asyncio.to_thread(self.ledger.queue.state)).left
+            with contextlib.suppress(StorageError):
+                self.left = (await asyncio.to_thread(self.ledger.queue.state)).left
 
     def _tidy_up(self) -> None:
         """Nothing is held by anybody: replies that came too late are kept, and what killed runs left is swept."""

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import contextlib
 import logging
 import math
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pipeline.errors import StorageError
 from pipeline.model import Status
 from pipeline.plan import Decision, plan_again
 from pipeline.store.recovery import recover
@@ -129,12 +131,15 @@ class Feed:
             ledger.queue.ended(item_id)
         return [one for one in found if decided[one.source.item_id] is Decision.SEND]
 
-    def give_back(self) -> None:
+    async def close(self) -> None:
         """What was claimed and not handed out is anybody's."""
+        if self._ahead is not None:
+            await asyncio.wait([self._ahead])
         left = [one.source.item_id for _, one in self._waiting] + [one.source.item_id for one in self._rest]
         self._waiting.clear()
         self._rest.clear()
-        self._ledger.queue.release(left)
+        with contextlib.suppress(StorageError):
+            self._ledger.queue.release(left)
 
 
 def _heard(task: asyncio.Task[None]) -> None:

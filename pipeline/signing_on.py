@@ -61,6 +61,7 @@ def sign_on(  # noqa: PLR0917 - all of it is one run's
         _bind(ledger, storage, spec)
         joined = ledger.workers.join(me)
         stack.callback(_sign_off, ledger)
+        spool.share(me.run_id, alone=joined.alone)
         if not joined.alone or me.drains:
             return SignedOn(queue_id=joined.queue_id, alone=joined.alone)
         # One that was taken for dead may write yet: its files are young.

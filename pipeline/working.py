@@ -63,7 +63,11 @@ async def wait_for_others(job: Job, feed: Feed) -> None:
     while not job.stop.asked:
         await work_through(sender, feed.next_of_rest, at_once=job.spec.concurrency_ceiling)
         await send_deferred(sender)
-        state = await asyncio.to_thread(job.ledger.queue.state)
+        try:
+            state = await asyncio.to_thread(job.ledger.queue.state)
+        except StorageError as failed:
+            job.stop.ask(StopReason.STORAGE, failed.message)
+            break
         if not state.left or job.stop.asked:
             break
         who = ", ".join(job.together.names.get(one, one) for one in state.holders) if job.together else ""

@@ -295,3 +295,18 @@ def test_a_kill_at_any_call_loses_no_kept_reply(tmp_path: Path, act: str):
     assert ends[-1]
     assert not ends[0]
     assert ends.count(False) > 8
+
+
+def test_runs_that_share_a_spool_set_aside_room_of_their_own(tmp_path: Path):
+    first, second = (Spool(tmp_path / "out", base=tmp_path / "state") for _ in range(2))
+    first.share("first", alone=True)
+    second.share("second", alone=False)
+    first.reserve(1000)
+    second.reserve(2000)
+    second.release()
+    assert [path.name for path in first.folder.iterdir()] == ["reserve.first"]
+    third = Spool(tmp_path / "out", base=tmp_path / "state")
+    third.share("third", alone=True)
+    assert not list(third.folder.iterdir()), "what a dead run set aside is freed"
+    first.keep("a", FILES, RECORD)
+    assert [entry.name for entry in third.entries()] == ["a"]

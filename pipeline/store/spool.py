@@ -67,8 +67,21 @@ class Spool:
         base = base or platformdirs.user_state_path("audiobatch", appauthor=False)
         self.folder = base / "spool" / key
         self._storage = LocalStorage(self.folder, private=True)
+        self._reserve = _RESERVE
         self._counting = threading.Lock()
         self._last_ns = 0
+
+    def share(self, owner: str, *, alone: bool) -> None:
+        """Other runs on this machine use this spool too: each sets aside room of its own.
+
+        Args:
+            owner: this run.
+            alone: no other is at work; what dead ones set aside is freed.
+        """
+        if alone and self.folder.is_dir():
+            for path in self.folder.glob(_RESERVE + "*"):
+                self._storage.delete(path.name)
+        self._reserve = f"{_RESERVE}.{owner}"
 
     def reserve(self, size_bytes: int) -> None:
         """Sets room aside on the spool's disk, so that `keep` works when it is full.
@@ -78,12 +91,12 @@ class Spool:
         """
         whole, rest = divmod(size_bytes, _BLOCK_BYTES)
         block = os.urandom(_BLOCK_BYTES)  # no file system compresses it, or stores it as a hole
-        self._storage.write(_RESERVE, (block[:n] for n in (*[_BLOCK_BYTES] * whole, rest)))
+        self._storage.write(self._reserve, (block[:n] for n in (*[_BLOCK_BYTES] * whole, rest)))
 
     def release(self) -> None:
         """Gives the room back, and leaves no empty folder behind."""
         if self.folder.is_dir():
-            self._storage.delete(_RESERVE)
+            self._storage.delete(self._reserve)
             self._storage.sweep_temporary()
             self._remove_if_empty()
 
@@ -113,7 +126,7 @@ class Spool:
             # Again even where there is no reserve: another thread may have given it up just now, or another run
             # on the same output has ended and left no empty folder behind.
             self._storage = LocalStorage(self.folder, private=True)
-            self._storage.delete(_RESERVE)
+            self._storage.delete(self._reserve)
             self._storage.write(path, parts)
         return self.folder / path
 
