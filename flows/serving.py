@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
+#: Prefect kills a run 30 s after it has asked it to stop. What is not over by then waits for a server that is gone.
+STOP_S = 45.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,8 @@ async def serve(*, said: Callable[[str], None]) -> None:
     watching.cancel()
     await asyncio.wait([watching])
     if not running.done():
-        at_work = len(runner._process_manager.flow_run_ids())  # noqa: SLF001 - told to people, decides nothing
-        if at_work:
-            said(f"Stopping: {at_work} {'run' if at_work == 1 else 'runs'} at work may end calls in flight.")
+        said("Stopping: runs at work may end their calls in flight.")
+        stopping.end_process_after(0, STOP_S)
         await runner.astop()
     asked.cancel()
     await running
@@ -79,8 +80,13 @@ def prepare_children() -> None:
 
 async def _started(runner: Runner, stopped: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
+    signals = 0
 
-    def stop(*_: Any) -> None:
+    def stop(number: int, _frame: Any) -> None:
+        nonlocal signals
+        signals += 1
+        if signals > 1:  # runs at work have been asked to stop, and do so without us
+            os._exit(128 + number)
         loop.call_soon_threadsafe(stopped.set)
 
     async with contextlib.AsyncExitStack() as stack:

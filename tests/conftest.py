@@ -59,3 +59,12 @@ def s3():
     from remote_stores import S3, running
 
     yield from running(S3)
+
+
+@pytest.fixture(scope="session")
+def standing_server():
+    """`audiobatch server`, started by the first test that wants one; `address` is where its API is."""
+    import standing
+
+    with standing.server() as started:
+        yield started

@@ -1,0 +1,136 @@
+"""A real `audiobatch server` for tests, and `audiobatch serve` on it, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import flows_prefect
+from running import ROOT
+
+PATIENCE_S = 150.0
+
+
+class Command:
+    """`audiobatch …` as a process that goes on until it is told to end."""
+
+    def __init__(
+        self, *arguments: str | Path, program: tuple[str, ...] = (), env: dict[str, str] | None = None
+    ):
+        self._said: tuple[str, str] | None = None
+        self._err = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed when it ends
+        self._out = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [
+                *(program or (sys.executable, "-c", "from flows.cli import main; main()")),
+                *map(str, arguments),
+            ],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "PREFECT_HOME": str(flows_prefect.home()),
+                **(env or {}),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=self._err,
+            text=True,
+            start_new_session=True,
+        )
+
+    @property
+    def out(self) -> str:
+        return self._said[0] if self._said else self._text(self._out)
+
+    @property
+    def err(self) -> str:
+        return self._said[1] if self._said else self._text(self._err)
+
+    def says(self, text: str, timeout_s: float = PATIENCE_S) -> None:
+        """Wait until it has said so, on either stream."""
+        said = flows_prefect.until(
+            lambda: text in self.out + self.err or self.process.poll() is not None, timeout_s
+        )
+        assert said, f"never said {text!r}:\n{self.out}\n{self.err}"
+        assert text in self.out + self.err, f"ended with {self.process.returncode}:\n{self.out}\n{self.err}"
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self._ended()
+
+    def end_group(self, number: int) -> int:
+        """End it as a terminal does: the signal reaches its children too."""
+        os.killpg(self.process.pid, number)
+        return self._ended()
+
+    def _ended(self) -> int:
+        try:
+            return self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        finally:
+            if self._said is None:
+                self._said = (self.out, self.err)
+                self._out.close()
+                self._err.close()
+
+    def _text(self, file: Any) -> str:
+        # A position of its own: the process goes on writing at the shared one.
+        size = os.fstat(file.fileno()).st_size
+        return os.pread(file.fileno(), size, 0).decode(errors="replace")
+
+
+@contextlib.contextmanager
+def server(**env: str):
+    """The server's API address."""
+    command = Command("server", "--port", "0", env=env)
+    try:
+        command.says("export PREFECT_API_URL=")
+        command.address = command.out.partition("PREFECT_API_URL=")[2].split()[0]
+        yield command
+    finally:
+        command.end()
+
+
+@contextlib.contextmanager
+def connected(address: str):
+    """Point Prefect's client in this process at a server."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_HOME: str(flows_prefect.home())}):
+        yield
+
+
+async def flow_runs(output: Path | str) -> list[Any]:
+    """The flow runs on this output folder that have begun, oldest first."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    async with get_client() as client:
+        found = await client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200)
+    begun = [one for one in found if one.state and one.state.type.value not in ("SCHEDULED", "PENDING")]
+    return [one for one in reversed(begun) if one.parameters["job"].get("output") == str(output)]
+
+
+async def until_run(output: Path | str, wanted, timeout_s: float = PATIENCE_S) -> Any:
+    """The first flow run on this output folder that is as wanted, once there is one."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout_s
+    while True:
+        runs = await flow_runs(output)
+        for one in runs:
+            if wanted(one):
+                return one
+        states = [(one.state.name, one.state.message) for one in runs]
+        assert loop.time() < end, f"no such run; there are {states}"
+        await asyncio.sleep(0.2)

@@ -1,0 +1,343 @@
+"""Jobs on a schedule: a real server, `audiobatch serve`, cron, and the emulator."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+
+import flows_prefect
+import pytest
+import standing
+from emulator_process import EmulatorProcess
+from running import audiobatch, read_manifest, write_wav
+
+from flows import user_server
+from pipeline.jobspec import JobSpec
+
+pytestmark = [
+    *(pytest.mark.filterwarnings(text) for text in flows_prefect.WARNINGS),
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals"),
+]
+#: Seconds as a sixth field, which the command line does not take: tests have no minutes to wait.
+OFTEN = "* * * * * */20"
+
+
+@pytest.fixture(scope="module")
+def service():
+    with EmulatorProcess("--speech", "tone") as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def account(service):
+    return {
+        "AZURE_OPENAI_ENDPOINT": service.base_url,
+        "AZURE_OPENAI_API_KEY": service.api_key,
+        "AZURE_OPENAI_DEPLOYMENT_NAME": "gpt-audio-1.5",
+    }
+
+
+@pytest.fixture(scope="module")
+def server(standing_server):
+    return standing_server
+
+
+@pytest.fixture(scope="module")
+def here(server, account):
+    """The environment of a terminal that knows the server and has an account."""
+    return {"PREFECT_API_URL": server.address, "PREFECT_HOME": str(flows_prefect.home()), **account}
+
+
+class Serving:
+    """`audiobatch serve`, started again after a test has ended it."""
+
+    def __init__(self, env):
+        self.env, self.command = env, None
+
+    def running(self):
+        if self.command is None or self.command.process.poll() is not None:
+            self.command = standing.Command("serve", env=self.env)
+        return self.command
+
+
+@pytest.fixture(scope="module")
+def one_serving(here):
+    serving = Serving(here)
+    yield serving
+    if serving.command is not None:
+        serving.command.end()
+
+
+@pytest.fixture
+def serving(one_serving, service):
+    service.reset()
+    return one_serving.running()
+
+
+def recordings(folder, *names):
+    for name in names:
+        write_wav(folder / name, pitch_hz=100 + 7 * len(list(folder.glob("*"))) if folder.exists() else 100)
+    return folder
+
+
+@contextlib.asynccontextmanager
+async def scheduled(server, service, inbox, out, *, cron=OFTEN, **settings):
+    """A registered job that fires every few seconds while the block runs."""
+    from flows import deployments
+
+    spec = JobSpec(
+        inputs=(str(inbox),),
+        output=str(out),
+        endpoint=service.base_url,
+        deployment="gpt-audio-1.5",
+        **settings,
+    )
+    with standing.connected(server.address):
+        one, is_new = await deployments.register(spec, name=out.parent.name, cron=cron, timezone="UTC")
+        assert is_new
+        try:
+            yield one
+        finally:
+            await deployments.remove(one)
+
+
+def is_completed(run):
+    return run.state.name == "Completed"
+
+
+async def until(condition):
+    assert await asyncio.to_thread(flows_prefect.until, condition, standing.PATIENCE_S)
+
+
+async def test_it_fires_by_itself_and_sends_only_what_is_new(tmp_path, serving, service, server):
+    inbox, out = recordings(tmp_path / "inbox", "a.wav", "b.wav"), tmp_path / "out"
+    async with scheduled(server, service, inbox, out, prompt=("Describe this.",)) as job:
+        first = await standing.until_run(out, is_completed)
+        assert first.state.message.startswith("2 succeeded;")
+        assert first.name == f"inbox → {out}"
+        assert {"audiobatch", "azure"} <= set(first.tags)
+        recordings(inbox, "c.wav")
+        await standing.until_run(
+            out, lambda run: str(run.state.message).startswith("1 succeeded, 2 were done")
+        )
+    assert [row["status"] for row in read_manifest(out / "manifest.csv")] == ["succeeded"] * 3
+    assert len(service.journal()) == 3, "nothing was paid for twice"
+    assert f"Serving {job.name}: " in serving.err
+    assert f"inbox → {out}: 2 succeeded;" in serving.err
+
+
+async def test_a_fire_while_the_last_run_is_at_work_is_skipped(tmp_path, serving, service, server):
+    from flows import deployments
+
+    inbox, out = recordings(tmp_path / "inbox", "a.wav"), tmp_path / "out"
+    service.put_faults({"when": {}, "do": {"latency_s": 40}})
+    async with scheduled(server, service, inbox, out) as job:
+        skipped = await standing.until_run(out, lambda run: run.state.name == "Skipped")
+        assert skipped.state.type.value == "COMPLETED"
+        assert re.match("skipped: the last run is still at work: .* is in use by run ", skipped.state.message)
+        assert "Wait until" not in skipped.state.message
+        await deployments.pause(job)  # the run at work goes on
+        done = await standing.until_run(out, is_completed)
+        assert done.state.message.startswith("1 succeeded")
+    assert len(service.journal()) == 1
+    serving.says("skipped: the last run is still at work")
+
+
+async def test_what_finds_nothing_yet_is_no_failure(tmp_path, serving, service, server):
+    (tmp_path / "inbox").mkdir()
+    async with scheduled(server, service, tmp_path / "inbox", tmp_path / "out"):
+        run = await standing.until_run(tmp_path / "out", lambda run: run.state.is_final())
+    assert run.state.name == "Skipped"
+    assert "skipped: nothing yet: " in run.state.message
+
+
+async def test_paused_it_does_not_fire_and_resumed_it_does(tmp_path, serving, service, server):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+
+    from flows import deployments
+
+    inbox, out = recordings(tmp_path / "inbox", "a.wav"), tmp_path / "out"
+    async with scheduled(server, service, inbox, out, cron="0 2 * * *") as job:
+        of_it = DeploymentFilter(id=DeploymentFilterId(any_=[job.id]))
+        async with get_client() as client:
+            while not await client.read_flow_runs(deployment_filter=of_it):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+            await deployments.pause(job)
+            assert await client.read_flow_runs(deployment_filter=of_it) == [], "nothing is planned any more"
+        paused = await deployments.named(job.name)
+        assert (paused.paused, paused.next_at) == (True, None)
+        # Changed while it is paused, it stays so.
+        spec = JobSpec(**paused.job)
+        changed, is_new = await deployments.register(spec, name=job.name, cron=OFTEN, timezone="UTC")
+        assert (changed.paused, is_new) == (True, False)
+        await deployments.resume(job)
+        await standing.until_run(out, is_completed)
+
+
+async def test_a_stopped_serve_drains_its_runs_and_pauses_nothing(
+    tmp_path, serving, one_serving, service, server
+):
+    names = [f"{number:02}.wav" for number in range(12)]
+    inbox, out = recordings(tmp_path / "inbox", *names), tmp_path / "out"
+    service.put_faults({"when": {}, "do": {"latency_s": 4}})
+    async with scheduled(server, service, inbox, out, max_concurrency=2):
+        await until(lambda: len(service.journal()) >= 3)
+        # Ctrl-C reaches all that the terminal started: `serve`, and the runs that it started.
+        assert await asyncio.to_thread(serving.end_group, signal.SIGINT) == 0
+        assert "Stopping: runs at work" in serving.err
+        assert "The schedules stay as they are" in serving.err
+        rows = read_manifest(out / "manifest.csv")
+        assert {row["status"] for row in rows} == {"succeeded", "pending"}
+        assert all(call["delivered"] for call in service.settled_journal(1)), "a call was aborted"
+        (run, *_) = await standing.flow_runs(out)
+        assert run.state.name == "Cancelled"
+        service.put_faults()
+        one_serving.running()
+        done = await standing.until_run(out, is_completed)
+    assert "were done before" in done.state.message
+    assert len(service.journal()) == 12
+
+
+async def test_cancelled_under_serve_nothing_is_aborted(tmp_path, serving, service, server):
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelling
+
+    from flows import deployments
+
+    names = [f"{number:02}.wav" for number in range(40)]
+    inbox, out = recordings(tmp_path / "inbox", *names), tmp_path / "out"
+    service.put_faults({"when": {}, "do": {"latency_s": 3}})
+    async with scheduled(server, service, inbox, out, max_concurrency=4) as job:
+        await until(lambda: len(service.journal()) >= 6)
+        await deployments.pause(job)
+        (run,) = [one for one in await standing.flow_runs(out) if one.state.is_running()]
+        async with get_client() as client:
+            await client.set_flow_run_state(run.id, Cancelling())
+        ended = await standing.until_run(out, lambda one: one.id == run.id and one.state.is_final())
+        assert ended.state.name == "Cancelled"
+    calls = service.settled_journal(1)
+    assert len(calls) < 40
+    assert all(call["delivered"] for call in calls), "a call was aborted"
+    await until(lambda: not in_use(out))
+    rows = read_manifest(out / "manifest.csv")
+    assert [row["status"] for row in rows].count("succeeded") == len(calls)
+    assert {row["status"] for row in rows} == {"succeeded", "pending"}
+
+
+def in_use(folder):
+    from pipeline.store.lock import FolderLock
+
+    return FolderLock.holder(folder)
+
+
+async def test_a_flow_run_left_running_by_a_kill_is_closed_by_the_next_run(tmp_path, here, service, server):
+    service.reset()
+    inbox, out = recordings(tmp_path / "inbox", *(f"{number}.wav" for number in range(6))), tmp_path / "out"
+    service.put_faults({"when": {}, "do": {"latency_s": 600}})
+    run = standing.Command("run", inbox, "--output", out, "--max-concurrency", "2", "--quiet", env=here)
+    with standing.connected(server.address):
+        await standing.until_run(out, lambda run: run.labels.get("audiobatch.folder"))
+        assert await asyncio.to_thread(flows_prefect.until, lambda: len(service.journal()) >= 1, 60)
+        assert run.end(signal.SIGKILL) == -signal.SIGKILL
+        (dead,) = await standing.flow_runs(out)
+        assert dead.state.name == "Running"
+        service.put_faults()
+        again = audiobatch("run", inbox, "--output", out, "--quiet", env=here)
+        assert again.returncode == 0, again.stderr
+        dead, alive = await standing.flow_runs(out)
+        assert (dead.state.name, alive.state.name) == ("Crashed", "Completed")
+        assert "killed, or its machine went down" in dead.state.message
+        assert alive.labels["audiobatch.folder"] == ""
+        assert await running_tasks(dead.id) == []
+
+
+async def running_tasks(flow_run_id):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    async with get_client() as client:
+        found = await client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+        )
+    return [one.name for one in found if not one.state.is_final()]
+
+
+async def test_two_live_runs_that_end_one_after_another_close_nobody(tmp_path, here, service, server):
+    service.reset()
+    inbox, out = recordings(tmp_path / "inbox", "a.wav"), tmp_path / "out"
+    for _ in range(2):
+        assert audiobatch("run", inbox, "--output", out, "--quiet", env=here).returncode == 0
+        recordings(inbox, "b.wav")
+    with standing.connected(server.address):
+        assert [run.state.name for run in await standing.flow_runs(out)] == ["Completed", "Completed"]
+
+
+def test_a_name_that_is_not_there_or_taken_is_said(tmp_path, here):
+    recordings(tmp_path / "inbox", "a.wav")
+    missing = audiobatch("schedule", "pause", "nonsense", env=here)
+    assert missing.returncode == 2
+    assert "there is no schedule 'nonsense'" in missing.stderr
+    once = (
+        "schedule",
+        tmp_path / "inbox",
+        "--name",
+        "taken",
+        "--cron",
+        "@daily",
+        "--timezone",
+        "Europe/Berlin",
+    )
+    assert audiobatch(*once, "--output", tmp_path / "one", env=here).returncode == 0
+    changed = audiobatch(*once, "--output", tmp_path / "one", "--voice", "coral", env=here)
+    assert changed.stdout.startswith("Changed: taken\n")
+    assert "0 0 * * * (Europe/Berlin), next " in changed.stdout
+    other = audiobatch(*once, "--output", tmp_path / "two", env=here)
+    assert other.returncode == 2
+    assert "give this one another --name" in other.stderr
+    listed = json.loads(audiobatch("schedule", "list", "--json", env=here).stdout)
+    assert listed[0]["job"]["voice"] == "coral"
+    assert "emulator-key" not in json.dumps(listed)
+    assert audiobatch("schedule", "pause", "taken", env=here).stdout == "Paused: taken\n"
+    assert audiobatch("schedule", "resume", "taken", env=here).stdout.startswith("Resumed: taken, ")
+    assert audiobatch("schedule", "remove", "taken", env=here).stdout == "Removed: taken\n"
+
+
+def test_the_server_is_set_up_to_lose_nothing_and_its_pages_ask_its_own_port(server):
+    import urllib.request
+
+    assert user_server.trouble_with(server.address) == ""
+    pages = server.address.removesuffix("/api")
+    with urllib.request.urlopen(f"{pages}/ui-settings") as reply:
+        assert json.load(reply)["api_url"] == server.address
+    services = user_server._settings(server.address, 10)["server"]["services"]
+    assert services["triggers"]["enabled"]
+    assert services["event_persister"]["enabled"]
+
+
+async def test_a_server_that_could_lose_states_is_recognised(tmp_path, here):
+    name = "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE"
+    weak = flows_prefect.started(**{name: "1"})
+    try:
+        await weak.wait_healthy()
+        assert name in user_server.trouble_with(weak.api_url)
+        recordings(tmp_path / "inbox", "a.wav")
+        ran = await asyncio.to_thread(
+            *(audiobatch, "run", tmp_path / "inbox", "--output", tmp_path / "out", "--quiet"),
+            env={**here, "PREFECT_API_URL": weak.api_url},
+        )  # fmt: skip
+        assert ran.returncode == 0
+        assert "records task states one by one" in ran.stderr
+    finally:
+        weak.stop()
+
+
+def test_a_server_s_port_that_is_taken_is_a_message(server):
+    port = server.address.rpartition(":")[2].partition("/")[0]
+    ended = audiobatch("server", "--port", port)
+    assert ended.returncode == 2
+    assert "cannot be listened on" in ended.stderr
+    assert "Traceback" not in ended.stderr
