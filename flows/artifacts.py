@@ -1,4 +1,4 @@
-"""What a run leaves on its page in Prefect: its progress, a summary, and a table of its first items.
+"""What a run leaves on its page in Prefect: its progress, lines in its log, a summary, a table of its first items.
 
 Artifacts are views; a run that was paid for does not fail because one could not be written. None holds more than
 the manifest does, and neither holds a secret.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from prefect.artifacts import (
@@ -17,6 +18,7 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
+from prefect.logging import get_run_logger
 
 from flows import closing, progress
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 UPDATE_EVERY_S = 2.0
+LOG_EVERY_S = 60.0
 TABLE_ROWS = 200
 #: A server that does not answer is asked again for a minute by Prefect itself; a view is not worth that.
 PATIENCE_S = 5.0
@@ -37,14 +40,16 @@ PATIENCE_S = 5.0
 
 @contextlib.asynccontextmanager
 async def live_progress(job: Job) -> AsyncIterator[None]:
-    """Keep a progress artifact up to date while the block runs, and once more at its end."""
+    """Keep a progress artifact up to date while the block runs, and once more at its end; now and then, log it."""
     artifact: UUID | None = None
     shown = ""
+    told = _Told(job)
 
     async def update() -> None:
         nonlocal artifact, shown
         now = job.snapshot()
         text = progress.line(now)
+        told.tell(text)
         if text == shown:
             return
         try:
@@ -72,6 +77,24 @@ async def live_progress(job: Job) -> AsyncIterator[None]:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
                 await update()
+
+
+class _Told:
+    """The flow run's own log: warnings as they come, the progress line at first often and then once a minute."""
+
+    def __init__(self, job: Job) -> None:
+        self._log = get_run_logger()
+        self._warnings = progress.Unseen(job.warnings)
+        self._wait_s = UPDATE_EVERY_S
+        self._next_s = time.monotonic() + self._wait_s
+
+    def tell(self, text: str) -> None:
+        for warning in self._warnings:
+            self._log.warning(warning)
+        if time.monotonic() >= self._next_s:
+            self._log.info(text)
+            self._wait_s = min(self._wait_s * 2, LOG_EVERY_S)
+            self._next_s = time.monotonic() + self._wait_s
 
 
 async def at_the_end(job: Job, summary: RunSummary) -> None:

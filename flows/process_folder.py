@@ -20,7 +20,7 @@ async def process_folder(job: JobSpec) -> RunSummary:
     """Send each recording of the job's inputs, with the job's prompt, and save the replies.
 
     Args:
-        job: what to send and where to save; no secret. Credentials come from the environment of the process.
+        job: What to send and where to save; no secret. Credentials come from the environment of the process.
 
     Returns:
         Counts, cost and the manifest's path, once all is done or the rest failed for good (exit codes 0 and 3).

@@ -79,7 +79,7 @@ async def shown(job: Job, *, quiet: bool = False, stream: IO[str] | None = None)
     if quiet:
         yield
         return
-    warnings = _Unseen(job.warnings)
+    warnings = Unseen(job.warnings)
     stream = stream or sys.stderr
     show = _on_terminal if stream.isatty() else _as_lines
     showing = asyncio.create_task(show(job, stream, warnings))
@@ -94,7 +94,7 @@ async def shown(job: Job, *, quiet: bool = False, stream: IO[str] | None = None)
             _print(warning, stream)
 
 
-class _Unseen:
+class Unseen:
     """Iterates over what was appended to a list since the last time."""
 
     def __init__(self, texts: list[str]) -> None:
@@ -107,7 +107,7 @@ class _Unseen:
             yield f"Note: {self._texts[self._seen - 1]}"
 
 
-async def _on_terminal(job: Job, stream: IO[str], warnings: _Unseen) -> None:
+async def _on_terminal(job: Job, stream: IO[str], warnings: Unseen) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -125,7 +125,7 @@ async def _on_terminal(job: Job, stream: IO[str], warnings: _Unseen) -> None:
             await asyncio.sleep(TERMINAL_EVERY_S)
 
 
-async def _as_lines(job: Job, stream: IO[str], warnings: _Unseen) -> None:
+async def _as_lines(job: Job, stream: IO[str], warnings: Unseen) -> None:
     wait_s, said, said_at, phase = PLAIN_FIRST_S, "", time.monotonic(), ""
     while True:
         for warning in warnings:

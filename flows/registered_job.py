@@ -42,6 +42,7 @@ def with_absolute_paths(spec: JobSpec) -> JobSpec:
             "inputs": tuple(_absolute(one) for one in spec.inputs),
             "output": _absolute(str(output)),
             "prices": _absolute(spec.prices) if spec.prices else None,
+            "ledger": _absolute(spec.ledger) if spec.ledger else None,
         }
     )
 

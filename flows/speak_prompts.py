@@ -20,7 +20,7 @@ async def speak_prompts(job: JobSpec) -> RunSummary:
     """Have each prompt of the job's inputs answered in speech, or read aloud, and save the replies.
 
     Args:
-        job: what to send and where to save; no secret. Credentials come from the environment of the process.
+        job: What to send and where to save; no secret. Credentials come from the environment of the process.
 
     Returns:
         Counts, cost and the manifest's path, once all is done or the rest failed for good (exit codes 0 and 3).

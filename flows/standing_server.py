@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 4200
 #: Events wait in queues of fixed length, and what finds one full is dropped. These services empty theirs one by
 #: one unless told otherwise. They stay on: automations and the event feed need them.
-READ_IN_BATCHES = {
+ENVIRONMENT = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
 #: Prefect reads either name.
 PAGES_ASK = ("PREFECT_SERVER_UI_API_URL", "PREFECT_UI_API_URL")
@@ -61,7 +62,7 @@ def prepare_environment(origin: str) -> None:
     """Set what this process's server needs, before Prefect is imported and reads it."""
     from flows.server import CLIENT_ENVIRONMENT, SERVER_ENVIRONMENT
 
-    for name, value in {**CLIENT_ENVIRONMENT, **SERVER_ENVIRONMENT, **READ_IN_BATCHES}.items():
+    for name, value in {**CLIENT_ENVIRONMENT, **SERVER_ENVIRONMENT, **ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
     if not any(os.environ.get(name) for name in PAGES_ASK):
         os.environ[PAGES_ASK[0]] = f"{origin}/api"

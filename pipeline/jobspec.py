@@ -49,6 +49,16 @@ def _modalities(value: object) -> object:
     return parts
 
 
+def _title(name: str, _info: object) -> str:
+    """What a field is called in Prefect's form: `timeout_s` → `Timeout (seconds)`."""
+    for ending, unit in (("_ms", " (milliseconds)"), ("_s", " (seconds)")):
+        if name.endswith(ending):
+            return name.removesuffix(ending).replace("_", " ").capitalize() + unit
+    return {"rpm": "Requests a minute", "tpm": "Tokens a minute"}.get(
+        name, name.replace("_", " ").capitalize()
+    )
+
+
 def _one_or_many(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
@@ -102,7 +112,13 @@ class TurnSpec(BaseModel):
 class JobSpec(BaseModel):
     """Everything that decides a run, but no secret."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", title="audiobatch job", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        title="audiobatch job",
+        hide_input_in_errors=True,
+        field_title_generator=_title,
+    )
 
     inputs: Texts = Field(
         default=(),

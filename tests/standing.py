@@ -14,7 +14,7 @@ from typing import Any
 import flows_prefect
 from running import ROOT
 
-PATIENCE_S = 150.0
+PATIENCE_S = 240.0
 
 
 class Command:

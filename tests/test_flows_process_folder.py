@@ -201,6 +201,33 @@ async def test_cancelled_in_prefect_it_drains_and_is_cancelled(tmp_path, monkeyp
         assert (await last_run()).state.type.value == "CANCELLED"
 
 
+async def test_the_run_s_log_in_prefect_has_its_progress_and_its_warnings(tmp_path, monkeypatch):
+    from flows import artifacts as page
+
+    monkeypatch.setattr(page, "UPDATE_EVERY_S", 0.2)
+    async with flows_prefect.connected():
+        from prefect.client.orchestration import get_client
+
+        from flows import engine_context, launch
+        from flows.process_folder import process_folder
+
+        given = spec(tmp_path, limit=4, timeout_s=0.8, max_concurrency=1)
+        async with flows_engine.SlowJob.open(given) as job:
+            job.warnings.append("no price is known")
+            await launch.as_flow(process_folder, engine_context.Engine(job=job, plan=await job.prepare()))
+        run = await last_run()
+        for _ in range(150):  # lines are sent from a thread of their own
+            async with get_client() as client:
+                lines = [
+                    one.message for one in await client.read_logs(limit=200) if one.flow_run_id == run.id
+                ]
+            if any("Finished" in line for line in lines):
+                break
+            await asyncio.sleep(0.2)
+        assert "no price is known" in "\n".join(lines)
+        assert any("/4 done" in line for line in lines), lines
+
+
 async def test_an_engine_prepared_by_the_caller_is_used_and_always_gives_its_summary(tmp_path):
     async with flows_prefect.connected():
         from flows import engine_context, launch
@@ -221,4 +248,6 @@ def test_the_parameter_form_explains_each_setting():
     job = next(one["properties"] for one in schema["definitions"].values() if "inputs" in one["properties"])
     assert job["max_concurrency"]["anyOf"][0]["maximum"] == 1000
     assert all(setting.get("description") for setting in job.values())
+    assert job["timeout_s"]["title"] == "Timeout (seconds)"
+    assert job["max_concurrency"]["title"] == "Max concurrency"
     assert schema["required"] == ["job"]

@@ -84,6 +84,7 @@ def test_a_registered_job_has_absolute_paths_and_loses_nothing(tmp_path, monkeyp
         inputs=("in", "s3://bucket/more"),
         output="out/x",
         prices="my.toml",
+        ledger="ledgers/x.db",
         fields=({"name": "topic"},),
         prompt=("Describe.", "Why?"),
         max_cost="2.50",
@@ -95,6 +96,7 @@ def test_a_registered_job_has_absolute_paths_and_loses_nothing(tmp_path, monkeyp
     kept = registered_job.with_absolute_paths(spec)
     assert kept.inputs == (f"{tmp_path}/in", "s3://bucket/more")
     assert (kept.output, kept.prices) == (f"{tmp_path}/out/x", f"{tmp_path}/my.toml")
+    assert kept.ledger == f"{tmp_path}/ledgers/x.db"
     parameter = registered_job.as_parameter(kept)
     assert JobSpec.model_validate(parameter) == kept
     assert "drain_timeout_s" not in parameter

@@ -18,11 +18,12 @@ from pipeline.jobspec import JobSpec
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in flows_prefect.WARNINGS),
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals"),
 ]
 #: Seconds as a sixth field, which the command line does not take: tests have no minutes to wait.
 OFTEN = "* * * * * */20"
+NIGHTLY = "0 2 * * *"
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +85,8 @@ def recordings(folder, *names):
 
 
 @contextlib.asynccontextmanager
-async def scheduled(server, service, inbox, out, *, cron=OFTEN, **settings):
-    """A registered job that fires every few seconds while the block runs."""
+async def scheduled(server, service, inbox, out, *, cron=NIGHTLY, **settings):
+    """A registered job while the block runs."""
     from flows import deployments
 
     spec = JobSpec(
@@ -104,6 +105,22 @@ async def scheduled(server, service, inbox, out, *, cron=OFTEN, **settings):
             await deployments.remove(one)
 
 
+async def due(job):
+    """A run of it that is due at once, as by a click in Prefect's pages."""
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        return await client.create_flow_run_from_deployment(job.id)
+
+
+async def cancel(run):
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelling
+
+    async with get_client() as client:
+        await client.set_flow_run_state(run.id, Cancelling())
+
+
 def is_completed(run):
     return run.state.name == "Completed"
 
@@ -114,7 +131,7 @@ async def until(condition):
 
 async def test_it_fires_by_itself_and_sends_only_what_is_new(tmp_path, serving, service, server):
     inbox, out = recordings(tmp_path / "inbox", "a.wav", "b.wav"), tmp_path / "out"
-    async with scheduled(server, service, inbox, out, prompt=("Describe this.",)) as job:
+    async with scheduled(server, service, inbox, out, cron=OFTEN, prompt=("Describe this.",)) as job:
         first = await standing.until_run(out, is_completed)
         assert first.state.message.startswith("2 succeeded;")
         assert first.name == f"inbox → {out}"
@@ -133,35 +150,39 @@ async def test_a_fire_while_the_last_run_is_at_work_is_skipped(tmp_path, serving
     from flows import deployments
 
     inbox, out = recordings(tmp_path / "inbox", "a.wav"), tmp_path / "out"
-    service.put_faults({"when": {}, "do": {"latency_s": 40}})
-    async with scheduled(server, service, inbox, out) as job:
+    service.put_faults({"when": {}, "do": {"latency_s": 600}})
+    async with scheduled(server, service, inbox, out, drain_timeout_s=1) as job:
+        first = await due(job)
+        await until(service.journal)
+        await due(job)
         skipped = await standing.until_run(out, lambda run: run.state.name == "Skipped")
         assert skipped.state.type.value == "COMPLETED"
         assert re.match("skipped: the last run is still at work: .* is in use by run ", skipped.state.message)
         assert "Wait until" not in skipped.state.message
-        await deployments.pause(job)  # the run at work goes on
-        done = await standing.until_run(out, is_completed)
-        assert done.state.message.startswith("1 succeeded")
+        await deployments.pause(job)
+        assert [run.id for run in await standing.flow_runs(out) if run.state.is_running()] == [first.id]
+        await cancel(first)
     assert len(service.journal()) == 1
     serving.says("skipped: the last run is still at work")
 
 
 async def test_what_finds_nothing_yet_is_no_failure(tmp_path, serving, service, server):
     (tmp_path / "inbox").mkdir()
-    async with scheduled(server, service, tmp_path / "inbox", tmp_path / "out"):
+    async with scheduled(server, service, tmp_path / "inbox", tmp_path / "out") as job:
+        await due(job)
         run = await standing.until_run(tmp_path / "out", lambda run: run.state.is_final())
     assert run.state.name == "Skipped"
     assert "skipped: nothing yet: " in run.state.message
 
 
-async def test_paused_it_does_not_fire_and_resumed_it_does(tmp_path, serving, service, server):
+async def test_paused_nothing_is_planned_and_resumed_it_is_again(tmp_path, service, server):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
     from flows import deployments
 
     inbox, out = recordings(tmp_path / "inbox", "a.wav"), tmp_path / "out"
-    async with scheduled(server, service, inbox, out, cron="0 2 * * *") as job:
+    async with scheduled(server, service, inbox, out) as job:
         of_it = DeploymentFilter(id=DeploymentFilterId(any_=[job.id]))
         async with get_client() as client:
             while not await client.read_flow_runs(deployment_filter=of_it):  # noqa: ASYNC110
@@ -172,19 +193,23 @@ async def test_paused_it_does_not_fire_and_resumed_it_does(tmp_path, serving, se
         assert (paused.paused, paused.next_at) == (True, None)
         # Changed while it is paused, it stays so.
         spec = JobSpec(**paused.job)
-        changed, is_new = await deployments.register(spec, name=job.name, cron=OFTEN, timezone="UTC")
-        assert (changed.paused, is_new) == (True, False)
+        changed, is_new = await deployments.register(spec, name=job.name, cron="0 3 * * *", timezone="UTC")
+        assert (changed.paused, changed.cron, is_new) == (True, "0 3 * * *", False)
         await deployments.resume(job)
-        await standing.until_run(out, is_completed)
+        while (await deployments.named(job.name)).next_at is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
 
 
 async def test_a_stopped_serve_drains_its_runs_and_pauses_nothing(
     tmp_path, serving, one_serving, service, server
 ):
+    from flows import deployments
+
     names = [f"{number:02}.wav" for number in range(12)]
     inbox, out = recordings(tmp_path / "inbox", *names), tmp_path / "out"
     service.put_faults({"when": {}, "do": {"latency_s": 4}})
-    async with scheduled(server, service, inbox, out, max_concurrency=2):
+    async with scheduled(server, service, inbox, out, max_concurrency=2) as job:
+        run = await due(job)
         await until(lambda: len(service.journal()) >= 3)
         # Ctrl-C reaches all that the terminal started: `serve`, and the runs that it started.
         assert await asyncio.to_thread(serving.end_group, signal.SIGINT) == 0
@@ -193,9 +218,11 @@ async def test_a_stopped_serve_drains_its_runs_and_pauses_nothing(
         rows = read_manifest(out / "manifest.csv")
         assert {row["status"] for row in rows} == {"succeeded", "pending"}
         assert all(call["delivered"] for call in service.settled_journal(1)), "a call was aborted"
-        (run, *_) = await standing.flow_runs(out)
-        assert run.state.name == "Cancelled"
+        stopped = await standing.until_run(out, lambda one: one.id == run.id)
+        assert stopped.state.name == "Cancelled"
+        assert not (await deployments.named(job.name)).paused
         service.put_faults()
+        await deployments.register(JobSpec(**job.job), name=job.name, cron=OFTEN, timezone="UTC")
         one_serving.running()
         done = await standing.until_run(out, is_completed)
     assert "were done before" in done.state.message
@@ -203,20 +230,13 @@ async def test_a_stopped_serve_drains_its_runs_and_pauses_nothing(
 
 
 async def test_cancelled_under_serve_nothing_is_aborted(tmp_path, serving, service, server):
-    from prefect.client.orchestration import get_client
-    from prefect.states import Cancelling
-
-    from flows import deployments
-
     names = [f"{number:02}.wav" for number in range(40)]
     inbox, out = recordings(tmp_path / "inbox", *names), tmp_path / "out"
     service.put_faults({"when": {}, "do": {"latency_s": 3}})
     async with scheduled(server, service, inbox, out, max_concurrency=4) as job:
+        run = await due(job)
         await until(lambda: len(service.journal()) >= 6)
-        await deployments.pause(job)
-        (run,) = [one for one in await standing.flow_runs(out) if one.state.is_running()]
-        async with get_client() as client:
-            await client.set_flow_run_state(run.id, Cancelling())
+        await cancel(run)
         ended = await standing.until_run(out, lambda one: one.id == run.id and one.state.is_final())
         assert ended.state.name == "Cancelled"
     calls = service.settled_journal(1)
