@@ -65,6 +65,10 @@ class SlowJob:
         output.mkdir(parents=True, exist_ok=True)
         yield cls(spec=spec, run_id=run_id or "run-1", output=output)
 
+    @property
+    def home(self) -> Path:
+        return self.output
+
     async def prepare(self) -> Plan:
         count = self.spec.limit or 4
         self.now.total, self.now.phase = count, "sending"
