@@ -176,7 +176,7 @@ def save(  # noqa: PLR0917 - called in a thread, by position
         sure()
         if replaced is not None:
             set_aside(storage, replaced)
-        written = storage.write_many(made.files, replacing=replaced is not None)
+        written = storage.write_many(made.files, replacing=replaced is not None, sure=sure)
         saved = {file.path: file for file in written}
         if replaced is not None:
             clear(storage, replaced, keep=list(saved))

@@ -25,7 +25,7 @@ from pipeline.store.containment import place_inside
 from pipeline.store.durable import TEMPORARY_PREFIX, NewFile, make_folders, sync_folder, translating
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from pipeline.address import Place
@@ -42,7 +42,11 @@ class Storage(Protocol):
     def root(self) -> Place: ...
     def write(self, path: str, data: bytes | memoryview | Iterable[bytes]) -> SavedFile: ...
     def write_many(
-        self, files: Sequence[tuple[str, bytes]], *, replacing: bool = True
+        self,
+        files: Sequence[tuple[str, bytes]],
+        *,
+        replacing: bool = True,
+        sure: Callable[[], None] = lambda: None,
     ) -> list[SavedFile]: ...
     def open_text_atomic(
         self, path: str, *, encoding: str = "utf-8", newline: str = ""
@@ -81,8 +85,14 @@ class LocalStorage:
         """Raises: StorageError: the file is as it was before."""
         return self._write_all([(path, data)])[0]
 
-    def write_many(self, files: Sequence[tuple[str, bytes]], *, replacing: bool = True) -> list[SavedFile]:
-        """As `write`, with one flush a file and one a folder. Here one lock guards the folder: `replacing` is moot.
+    def write_many(
+        self,
+        files: Sequence[tuple[str, bytes]],
+        *,
+        replacing: bool = True,
+        sure: Callable[[], None] = lambda: None,
+    ) -> list[SavedFile]:
+        """As `write`, with one flush a file and one a folder; a disk knows no conditions.
 
         Raises:
             StorageError: nothing may be taken as written; each file is its old or its new self.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.address import Address
-from pipeline.errors import StorageError
+from pipeline.errors import LeaseLost, StorageError
 from pipeline.store.fsspec_storage import PIECE_BYTES, FsspecStorage
 from pipeline.store.listing import PAGE_OBJECTS
 from pipeline.store.storage import LocalStorage, Storage
@@ -232,6 +232,19 @@ def test_a_put_on_condition_keeps_what_is_in_the_way(objects: FsspecStorage):
         "t/a.txt": b"words",
         "versions/unrecorded/audio/a.wav": b"of another run",
     }
+
+
+def test_what_another_run_has_written_since_is_not_replaced(objects: FsspecStorage):
+    objects.write("audio/a.wav", b"of who took over")
+
+    def lost() -> None:
+        raise LeaseLost("another run has it")
+
+    with pytest.raises(LeaseLost):
+        objects.write_many([("audio/a.wav", b"late"), ("t/a.txt", b"late")], replacing=False, sure=lost)
+    assert objects.read("audio/a.wav") == b"of who took over"
+    objects.write_many([("audio/b.wav", b"free")], replacing=False, sure=lost)
+    assert objects.read("audio/b.wav") == b"free"
 
 
 def test_a_put_on_condition_that_finds_its_own_bytes_is_done(objects: FsspecStorage):

@@ -327,10 +327,10 @@ def test_a_part_that_cannot_be_written_is_kept_and_brought_home(emulator, tmp_pa
     talk(tmp_path / "in" / "talk.wav", 60)
     write_many = LocalStorage.write_many
 
-    def full(self, files):
+    def full(self, files, **how):
         if any(path.startswith("parts/") for path, _ in files):
             raise StorageError("no space left")
-        return write_many(self, files)
+        return write_many(self, files, **how)
 
     with monkeypatch.context() as broken:
         broken.setattr(LocalStorage, "write_many", full)
