@@ -21,6 +21,7 @@ BENCHMARKS = {
     "resume": ("resume", "benchmark"),
     "quota": ("quota_rivals", "benchmark"),
     "durability": ("durability", "benchmark"),
+    "workers": ("workers", "benchmark"),
     "audio": ("audio", "benchmark"),
 }
 
