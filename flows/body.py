@@ -70,7 +70,7 @@ async def run(spec: JobSpec) -> RunSummary:
     except AudioBatchError as failed:
         # As a state, it is told in one line; raised, Prefect would log it with a page of its own frames.
         state = Failed(message=failed.message, data=failed)
-    if _is_child_of_runner() and state.is_completed():
+    if is_child_of_runner() and state.is_completed():
         # Any other end Prefect itself logs, as an error.
         stopping.say(f"{datetime.now().astimezone():%H:%M:%S} {run_name()}: {state.message}")
     return cast("RunSummary", state)
@@ -84,7 +84,7 @@ async def _run(spec: JobSpec) -> State[Any]:
     engine = engine_context.prepared.get()
     ours = engine is not None and engine.job.spec == spec
     # Our command line, or a process that Prefect started for this one flow run: it ends with the run.
-    ends_with_run = ours or _is_child_of_runner()
+    ends_with_run = ours or is_child_of_runner()
     async with contextlib.AsyncExitStack() as stack:
         if engine is None or not ours:
             engine = engine_context.Engine(job=await stack.enter_async_context(execute.Job.open(spec)))
@@ -93,15 +93,15 @@ async def _run(spec: JobSpec) -> State[Any]:
         stack.enter_context(
             stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=ends_with_run)
         )
-        async with stopping.on_cancellation(job.stop, lambda: _is_cancelling(run_id)):
-            await _tag(run_id, "audiobatch", spec.provider, spec.deployment or spec.model)
+        async with stopping.on_cancellation(job.stop, lambda: is_cancelling(run_id)):
+            await tag(run_id, "audiobatch", spec.provider, spec.deployment or spec.model)
             async with artifacts.live_progress(job):
                 plan = engine.plan or await job.prepare()
-                await shards.run_all(job, plan)
+                await (engine.send or shards.run_all)(job, plan)
                 engine.summary = summary = await job.finish()
         await artifacts.at_the_end(job, summary)
         if summary.exit_code == PARTIAL:
-            await _tag(run_id, "partial")
+            await tag(run_id, "partial")
         if ends_with_run and job.stop.reason in INTERRUPTED:
             stopping.end_process_after(summary.exit_code)
     return state_of(summary)
@@ -135,18 +135,19 @@ def _is_scheduled() -> bool:
     return bool(context and context.flow_run and context.flow_run.deployment_id)
 
 
-def _is_child_of_runner() -> bool:
+def is_child_of_runner() -> bool:
     """Whether Prefect started this process for one flow run: `audiobatch serve` or a worker."""
     return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
 
 
-async def _is_cancelling(run_id: UUID) -> bool:
+async def is_cancelling(run_id: UUID) -> bool:
+    """Whether somebody has cancelled this flow run."""
     async with get_client() as client:
         run = await client.read_flow_run(run_id)
     return run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled())
 
 
-async def _tag(run_id: UUID, *tags: str) -> None:
+async def tag(run_id: UUID, *tags: str) -> None:
     """Add tags to those that the flow run has; a run does not fail for want of them."""
     try:
         async with asyncio.timeout(artifacts.PATIENCE_S), get_client() as client:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from pipeline.execute import Job
     from pipeline.plan import Plan
     from pipeline.tally import RunSummary
@@ -22,11 +24,13 @@ class Engine:
 
     Attributes:
         plan: None until the job is prepared; the flow prepares it where the caller has not.
+        send: how the plan's items are sent; None: by this flow's own tasks.
         summary: set by the flow at its end, whatever its state is then.
     """
 
     job: Job
     plan: Plan | None = None
+    send: Callable[[Job, Plan], Awaitable[None]] | None = None
     summary: RunSummary | None = None
 
 

@@ -57,7 +57,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Running again": ("redo", "keep", "force", "on_unknown"),
     "Results": ("output", "manifest_columns", "reports"),
-    "Several machines": ("ledger", "lease_s"),
+    "Several machines": ("ledger", "lease_s", "workers", "work_pool", "dask"),
 }
 _LAST_SECTION = "This command"
 
@@ -102,6 +102,24 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Job file (TOML) for all that flags can say.",
     )(command)
     return click.argument("inputs", nargs=-1, metavar="[INPUT]…")(command)
+
+
+def workers_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the flags that say who sends."""
+    for option in (
+        click.option(
+            "--dask", metavar="ADDRESS", help="Workers are tasks on this Dask cluster: tcp://HOST:8786."
+        ),
+        click.option("--work-pool", metavar="NAME", help="Workers are flow runs on this Prefect work pool."),
+        click.option(
+            "--workers",
+            type=click.IntRange(1, 1000),
+            metavar="N",
+            help="Have N workers send; by default processes of this machine. Needs a PostgreSQL ledger.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def resolve_job(inputs: tuple[str, ...], job_file: Path | None, flags: dict[str, Any]) -> Resolved:

@@ -23,8 +23,6 @@ def with_absolute_paths(spec: JobSpec) -> JobSpec:
     Raises:
         ConfigError: it reads standard input, or makes results again at every fire.
     """
-    from pipeline.discover import output_name
-
     if not spec.inputs:
         raise ConfigError("no input given: name the folder, file or table that each run is to look at")
     if "-" in spec.inputs:
@@ -34,6 +32,17 @@ def with_absolute_paths(spec: JobSpec) -> JobSpec:
     for name in _ONE_RUN_ONLY:
         if getattr(spec, name):
             raise ConfigError(f"--{name} would buy the same results again at every fire; leave it out")
+    return from_anywhere(spec)
+
+
+def from_anywhere(spec: JobSpec) -> JobSpec:
+    """The job with every path absolute, its output named: the same for a process in another folder.
+
+    Raises:
+        ConfigError: its output has no name.
+    """
+    from pipeline.discover import output_name
+
     output = spec.output or output_name(spec.inputs)
     if output is None:
         raise ConfigError("several inputs need --output: the folder that results go to")
@@ -78,4 +87,4 @@ def missing_inputs(spec: JobSpec) -> list[str]:
 
 
 def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - links stay
+    return path if path == "-" or "://" in path else os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - links stay

@@ -82,6 +82,8 @@ class Job:
     Attributes:
         home: the folder of this machine that is locked and holds the log: the output, if that is local.
         is_arriving: says of an input file that it is still being written; set before `prepare`.
+        sends: calls are made here; else others make them, from the queue that this run fills.
+        in_flight_elsewhere: calls of those others.
     """
 
     spec: JobSpec
@@ -97,6 +99,8 @@ class Job:
     retry: Retry | None = None
     is_arriving: Callable[[Path], bool] | None = None
     queue_id: str = ""
+    sends: bool = True
+    in_flight_elsewhere: int = 0
     together: Together | None = None
     waiting: str = ""
     left: int | None = None
@@ -120,6 +124,7 @@ class Job:
         run_id: str | None = None,
         retry: Retry | None = None,
         worker: bool = False,
+        sends: bool = True,
     ) -> AsyncIterator[Job]:
         """Take the output folder, and put right what a killed run left there.
 
@@ -128,6 +133,7 @@ class Job:
             run_id: made from the time and chance by default.
             retry: send only what this selects.
             worker: find and plan nothing: only `drain` a shared queue that another run has filled.
+            sends: False: find and plan, and leave the calls to others.
 
         Raises:
             ConfigError: settings that cannot work; a folder that is in use, or cannot be written.
@@ -136,7 +142,7 @@ class Job:
         targets = targets_of(spec)
         check_prices(spec, targets)
         run_id = run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-        me = this_worker(spec, run_id, retry, drains=worker)
+        me = this_worker(spec, run_id, retry, drains=worker, sends=sends)
         with opened_folder(spec, me) as found:
             job = cls(
                 spec=spec,
@@ -151,6 +157,7 @@ class Job:
                 spool=found.spool,
                 retry=retry,
                 queue_id=found.signed_on.queue_id,
+                sends=sends,
             )
             job._warn_early(found.signed_on.brought, found.signed_on.lost)
             job.ledger.begin_run(
@@ -161,7 +168,9 @@ class Job:
             )
             async with job._stack:
                 if job.ledger.is_shared:
-                    job.together = Together(ledger=job.ledger, stop=job.stop, lease_s=spec.lease_s)
+                    job.together = Together(
+                        ledger=job.ledger, stop=job.stop, lease_s=spec.lease_s, sends=sends
+                    )
                     job._begin_background(job.together.keep())
                 yield job
 
@@ -202,7 +211,7 @@ class Job:
         # Only now: settings that the plan refuses are not the folder's.
         await asyncio.to_thread(write_job_file, self.storage, self.spec)
         self.phase = "sending"
-        if plan.to_send:
+        if plan.to_send and self.sends:
             await asyncio.to_thread(self._make_room, plan)
             self._sender = await open_sender(self, plan.deployments, self._stack)
         self._begin_background(watch_stop(self, self._sender), keep_manifest_fresh(self))
@@ -261,6 +270,8 @@ class Job:
     async def _end_sending(self) -> None:
         """What was left for later, and on a shared ledger what others leave; then nothing is held any more."""
         if self._sender is None or self._feed is None:
+            if not (self.sends or self.stop.asked):
+                await asyncio.to_thread(self._tidy_up)
             return
         await send_deferred(self._sender)
         if self.together is not None:
@@ -307,7 +318,9 @@ class Job:
         log.info("ended: %s", orjson.dumps(summary.as_json()).decode())
         try:
             await asyncio.to_thread(
-                self.ledger.end_run, self.run_id, orjson.dumps(summary.as_json()).decode()
+                self.ledger.end_run,
+                self.run_id,
+                orjson.dumps({**summary.as_json(), "message": summary.message}).decode(),
             )
         except StorageError as failed:
             self.stop.ask(StopReason.STORAGE, failed.message)
@@ -328,7 +341,7 @@ class Job:
             failed=tally.failed,
             refused=plan.refused if plan else 0,
             unknown=tally.unknown,
-            in_flight=pool.in_flight if pool else 0,
+            in_flight=pool.in_flight if pool else self.in_flight_elsewhere,
             rate_per_min=rate,
             eta_s=left / rate * 60 if rate and left else None,
             cost_usd=tally.cost_usd if tally.cost_is_known else None,

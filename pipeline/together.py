@@ -16,7 +16,7 @@ from pipeline.errors import LeaseLost, StorageError
 from pipeline.items import digest
 from pipeline.plan import settings_key
 from pipeline.stop import StopReason
-from pipeline.store.ledger_workers import ASKING, this_process
+from pipeline.store.ledger_workers import ASKING, SENDS_NOTHING, this_process
 from pipeline.worst_case import worst_unknown_usd
 
 if TYPE_CHECKING:
@@ -38,12 +38,14 @@ _SOON_S = 0.25
 _ALIKE = ("on_unknown", "redo", "keep", "force", "rpm", "tpm", "max_total_cost", "prices")
 
 
-def this_worker(spec: JobSpec, run_id: str, retry: Retry | None, *, drains: bool = False) -> Worker:
+def this_worker(
+    spec: JobSpec, run_id: str, retry: Retry | None, *, drains: bool = False, sends: bool = True
+) -> Worker:
     """This run, as it signs on to a ledger that several share."""
     alike = {name: str(getattr(spec, name)) for name in _ALIKE}
     alike["deployments"] = str([one.model_dump(mode="json") for one in spec.deployments])
     asks = digest([settings_key(spec), _words(retry), alike])
-    return this_process(run_id, asks=asks, lease_s=spec.lease_s, drains=drains)
+    return this_process(run_id, asks=asks, lease_s=spec.lease_s, drains=drains, sends=sends)
 
 
 def _words(retry: Retry | None) -> list[object]:
@@ -63,6 +65,7 @@ class Together:
     """This run among the others.
 
     Attributes:
+        sends: it makes calls; else it only is there, and others do.
         live: runs that send or are about to, this one included.
         names: of the others, by run.
     """
@@ -70,12 +73,17 @@ class Together:
     ledger: Ledger
     stop: Stop
     lease_s: float
+    sends: bool = True
     live: int = 1
     names: dict[str, str] = field(default_factory=dict)
     _sender: Sender | None = None
     _sharing: int = 0
     _has_room: asyncio.Event = field(default_factory=asyncio.Event)
     _one_beat: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        if not self.sends:
+            self._sharing = SENDS_NOTHING
 
     async def keep(self) -> None:
         """Signs of life and leases, until cancelled. A ledger that is gone stops the run, as its writes do."""

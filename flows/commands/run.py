@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.flow_choice import flow_for
-from flows.job_options import JobCommand, job_options, resolve_job
+from flows.job_options import JobCommand, job_options, resolve_job, workers_options
+from flows.registered_job import from_anywhere
+from flows.user_server import require
+from flows.workers import workers_for
 from pipeline.errors import AudioBatchError
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.server import EmbeddedServer
+    from flows.workers import Workers
     from pipeline.execute import Job
     from pipeline.jobspec import JobSpec
     from pipeline.plan import Plan, Retry
@@ -48,10 +52,14 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="With --watch: time between two looks.",
 )
+@workers_options
 def run(
     inputs: tuple[str, ...],
     job_file: Path | None,
     *,
+    workers: int | None,
+    work_pool: str | None,
+    dask: str | None,
     watch: bool,
     watch_every: float,
     no_prefect: bool,
@@ -70,18 +78,26 @@ def run(
     SIGTERM (calls in flight may end; 130 or 143), at --stop-at (5), and with a batch's own code where the next one
     would end the same way: 1, 2, 4 and 6.
 
+    With --workers N, N workers make the calls, and this run finds, plans and reports: processes of this machine,
+    flow runs on a Prefect --work-pool, or tasks on a --dask cluster. They need a --ledger in PostgreSQL.
+
     \b
     Exit codes: 0 all done · 2 settings · 3 some rows failed, were refused or are unknown ·
     4 no usable credential or deployment · 5 parked, run again later · 6 a limit was reached ·
     130/143 interrupted
     """  # noqa: D301 - click's mark for lines as they are
     spec = resolve_job(inputs, job_file, flags).spec
+    crew = workers_for(spec, workers, pool=work_pool, dask=dask, prefect=not no_prefect, watch=watch)
+    if crew is not None:
+        spec = from_anywhere(spec)
+    if work_pool:
+        require("Work pools")
     server = None if no_prefect else start_server()
     if watch:
         return watch_to_end(
             spec, every_s=watch_every, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet
         )
-    return run_to_end(spec, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet)
+    return run_to_end(spec, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet, workers=crew)
 
 
 def run_to_end(
@@ -92,11 +108,20 @@ def run_to_end(
     as_json: bool,
     quiet: bool,
     retry: Retry | None = None,
+    workers: Workers | None = None,
 ) -> int:
     """Run a job, show it, print its summary; the exit code. `retry`: only what this selects."""
     try:
         summary = asyncio.run(
-            _run(spec, server=server, prefect=prefect, as_json=as_json, quiet=quiet, retry=retry)
+            _run(
+                spec,
+                server=server,
+                prefect=prefect,
+                as_json=as_json,
+                quiet=quiet,
+                retry=retry,
+                workers=workers,
+            )
         )
     except AudioBatchError:
         if server is not None:
@@ -166,12 +191,13 @@ async def _run(
     quiet: bool,
     retry: Retry | None,
     on_open: Callable[[Job], None] | None = None,
+    workers: Workers | None = None,
 ) -> RunSummary:
     """One run. `on_open` is given the open job by who runs more than one: the server then stays for the next."""
     from flows import closing, progress, stopping
     from pipeline import execute
 
-    async with execute.Job.open(spec, retry=retry) as job:
+    async with execute.Job.open(spec, retry=retry, sends=workers is None) as job:
         if on_open is not None:
             on_open(job)
         # Prefect takes seconds to import: they pass while inputs are found and probed.
@@ -184,10 +210,13 @@ async def _run(
                 if idle and server is not None and on_open is None:
                     server.abandon()
                 if flow is None or idle:
-                    await execute.run_shards(job, plan.shards, plan.shards_at_once)
+                    if workers is not None:
+                        await workers.send(job, plan)
+                    else:
+                        await execute.run_shards(job, plan.shards, plan.shards_at_once)
                     summary = await job.finish()
                 else:
-                    summary = await _as_flow(await asyncio.wrap_future(flow), job, plan, server)
+                    summary = await _as_flow(await asyncio.wrap_future(flow), job, plan, server, workers)
         if not quiet and on_open is None:
             progress.print_closing(summary)
         elif not quiet:
@@ -201,12 +230,15 @@ async def _run(
     return summary
 
 
-async def _as_flow(flow: Any, job: Job, plan: Plan, server: EmbeddedServer | None) -> RunSummary:
+async def _as_flow(
+    flow: Any, job: Job, plan: Plan, server: EmbeddedServer | None, workers: Workers | None
+) -> RunSummary:
     from flows import engine_context, launch
 
     if server is not None:
         await server.wait_healthy()
-    return await launch.as_flow(flow, engine_context.Engine(job=job, plan=plan))
+    send = None if workers is None else workers.send
+    return await launch.as_flow(flow, engine_context.Engine(job=job, plan=plan, send=send))
 
 
 def _meanwhile(work: Callable[[JobSpec], Any], spec: JobSpec) -> Future[Any]:

@@ -22,6 +22,7 @@ from sqlalchemy import bindparam, case, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from pipeline.errors import LeaseLost
+from pipeline.store.ledger_account import Account
 from pipeline.store.ledger_fences import refused
 from pipeline.store.ledger_moment import moment
 from pipeline.store.ledger_schema import queue
@@ -272,6 +273,10 @@ class WorkQueue:
                 if kind_of == "held":
                     holders.add(holder)
         return QueueState(**counts, holders=tuple(sorted(holders)))
+
+    def account(self, queue_id: str) -> Account:
+        """What became of the items of a queue."""
+        return Account(self._reading, queue_id)
 
     def positions(self) -> list[int]:
         """Positions of what is left, ascending. Blocks."""

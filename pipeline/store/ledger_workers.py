@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: The note that names the queue that was last begun.
 QUEUE_NOTE = "queue"
+#: What a run that sends nothing itself says in place of among how many it divides the quotas.
+SENDS_NOTHING = -1
 #: A share so small that it is none: of a run that waits for the others to make room.
 ASKING = 1_000_000
 
@@ -43,6 +45,7 @@ class Worker:
     Attributes:
         asks: what it asks for: only runs that ask for the same may work together.
         drains: it works off a queue that others have filled, and fills none.
+        sends: it makes calls; one that does not has others make them, and takes no share of the quotas.
     """
 
     run_id: str
@@ -52,9 +55,12 @@ class Worker:
     started_at: str
     lease_s: float
     drains: bool = False
+    sends: bool = True
 
 
-def this_process(run_id: str, *, asks: str, lease_s: float, drains: bool = False) -> Worker:
+def this_process(
+    run_id: str, *, asks: str, lease_s: float, drains: bool = False, sends: bool = True
+) -> Worker:
     """A run of this process, as it signs on."""
     return Worker(
         run_id=run_id,
@@ -64,6 +70,7 @@ def this_process(run_id: str, *, asks: str, lease_s: float, drains: bool = False
         started_at=time_text(datetime.now(UTC)),
         lease_s=lease_s,
         drains=drains,
+        sends=sends,
     )
 
 
@@ -80,9 +87,9 @@ class Beat:
     """A sign of life, and what it showed.
 
     Attributes:
-        live: runs that send or ask to, this one included.
+        live: runs that send or are about to, this one included if it does.
         have_room: every other of them divides the quotas among at least as many.
-        names: of the others, as a person knows them.
+        names: of the others of them, as a person knows them.
     """
 
     live: int
@@ -128,7 +135,7 @@ class Workers:
         """The same, of a run that sends nothing yet, for a thread without an event loop."""
         assert self._me is not None
         me, queue_id = self._me, self._queue_id
-        return self._writer.ask_now(lambda connection: _beat(connection, me, queue_id, 0))
+        return self._writer.ask_now(lambda connection: _beat(connection, me, queue_id, _nothing_yet(me)))
 
     async def allowance(self, cap: Decimal, used: Decimal, worst_unknown: Decimal) -> Decimal:
         """How much this run's calls may have cost in the end, so that all runs' together cost no more than `cap`.
@@ -180,8 +187,12 @@ def _join(connection: Connection, me: Worker) -> Joined:
     if not others:
         connection.execute(delete(workers))
         connection.execute(PUT_NOTE, {"key": QUEUE_NOTE, "value": queue_id})
-    _sign_on(connection, me, queue_id, 0)
+    _sign_on(connection, me, queue_id, _nothing_yet(me))
     return Joined(queue_id=queue_id, alone=not others)
+
+
+def _nothing_yet(me: Worker) -> int:
+    return 0 if me.sends else SENDS_NOTHING
 
 
 def _sign_on(connection: Connection, me: Worker, queue_id: str, sharing: int) -> None:
@@ -205,11 +216,12 @@ def _beat(connection: Connection, me: Worker, queue_id: str, sharing: int) -> Be
         raise LeaseLost("this run was silent for so long that another began anew; it sends nothing more")
     if not beaten.rowcount:
         _sign_on(connection, me, queue_id, sharing)
-    shares = [one["sharing"] for one in others if one["sharing"]]
+    shares = [one["sharing"] for one in others if one["sharing"] > 0]
+    live = len(shares) + me.sends
     return Beat(
-        live=len(shares) + 1,
-        have_room=all(one > len(shares) for one in shares),
-        names={one["run_id"]: name_of(one) for one in others},
+        live=live,
+        have_room=all(one >= live for one in shares),
+        names={one["run_id"]: name_of(one) for one in others if one["sharing"] != SENDS_NOTHING},
     )
 
 
@@ -219,10 +231,11 @@ def _allow(
     # All rows, in one order: whoever else asks waits until this has been handed out.
     rows = list(connection.execute(select(workers).order_by(workers.c.run_id).with_for_update()).mappings())
     others = [one for one in rows if one["run_id"] != me.run_id]
+    senders = [one for one in others if one["sharing"] != SENDS_NOTHING]
     known = [one["run_id"] for one in rows if one["allowance_usd"] or one["run_id"] == me.run_id]
     spent = _spent(connection, known, worst_unknown)
     free = cap - spent - used - sum((Decimal(one["allowance_usd"] or 0) for one in others), Decimal(0))
-    allowed = used + max(free, Decimal(0)) / (len(others) + 1)
+    allowed = used + max(free, Decimal(0)) / (len(senders) + 1)
     connection.execute(
         update(workers).where(workers.c.run_id == me.run_id).values(allowance_usd=str(allowed))
     )
