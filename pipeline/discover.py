@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from itertools import groupby
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from pipeline.address import Address, is_remote, place_of
 from pipeline.audio.probe import looks_like_audio, probe_many
@@ -80,10 +80,10 @@ class Discovery:
             assert isinstance(path, Path)  # a store is not watched
             if path.is_dir():
                 root = path.resolve()
-                for one in _walk(root, Tally()):
-                    is_input = looks_like_audio(one.name) or one.suffix.lower() == ".txt"
-                    if is_input and self._wanted(one.relative_to(root)):
-                        yield one
+                for one in _walk(str(root), Tally()):
+                    is_input = looks_like_audio(one.name) or _is_text(one.name)
+                    if is_input and self._wanted(one.relative):
+                        yield Path(one.full_path)
             elif path.exists():
                 yield path.resolve()
 
@@ -198,7 +198,7 @@ class Discovery:
         elif ending == ".txt":
             yield self._prompt_file(path.resolve(), root, prefix + path.name, path.name)
         elif looks_like_audio(path.name):
-            yield self._recording(path.resolve(), root, prefix + path.name, path.name)
+            yield self._recording(_file_of(path.resolve(), path.name), root, prefix + path.name)
         else:
             raise ConfigError(
                 f"{path}: of no known kind. Inputs are folders, recordings (.wav, .mp3, …), .txt prompts, "
@@ -209,37 +209,39 @@ class Discovery:
         """Recordings if there are any; else .txt prompts. Beside recordings a .txt is a note, not a prompt."""
         if (folder / JOB_FILE).exists():
             raise ConfigError(f"{folder}: is an output folder of audiobatch, not an input")
-        root = folder.resolve()
+        root = str(folder.resolve())
         has_recordings = any(
-            looks_like_audio(path.name) and self._wanted(path.relative_to(root))
-            for path in _walk(root, Tally())
+            looks_like_audio(one.name) and self._wanted(one.relative) for one in _walk(root, Tally())
         )
-        for path in _walk(root, self.tally):
-            if not self._wanted(path.relative_to(root)):
+        for one in _walk(root, self.tally):
+            if not self._wanted(one.relative):
                 self.tally.left_out += 1
                 continue
-            if self.is_arriving is not None and self.is_arriving(path):
+            if self.is_arriving is not None and self.is_arriving(Path(one.full_path)):
                 continue
-            relative = path.relative_to(root).as_posix()
-            item_id = prefix + relative
-            if has_recordings and looks_like_audio(path.name):
-                yield self._recording(path, str(root), item_id, relative)
-            elif not has_recordings and path.suffix.lower() == ".txt":
+            item_id = prefix + one.relative
+            if has_recordings and looks_like_audio(one.name):
+                yield self._recording(one, root, item_id)
+            elif not has_recordings and _is_text(one.name):
+                path = Path(one.full_path)
                 if self.spec.one_prompt_per_line:
-                    yield from lines_of(path, root=str(root), ids=self._ids)
+                    yield from lines_of(path, root=root, ids=self._ids)
                 else:
-                    yield self._prompt_file(path, str(root), item_id, relative)
+                    yield self._prompt_file(path, root, item_id, one.relative)
             else:
                 self.tally.other_files += 1
 
-    def _wanted(self, relative: PurePath) -> bool:
+    def _wanted(self, relative: PurePath | str) -> bool:
         """Whether `include` and `exclude` let a folder's file through: by its path, or its name alone."""
-        names = (relative.as_posix(), relative.name)
+        include, exclude = self.spec.include, self.spec.exclude
+        if not include and not exclude:
+            return True
+        whole = relative if isinstance(relative, str) else relative.as_posix()
+        names = (whole, whole.rpartition("/")[2])
 
         def matches(patterns: Iterable[str]) -> bool:
             return any(fnmatch(name, pattern) for pattern in patterns for name in names)
 
-        include, exclude = self.spec.include, self.spec.exclude
         return (not include or matches(include)) and not matches(exclude)
 
     def _prompt_file(self, path: Path, root: str, item_id: str, relative: str) -> Source:
@@ -254,22 +256,16 @@ class Discovery:
             refusal=problem or refusal,
         )
 
-    def _recording(self, path: Path, root: str, item_id: str, relative: str) -> Found:
+    def _recording(self, file: _File, root: str, item_id: str) -> Found:
         name, problem = readable_name(item_id)
-        size_bytes = mtime_ns = 0
-        try:
-            found = path.stat()
-            size_bytes, mtime_ns = found.st_size, found.st_mtime_ns
-        except OSError as failed:
-            problem = problem or f"it cannot be read: {failed.strerror}"
         return Found(
             item_id=self._ids.unique(name),
             root=root,
-            path=readable_name(relative)[0],
-            full_path=path,
-            size_bytes=size_bytes,
-            mtime_ns=mtime_ns,
-            refusal=problem,
+            path=readable_name(file.relative)[0],
+            full_path=file.full_path,
+            size_bytes=file.size_bytes,
+            mtime_ns=file.mtime_ns,
+            refusal=problem or file.problem,
         )
 
     def _probed(self, found: Iterator[Source | Found]) -> Iterator[Source]:
@@ -281,12 +277,11 @@ class Discovery:
                 ahead.append(one)
                 if isinstance(one, Found) and not one.refusal and unchanged(one, self.known) is None:
                     self.tally.probed += 1
-                    assert one.full_path is not None
-                    yield one.full_path
+                    yield Path(one.full_path)
 
         results = probe_many(to_probe())
         for path, result in results:
-            while not (isinstance(ahead[0], Found) and ahead[0].full_path == path):
+            while not (isinstance(ahead[0], Found) and ahead[0].full_path == str(path)):
                 yield self._without_probing(ahead.popleft())
             waiting = ahead.popleft()
             assert isinstance(waiting, Found)
@@ -337,7 +332,30 @@ def _name_taken(source: Source, claims: Claims) -> str:
     return f"its output would have the same name as that of {holder!r}" if holder else ""
 
 
-def _walk(folder: Path, tally: Tally) -> Iterator[Path]:
+class _File(NamedTuple):
+    """A file on disk; text and numbers alone, since there may be a million."""
+
+    name: str
+    relative: str
+    full_path: str
+    size_bytes: int = 0
+    mtime_ns: int = 0
+    problem: str = ""
+
+
+def _file_of(path: Path, relative: str) -> _File:
+    try:
+        found = path.stat()
+    except OSError as failed:
+        return _File(path.name, relative, str(path), problem=f"it cannot be read: {failed.strerror}")
+    return _File(path.name, relative, str(path), found.st_size, found.st_mtime_ns)
+
+
+def _is_text(name: str) -> bool:
+    return name.lower().endswith(".txt")
+
+
+def _walk(folder: str, tally: Tally, below: str = "") -> Iterator[_File]:
     """Files below a folder, depth first, sorted by name; no hidden ones, no links, no output folder of ours."""
     try:
         with os.scandir(folder) as found:
@@ -347,18 +365,21 @@ def _walk(folder: Path, tally: Tally) -> Iterator[Path]:
     if any(entry.name == JOB_FILE for entry in entries):
         return
     for entry in entries:
-        if entry.name.startswith("."):
+        name = entry.name
+        if name.startswith("."):
             continue
+        relative = below + name
         try:
-            mode = entry.stat(follow_symlinks=False).st_mode
+            seen = entry.stat(follow_symlinks=False)
         except OSError:
-            mode = stat.S_IFREG
-        if stat.S_ISLNK(mode):
+            yield _file_of(Path(entry.path), relative)
+            continue
+        if stat.S_ISREG(seen.st_mode):
+            yield _File(name, relative, entry.path, seen.st_size, seen.st_mtime_ns)
+        elif stat.S_ISDIR(seen.st_mode):
+            yield from _walk(entry.path, tally, relative + "/")
+        elif stat.S_ISLNK(seen.st_mode):
             tally.skipped_links += 1
-        elif stat.S_ISDIR(mode):
-            yield from _walk(Path(entry.path), tally)
-        elif stat.S_ISREG(mode):
-            yield Path(entry.path)
         else:
             tally.other_files += 1
 

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pipeline.discover import Discovery
+from pipeline.senders import import_ahead
 
 if TYPE_CHECKING:
     from pipeline.execute import Job
@@ -27,6 +28,8 @@ def find_inputs(job: Job) -> None:
         # Standard input came once; what it brought is in the ledger.
         job.ledger.see_all(job.queue_id)
         return
+    if not job.ledger.count_outcomes():
+        import_ahead()  # a first run will send
     stdin = sys.stdin.buffer if "-" in job.spec.inputs else None
     discovery = Discovery(job.spec, job.ledger.known_files(), stdin, job.is_arriving)
     batch = []

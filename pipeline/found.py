@@ -13,7 +13,6 @@ from pipeline.store.ledger_rows import media_from_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from pipeline.audio.probe import Probed
 
@@ -55,7 +54,7 @@ class Found:
     path: str
     size_bytes: int
     mtime_ns: int
-    full_path: Path | None = None
+    full_path: str = ""
     refusal: str = ""
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
+import threading
 from typing import TYPE_CHECKING
 
 from pipeline.aftermath import Aftermath
@@ -18,12 +21,21 @@ from pipeline.targets import check_prices, targets_of, word_targets
 from pipeline.transports.auth import EntraTokens
 
 if TYPE_CHECKING:
-    import contextlib
     from collections.abc import Set as AbstractSet
 
     from pipeline.execute import Job
     from pipeline.local import LocalService
     from pipeline.transports.base import Transport
+
+
+def import_ahead() -> None:
+    """Import the SDK, which takes a second, in a thread that nothing waits for; what needs it then finds it."""
+
+    def work() -> None:
+        with contextlib.suppress(ImportError):  # whoever needs it says so
+            importlib.import_module("pipeline.transports.choose")
+
+    threading.Thread(target=work, daemon=True, name="import-sdk").start()
 
 
 async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib.AsyncExitStack) -> Sender:

@@ -60,6 +60,9 @@ class Ids:
 
     def unique(self, wanted: str) -> str:
         """`wanted`, or the first of `wanted-2`, `wanted-3`, … that is free; taken from now on."""
+        if wanted not in self.taken:  # nearly always
+            self.taken.add(wanted)
+            return wanted
         names = itertools.chain([wanted], (f"{wanted}-{number}" for number in itertools.count(2)))
         found = next(name for name in names if name not in self.taken)
         self.taken.add(found)

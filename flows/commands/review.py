@@ -126,7 +126,7 @@ def _export(found: Folder, target: Path, *, as_json: bool) -> int:
         manifest_rows(found.ledger.recorded(), found.spec),
         found.storage,
         target,
-        extra_columns=[*own_columns(found.ledger.recorded()), *(fields.columns if fields else ())],
+        extra_columns=[*own_columns(found.ledger.row_texts()), *(fields.columns if fields else ())],
     )
     for item_id in exported.missing:
         click.echo(f"audiobatch: {item_id}: its clip is not in {found.path} any more", err=True)

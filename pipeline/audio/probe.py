@@ -76,7 +76,8 @@ class Probed:
 
 def looks_like_audio(name: str) -> bool:
     """Whether a file's ending is one that recordings have; its content decides later."""
-    return PurePosixPath(name).suffix.lower().removeprefix(".") in _KNOWN
+    stem, _, ending = name.rpartition(".")
+    return ending.lower() in _KNOWN and stem != "" and not stem.endswith("/")
 
 
 def sendable_as_is(media: Media, size_bytes: int) -> Literal["wav", "mp3"] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from pipeline.address import Address
 from pipeline.answers import answer_fields
 from pipeline.errors import ErrorType, InputError
@@ -64,23 +66,24 @@ def manifest_rows(
         yield rows
 
 
-def own_columns(records: Iterable[Recorded]) -> list[str]:
-    """The `in.<name>` columns that any input brings, in the order they first appear."""
+def own_columns(row_texts: Iterable[str]) -> list[str]:
+    """The `in.<name>` columns that any input brings, in the order they first appear; of `Ledger.row_texts`."""
     found: dict[str, None] = {}
-    for one in records:
-        found.update(dict.fromkeys(f"in.{name}" for name in one.source.row))
+    for text in row_texts:
+        found.update(dict.fromkeys(f"in.{name}" for name in orjson.loads(text)))
     return list(found)
 
 
 def _rows_of(one: Recorded, spec: JobSpec, output: Place | None) -> Iterator[dict[str, Any]]:
     refusal = one.source.refusal or ("" if one.outcomes else unfit(one.source, spec))
     item: Item | None = None
-    if not refusal:
+    fields, last = answer_fields(spec.fields), len(spec.turn_specs())
+    is_complete = all(number in one.outcomes for number in range(1, last + 1))
+    if not refusal and not is_complete:
         try:
             item = build_item(one.source, spec)
         except InputError as refused:
             refusal = refused.message
-    fields, last = answer_fields(spec.fields), len(spec.turn_specs())
     turns = {turn.number: turn for turn in item.turns} if item else {}
     for number in sorted({*one.outcomes, *turns} or {1}):
         row = _input_columns(one.source, number)

@@ -109,13 +109,17 @@ class Views:
             return self._write_all(again=again, drawing_s=drawing_s)
 
     def _write_all(self, *, again: bool, drawing_s: float | None) -> tuple[str, ...]:
-        totals = Totals()
-        placed, hashed = self._write_csv(totals)
         if self._run_id is not None:
             self._write_own_list(self._run_id)
-        notes = [*self._kept().notes, *placed.notes]
         names = self._names()
-        shown = digest([hashed, self._spec.model_dump(mode="json")])
+        looks = digest(self._spec.model_dump(mode="json"))
+        if not again and self._ledger.shown() == looks and self._are_untouched([self.MANIFEST, *names]):
+            return ()
+        totals = Totals()
+        placed, hashed = self._write_csv(totals)
+        notes = [*self._kept().notes, *placed.notes]
+        is_whole = not notes
+        shown = digest([hashed, looks])
         if again or placed.path.name != self.MANIFEST or not self._written.shows(shown, names):
             notes += self._write_others(totals, drawing_s)
             kept = self._kept()
@@ -123,7 +127,12 @@ class Views:
                 shown, [self.manifest.name, *names], added=bool(kept.columns or kept.marks or kept.notes)
             )
             self._written.remember(self._ledger)
+        if is_whole:
+            self._ledger.mark_shown(looks)
         return tuple(dict.fromkeys(notes))
+
+    def _are_untouched(self, names: Sequence[str]) -> bool:
+        return all(map(self._written.is_untouched, names))
 
     def write_manifest(self) -> tuple[str, ...]:
         """The CSV alone; what a person should be told of it."""
@@ -167,7 +176,7 @@ class Views:
 
     def _write_own_list(self, run_id: str) -> None:
         extra = self._extra()
-        rows = manifest_rows(self._ledger.recorded(), self._spec, run_id=run_id)
+        rows = manifest_rows(self._ledger.recorded(touched_by=run_id), self._spec, run_id=run_id)
         with self._storage.open_binary_atomic(f"runs/{run_id}.csv") as out:
             write_csv(rows, out, extra_columns=extra)
 
@@ -219,7 +228,7 @@ class Views:
 
     def _extra(self) -> list[str]:
         fields = answer_fields(self._spec.fields)
-        return [*own_columns(self._ledger.recorded()), *(fields.columns if fields else ())]
+        return [*own_columns(self._ledger.row_texts()), *(fields.columns if fields else ())]
 
     def _columns(self, extra: Sequence[str]) -> tuple[str, ...] | None:
         wanted = self._spec.manifest_columns
@@ -232,7 +241,8 @@ class Views:
     def table_rows(self, limit: int) -> list[dict[str, str]]:
         """This run's first rows with few columns, cells cut short."""
         found: list[dict[str, str]] = []
-        for chunk in manifest_rows(self._ledger.recorded(), self._spec, run_id=self._run_id):
+        records = self._ledger.recorded(touched_by=self._run_id)
+        for chunk in manifest_rows(records, self._spec, run_id=self._run_id):
             for row in chunk:
                 if len(found) >= limit:
                     return found

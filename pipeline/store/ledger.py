@@ -26,7 +26,7 @@ from pipeline.store.ledger_marks import mark_rows
 from pipeline.store.ledger_parts import part_to_row
 from pipeline.store.ledger_postgresql import open_postgresql, schema_of, take_turn
 from pipeline.store.ledger_queue import WorkQueue
-from pipeline.store.ledger_reading import LedgerReader, Recorded
+from pipeline.store.ledger_reading import LedgerReader, Recorded, as_found
 from pipeline.store.ledger_rows import outcome_to_row, source_to_row
 from pipeline.store.ledger_statements import end_row, intent_row, time_text
 from pipeline.store.ledger_workers import Workers, this_process
@@ -204,8 +204,16 @@ class Ledger(LedgerReader):
         self._writer.write_now((statements.END_RUN, [end]))
 
     def put_sources(self, sources: Sequence[Source], run_id: str) -> None:
-        """Insert or refresh inputs; results that they have stay."""
-        self._writer.write_now((statements.PUT_ITEM, [source_to_row(source, run_id) for source in sources]))
+        """Insert or refresh inputs; results that they have stay. What is as it was is only seen."""
+        rows = [source_to_row(source, run_id) for source in sources]
+        stored = self.item_rows([row["item_id"] for row in rows])
+        changed, seen = [], []
+        for row in rows:
+            if stored.get(row["item_id"]) == as_found(row):
+                seen.append({"which": row["item_id"], "run": run_id})
+            else:
+                changed.append(row)
+        self._writer.write_now((statements.PUT_ITEM, changed), (statements.SEE, seen))
 
     def see_all(self, run_id: str) -> None:
         """Take every input that an earlier run found as found by this one: for inputs that come only once."""
@@ -225,12 +233,26 @@ class Ledger(LedgerReader):
         kept, dropped = mark_rows(self.outcome, reviews)
         self._writer.write_now((statements.PUT_MARK, kept), (statements.DROP_MARK, dropped))
 
+    def mark_shown(self, what: str) -> None:
+        """The reports show all that is recorded: until the next change, which takes this back with its commit.
+
+        Args:
+            what: beside the records, decides how the reports look.
+        """
+        self._writer.write_now((statements.MARK_SHOWN, [{"key": statements.SHOWN_KEY, "value": what}]))
+
+    def shown(self) -> str:
+        """What the reports were marked with, if nothing has changed since; empty where that is not certain."""
+        return "" if self.is_shared else self.noted(statements.SHOWN_KEY)
+
     def note(self, key: str, value: str) -> None:
         """Keep a word about the folder's files, for `noted`."""
         self._writer.write_now((statements.PUT_NOTE, [{"key": key, "value": value}]))
 
     def forget_missing_refusals(self, run_id: str) -> None:
         """Drop inputs that are no longer there and never had a result."""
+        if not self.has_missing(run_id):
+            return
         self._writer.write_now((statements.FORGET_MISSING, [{"run": run_id}]))
 
     # What a purge takes away.

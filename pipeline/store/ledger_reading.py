@@ -6,10 +6,11 @@ import contextlib
 from dataclasses import dataclass, field
 from datetime import UTC
 from decimal import Decimal
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Select, and_, distinct, func, not_, select
+from sqlalchemy import Select, and_, distinct, func, not_, or_, select
 from sqlalchemy.exc import DBAPIError
 
 from pipeline.errors import StorageError
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 #: How many rows a streaming read holds at a time.
 CHUNK = 1000
+#: What discovery finds out of an input: all of its row but what runs add.
+FOUND_COLUMNS = tuple(column.name for column in items.columns if column.name != "seen_run")
+as_found = itemgetter(*FOUND_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,18 +199,39 @@ class LedgerReader:
                 for row in connection.execution_options(yield_per=CHUNK).execute(query)
             }
 
-    def recorded(self, run_id: str | None = None, *, but: Unchanged | None = None) -> Iterator[Recorded]:
+    def item_rows(self, item_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        """`FOUND_COLUMNS` of those of these inputs that are known."""
+        query = select(*(items.c[name] for name in FOUND_COLUMNS)).where(items.c.item_id.in_(item_ids))
+        with self._reading() as connection:
+            return {row[0]: tuple(row) for row in connection.execute(query).all()}
+
+    def has_missing(self, run_id: str) -> bool:
+        """Whether there are inputs without a result that a run's discovery has not seen."""
+        has_outcome = select(outcomes.c.turn).where(outcomes.c.item_id == items.c.item_id).exists()
+        query = select(items.c.item_id).where(items.c.seen_run != run_id, ~has_outcome).limit(1)
+        with self._reading() as connection:
+            return connection.execute(query).first() is not None
+
+    def recorded(
+        self, run_id: str | None = None, *, but: Unchanged | None = None, touched_by: str | None = None
+    ) -> Iterator[Recorded]:
         """Sources in input order with their outcomes, streamed.
 
         Args:
             run_id: only inputs that this run's discovery saw.
             but: leave these out.
+            touched_by: only inputs of which this run decided a turn, or nobody did yet, or that are refused.
         """
         query = select(items).order_by(items.c.position, items.c.item_id)
         if run_id is not None:
             query = query.where(items.c.seen_run == run_id)
         if but is not None:
             query = query.where(not_(_is_unchanged(but)))
+        if touched_by is not None:
+            of_it = outcomes.c.item_id == items.c.item_id
+            decided = select(outcomes.c.turn).where(of_it, outcomes.c.run_id == touched_by).exists()
+            undecided = ~select(outcomes.c.turn).where(of_it).exists()
+            query = query.where(or_(decided, undecided, items.c.refusal != ""))
         yield from self._recorded(query)
 
     def count_unchanged(self, run_id: str, which: Unchanged) -> int:
@@ -282,7 +307,7 @@ class LedgerReader:
         """Rows by status."""
         query = select(outcomes.c.status, func.count()).group_by(outcomes.c.status)
         with self._reading() as connection:
-            return dict(connection.execute(query).tuples())
+            return dict(connection.execute(query).tuples().all())
 
     # What a killed run left, and what verify and status ask.
 

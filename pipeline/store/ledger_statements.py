@@ -63,6 +63,10 @@ DROP_MARK = delete(marks).where(
     *(marks.c[name] == bindparam(f"which_{name}") for name in ("item_id", "turn", "version", "replied"))
 )
 PUT_NOTE = _upsert(meta)
+#: That the reports show all there is; taken back by the first change after it (`LedgerWriter`).
+MARK_SHOWN = _upsert(meta)
+SHOWN_KEY = "reports shown"
+FORGET_SHOWN = delete(meta).where(meta.c.key == SHOWN_KEY)
 PUT_RUN = _upsert(runs)
 END_RUN = (
     update(runs)
@@ -73,6 +77,7 @@ PUT_SETTINGS = upsert(settings).on_conflict_do_nothing()
 
 _has_outcome = select(outcomes.c.item_id).where(outcomes.c.item_id == items.c.item_id).exists()
 FORGET_MISSING = delete(items).where(items.c.seen_run != bindparam("run"), ~_has_outcome)
+SEE = update(items).where(items.c.item_id == bindparam("which")).values(seen_run=bindparam("run"))
 SEE_ALL = update(items).values(seen_run=bindparam("run"))
 #: What a person said or was said to: blanked by a purge. Counts, costs, hashes and times stay.
 _BLANK_OUTCOME: dict[str, Any] = dict.fromkeys(
@@ -87,6 +92,12 @@ PURGE = (
     update(items).where(items.c.item_id == bindparam("which")).values(text="", row=""),
     update(attempts).where(attempts.c.item_id == bindparam("which")).values(prompt=""),
     update(marks).where(marks.c.item_id == bindparam("which")).values(note=""),
+)
+
+
+#: What changes a report. Calls, runs, the queue and when an input was last seen are in none.
+CHANGES_REPORTS = frozenset(
+    map(id, (PUT_OUTCOME, PUT_PART, PUT_ITEM, PUT_MARK, DROP_MARK, FORGET_MISSING, KEEP_VERSION, *PURGE))
 )
 
 

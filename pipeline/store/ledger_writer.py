@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy.exc import DataError, OperationalError
 
 from pipeline.errors import AudioBatchError, LeaseLost, StorageError
+from pipeline.store import ledger_statements as statements
 from pipeline.store.ledger_fences import refused
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class LedgerWriter:
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
         self._closed = False
+        #: Whether anything was committed that the reports marked as whole do not show; True: it is on record.
+        self._changed = False
 
     async def write(self, *writes: Write, guard: Guard | None = None) -> None:
         """Commit these writes together; returns once they are on disk.
@@ -153,7 +156,7 @@ class LedgerWriter:
     def _commit(self, batch: list[_Entry], tries: int = 1) -> None:
         try:
             with self._engine.begin() as connection:
-                self._apply(connection, batch)
+                changed = self._apply(connection, batch)
         except Exception as failed:  # noqa: BLE001 - whatever it is, somebody waits for the answer
             if getattr(getattr(failed, "orig", None), "sqlstate", None) in _IN_THE_WAY and tries < _TRIES:
                 self._commit(batch, tries + 1)
@@ -168,10 +171,15 @@ class LedgerWriter:
                 for entry in batch:
                     self._commit([entry])
         else:
+            self._changed = changed
             _answer(batch)
 
-    def _apply(self, connection: Connection, batch: list[_Entry]) -> None:
-        """Each distinct statement once, over all its rows. Statements of one entry keep their order."""
+    def _apply(self, connection: Connection, batch: list[_Entry]) -> bool:
+        """Each distinct statement once, over all its rows. Statements of one entry keep their order.
+
+        Returns:
+            Whether reports are behind the ledger from now on; the first such change is noted with it.
+        """
         lost = refused(connection, guards) if (guards := [one.guard for one in batch if one.guard]) else ()
         grouped: dict[int, tuple[Executable, list[Row]]] = {}
         for entry in batch:
@@ -189,6 +197,12 @@ class LedgerWriter:
         for entry in batch:
             if entry.question is not None:
                 entry.answer = entry.question(connection)
+        marked = id(statements.MARK_SHOWN) in grouped
+        if not any(rows and key in statements.CHANGES_REPORTS for key, (_, rows) in grouped.items()):
+            return self._changed and not marked
+        if marked or not self._changed:
+            connection.execute(statements.FORGET_SHOWN)
+        return True
 
     def _error(self, failed: Exception) -> StorageError:
         error = StorageError(f"{self._where}: {getattr(failed, 'orig', None) or failed}")

@@ -1,0 +1,80 @@
+"""A folder that is done: the next run reads and writes next to nothing, and still leaves true reports."""
+
+import csv
+from contextlib import closing
+
+import pytest
+from running import azure, read_manifest, rows_of, run_job, write_wav
+
+from pipeline.model import Review
+from pipeline.store.ledger import Ledger
+
+
+@pytest.fixture
+def job(tmp_path, emulator):
+    for name in ("a", "b", "c"):
+        write_wav(tmp_path / "in" / f"{name}.wav")
+    return {"inputs": [str(tmp_path / "in")], "output": str(tmp_path / "out"), **azure(emulator)}
+
+
+def made(folder):
+    """When each report was made."""
+    return {
+        name: (folder / name).stat().st_mtime_ns for name in ("manifest.csv", "manifest.xlsx", "report.html")
+    }
+
+
+def test_reports_that_show_all_there_is_are_left_alone(job, tmp_path):
+    run_job(**job)
+    before = made(tmp_path / "out")
+    again = run_job(**job)
+    assert (again.sent, again.skipped_done) == (0, 3)
+    assert made(tmp_path / "out") == before
+    assert read_manifest(tmp_path / "out" / "runs" / f"{again.run_id}.csv") == []
+
+
+def test_whatever_changes_a_row_makes_them_again(job, tmp_path):
+    run_job(**job)
+    out = tmp_path / "out"
+
+    (tmp_path / "in" / "b0.wav").write_bytes(b"no sound")
+    seen = run_job(**job)
+    assert [row["item_id"] for row in rows_of(seen)] == ["a.wav", "b.wav", "b0.wav", "c.wav"]
+    assert [row["status"] for row in read_manifest(out / "runs" / f"{seen.run_id}.csv")] == ["refused"]
+
+    (tmp_path / "in" / "b0.wav").unlink()
+    assert [row["item_id"] for row in rows_of(run_job(**job))] == ["a.wav", "b.wav", "c.wav"]
+
+    with closing(Ledger.open(out / "ledger.db")) as ledger:
+        ledger.put_reviews({("a.wav", 1): Review(review="ok")})
+    assert [row["review"] for row in rows_of(run_job(**job))] == ["ok", "", ""]
+
+    (out / "report.html").unlink()
+    run_job(**job)
+    assert (out / "report.html").exists()
+
+
+def test_a_manifest_that_a_reviewer_saved_is_read_and_written_again(job, tmp_path):
+    summary = run_job(**job)
+    rows = rows_of(summary)
+    with summary.manifest.open("w", encoding="utf-8-sig", newline="") as file:
+        out = csv.DictWriter(file, [*rows[0], "my notes"])
+        out.writeheader()
+        out.writerows({**row, "my notes": "heard"} for row in rows)
+    assert [row["my notes"] for row in rows_of(run_job(**job))] == ["heard"] * 3
+    assert [row["my notes"] for row in rows_of(run_job(**job))] == ["heard"] * 3
+
+
+def test_a_run_that_was_killed_before_its_reports_leaves_them_to_the_next(job, tmp_path):
+    run_job(**job)
+    with closing(Ledger.open(tmp_path / "out" / "ledger.db")) as ledger:
+        assert ledger.shown()
+        outcome = ledger.outcome("a.wav", 1)
+        ledger.record_outcome_now(outcome)
+        assert not ledger.shown()
+        ledger.mark_shown("so")
+        ledger.note("any", "word")
+        ledger.see_all("run")
+        assert ledger.shown() == "so"
+        ledger.record_outcome_now(outcome)
+        assert not ledger.shown()
