@@ -37,6 +37,9 @@ def rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
     yield "audio out", f"{summary.output_audio_s / 60:.1f} min"
     yield "tokens", f"{summary.tokens:,}"
     yield "cost", money(summary.cost_usd)
+    if len(summary.by_deployment) > 1:
+        for name, (calls, cost_usd) in sorted(summary.by_deployment.items()):
+            yield f"cost at {name}", f"{money(cost_usd)} ({calls:,} calls)"
     yield "time", duration(summary.elapsed_s)
 
 

@@ -54,6 +54,7 @@ def summary_of(job: Job, trouble: str) -> RunSummary:
         stopped_by=job.stop.reason.value if job.stop.reason else None,
         input_tokens=tally.input_text_tokens + tally.input_audio_tokens,
         output_tokens=tally.output_text_tokens + tally.output_audio_tokens,
+        by_deployment=dict(tally.by_deployment),
         message=" ".join(part for part in (job.stop.detail, trouble, _what_is_left(job, plan)) if part),
     )
 

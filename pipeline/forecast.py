@@ -33,7 +33,9 @@ from pipeline.prices import AUDIO_IN_TOKENS_PER_S
 from pipeline.room import bytes_per_item
 from pipeline.sound_settings import unfit
 from pipeline.store.ledger_copy import ledger_copy
-from pipeline.targets import check_prices, targets_of
+from pipeline.targets import check_prices, targets_of, word_targets
+from pipeline.wanted_words import word_models
+from pipeline.word_amounts import WordAmounts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +71,8 @@ class Forecast:
 
     Attributes:
         refused: inputs that would be refused, with the reason.
-        calls: calls to be made, if none has to be made again; those that write words down come on top.
+        calls: calls to be made for replies, if none has to be made again.
+        word_calls: calls that write words down, which come on top; `cost_usd` has them, `tokens` has not.
         trimmed_s: silence that is left out of what is sent.
         trimmed_usd: what sending it would cost; None where the price is not known.
         tokens: by kind.
@@ -98,11 +101,12 @@ class Forecast:
     disk_bytes: int
     free_bytes: int | None
     earlier_replies: int
+    word_calls: int
     places: tuple[Place, ...]
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
-        plain = ("output", "items", "to_send", "done", "final", "unknown", "held_back", "calls")
+        plain = ("output", "items", "to_send", "done", "final", "unknown", "held_back", "calls", "word_calls")
         return {
             **{name: getattr(self, name) for name in plain},
             "refused": [{"item_id": item_id, "reason": reason} for item_id, reason in self.refused.items()],
@@ -152,7 +156,7 @@ def forecast(spec: JobSpec, *, today: date | None = None) -> Forecast:
         _discover(spec, ledger)
         plan = make_plan(ledger, spec, _RUN_ID)
         targets = targets_of(spec, plan.deployments, with_credentials=False)
-        check_prices(spec, targets)
+        check_prices(spec, (*targets, *word_targets(spec, targets[0])))
         places = tuple(_place(one, today or datetime.now(UTC).date()) for one in targets)
         return _forecast(spec, ledger, plan, targets, output=where.place, places=places)
 
@@ -189,8 +193,12 @@ def _forecast(
         if reason := _refusal(one, spec):
             refused[one.source.item_id] = reason
     count = Amounts()
+    words = WordAmounts(written=ledger.written_down() if word_models(spec) else frozenset())
     for one in ledger.recorded_to_do():
-        count.add(one, build_item(one.source, spec), rules, sizes, spec)
+        item = build_item(one.source, spec)
+        count.add(one, item, rules, sizes, spec)
+        words.add(one, item, rules, sizes, spec)
+    cost_usd, word_usd = count.cost(targets), words.cost(word_targets(spec, targets[0]))
     return Forecast(
         output=str(output),
         items=plan.items,
@@ -210,11 +218,14 @@ def _forecast(
             kind: Range(low=count.low[kind], expected=count.expected[kind], high=count.high[kind])
             for kind in KINDS
         },
-        cost_usd=count.cost(targets),
+        cost_usd=None
+        if cost_usd is None or word_usd is None
+        else {name: cost + word_usd.get(name, 0) for name, cost in cost_usd.items()},
         time_s=count.time_s(targets, spec),
         disk_bytes=round(plan.to_send * bytes_per_item(spec, sizes.audio_s)),
         free_bytes=_free_bytes(output),
         earlier_replies=earlier,
+        word_calls=words.calls,
         places=places,
     )
 

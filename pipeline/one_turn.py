@@ -133,7 +133,7 @@ class OneTurn:
                 proven = True
                 used = float(reply.usage.total_tokens) if reply.usage else None
                 self.paid_usd = cost = sender.targets[lease.deployment.name].cost_usd(reply.usage)
-                sender.tally.paid(reply.usage, self.paid_usd)
+                sender.tally.paid(reply.usage, self.paid_usd, lease.deployment.name)
                 sender.aftermath.went_well(lease, reply)
                 self._ask_for_sound_again(reply, attempt)
                 self._ask_for_answer_again(reply)

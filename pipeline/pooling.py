@@ -38,7 +38,7 @@ def pool_of(spec: JobSpec, targets: Sequence[Target], *, spent_before: Decimal, 
     spending = Spending(
         run_cap=spec.max_cost,
         total_cap=spec.max_total_cost,
-        spent_before=spent_before + unknown_before * worst_unknown_usd(targets),
+        spent_before=spent_before + unknown_before * worst_unknown_usd(targets, spec),
     )
     return Pool(
         deployments,

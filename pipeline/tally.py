@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.model import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipeline.address import Place
     from pipeline.model import Outcome, Usage
 
@@ -27,6 +29,7 @@ class Tally:
     Attributes:
         unheard: results whose words could not be written down.
         trimmed_s: silence that was left out of what was sent.
+        by_deployment: calls that brought a reply, and what they cost; None where that is not known.
     """
 
     succeeded: int = 0
@@ -44,6 +47,7 @@ class Tally:
     output_audio_tokens: int = 0
     cost_usd: Decimal = Decimal(0)
     cost_is_known: bool = True
+    by_deployment: dict[str, tuple[int, Decimal | None]] = field(default_factory=dict)
     started_s: float = field(default_factory=time.monotonic)
     _ends_s: deque[float] = field(default_factory=deque)
 
@@ -66,8 +70,11 @@ class Tally:
         self.trimmed_s += outcome.trimmed_s or 0.0
         self.output_audio_s += outcome.audio_duration_s or 0.0
 
-    def paid(self, usage: Usage | None, cost_usd: Decimal | None) -> None:
-        """A call was billed; what it cost may not be known."""
+    def paid(self, usage: Usage | None, cost_usd: Decimal | None, deployment: str = "") -> None:
+        """A call was billed, at this deployment; what it cost may not be known."""
+        calls, paid = self.by_deployment.get(deployment, (0, Decimal(0)))
+        known = None if paid is None or cost_usd is None else paid + cost_usd
+        self.by_deployment[deployment] = (calls + 1, known)
         if usage is not None:
             self.input_text_tokens += usage.input_text_tokens
             self.input_audio_tokens += usage.input_audio_tokens
@@ -134,6 +141,7 @@ class RunSummary:
         pending: items that a later run will send.
         skipped_done: items whose results were there already.
         cost_usd: None where a price is not known.
+        by_deployment: calls that brought a reply, and what they cost; None where that is not known.
         message: what a person should know or do; may be empty.
     """
 
@@ -156,6 +164,7 @@ class RunSummary:
     stopped_by: str | None
     input_tokens: int = 0
     output_tokens: int = 0
+    by_deployment: Mapping[str, tuple[int, Decimal | None]] = field(default_factory=dict)
     message: str = ""
 
     @property

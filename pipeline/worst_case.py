@@ -17,6 +17,7 @@ from pipeline.prices import AUDIO_IN_TOKENS_PER_S
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pipeline.jobspec import JobSpec
     from pipeline.model import Request
     from pipeline.prices import Price
     from pipeline.targets import Target
@@ -64,7 +65,17 @@ def worst_by_target(request: Request, targets: Iterable[Target]) -> dict[str, De
     return {one.name: worst_usd(request, one.price) for one in targets if one.price is not None}
 
 
-def worst_unknown_usd(targets: Iterable[Target]) -> Decimal:
-    """What one call of an earlier run with an unknown end is taken to have cost: a whole reply."""
-    prices = [one.price for one in targets if one.price is not None]
-    return max((price.audio_out * BOUND_TOKENS / _MILLION for price in prices), default=Decimal(0))
+def worst_unknown_usd(targets: Iterable[Target], spec: JobSpec | None = None) -> Decimal:
+    """What one call of an earlier run with an unknown end is taken to have cost: a whole reply.
+
+    Args:
+        targets: where it may have gone.
+        spec: the job; where it bounds its replies, or asks for text alone, no longer or dearer one is charged for.
+    """
+    longest, speaks = BOUND_TOKENS, True
+    if spec is not None:
+        longest = min(spec.max_completion_tokens or BOUND_TOKENS, BOUND_TOKENS)
+        speaks = any("audio" in (turn.modalities or ()) for turn in spec.turn_specs())
+    prices = [one.price for one in targets if one.price is not None and not one.writes_words]
+    rates = [max(price.audio_out, price.text_out) if speaks else price.text_out for price in prices]
+    return max((rate * longest / _MILLION for rate in rates), default=Decimal(0))

@@ -59,6 +59,8 @@ def lines(found: Forecast) -> Iterator[str]:
         more = f" and {count - 1} more" if count > 1 else ""
         yield f"    {first}{more}: {reason}"
     yield f"  {'calls':<22}{found.calls:>10,}"
+    if found.word_calls:
+        yield f"  {'… to write words down':<22}{found.word_calls:>10,}"
     yield f"  {'audio to send':<22}{found.input_audio_s / 60:>10.1f} min"
     if found.trimmed_s:
         worth = f", saving {_dollars(found.trimmed_usd)}" if found.trimmed_usd is not None else ""

@@ -3,13 +3,18 @@
 import json
 import os
 import time
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 from emulator_process import EmulatorProcess
-from running import audiobatch, azure, last_json, rows_of, run_job
+from running import audiobatch, azure, last_json, rows_of, run_job, write_wav
 
+from flows import closing
+from flows.artifacts import markdown
 from pipeline.errors import ConfigError
+from pipeline.forecast import forecast
+from pipeline.jobspec import JobSpec
 from pipeline.prices import price_of
 
 POOL = ("gpt-audio-1.5", "gpt-audio", "gpt-4o-audio-preview")
@@ -111,6 +116,97 @@ def test_the_cost_limit_is_never_passed_with_64_in_flight(prompts):
         assert summary.cost_usd + again.cost_usd <= Decimal("1.60")
         rest = run_job(**job, max_cost="5")
         assert (rest.exit_code, rest.pending) == (0, 0)
+
+
+def recordings_of(tmp_path, count):
+    for number in range(count):
+        write_wav(tmp_path / "in" / f"{number}.wav", seconds=20.0, pitch_hz=200.0 + 10 * number)
+    return {"inputs": [str(tmp_path / "in")], "output": str(tmp_path / "out"), "reports": "none"}
+
+
+def test_the_cost_limit_covers_the_calls_that_write_words_down(emulator, tmp_path):
+    dear = tmp_path / "prices.toml"
+    one = 'text_in = "0"\ntext_out = "0"\naudio_in = "{}"\naudio_out = "0"\n'
+    cheap, words = one.format("0"), one.format("1000")
+    dear.write_text(f'[models."gpt-audio-1.5"]\n{cheap}[models."whisper-1"]\n{words}')
+    job = {**recordings_of(tmp_path, 6), **azure(emulator, max_concurrency=1, prices=str(dear))}
+    job |= {"transcribe_inputs": "whisper-1", "modalities": "text"}
+    summary = run_job(**job, max_cost="0.70")  # a recording's words cost 0.20, at worst 0.24
+    assert (summary.exit_code, summary.stopped_by) == (6, "max_cost")
+    assert Decimal("0.40") <= summary.cost_usd <= Decimal("0.70")
+    written = [call for call in emulator.journal() if call["deployment"] == "whisper-1"]
+    assert len(written) == 3
+    assert summary.by_deployment["whisper-1"] == (3, summary.cost_usd)
+    total = run_job(**job, max_total_cost="1.00")
+    assert total.exit_code == 6
+    assert summary.cost_usd + total.cost_usd <= Decimal("1.00")
+
+
+def test_the_plan_counts_the_calls_that_write_words_down_and_their_price(emulator, tmp_path):
+    job = recordings_of(tmp_path, 3)
+    spec = JobSpec(
+        **job, endpoint=emulator.base_url, deployment="gpt-audio-1.5", transcribe_inputs="whisper-1"
+    )
+    plain = forecast(spec.model_copy(update={"transcribe_inputs": None}))
+    planned = forecast(spec)
+    assert (plain.calls, plain.word_calls, planned.calls, planned.word_calls) == (3, 0, 3, 3)
+    added = {name: planned.cost_usd[name] - plain.cost_usd[name] for name in planned.cost_usd}
+    assert added["expected"] == Decimal("0.006"), "a minute in all, as whisper-1 is billed"
+    assert added["low"] < added["expected"] < added["high"]
+    both = forecast(spec.model_copy(update={"verify_speech": "whisper-1"}))
+    assert both.word_calls == 6
+    summary = run_job(**job, **azure(emulator, transcribe_inputs="whisper-1"))
+    assert planned.cost_usd["low"] <= summary.cost_usd <= planned.cost_usd["high"]
+    assert forecast(spec).word_calls == 0, "their words are there"
+    verified = forecast(spec.model_copy(update={"verify_speech": "whisper-1"}))
+    assert (verified.calls, verified.word_calls) == (0, 3), "only the replies that are there are listened to"
+
+
+def test_calls_with_an_unknown_end_are_charged_for_no_longer_replies_than_the_job_asks_for(emulator, prompts):
+    emulator.put_faults({"do": {"reset": "in"}})
+    how = azure(
+        emulator, max_concurrency=1, on_unknown="skip", max_failures="100%", max_completion_tokens=200
+    )
+    assert run_job(**prompts(2), **how).unknown == 2
+    emulator.put_faults()
+    # Two lost calls of 200 tokens at most, $64 a million: $0.0256. Of 4096 tokens each they would fill the limit.
+    again = run_job(**prompts(4), **how, max_total_cost="0.12")
+    assert again.succeeded == 2
+    assert again.exit_code in {0, 3}
+
+
+def test_what_each_deployment_cost_stands_under_the_total(emulator, prompts):
+    entries = [{"deployment": "gpt-audio", "max_concurrency": 2}, {"deployment": "gpt-audio-1.5"}]
+    emulator.put_faults({"do": {"latency_s": 0.05}})
+    summary = run_job(**prompts(20), **pooled(emulator, *entries))
+    rows = dict(closing.rows(summary))
+    assert {name for name in rows if name.startswith("cost at ")} == {
+        "cost at gpt-audio",
+        "cost at gpt-audio-1.5",
+    }
+    assert sum(cost for _, cost in summary.by_deployment.values()) == summary.cost_usd
+    assert sum(calls for calls, _ in summary.by_deployment.values()) == 20
+    assert "cost at gpt-audio" in markdown(summary)
+    alone = run_job(**{**prompts(2), "output": f"{prompts(2)['output']}-2"}, **azure(emulator))
+    assert not any(name.startswith("cost at ") for name, _ in closing.rows(alone))
+
+
+def test_stop_at_ends_a_run_orderly_and_the_next_goes_on(emulator, prompts, monkeypatch):
+    emulator.put_faults({"do": {"latency_s": 0.3}})
+    job = {**prompts(12), **azure(emulator, max_concurrency=2)}
+    # Nobody waits for six o'clock: it is in a second and a half.
+    monkeypatch.setattr(
+        JobSpec, "stop_time", lambda spec, now: now + timedelta(seconds=1.5) if spec.stop_at else None
+    )
+    stopped = run_job(**job, stop_at="06:00")
+    assert (stopped.exit_code, stopped.stopped_by) == (5, "stop_at")
+    assert "--stop-at 06:00" in stopped.message
+    assert stopped.succeeded + stopped.pending == 12
+    assert stopped.pending > 0
+    assert stopped.unknown == 0, "calls in flight came to their end"
+    emulator.put_faults()
+    assert run_job(**job).succeeded == stopped.pending
+    assert len(emulator.journal()) == 12
 
 
 def test_a_cost_limit_without_a_known_price_sends_nothing(emulator, prompts):

@@ -1,0 +1,112 @@
+"""What writing words down would take: calls and money of `--transcribe-inputs` and `--verify-speech` in a plan."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pipeline.audio.split import PART_S
+from pipeline.estimate import CHARACTERS_PER_S
+from pipeline.model import SourceKind, Usage
+from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, CHARACTERS_PER_TEXT_TOKEN
+from pipeline.sound_settings import parts_of, trimmed_s
+from pipeline.store.ledger_parts import PartKind
+from pipeline.wanted_words import wanted_of
+from pipeline.worst_case import BOUND_TOKENS
+from pipeline.write_down import LONGEST_S
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
+    from decimal import Decimal
+
+    from pipeline.estimate import ReplySizes
+    from pipeline.jobspec import JobSpec
+    from pipeline.model import Item, Turn
+    from pipeline.redo import Rules
+    from pipeline.store.ledger import Recorded
+    from pipeline.targets import Target
+    from pipeline.wanted_words import Written
+
+_NAMES = ("low", "expected", "high")
+#: Seconds of sound, and words in them, as shares of what is expected.
+_SOUND = {"low": 0.3, "expected": 1.0, "high": 1.15}
+_WORDS = {"low": 0.0, "expected": 1.0, "high": 2.0}
+
+
+@dataclass(slots=True)
+class WordAmounts:
+    """Counted while the plan's queue streams past.
+
+    Attributes:
+        calls: that write words down, if none has to be made again.
+        written: whose words are there already.
+    """
+
+    calls: int = 0
+    written: AbstractSet[Written] = frozenset()
+    _audio: dict[str, Counter[str]] = field(default_factory=dict)
+    _text: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, one: Recorded, item: Item, rules: Rules, sizes: ReplySizes, spec: JobSpec) -> None:
+        """The words of every turn's result, those that are there and those that will be."""
+        media = one.source.media if one.source.kind is SourceKind.RECORDING else None
+        heard_s = media.duration_s - trimmed_s(one.source, spec) if media else 0.0
+        for turn in item.turns:
+            outcome = one.outcomes.get(turn.number)
+            if not rules.stands(one, turn):
+                lacks_input = turn.number == 1 and media is not None and spec.transport != "realtime"
+                lacks_speech = turn.wants_audio
+            else:
+                lacks = wanted_of(outcome, one.source, spec, self.written) if outcome else ()
+                lacks_input, lacks_speech = PartKind.INPUT in lacks, PartKind.SPEECH in lacks
+            if spec.transcribe_inputs and lacks_input:
+                parts = parts_of(one.source, spec)
+                parts = parts if heard_s <= parts * LONGEST_S else math.ceil(heard_s / PART_S)
+                self._count(spec.transcribe_inputs, dict.fromkeys(_NAMES, heard_s), parts)
+            if spec.verify_speech and lacks_speech:
+                there_s = outcome.audio_duration_s if outcome and rules.stands(one, turn) else None
+                spoken_s = _spoken_s(there_s, _expected_s(turn, heard_s, sizes, spec), item)
+                self._count(spec.verify_speech, spoken_s, max(1, math.ceil(spoken_s["expected"] / LONGEST_S)))
+
+    def _count(self, model: str, sound_s: dict[str, float], calls: int) -> None:
+        self.calls += calls
+        audio, text = self._audio.setdefault(model, Counter()), self._text.setdefault(model, Counter())
+        for name in _NAMES:
+            audio[name] += sound_s[name] * _SOUND[name] * AUDIO_IN_TOKENS_PER_S  # type: ignore[assignment]
+            words = sound_s[name] * _WORDS[name] * CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN
+            text[name] += min(words, calls * BOUND_TOKENS)  # type: ignore[assignment]
+
+    def cost(self, targets: Sequence[Target]) -> dict[str, Decimal] | None:
+        """By low, expected and high; None where a price is not known.
+
+        Args:
+            targets: where words are written down, named by their models.
+        """
+        prices = {one.name: one for one in targets}
+        total = {name: prices[targets[0].name].cost_usd(Usage()) for name in _NAMES} if targets else {}
+        for model in self._audio:
+            for name in _NAMES:
+                usage = Usage(
+                    input_audio_tokens=math.ceil(self._audio[model][name]),
+                    output_text_tokens=math.ceil(self._text[model][name]),
+                )
+                cost, before = prices[model].cost_usd(usage), total[name]
+                if cost is None or before is None:
+                    return None
+                total[name] = before + cost
+        return {name: cost for name, cost in total.items() if cost is not None}
+
+
+def _expected_s(turn: Turn, heard_s: float, sizes: ReplySizes, spec: JobSpec) -> float:
+    return len(turn.text) / CHARACTERS_PER_S if spec.read_aloud else sizes.reply_s(heard_s)
+
+
+def _spoken_s(there_s: float | None, expected_s: float, item: Item) -> dict[str, float]:
+    """How long a reply is that is there, or will be."""
+    if there_s is not None:
+        return dict.fromkeys(_NAMES, there_s)
+    longest_s = (item.max_completion_tokens or BOUND_TOKENS) / AUDIO_OUT_TOKENS_PER_S
+    return {"low": 0.0, "expected": min(expected_s, longest_s), "high": longest_s}

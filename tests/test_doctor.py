@@ -1,0 +1,125 @@
+"""What the doctor finds: each line, where it is well and where it is not."""
+
+import asyncio
+import http.server
+import threading
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from emulator_process import EmulatorProcess
+
+from pipeline import doctor
+from pipeline.jobspec import JobSpec
+
+
+def examined(call=False, **settings):
+    async def all_of_it():
+        return [finding async for finding in doctor.examine(JobSpec(**settings), call=call)]
+
+    return {finding.what: finding for finding in asyncio.run(all_of_it())}
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch):
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "canary-of-a-key")
+
+
+@contextmanager
+def clock_of(moment):
+    """A server whose clock says something else."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response_only(200)
+            self.send_header("Date", format_datetime(moment, usegmt=True))
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("off_s", "words"), [(0, "clocks agree"), (3600, "behind"), (-3600, "ahead")])
+def test_a_clock_that_is_wrong_is_told(off_s, words, tmp_path):
+    with clock_of(datetime.now(UTC) + timedelta(seconds=off_s)) as address:
+        found = examined(endpoint=address, deployment="d", output=str(tmp_path))
+    finding = found["d: endpoint"]
+    assert words in finding.words
+    assert finding.ok == (off_s == 0)
+    assert finding.ok or "set the clock" in finding.advice
+
+
+def test_an_endpoint_that_is_not_there_is_told(tmp_path):
+    found = examined(endpoint="http://127.0.0.1:9", deployment="d", output=str(tmp_path))
+    assert not found["d: endpoint"].ok
+    assert "check the address" in found["d: endpoint"].advice
+
+
+def test_an_output_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    found = examined(provider="local", output=str(tmp_path / "file" / "out"))
+    assert not found["output"].ok
+    assert "--output" in found["output"].advice
+    assert found["gpt-audio-1.5"].ok, "the local emulator needs no account"
+
+
+def test_a_folder_that_is_to_be_made_can_be_written(tmp_path):
+    assert examined(provider="local", output=str(tmp_path / "new" / "out"))["output"].ok
+    assert not (tmp_path / "new").exists(), "the doctor makes nothing"
+
+
+def test_a_missing_credential_ends_the_examination_with_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.delenv("AZURE_OPENAI_API_KEY")
+    found = examined(endpoint="http://127.0.0.1:9", deployment="d", auth="key", output=str(tmp_path))
+    assert not found["service"].ok
+    assert "config show" in found["service"].advice
+    assert "d: endpoint" not in found
+
+
+def test_a_token_s_tenant_and_life_are_told_and_the_token_is_not(monkeypatch, tmp_path):
+    monkeypatch.delenv("AZURE_OPENAI_API_KEY")
+    with EmulatorProcess("--speech", "tone", "--token-life", "600") as emulator:
+        for name, value in emulator.identity_env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")
+        how = {"endpoint": emulator.base_url, "deployment": "gpt-audio-1.5", "output": str(tmp_path)}
+        found = examined(call=True, auth="entra", **how)
+    credential = found["gpt-audio-1.5: credential"]
+    assert credential.ok
+    assert "tenant" in credential.words
+    assert "good for 10 min" in credential.words
+    assert "ey" not in credential.words.split("tenant")[0]
+    assert found["gpt-audio-1.5: call"].ok
+
+
+def test_a_price_that_is_not_known_and_a_model_that_is_retired_are_told(tmp_path):
+    how = {"endpoint": "http://127.0.0.1:9", "deployment": "d", "output": str(tmp_path)}
+    unknown = examined(model="mystery", **how)["d: price"]
+    assert not unknown.ok
+    assert "--prices" in unknown.advice
+    table = tmp_path / "prices.toml"
+    price = 'text_in = "1"\ntext_out = "1"\naudio_in = "1"\naudio_out = "1"\n'
+    table.write_text(
+        f"[models.old]\n{price}retires = 2020-01-01\n[models.new]\n{price}retires = 2999-01-01\n"
+    )
+    old = examined(model="old", prices=str(table), **how)["d: price"]
+    assert (old.ok, "2020-01-01" in old.words) == (False, True)
+    new = examined(model="new", prices=str(table), **how)["d: price"]
+    assert (new.ok, "2999-01-01" in new.words) == (True, True)
+
+
+def test_codecs_that_are_missing_are_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "av" else object())
+    finding = examined(provider="local", output=str(tmp_path))["codecs"]
+    assert (finding.ok, finding.words) == (False, "av missing")
+    assert finding.advice
