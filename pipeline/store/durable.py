@@ -12,6 +12,7 @@ import io
 import os
 import secrets
 import sys
+import threading
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Final
 
@@ -199,6 +200,61 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+class SharedFlushes:
+    """Flushes of folders for many threads at once: one flush serves all who asked for it before it began.
+
+    A flush takes milliseconds on a busy disk, and writers of one folder come together when replies do.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[Path, _Round] = {}
+        self._under_way: dict[Path, threading.Lock] = {}
+
+    def flush(self, folder: Path) -> None:
+        """As `sync_folder`.
+
+        Raises:
+            OSError: the flush that this call shared failed, whoever made it.
+        """
+        with self._lock:
+            mine = self._open.get(folder)
+            leads = mine is None
+            if mine is None:
+                mine = self._open[folder] = _Round()
+            mine.asked += 1
+            under_way = self._under_way.setdefault(folder, threading.Lock())
+        if leads:
+            with under_way:  # while the round before lasts, others join this one
+                with self._lock:
+                    del self._open[folder]
+                try:
+                    sync_folder(folder)
+                except BaseException as failed:  # noqa: BLE001 - whoever shares the flush is told, whatever it is
+                    mine.failed = failed
+                finally:
+                    mine.ended.set()
+        mine.ended.wait()
+        if mine.failed is not None:
+            raise mine.failed
+
+    def waiting(self, folder: Path) -> int:
+        """How many wait for a flush that has not begun."""
+        with self._lock:
+            return self._open[folder].asked if folder in self._open else 0
+
+
+class _Round:
+    """One flush of one folder: how many asked for it, and how it ended."""
+
+    __slots__ = ("asked", "ended", "failed")
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.ended = threading.Event()
+        self.failed: BaseException | None = None
 
 
 def make_folders(folder: Path, *, mode: int = 0o777) -> None:

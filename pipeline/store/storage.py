@@ -22,7 +22,14 @@ from typing import IO, TYPE_CHECKING, Protocol
 from pipeline.errors import ConfigError, StorageError
 from pipeline.model import SavedFile
 from pipeline.store.containment import place_inside
-from pipeline.store.durable import TEMPORARY_PREFIX, NewFile, make_folders, sync_folder, translating
+from pipeline.store.durable import (
+    TEMPORARY_PREFIX,
+    NewFile,
+    SharedFlushes,
+    make_folders,
+    sync_folder,
+    translating,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -80,6 +87,7 @@ class LocalStorage:
         self._root_was_made = False
         self._durable: set[Path] = set()  # folders whose own names are flushed, up to the root
         self._making = threading.Lock()
+        self._flushes = SharedFlushes()
 
     def write(self, path: str, data: bytes | memoryview | Iterable[bytes]) -> SavedFile:
         """Raises: StorageError: the file is as it was before."""
@@ -118,7 +126,7 @@ class LocalStorage:
             raise
         for folder in dict.fromkeys(file.target.parent for file in fresh):
             with translating(str(folder)):
-                sync_folder(folder)
+                self._flushes.flush(folder)
         return saved
 
     @contextmanager
