@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: Often at first; then seldom enough that an hour's run costs Prefect's server hundreds of updates, not thousands.
 UPDATE_EVERY_S = 2.0
+UPDATE_LONGEST_S = 15.0
 LOG_EVERY_S = 60.0
 TABLE_ROWS = 200
 #: A server that does not answer is asked again for a minute by Prefect itself; a view is not worth that.
@@ -64,9 +66,11 @@ async def live_progress(job: Job) -> AsyncIterator[None]:
             log.warning("the progress artifact could not be written", exc_info=True)
 
     async def keep_up() -> None:
+        wait_s = UPDATE_EVERY_S
         while True:
             await update()
-            await asyncio.sleep(UPDATE_EVERY_S)
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 1.1, UPDATE_LONGEST_S)
 
     keeping = asyncio.create_task(keep_up())
     try:

@@ -87,7 +87,7 @@ def add(
     one, is_new = asyncio.run(deployments.register(found, name=name, cron=expression, timezone=zone))
     click.echo(f"{'Scheduled' if is_new else 'Changed'}: {one.name}")
     click.echo(f"  {', '.join(found.inputs)} → {one.output}")
-    click.echo(f"  {one.cron} ({one.timezone}), {_next(one)}")
+    click.echo(f"  {one.cron} ({one.timezone}){_next(one)}")
     if one.work_pool is None:
         click.echo("It runs while `audiobatch serve` does.", err=True)
     return 0
@@ -109,7 +109,7 @@ def list_(*, as_json: bool) -> int:
         click.echo("Nothing is scheduled.", err=True)
     for one in known:
         click.echo(f"{one.name}")
-        click.echo(f"  {one.cron or 'no cron'} ({one.timezone or 'UTC'}), {_next(one)}")
+        click.echo(f"  {one.cron or 'no cron'} ({one.timezone or 'UTC'}){_next(one)}")
         click.echo(f"  last: {one.last or 'never run'}")
         click.echo(f"  {', '.join(one.job.get('inputs', []))} → {one.output}")
         if one.work_pool is not None:
@@ -151,8 +151,7 @@ def _for_each(names: tuple[str, ...], what: str, said: str) -> int:
         found = [await deployments.named(name) for name in names]
         for one in found:
             await getattr(deployments, what)(one)
-            after = f", {_next(await deployments.named(one.name))}" if what == "resume" else ""
-            click.echo(f"{said}: {one.name}{after}")
+            click.echo(f"{said}: {one.name}")
 
     asyncio.run(work())
     return 0
@@ -167,11 +166,12 @@ def _need_server() -> None:
 
 
 def _next(one: Scheduled) -> str:
+    """When, as far as it is known: the server plans a few seconds after a change."""
     if one.paused:
-        return "paused"
+        return ", paused"
     if one.next_at is None:
-        return "nothing planned"
-    return f"next {one.next_at.astimezone():%Y-%m-%d %H:%M}"
+        return ""
+    return f", next {one.next_at.astimezone():%Y-%m-%d %H:%M}"
 
 
 def _as_json(one: Scheduled) -> dict[str, Any]:
