@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
 from pipeline.reports.manifest import read_csv, write_csv
+from pipeline.reports.parts import FOLDER as PARTS
 from pipeline.reports.views import Views
 from pipeline.store.names import OUTPUT_ENDINGS, output_path
 from pipeline.store.versions import UNRECORDED, VERSIONS, files_of, version_path
@@ -110,7 +111,7 @@ def purge(storage: Storage, ledger: Ledger, spool: Spool, spec: JobSpec, item_id
         entry.path.unlink()
     ledger.shrink()
     _blank_run_lists(storage, item_ids)
-    for name in _REPORTS:
+    for name in (*_REPORTS, *storage.walk(PARTS)):
         storage.delete(name)
     # From nothing: what a manifest held before is not carried over.
     storage.delete(Views.MANIFEST)

@@ -14,7 +14,8 @@ from pipeline.errors import ConfigError, StorageError
 from pipeline.reports.approved import export_approved
 from pipeline.reports.columns import COLUMNS
 from pipeline.reports.exports import write_jsonl, write_parquet
-from pipeline.reports.manifest import read_csv
+from pipeline.reports.manifest import read_csv, write_csv
+from pipeline.reports.parts import write_parts
 from pipeline.reports.totals import Totals
 from pipeline.store.storage import LocalStorage
 
@@ -135,3 +136,44 @@ def test_nothing_is_written_through_a_link_in_the_target(tmp_path: Path):
 def test_the_jobs_own_folder_is_no_place_to_export_to(tmp_path: Path):
     with pytest.raises(ConfigError, match="another folder"):
         export_approved([[]], LocalStorage(tmp_path), tmp_path)
+
+
+def test_parts_hold_together_what_the_manifest_holds_and_no_part_of_an_earlier_set_stays(tmp_path):
+    storage = LocalStorage(tmp_path)
+    three = write_parts(chunks_of(ROWS, 10), storage, "csv", write_csv, rows=12, extra_columns=EXTRA)
+    assert three == [f"manifest-parts/0000{n}.csv" for n in (1, 2, 3)]
+    parts = [read_csv(tmp_path / name) for name in three]
+    assert [len(one) for one in parts] == [12, 12, 1]
+    with (tmp_path / "whole.csv").open("wb") as out:
+        write_csv(chunks_of(ROWS, 10), out, extra_columns=EXTRA)
+    whole = read_csv(tmp_path / "whole.csv")
+    assert [list(row) for one in parts for row in one.itertuples(index=False)] == [
+        list(row) for row in whole.itertuples(index=False)
+    ]
+    assert write_parts(chunks_of(ROWS, 10), storage, "csv", write_csv, rows=25) == three[:1]
+    assert sorted(path.name for path in (tmp_path / "manifest-parts").iterdir()) == ["00001.csv"]
+    assert write_parts([], storage, "csv", write_csv, rows=25) == []
+    assert list((tmp_path / "manifest-parts").iterdir()) == []
+
+
+def test_rows_in_parts_are_drawn_a_chunk_at_a_time(tmp_path):
+    made = 0
+
+    def chunks():
+        nonlocal made
+        for _ in range(20):
+            made += 1000
+            yield [sample_row(n % 20) for n in range(1000)]
+
+    seen = []
+
+    def write(part, _out, *, extra_columns, columns):
+        for chunk in part:
+            seen.append((len(chunk), made))  # noqa: PERF401 - `made` changes meanwhile
+
+    write_parts(chunks(), LocalStorage(tmp_path), "csv", write, rows=7500)
+    assert sum(count for count, _ in seen) == 20_000
+    written = 0
+    for count, drawn in seen:
+        written += count
+        assert drawn - written <= 1000, "no more is held than what was asked for"

@@ -316,3 +316,13 @@ def test_purge_follows_no_link_out_of_the_folder(done, tmp_path):
     (done / "audio").symlink_to(outside)
     command("purge", done, "--yes")
     assert (outside / "p0.wav").read_bytes() == b"mine"
+
+
+def test_a_manifest_in_parts_is_made_by_report_and_goes_with_a_purge(done):
+    code, said = command("report", done, "--parts", "2", "--parquet")
+    names = [f"manifest-parts/0000{n}.{ending}" for ending in ("csv", "parquet") for n in (1, 2)]
+    assert (code, said.split()) == (0, [str(done / name) for name in names])
+    assert [len(read_manifest(done / name)) for name in names[:2]] == [2, 1]
+    assert command("verify", done)[0] == 0
+    assert command("purge", done, "--yes")[0] == 0
+    assert not list((done / "manifest-parts").glob("*"))

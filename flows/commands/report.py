@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 @click.option(
     "--manifest-columns", metavar="NAMES", help="Only these columns, in this order; in.*, reply.*, -name."
 )
-def report(folder: Place, *, jsonl: bool, parquet: bool, manifest_columns: str | None) -> int:
+@click.option(
+    "--parts",
+    type=click.IntRange(min=1),
+    metavar="ROWS",
+    help="Write only manifest-parts/00001.csv, 00002.csv, …, of so many rows each; with --parquet, as Parquet too.",
+)
+def report(
+    folder: Place, *, jsonl: bool, parquet: bool, manifest_columns: str | None, parts: int | None
+) -> int:
     """Make DIR's manifest, workbook and page again from its ledger. Nothing is sent."""
     from pipeline.jobspec import JobSpec
     from pipeline.reports.views import Views
@@ -32,6 +40,9 @@ def report(folder: Place, *, jsonl: bool, parquet: bool, manifest_columns: str |
             values["manifest_columns"] = manifest_columns
         views = Views(found.storage, found.ledger, JobSpec.model_validate(values), run_id=None)
         views.check()
+        if parts is not None:
+            click.echo("\n".join(str(folder / name) for name in views.write_parts(parts, parquet=parquet)))
+            return 0
         for note in views.write_all(again=True):
             click.echo(f"audiobatch: {note}", err=True)
     click.echo("\n".join(str(folder / path.name) for path in views.paths()))

@@ -21,6 +21,7 @@ from pipeline.reports.exports import need_pyarrow, write_jsonl, write_parquet
 from pipeline.reports.kept import Keeper, Kept, merge_kept, without_applied
 from pipeline.reports.manifest import cell_text, write_csv
 from pipeline.reports.page import write_page
+from pipeline.reports.parts import write_parts
 from pipeline.reports.placing import Placed, draft_beside, place
 from pipeline.reports.rows import manifest_rows, own_columns
 from pipeline.reports.totals import Totals
@@ -138,6 +139,30 @@ class Views:
         """The CSV alone; what a person should be told of it."""
         with self._writing:
             return self._write_csv(Totals())[0].notes
+
+    def write_parts(self, rows: int, *, parquet: bool) -> list[str]:
+        """The manifest in files of so many rows (`parts.py`); their names.
+
+        Raises:
+            ConfigError: pyarrow is not installed.
+        """
+        if parquet:
+            need_pyarrow()
+        with self._writing:
+            kept = self._kept()
+            extra = [*self._extra(), *kept.columns]
+            names: list[str] = []
+            for ending, write in (("csv", write_csv), *((("parquet", write_parquet),) if parquet else ())):
+                names += write_parts(
+                    self._rows(kept),
+                    self._storage,
+                    ending,
+                    write,
+                    rows=rows,
+                    extra_columns=extra,
+                    columns=self._columns(extra),
+                )
+        return names
 
     def paths(self) -> list[Path]:
         """The CSV and what is written beside it."""
