@@ -44,6 +44,7 @@ def environment(added: Mapping[str, str] | None = None) -> dict[str, str]:
         "PREFECT_HOME": str(place() / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # its own 20 s are too few on a busy machine
         "AZURE_OPENAI_API_KEY": "key",
         **(added or {}),
     }
