@@ -88,7 +88,7 @@ def run(
         process.returncode = os.waitstatus_to_exitcode(status)
         said = [_all_of(file) for file in (out, err)]
     if process.returncode not in codes:
-        raise RuntimeError(f"{command} ended with {process.returncode}:\n{''.join(said)}")
+        raise RuntimeError(f"{command} ended with {process.returncode}:\n{''.join(said)[-4000:]}")
     return Took(
         began_s=began_s,
         wall_s=wall_s,

@@ -47,7 +47,7 @@ if __name__ == "__main__":
         azure_deployment="gpt-audio-1.5",
         api_version="2025-01-01-preview",
         api_key="key",
-        max_retries=0,
+        max_retries=5,  # without any, one connection that takes too long ends the flow
     )
     PATHS = sorted(Path(sys.argv[2]).glob("*.txt"))
     OUTPUT = Path(sys.argv[3])
