@@ -189,7 +189,7 @@ def test_what_is_sent_is_what_is_hashed_though_it_changed_since_it_was_found(buc
 def test_a_store_that_is_away_is_no_fault_of_the_recordings(bucket, sound, monkeypatch, tmp_path):
     put(bucket, **{"c/a.wav": sound()})
     [source], _ = found(f"memory://{bucket}/c")
-    monkeypatch.setattr("pipeline.store.fsspec_storage.PATIENCE_S", 0.2)
+    monkeypatch.setattr("pipeline.store.asking.PATIENCE_S", 0.2)
 
     def away(*_, **__):
         raise ConnectionResetError("gone")

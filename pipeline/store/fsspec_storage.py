@@ -3,7 +3,7 @@
     bytes → one put, on condition that nothing is there → the store's own hash of them compared
 
 A put that breaks off leaves nothing, so there are no temporary objects to sweep. What fails for a reason that
-passes (throttled, cut off) is tried again for `patience_s`; a put that is tried again finds its own bytes there
+passes (throttled, cut off) is tried again (`asking`); a put that is tried again finds its own bytes there
 and is content. Other bytes in the way of a result that nobody meant to replace are kept under
 `versions/unrecorded/` first.
 """
@@ -18,36 +18,28 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Literal, TypeVar
-from weakref import WeakSet
-
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from typing import IO, TYPE_CHECKING, Final, Literal, TypeVar
 
 from pipeline.errors import ConfigError, StorageError
 from pipeline.model import SavedFile
+from pipeline.store.asking import Asking
 from pipeline.store.durable import TEMPORARY_PREFIX
 from pipeline.store.filesystems import filesystem_of
 from pipeline.store.listing import Entry, listed, version_of
-from pipeline.store.store_errors import is_passing, is_unknown_there, store_error
+from pipeline.store.store_errors import is_unknown_there, store_error
 from pipeline.store.versions import UNRECORDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from tenacity import RetryCallState
 
     from pipeline.address import Address
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-#: How long a store may be away or too busy before it counts as failed.
-PATIENCE_S = 120.0
-#: A store that never answered is rather a wrong name or address.
-FIRST_PATIENCE_S = 15.0
 #: Bytes asked for at a time: what is larger is read in pieces.
 PIECE_BYTES: Final = 8 << 20
-_PUTS_AT_ONCE: Final = 4
+_PUTS_AT_ONCE: Final = 32
 _FORBIDDEN: Final = frozenset("\\:\0")
 
 
@@ -58,8 +50,8 @@ class FsspecStorage:
         """Raises: ConfigError: there is no way to that store from here."""
         self.root = root
         self._files = filesystem_of(root)
-        self._patience_s = PATIENCE_S if patience_s is None else patience_s
-        self._puts = ThreadPoolExecutor(_PUTS_AT_ONCE * 8, thread_name_prefix="put")
+        self._again = Asking(self._files, patience_s)
+        self._puts = ThreadPoolExecutor(_PUTS_AT_ONCE, thread_name_prefix="put")
 
     # What is written.
 
@@ -364,28 +356,6 @@ class FsspecStorage:
         except Exception as failed:
             raise store_error(failed, self.root / path, verb=verb) from failed
 
-    def _again(self, call: Callable[[], _T]) -> _T:
-        """One request, made again while it fails for a reason that passes."""
-        known = self._files in _ANSWERED
-        patience_s = self._patience_s if known else min(self._patience_s, FIRST_PATIENCE_S)
-        for attempt in Retrying(
-            retry=retry_if_exception(is_passing),
-            stop=stop_after_delay(patience_s),
-            wait=wait_random_exponential(multiplier=0.2, max=15),
-            before_sleep=_say,
-            reraise=True,
-        ):
-            with attempt:
-                try:
-                    answer = call()
-                except Exception as failed:
-                    if not is_passing(failed):
-                        _ANSWERED.add(self._files)
-                    raise
-                _ANSWERED.add(self._files)
-                return answer
-        raise AssertionError  # the last attempt returned or raised
-
     def _key(self, path: str) -> str:
         """Raises: StorageError: it would leave the root."""
         parts = path.split("/")
@@ -394,14 +364,7 @@ class FsspecStorage:
         return f"{self.root.path}/{path}"
 
 
-#: File systems whose store has said anything in this process.
-_ANSWERED: WeakSet[Any] = WeakSet()
 _PROBE: Final = TEMPORARY_PREFIX + "probe"
-
-
-def _say(state: RetryCallState) -> None:
-    failed = state.outcome.exception() if state.outcome else None
-    log.info("the store did not answer as it should (%s); once more", type(failed).__name__)
 
 
 def _saved(path: str, data: bytes) -> SavedFile:
