@@ -29,10 +29,8 @@ class OnDask:
         return f"Has the cluster a free worker? dask worker {self.address} starts one."
 
     async def start(self, orders: Orders, count: int) -> None:
-        try:
-            from distributed import Client
-        except ImportError as missing:
-            raise ConfigError("--dask needs the extra `dask`: pip install 'audiobatch[dask]'") from missing
+        from distributed import Client
+
         try:
             self._client = await Client(  # type: ignore[no-untyped-call]
                 self.address, asynchronous=True, timeout=PATIENCE_S, name="audiobatch", set_as_default=False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,8 @@ def workers_for(
         raise ConfigError("workers run on a --work-pool or on a --dask cluster: leave one of them out")
     if pool and not prefect:
         raise ConfigError("a --work-pool is Prefect's: leave --no-prefect out, or --work-pool")
+    if dask and importlib.util.find_spec("distributed") is None:
+        raise ConfigError("--dask needs the extra `dask`: pip install 'audiobatch[dask]'")
     if watch:
         raise ConfigError("--watch and --workers do not go together: schedule the job, or start it again")
     if spec.ledger is None or not is_database(spec.ledger):

@@ -43,7 +43,7 @@ from pipeline.store.ledger_postgresql import schema_of  # noqa: E402
 
 COMMAND = (sys.executable, "-P", "-c", "from flows.cli import main; main()")
 POOL = "crew"
-STARTED_S = 180.0
+STARTED_S = 600.0
 #: Of all calls, so many may be refused for rate.
 MOST_REFUSED = 0.005
 
@@ -346,7 +346,7 @@ def parser() -> argparse.ArgumentParser:
     given.add_argument(
         "--lease", type=float, default=60, help="seconds after which a silent one's items go on"
     )
-    given.add_argument("--seconds", type=float, default=900, help="give up after so long")
+    given.add_argument("--seconds", type=float, default=1800, help="give up after so long")
     given.add_argument("--refused-at-least", type=int, default=0, help="so few refusals are no failure")
     given.add_argument("--keep", type=Path, help="work in this folder and leave it there")
     return given
