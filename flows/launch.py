@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from flows import engine_context, stopping
+from flows import engine_context, prefect_settings, server, stopping
 from flows.endings import RunFailed
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 PATIENCE_S = 15.0
+ANSWER_S = 5.0
+#: A server that answers, if late, is waited for: on a busy machine the last words take their time.
+LONGEST_S = 120.0
 
 
 async def as_flow(
@@ -29,7 +32,7 @@ async def as_flow(
 
     Results are in the ledger before Prefect hears of them. Where its server is gone by then, Prefect tries for
     minutes; after `PATIENCE_S` that is said on standard error, the summary is returned, and the process is ended
-    soon after, for what Prefect leaves running cannot be stopped.
+    soon after, for what Prefect leaves running cannot be stopped. One that answers gets up to `LONGEST_S`.
 
     Raises:
         ConfigError: nothing was sent.
@@ -45,7 +48,8 @@ async def as_flow(
         await asyncio.wait([running], timeout=POLL_S)
         if engine.summary is not None and ended_at is None:
             ended_at = time.monotonic()
-        if ended_at is not None and time.monotonic() - ended_at > PATIENCE_S:
+        waited_s = time.monotonic() - ended_at if ended_at is not None else 0.0
+        if waited_s > LONGEST_S or (waited_s > PATIENCE_S and not await asyncio.to_thread(_server_answers)):
             break
     if running.done():
         try:
@@ -60,3 +64,8 @@ async def as_flow(
     stopping.say("Prefect's server could not record the end of this run; the results are safe.")
     stopping.end_process_after(engine.summary.exit_code)
     return engine.summary
+
+
+def _server_answers() -> bool:
+    address = prefect_settings.api_url()
+    return address is not None and server.answers(address, ANSWER_S)

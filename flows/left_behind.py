@@ -81,7 +81,7 @@ async def _claim(folder: str, flow_run_id: UUID, run_id: str) -> None:
 
 async def _quietly(work: Awaitable[None]) -> None:
     try:
-        async with asyncio.timeout(artifacts.PATIENCE_S * 2):
+        async with asyncio.timeout(artifacts.PATIENCE_S):
             await work
     except Exception:
         log.warning("Prefect's record of runs on this folder could not be kept", exc_info=True)

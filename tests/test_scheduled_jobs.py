@@ -113,6 +113,30 @@ async def due(job):
         return await client.create_flow_run_from_deployment(job.id)
 
 
+async def one_fire(job):
+    """Let cron start one run, and then no more: on a busy machine they would start faster than they end."""
+    from flows import deployments
+
+    before = await begun(job)
+    await deployments.resume(job)
+    end = asyncio.get_running_loop().time() + standing.PATIENCE_S
+    while not await begun(job) - before:
+        assert asyncio.get_running_loop().time() < end, "cron started nothing"
+        await asyncio.sleep(0.2)
+    await deployments.pause(job)
+
+
+async def begun(job):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+
+    async with get_client() as client:
+        found = await client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[job.id])), limit=200
+        )
+    return {one.id for one in found if not one.state.is_scheduled()}
+
+
 async def cancel(run):
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling
@@ -132,11 +156,13 @@ async def until(condition):
 async def test_it_fires_by_itself_and_sends_only_what_is_new(tmp_path, serving, service, server):
     inbox, out = recordings(tmp_path / "inbox", "a.wav", "b.wav"), tmp_path / "out"
     async with scheduled(server, service, inbox, out, cron=OFTEN, prompt=("Describe this.",)) as job:
+        await one_fire(job)
         first = await standing.until_run(out, is_completed)
         assert first.state.message.startswith("2 succeeded;")
         assert first.name == f"inbox → {out}"
         assert {"audiobatch", "azure"} <= set(first.tags)
         recordings(inbox, "c.wav")
+        await one_fire(job)
         await standing.until_run(
             out, lambda run: str(run.state.message).startswith("1 succeeded, 2 were done")
         )
@@ -224,6 +250,7 @@ async def test_a_stopped_serve_drains_its_runs_and_pauses_nothing(
         service.put_faults()
         await deployments.register(JobSpec(**job.job), name=job.name, cron=OFTEN, timezone="UTC")
         one_serving.running()
+        await one_fire(job)
         done = await standing.until_run(out, is_completed)
     assert "were done before" in done.state.message
     assert len(service.journal()) == 12
