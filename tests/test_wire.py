@@ -9,10 +9,14 @@ from typing import Any
 import aiohttp
 import httpx2
 import openai
+import orjson
 import pytest
 
 from pipeline.errors import Disconnected, OutcomeUnknown, RateLimited
+from pipeline.model import AudioPart, Exchange, PriorReply, Request
 from pipeline.transports import watched, wire
+from pipeline.transports.body import encoded_body
+from pipeline.transports.chat_request import body_of
 from pipeline.transports.clients import ServiceClient
 from pipeline.transports.translate import translate
 
@@ -161,6 +165,42 @@ async def test_a_body_of_megabytes_goes_out_and_comes_in_whole() -> None:
     async with service(ok(large)) as there, client(there.origin) as ours:
         response = await ours.post("/chat/completions", large)
     assert response.content == there.bodies[0] == large
+
+
+def recording(size_bytes: int, seed: int) -> AudioPart:
+    data = bytes((seed + 7 * at) % 256 for at in range(1000)) * (size_bytes // 1000) + b"x" * (
+        size_bytes % 1000
+    )
+    return AudioPart(data=data, format="wav", duration_s=1.0)
+
+
+@pytest.mark.parametrize("size_bytes", [1000, 1_048_577, 3_000_002])
+async def test_a_recording_goes_out_in_pieces_as_it_would_whole(size_bytes: int) -> None:
+    before = Exchange(
+        text='What is "this"?',
+        audio=recording(size_bytes + 1, 3),
+        reply=PriorReply(audio_id=None, audio_expires_at=None, text="A bell."),
+    )
+    asked = Request(
+        item_id="bell.wav",
+        turn=2,
+        system="Be brief.",
+        history=(before,),
+        text="And this?",
+        audio=recording(size_bytes, 5),
+        modalities=("text",),
+        voice="",
+        format="",
+    )
+    whole = orjson.dumps(body_of(asked, "my-audio", 0.0))
+    body = encoded_body(asked, "my-audio", 0.0)
+    assert isinstance(body, bytes) == (size_bytes == 1000)
+    async with service(ok()) as there, client(there.origin) as ours:
+        for _ in range(2):  # a token that was refused has it go again
+            await ours.post("/chat/completions", body)
+    assert there.bodies == [whole, whole]
+    assert there.headers()["content-length"] == str(len(whole))
+    assert "transfer-encoding" not in there.headers()
 
 
 async def test_nobody_there_means_that_nothing_was_sent() -> None:

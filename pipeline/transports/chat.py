@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
-
-import orjson
 
 from pipeline.audio.encode import encode_reply
 from pipeline.errors import AuthenticationFailed
+from pipeline.transports.body import encoded_body
 from pipeline.transports.chat_reply import reply_of, streamed_reply
-from pipeline.transports.chat_request import body_of
 from pipeline.transports.chat_stream import as_stream, read_stream
 from pipeline.transports.clients import ServiceClient, headers_of
 from pipeline.transports.translate import translate
@@ -30,9 +28,10 @@ if TYPE_CHECKING:
     from pipeline.model import Reply, Request
     from pipeline.transports.auth import EntraTokens
     from pipeline.transports.base import Sink
+    from pipeline.transports.body import PiecewiseBody
 
 _PATH = "/chat/completions"
-#: Larger bodies are encoded and decoded in a thread: base64 and JSON both let other tasks run meanwhile.
+#: Larger bodies are worked on in a thread; decoded one at a time, for there are three copies of one meanwhile.
 OFF_LOOP_BYTES = 4_000_000
 
 
@@ -58,6 +57,7 @@ class ChatTransport:
         self._deployment = deployment
         self._tokens = tokens
         self._timeout_s = timeout_s
+        self._large = asyncio.Lock()
         self._client = ServiceClient(
             provider=provider,
             endpoint=endpoint,
@@ -76,8 +76,8 @@ class ChatTransport:
 
     async def send(self, request: Request, sink: Sink | None = None) -> Reply:
         """One call. A token that was refused is renewed once, together with all others that wait."""
-        body = await _off_loop(
-            _size(request), _encoded_body, request, self._deployment, time.time(), self.streams
+        body = encoded_body(
+            request, self._deployment, time.time(), as_stream=as_stream if self.streams else None
         )
         call: Any = self._call_streamed if self.streams else self._call
         if sink is not None:
@@ -92,7 +92,7 @@ class ChatTransport:
             reply = await call(body, request, sink)
         return reply
 
-    async def _call_streamed(self, body: bytes, request: Request, sink: Sink | None) -> Reply:
+    async def _call_streamed(self, body: bytes | PiecewiseBody, request: Request, sink: Sink | None) -> Reply:
         started_s = time.perf_counter()
         try:
             async with (
@@ -112,7 +112,7 @@ class ChatTransport:
             )
         return streamed_reply(streamed, audio, headers, latency_s, request)
 
-    async def _call(self, body: bytes, request: Request, _sink: Sink | None) -> Reply:
+    async def _call(self, body: bytes | PiecewiseBody, request: Request, _sink: Sink | None) -> Reply:
         started_s = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -122,14 +122,10 @@ class ChatTransport:
         latency_s = time.perf_counter() - started_s
         headers = headers_of(response)
         raw = response.content
-        reply: Reply = await _off_loop(len(raw), reply_of, raw, headers, latency_s, request)
+        del response
+        async with self._large if len(raw) >= OFF_LOOP_BYTES else nullcontext():
+            reply: Reply = await _off_loop(len(raw), reply_of, raw, headers, latency_s, request)
         return reply
-
-
-def _encoded_body(request: Request, deployment: str, now_s: float, streams: bool) -> bytes:
-    """The body in one piece: of twenty megabytes of sound nothing else is kept while the call lasts."""
-    body = body_of(request, deployment, now_s)
-    return orjson.dumps(as_stream(body) if streams else body)
 
 
 async def _off_loop(size_bytes: int, work: Any, *arguments: Any) -> Any:
@@ -137,8 +133,3 @@ async def _off_loop(size_bytes: int, work: Any, *arguments: Any) -> Any:
     if size_bytes < OFF_LOOP_BYTES:
         return work(*arguments)
     return await asyncio.to_thread(work, *arguments)
-
-
-def _size(request: Request) -> int:
-    parts = [request.audio, *(exchange.audio for exchange in request.history)]
-    return sum(len(part.data) for part in parts if part)

@@ -10,29 +10,38 @@ from typing import TYPE_CHECKING, Any
 import pybase64
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.model import AudioPart, Exchange, Request
 
 #: An audio id is taken for gone this long before it expires: the call itself takes time.
 EXPIRY_MARGIN_S = 60.0
 
 
-def body_of(request: Request, deployment: str, now_s: float) -> dict[str, Any]:
+def body_of(
+    request: Request,
+    deployment: str,
+    now_s: float,
+    *,
+    encode: Callable[[bytes], str] = pybase64.b64encode_as_string,
+) -> dict[str, Any]:
     """The request as the service takes it.
 
     Args:
         request: what to ask.
         deployment: goes as `model`.
         now_s: epoch seconds, to tell whether an earlier reply's audio id still lives.
+        encode: makes base64 of a sound; called in the order in which they stand in the body.
     """
     messages: list[dict[str, Any]] = []
     if request.system:
         messages.append({"role": "system", "content": request.system})
     audio_somewhere = request.wants_audio or request.audio is not None
     for exchange in request.history:
-        messages.append(_user(exchange.text, exchange.audio))
+        messages.append(_user(exchange.text, exchange.audio, encode))
         messages.append(_assistant(exchange, now_s))
         audio_somewhere = audio_somewhere or exchange.audio is not None or "audio" in messages[-1]
-    messages.append(_user(request.text, request.audio))
+    messages.append(_user(request.text, request.audio, encode))
     body: dict[str, Any] = {"model": deployment, "messages": messages}
     # The audio models refuse a request with audio on neither side; where an expired id took the last of it
     # away, the reply is asked for with audio, and its text is what was wanted.
@@ -48,12 +57,11 @@ def body_of(request: Request, deployment: str, now_s: float) -> dict[str, Any]:
     return body
 
 
-def _user(text: str, audio: AudioPart | None) -> dict[str, Any]:
+def _user(text: str, audio: AudioPart | None, encode: Callable[[bytes], str]) -> dict[str, Any]:
     if audio is None:
         return {"role": "user", "content": text}
     parts: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
-    data = pybase64.b64encode_as_string(audio.data)
-    parts.append({"type": "input_audio", "input_audio": {"data": data, "format": audio.format}})
+    parts.append({"type": "input_audio", "input_audio": {"data": encode(audio.data), "format": audio.format}})
     return {"role": "user", "content": parts}
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.transports.auth import EntraTokens
+    from pipeline.transports.body import PiecewiseBody
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class ServiceClient:
     async def aclose(self) -> None:
         await self.sdk.close()
 
-    async def post(self, path: str, body: bytes, *, stream: bool = False) -> httpx2.Response:
+    async def post(self, path: str, body: bytes | PiecewiseBody, *, stream: bool = False) -> httpx2.Response:
         """Send a JSON body to a path of the deployment, as the SDK's `post` does.
 
         Args:
@@ -87,8 +88,13 @@ class ServiceClient:
             httpx2.HTTPError: it did not answer.
         """
         model = await self._model(path)
+        size_bytes = len(body) if isinstance(body, bytes) else body.size_bytes
         request = httpx2.Request(
-            model.method, model.url, headers=model.headers, content=body, extensions=dict(model.extensions)
+            model.method,
+            model.url,
+            headers=[*model.headers, (b"Content-Length", b"%d" % size_bytes)],
+            content=body,
+            extensions=dict(model.extensions),
         )
         response = await self._http.send(request, stream=stream)
         if not response.is_success:
