@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
 #: Prefect kills a run 30 s after it has asked it to stop. What is not over by then waits for a server that is gone.
-STOP_S = 45.0
+STOP_S = 75.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,15 @@ class _Known:
         return self.id
 
 
-async def serve(*, said: Callable[[str], None]) -> None:
+async def serve(*, limit: int, said: Callable[[str], None]) -> None:
     """Run what is due until Ctrl-C or SIGTERM; runs at work are then stopped in order, and waited for.
 
     Args:
+        limit: so many runs at once, each a process; what is due beyond waits for one to end.
         said: is told, in lines for people, what is served and what becomes of it.
     """
     prepare_children()
-    runner = Runner(name="audiobatch", pause_on_shutdown=False, limit=None, query_seconds=LOOK_EVERY_S)
+    runner = Runner(name="audiobatch", pause_on_shutdown=False, limit=limit, query_seconds=LOOK_EVERY_S)
     served: dict[UUID, Scheduled] = {}
     stopped = asyncio.Event()
     running = asyncio.create_task(_started(runner, stopped))

@@ -72,7 +72,7 @@ class Command:
 
     def _ended(self) -> int:
         try:
-            return self.process.wait(60)
+            return self.process.wait(120)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise

@@ -10,7 +10,15 @@ import click
 
 
 @click.command(short_help="Run scheduled jobs when they are due, until Ctrl-C.")
-def serve() -> int:
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Runs at once, each a process; what is due beyond waits for one to end.",
+)
+def serve(limit: int) -> int:
     """Run the jobs of `audiobatch schedule` whenever they are due, until Ctrl-C.
 
     One process serves all of them, also those registered while it runs; each run is a process of its own, with
@@ -33,7 +41,7 @@ def serve() -> int:
     from flows import serving
 
     click.echo(f"Serving the jobs registered at {address}; Ctrl-C ends it, and pauses nothing.", err=True)
-    asyncio.run(serving.serve(said=_say))
+    asyncio.run(serving.serve(limit=limit, said=_say))
     click.echo("Ended. The schedules stay as they are; `audiobatch serve` goes on with them.", err=True)
     return 0
 
