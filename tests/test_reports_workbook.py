@@ -155,6 +155,20 @@ def test_what_one_sheet_cannot_hold_goes_on_in_the_next_and_the_summary_says_so(
         assert book[name].data_validations.dataValidation
 
 
+def test_past_so_many_links_paths_are_plain_text_on_the_same_sheet(tmp_path: Path):
+    rows = [sample_row(n) for n in range(50)]
+    limits = SheetLimits(links=41, links_in_all=41)
+    written = write_workbook(chunks_of(rows), tmp_path / "manifest.xlsx", limits=limits)
+    book = openpyxl.load_workbook(written.path)
+    assert book.sheetnames == ["manifest", "summary", "settings"]
+    linked = [cell.coordinate for row in book["manifest"].iter_rows() for cell in row if cell.hyperlink]
+    assert 30 < len(linked) <= 41
+    assert [row.text("audio_file") for row in read_table(written.path)] == [
+        row["audio_file"] or "" for row in rows
+    ]
+    assert any(f"The first {len(linked)} files are linked" in note for note in written.notes)
+
+
 def test_a_reviewers_own_columns_keep_their_kind(tmp_path: Path):
     row = {"item_id": "a", "score": 4.5, "due": APRIL, "fine": True, "who": "Zoë"}
     path = write(tmp_path / "manifest.xlsx", [row], extra_columns=["score", "due", "fine", "who"]).path

@@ -51,13 +51,14 @@ _EXCEL_EPOCH_YEAR = 1900
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SheetLimits:
-    """What one sheet can hold.
+    """What one sheet can hold; and how many links all sheets, since each stays in memory until the workbook ends.
 
     Source: https://support.microsoft.com/office/excel-specifications-and-limits-1672b34d (2025-11-20).
     """
 
     rows: int = 1_048_576
     links: int = 65_530
+    links_in_all: int = 65_530
 
 
 EXCEL_LIMITS = SheetLimits()
@@ -73,11 +74,16 @@ class ManifestSheet:
         columns: Sequence[str],
         formats: Formats,
         limits: SheetLimits,
+        *,
+        links_before: int = 0,
     ) -> None:
+        """Args: `links_before`: on the workbook's sheets before this one."""
         self.rows = 0
+        self.links = 0
+        self.past_links = 0
         self.cut_cells = 0
         self.unlinked = 0
-        self._links = 0
+        self._links_left = limits.links_in_all - links_before
         self._columns = columns
         self._formats = formats
         self._limits = limits
@@ -98,7 +104,9 @@ class ManifestSheet:
     def has_room_for(self, row: ManifestRow) -> bool:
         """Whether one more row, with its links, stays within the limits."""
         wanted = len(_LINKED) + 1  # its files, and a cut transcript's own link
-        return self.rows + 1 < self._limits.rows and self._links + wanted <= self._limits.links
+        after = self.links + wanted
+        fits = after <= self._limits.links or after > self._links_left
+        return self.rows + 1 < self._limits.rows and fits
 
     def add(self, row: ManifestRow) -> None:
         """Write one row of raw values."""
@@ -150,12 +158,15 @@ class ManifestSheet:
         target_of = row.get(_LINKED[column]) if column in _LINKED else pointer if was_cut else None
         if target_of:
             target = excel_target(target_of)
-            if target:
-                self._links += 1
+            if target and self.links >= self._links_left:
+                self.past_links += 1
+            elif target:
+                self.links += 1
                 look = formats.wrapped_link if was_cut else formats.link
                 self._sheet.write_url(self.rows, place, _RelativeLink(target, shown), look)
                 return
-            self.unlinked += 1
+            else:
+                self.unlinked += 1
         if column in _WRAPPED or "\n" in shown:
             look = formats.wrapped_quoted if is_formula_like(shown) else formats.wrapped
         else:

@@ -106,7 +106,9 @@ def _write(
             for row in chunk:
                 if not sheet.has_room_for(row):
                     sheet.finish()
-                    sheet = ManifestSheet(book, f"manifest {len(sheets) + 1}", names, formats, limits)
+                    links = sum(one.links for one in sheets)
+                    name = f"manifest {len(sheets) + 1}"
+                    sheet = ManifestSheet(book, name, names, formats, limits, links_before=links)
                     sheets.append(sheet)
                 sheet.add(row)
         sheet.finish()
@@ -128,6 +130,11 @@ def _notes(sheets: Sequence[ManifestSheet]) -> list[str]:
         notes.append(
             f"{cuts} cells held more than the 32 767 characters that Excel can show; each ends with "
             "[cut: …]. manifest.csv has the whole text."
+        )
+    if past := sum(sheet.past_links for sheet in sheets):
+        linked = sum(sheet.links for sheet in sheets)
+        notes.append(
+            f"The first {linked:,} files are linked; {past:,} more paths are plain text, to spare memory."
         )
     if unlinked := sum(sheet.unlinked for sheet in sheets):
         notes.append(f"{unlinked} paths are too odd or too long for a link of Excel's and are plain text.")
