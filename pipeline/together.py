@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import LeaseLost, StorageError
 from pipeline.items import digest
+from pipeline.limits.pace import Turn
 from pipeline.plan import settings_key
 from pipeline.stop import StopReason
 from pipeline.store.ledger_workers import ASKING, SENDS_NOTHING, this_process
@@ -105,9 +106,12 @@ class Together:
     async def _look_round(self) -> None:
         beat = await self.ledger.workers.beat(self._sharing)
         self.live, self.names = beat.live, beat.names
+        if self._sender is not None:
+            # Also where their number stays: clocks drift, and one may have come as another went.
+            turn = Turn(place=beat.place, count=beat.live, clock_ahead_s=beat.clock_ahead_s)
+            self._sender.pool.share(1 / beat.live, turn)
         if self._sender is not None and self._sharing != beat.live:
             # First less is sent, then it is said; more only by the others' going.
-            self._sender.pool.share(1 / beat.live)
             self._sharing = beat.live
             beat = await self.ledger.workers.beat(self._sharing)
             log.info("%d runs at work: each takes its share of the quotas", beat.live)

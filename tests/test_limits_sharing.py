@@ -6,16 +6,19 @@ import pytest
 from quota_simulation import Simulation
 
 from pipeline.limits.limiter import Limiter
+from pipeline.limits.pace import Turn
 from pipeline.limits.pool import Deployment, Pool
 from pipeline.limits.token_charge import CallTokens
 
 CALL = CallTokens(expected=100.0)
 
 
-def several(count, **given):
+def several(count, *, in_turn=False, **given):
     limiters = [Limiter(**given) for _ in range(count)]
-    for one in limiters:
-        one.share(1 / count, 0.0)
+    for place, one in enumerate(limiters):
+        # Each process's idea of the common clock is a little off.
+        turn = Turn(place=place, count=count, clock_ahead_s=1000.0 + 0.003 * place)
+        one.share(1 / count, 0.0, turn if in_turn else None)
     return limiters
 
 
@@ -28,13 +31,14 @@ def test_a_quota_that_is_given_is_used_whole_and_hardly_ever_refused(count, rpm)
     assert simulation.refused_share() < 0.005
 
 
-def test_a_quota_of_a_few_calls_a_second_that_many_share_is_used_nearly_whole():
-    """Each keeps its pace; that all are in step within one second nobody can see to."""
-    first, *others = several(4, rpm=600)
-    simulation = Simulation(first, others=tuple(others), rpm=600)
+@pytest.mark.parametrize(("count", "rpm"), [(2, 60), (4, 300), (4, 600), (8, 600), (8, 1200)])
+def test_a_quota_of_a_few_calls_a_second_is_shared_by_turns(count, rpm):
+    """Without turns, calls of several that fall into one second are refused: some percent of them."""
+    first, *others = several(count, in_turn=True, rpm=rpm)
+    simulation = Simulation(first, others=tuple(others), rpm=rpm)
     simulation.run(300)
-    assert simulation.share(30, 300, 600) >= 0.88
-    assert simulation.refused_share() < 0.1
+    assert simulation.share(30, 300, rpm) >= 0.97
+    assert simulation.refused_share() < 0.005
 
 
 def test_a_token_quota_is_learned_although_others_move_its_counter_too():

@@ -22,6 +22,8 @@ from pipeline.limits.token_charge import CallTokens, TokenCharge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pipeline.limits.pace import Turn
+
 #: While no rate is known, calls are this far apart: the first refusal comes back before the last call has left. It
 #: begins at the first figure, where nobody said how many calls to have in flight, and grows by a tenth a second.
 UNKNOWN_AT_FIRST_PER_MIN, UNKNOWN_RATE_PER_MIN = 9_000.0, 30_000.0
@@ -169,8 +171,11 @@ class Limiter:
     def _back_off(self, doublings: int) -> float:
         return self._draw(0.1, min(LONGEST_UNNAMED_WAIT_S, UNNAMED_WAIT_S * 2.0 ** min(doublings, 10)))
 
-    def share(self, part: float, now_s: float) -> None:
-        """Keep to this part of the quotas: other processes take the rest."""
+    def share(self, part: float, now_s: float, turn: Turn | None = None) -> None:
+        """Keep to this part of the quotas: other processes take the rest, in turn with this one."""
+        self.requests.turn = turn
+        if part == self.rate.part:
+            return
         self.rate.share(part)
         self.charge.begin_anew()
         self._follow(now_s)

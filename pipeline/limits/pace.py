@@ -7,6 +7,10 @@ quota", 2026-11), so a minute's share sent at once is refused. Two lines are kep
     smooth    at 2 % more than that rate, with almost no memory: making good is spread out, never a burst
 
 So over any second at most 102 % of a second's share is sent, over a minute at most 100 % and `CATCH_UP_S`.
+
+Processes that share a quota each keep to a part of it, and still several can fall into one second together: of
+four with ten calls a second between them, each sends two or three in any one second. So they also take turns
+(`Turn`): the quota's own line is cut into stretches of one unit, and each process spends in every n-th of them.
 """
 
 from __future__ import annotations
@@ -22,6 +26,32 @@ CATCH_UP_RATE = 1.02
 LATE_S = 0.02
 #: Less than this is a clock's rounding.
 _ROUNDING_S = 1e-6
+#: How far into its stretch a unit may still be spent; later, it could meet the next process's.
+TURN_OPEN = 0.5
+#: Shorter stretches than this nobody can keep to: then chance spreads the processes well enough.
+SHORTEST_TURN_S = 0.04
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """Which of the processes that share a quota this one is.
+
+    Attributes:
+        place: 0 to `count` - 1.
+        clock_ahead_s: the clock that all of them read, less this process's own.
+    """
+
+    place: int
+    count: int
+    clock_ahead_s: float
+
+    def wait_s(self, at_s: float, period_s: float) -> float:
+        """Seconds from `at_s` until this process's stretch is open; a period holds one of each process."""
+        stretch_s = period_s / self.count
+        if self.count == 1 or stretch_s < SHORTEST_TURN_S:
+            return 0.0
+        into_s = (at_s + self.clock_ahead_s - self.place * stretch_s) % period_s
+        return 0.0 if into_s <= TURN_OPEN * stretch_s else period_s - into_s
 
 
 @dataclass(slots=True)
@@ -31,10 +61,12 @@ class Pace:
     Attributes:
         per_minute: units a minute; None: no limit.
         catch_up_s: how much lost time may be made good.
+        turn: this process's, where several take turns; `per_minute` is its own part.
     """
 
     per_minute: float | None
     catch_up_s: float = CATCH_UP_S
+    turn: Turn | None = None
     _even_s: float = -math.inf
     _smooth_s: float = -math.inf
 
@@ -42,7 +74,10 @@ class Pace:
         """Seconds until the next unit may be spent."""
         if self.per_minute is None:
             return 0.0
-        wait_s = max(self._even_s, self._smooth_s) - now_s
+        at_s = max(self._even_s, self._smooth_s, now_s)
+        if self.turn is not None:
+            at_s += self.turn.wait_s(at_s, 60 / self.per_minute)
+        wait_s = at_s - now_s
         return wait_s if wait_s > _ROUNDING_S else 0.0
 
     def spend(self, units: float, now_s: float) -> None:

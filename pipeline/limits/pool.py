@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.errors import DeploymentFatal
     from pipeline.limits.limiter import Taken
+    from pipeline.limits.pace import Turn
     from pipeline.limits.token_charge import CallTokens
 
 __all__ = ["Deployment", "Lease", "NoDeployment", "Pool", "Stopping"]
@@ -149,10 +150,10 @@ class Pool:
         deployment.circuit.half_open = True
         self.serve()
 
-    def share(self, part: float) -> None:
+    def share(self, part: float, turn: Turn | None = None) -> None:
         """Of every deployment's quotas this process keeps to so much; others, on the same quotas, to the rest."""
         for one in self.deployments:
-            one.limiter.share(part, self.clock())
+            one.limiter.share(part, self.clock(), turn)
         self.serve()
 
     def drop(self, deployment: Deployment, error: DeploymentFatal) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -90,11 +91,15 @@ class Beat:
         live: runs that send or are about to, this one included if it does.
         have_room: every other of them divides the quotas among at least as many.
         names: of the others of them, as a person knows them.
+        place: of this one among them, from 0.
+        clock_ahead_s: the database's clock, less `time.monotonic()` here.
     """
 
     live: int
     have_room: bool
     names: dict[str, str]
+    place: int
+    clock_ahead_s: float
 
 
 class Workers:
@@ -216,9 +221,13 @@ def _beat(connection: Connection, me: Worker, queue_id: str, sharing: int) -> Be
         raise LeaseLost("this run was silent for so long that another began anew; it sends nothing more")
     if not beaten.rowcount:
         _sign_on(connection, me, queue_id, sharing)
-    shares = [one["sharing"] for one in others if one["sharing"] > 0]
+    sending = [one for one in others if one["sharing"] > 0]
+    shares = [one["sharing"] for one in sending]
     live = len(shares) + me.sends
+    clock_s: float = connection.execute(select(moment())).scalar_one()
     return Beat(
+        place=sum(one["run_id"] < me.run_id for one in sending),
+        clock_ahead_s=clock_s - time.monotonic(),
         live=live,
         have_room=all(one >= live for one in shares),
         names={one["run_id"]: name_of(one) for one in others if one["sharing"] != SENDS_NOTHING},
