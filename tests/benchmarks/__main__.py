@@ -22,6 +22,7 @@ BENCHMARKS = {
     "quota": ("quota_rivals", "benchmark"),
     "durability": ("durability", "benchmark"),
     "workers": ("workers", "benchmark"),
+    "large": ("large", "benchmark"),
     "audio": ("audio", "benchmark"),
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline import execute
 from pipeline.jobspec import JobSpec
-from tests.benchmarks.contender import report
+from tests.benchmarks.contender import lateness_ms, report
 
 
 async def main(origin: str, prompts: Path, output: Path, concurrency: int) -> None:
@@ -27,11 +27,12 @@ async def main(origin: str, prompts: Path, output: Path, concurrency: int) -> No
     async with execute.Job.open(spec) as job:
         plan = await job.prepare()
         started_s = time.perf_counter()
-        await execute.run_shards(job, plan.shards, plan.shards_at_once)
+        async with lateness_ms() as late_ms:
+            await execute.run_shards(job, plan.shards, plan.shards_at_once)
         loop_s = time.perf_counter() - started_s
         summary = await job.finish()
     assert summary.succeeded == plan.to_send, summary
-    report(loop_s=loop_s, items=plan.to_send)
+    report(loop_s=loop_s, items=plan.to_send, late_ms=late_ms)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pandas as pd
 from openai import APIConnectionError, AsyncAzureOpenAI, InternalServerError, RateLimitError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from tests.benchmarks.contender import report
+from tests.benchmarks.contender import lateness_ms, report
 
 
 async def main(origin: str, prompts: Path, output: Path, concurrency: int) -> None:
@@ -32,17 +32,17 @@ async def main(origin: str, prompts: Path, output: Path, concurrency: int) -> No
         wait=wait_random_exponential(max=30),
         stop=stop_after_attempt(6),
     )
-    async def call(text: str):
+    async def call(content: str | list[dict[str, object]]):
         return await client.chat.completions.create(
             model="gpt-audio-1.5",
             modalities=["text", "audio"],
             audio={"voice": "alloy", "format": "wav"},
-            messages=[{"role": "user", "content": text}],
+            messages=[{"role": "user", "content": content}],
         )
 
     async def one(path: Path) -> dict[str, object]:
         async with semaphore:
-            reply = await call(path.read_text())
+            reply = await call(said(path))
         audio = reply.choices[0].message.audio
         (output / "audio" / f"{path.name}.wav").write_bytes(base64.b64decode(audio.data))
         (output / "transcripts" / path.name).write_text(audio.transcript)
@@ -54,11 +54,20 @@ async def main(origin: str, prompts: Path, output: Path, concurrency: int) -> No
         }
 
     started_s = time.perf_counter()
-    rows = await asyncio.gather(*(one(path) for path in sorted(prompts.glob("*.txt"))))
+    async with lateness_ms() as late_ms:
+        rows = await asyncio.gather(*(one(path) for path in sorted(prompts.iterdir())))
     loop_s = time.perf_counter() - started_s
     pd.DataFrame(rows).to_csv(output / "manifest.csv", index=False)
     await client.close()
-    report(loop_s=loop_s, items=len(rows))
+    report(loop_s=loop_s, items=len(rows), late_ms=late_ms)
+
+
+def said(path: Path) -> str | list[dict[str, object]]:
+    """A prompt, or a recording as the service takes it."""
+    if path.suffix == ".txt":
+        return path.read_text()
+    data = base64.b64encode(path.read_bytes()).decode()
+    return [{"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}]
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ def measure(work: Work, rounds: int) -> dict[str, dict[str, float]]:
                         "of_ideal": waves * work.latency_s / (whole["loop_s"] - scout_s),
                         "items_s": work.items / whole["loop_s"],
                         "peak_mb": whole["peak_mb"],
+                        "late_p99_ms": whole.get("late_p99_ms", math.nan),
                     }
                 )
     return {
@@ -114,7 +115,15 @@ def benchmark(*, tiny: bool) -> Iterator[Table]:
         table = Table(
             name="overhead",
             work=str(work),
-            columns=["", "CPU ms/item", "× hand-written", "waves × latency ÷ loop", "items/s", "peak MB"],
+            columns=[
+                "",
+                "CPU ms/item",
+                "× hand-written",
+                "waves × latency ÷ loop",
+                "items/s",
+                "peak MB",
+                "loop late, p99 ms",
+            ],
         )
         for name, title in CONTENDERS.items():
             one = results[name]
@@ -125,5 +134,6 @@ def benchmark(*, tiny: bool) -> Iterator[Table]:
                 f"{one['of_ideal']:.3f}",
                 f"{one['items_s']:.0f}",
                 f"{one['peak_mb']:.0f}",
+                "" if math.isnan(one["late_p99_ms"]) else f"{one['late_p99_ms']:.0f}",
             )
         yield table
