@@ -118,7 +118,8 @@ def starting(found: dict[str, list[Start]], rounds: int) -> Table:
         ["", "first request, s", "whole process, s", "CPU s", "beside the trivial flow", "aim"],
     )
     for name, title, beside, aim in (row for row in rows if row[0] in found):
-        table.add(title, f"{first[name]:.2f}", f"{whole[name]:.2f}", f"{cpu[name]:.2f}", beside, aim)
+        judged = ("", "") if "nan" in beside else (beside, aim)
+        table.add(title, f"{first[name]:.2f}", f"{whole[name]:.2f}", f"{cpu[name]:.2f}", *judged)
     table.notes.append(
         "The trivial flow's first request is its first line; CPU is with the children waited for."
     )
