@@ -24,11 +24,13 @@ def several(count, *, in_turn=False, **given):
 
 @pytest.mark.parametrize(("count", "rpm"), [(2, 600), (2, 1200), (3, 1200), (4, 1200), (3, 3000), (8, 3000)])
 def test_a_quota_that_is_given_is_used_whole_and_hardly_ever_refused(count, rpm):
-    first, *others = several(count, rpm=rpm)
+    first, *others = several(count, in_turn=True, rpm=rpm)
     simulation = Simulation(first, others=tuple(others), rpm=rpm)
     simulation.run(300)
     assert simulation.share(30, 300, rpm) >= 0.97
     assert simulation.refused_share() < 0.005
+    windows = [sum(begin <= one < begin + 10 for one in simulation.accepted_s) for begin in range(290)]
+    assert max(windows) <= rpm / 6, "no ten seconds see more than the quota"
 
 
 @pytest.mark.parametrize(("count", "rpm"), [(2, 60), (4, 300), (4, 600), (8, 600), (8, 1200)])

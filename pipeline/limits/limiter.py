@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.limits.adaptive import AdaptiveConcurrency
 from pipeline.limits.learned_rate import Answer, LearnedRate
-from pipeline.limits.pace import Pace
+from pipeline.limits.pace import CATCH_UP_RATE, SHORTEST_TURN_S, Pace
 from pipeline.limits.token_charge import CallTokens, TokenCharge
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ UNKNOWN_AT_FIRST_PER_MIN, UNKNOWN_RATE_PER_MIN = 9_000.0, 30_000.0
 UNKNOWN_GROWTH_A_S = 1.1
 #: A minute's tokens may be short of the mark by so much time; nothing is made good across the minute's end.
 TOKENS_CATCH_UP_S = 0.25
+#: Where several share a quota and do not take turns, each may begin a call more in ten seconds than its pace says.
+SPARED_PER_MIN = 6.0
 #: A refusal that names no wait: full jitter up to this, doubled for each refusal that follows, up to the second.
 UNNAMED_WAIT_S = 1.0
 LONGEST_UNNAMED_WAIT_S = 60.0
@@ -177,12 +179,16 @@ class Limiter:
         if part == self.rate.part:
             return
         self.rate.share(part)
+        self.requests.catch_up_rate = CATCH_UP_RATE if part >= 1 else 1.0
         self.charge.begin_anew()
         self._follow(now_s)
         self._follow_tokens(now_s)
 
     def _follow(self, now_s: float) -> None:
-        self.requests.change(self.rate.per_minute or self._unknown_rate(now_s), now_s)
+        rate, part = self.rate.per_minute or self._unknown_rate(now_s), self.rate.part
+        if part < 1 and 60 * part / rate < SHORTEST_TURN_S:
+            rate -= SPARED_PER_MIN
+        self.requests.change(rate, now_s)
 
     def _follow_tokens(self, now_s: float) -> None:
         whole = self._told_tpm if self._tpm is None else self._tpm

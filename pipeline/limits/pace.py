@@ -66,6 +66,7 @@ class Pace:
 
     per_minute: float | None
     catch_up_s: float = CATCH_UP_S
+    catch_up_rate: float = CATCH_UP_RATE
     turn: Turn | None = None
     _even_s: float = -math.inf
     _smooth_s: float = -math.inf
@@ -87,7 +88,7 @@ class Pace:
         if self._even_s == -math.inf:
             self._even_s = now_s  # nothing was lost before the first unit
         self._even_s = max(self._even_s, now_s - self.catch_up_s) + units * one_s
-        self._smooth_s = max(self._smooth_s, now_s - LATE_S) + units * one_s / CATCH_UP_RATE
+        self._smooth_s = max(self._smooth_s, now_s - LATE_S) + units * one_s / self.catch_up_rate
 
     def correct(self, units: float) -> None:
         """Take (positive) or give back (negative) what an estimate was off by."""
