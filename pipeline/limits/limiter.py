@@ -187,7 +187,7 @@ class Limiter:
     def _follow(self, now_s: float) -> None:
         rate, part = self.rate.per_minute or self._unknown_rate(now_s), self.rate.part
         if part < 1 and 60 * part / rate < SHORTEST_TURN_S:
-            rate -= SPARED_PER_MIN
+            rate = max(rate - SPARED_PER_MIN, rate / 2)
         self.requests.change(rate, now_s)
 
     def _follow_tokens(self, now_s: float) -> None:
