@@ -117,7 +117,7 @@ async def flow_runs(output: Path | str) -> list[Any]:
     async with get_client() as client:
         found = await client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200)
     begun = [one for one in found if one.state and one.state.type.value not in ("SCHEDULED", "PENDING")]
-    return [one for one in reversed(begun) if one.parameters["job"].get("output") == str(output)]
+    return [one for one in reversed(begun) if one.parameters.get("job", {}).get("output") == str(output)]
 
 
 async def until_run(output: Path | str, wanted, timeout_s: float = PATIENCE_S) -> Any:

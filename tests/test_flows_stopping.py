@@ -66,7 +66,7 @@ async def flow_run(output):
 
     async with get_client() as client:
         for run in await client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=20):
-            if run.parameters["job"]["output"] == str(output):
+            if run.parameters.get("job", {}).get("output") == str(output):
                 return run
     raise AssertionError("no such flow run")
 

@@ -24,7 +24,7 @@ POINTS: dict[str, tuple[str, str, str]] = {
     "folder flushed": ("pipeline.store.storage", "sync_folder", "after"),
     "earlier result set aside": ("pipeline.store.artifacts", "set_aside", "after"),
     "files written": ("pipeline.recording", "save", "after"),
-    "statements run": ("pipeline.store.ledger_writer", "_apply", "after"),
+    "statements run": ("pipeline.store.ledger_writer", "LedgerWriter._apply", "after"),
     "batch committed": ("pipeline.store.ledger_writer", "LedgerWriter._commit", "after"),
     "outcome written": ("pipeline.store.ledger", "Ledger.record_outcome", "after"),
     "killed run settled": ("pipeline.store.ledger", "Ledger.record_outcome_now", "after"),

@@ -113,15 +113,16 @@ def test_a_ledger_that_cannot_be_written_at_any_commit_costs_no_paid_reply(
     emulator, prompts, tmp_path, monkeypatch, nth
 ):
     settings = job(emulator, prompts, tmp_path)
-    commits, original = itertools.count(1), ledger_writer._apply
+    commits, original = itertools.count(1), ledger_writer.LedgerWriter._apply
     mended = threading.Event()
 
-    def apply(connection, writes):
-        original(connection, writes)
+    def apply(writer, connection, batch):
+        changed = original(writer, connection, batch)
         if not mended.is_set() and next(commits) >= nth:
             raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
+        return changed
 
-    monkeypatch.setattr(ledger_writer, "_apply", apply)
+    monkeypatch.setattr(ledger_writer.LedgerWriter, "_apply", apply)
     message, code = run_to_exit(settings)
     assert code == (2 if "full" in message else 0)
     mended.set()
