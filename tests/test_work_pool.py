@@ -16,6 +16,7 @@ from running import ROOT, azure, read_manifest, write_wav
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in flows_prefect.WARNINGS),
     pytest.mark.timeout(400),
+    pytest.mark.skipif("AUDIOBATCH_LONG_TESTS" not in os.environ, reason="AUDIOBATCH_LONG_TESTS is not set"),
     pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the flow's process by /proc"),
 ]
 PREFECT = (sys.executable, "-m", "prefect")

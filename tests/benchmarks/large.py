@@ -82,7 +82,6 @@ def _table(
     )
     for name, title in CONTENDERS.items():
         peak, start = min(peaks[name]), min(starts[name])
-        table.add(
-            title, f"{peak:.0f}", f"{peak / beside:.2f}", f"{start:.0f}", f"{(peak - start) / growth:.2f}"
-        )
+        grown = f"{(peak - start) / growth:.2f}" if growth > 0 else ""  # a tiny run may not grow at all
+        table.add(title, f"{peak:.0f}", f"{peak / beside:.2f}", f"{start:.0f}", grown)
     return table

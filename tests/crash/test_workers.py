@@ -33,8 +33,14 @@ def summary(company, number):
     return last_json((company.folder / f"{number}.out").read_text())
 
 
+#: Prefect's server and its worker take minutes to start on a small machine.
+LONG = pytest.mark.skipif(
+    "AUDIOBATCH_LONG_TESTS" not in os.environ, reason="AUDIOBATCH_LONG_TESTS is not set"
+)
+
+
 @pytest.mark.timeout(1000)
-@pytest.mark.parametrize("where", ["pool", "dask"])
+@pytest.mark.parametrize("where", [pytest.param("pool", marks=LONG), "dask"])
 def test_of_workers_on_a_pool_or_a_cluster_one_is_killed_and_one_joins_and_every_item_is_done_once(
     where, tmp_path
 ):
