@@ -229,9 +229,10 @@ class LedgerReader:
             query = query.where(not_(_is_unchanged(but)))
         if touched_by is not None:
             of_it = outcomes.c.item_id == items.c.item_id
-            decided = select(outcomes.c.turn).where(of_it, outcomes.c.run_id == touched_by).exists()
+            # Asked once for all: item by item, SQLite would walk the run's rows each time.
+            decided = select(outcomes.c.item_id).where(outcomes.c.run_id == touched_by)
             undecided = ~select(outcomes.c.turn).where(of_it).exists()
-            query = query.where(or_(decided, undecided, items.c.refusal != ""))
+            query = query.where(or_(items.c.item_id.in_(decided), undecided, items.c.refusal != ""))
         yield from self._recorded(query)
 
     def count_unchanged(self, run_id: str, which: Unchanged) -> int:
