@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from pipeline.estimate import CHARACTERS_PER_S, MESSAGE_TOKENS
@@ -14,7 +15,6 @@ from pipeline.worst_case import BOUND_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from decimal import Decimal
 
     from pipeline.estimate import ReplySizes
     from pipeline.jobspec import JobSpec
@@ -30,6 +30,8 @@ _LOW_INPUT = 0.7
 _HIGH_INPUT = 1.4
 #: Silences may be trimmed, parts may overlap, and a second that was begun may be counted whole.
 _HEARD = {"low": 0.5, "expected": 1.0, "high": 1.15}
+#: Words in a recording, as shares of what speech of its length usually has.
+_WORDS = {"low": 0.0, "expected": 1.0, "high": 2.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +45,17 @@ class Range:
 
 @dataclass(slots=True)
 class Amounts:
-    """Tokens of all calls that would be made, counted while the queue streams past."""
+    """Tokens of all calls that would be made, counted while the queue streams past.
+
+    Attributes:
+        written_down_s: seconds of recordings that their sessions write down; low, expected and high.
+    """
 
     calls: int = 0
     low: Counter[str] = field(default_factory=Counter)
     expected: Counter[str] = field(default_factory=Counter)
     high: Counter[str] = field(default_factory=Counter)
+    written_down_s: Counter[str] = field(default_factory=Counter)
 
     def add(self, one: Recorded, item: Item, rules: Rules, sizes: ReplySizes, spec: JobSpec) -> None:
         """Every turn of an item that is to be sent."""
@@ -75,6 +82,8 @@ class Amounts:
             if not rules.stands(one, turn):
                 parts = parts_of(one.source, spec) if turn.number == 1 else 1
                 self.calls += parts
+                if spec.transcription_model and turn.number == 1:
+                    self.written_down_s.update({name: heard_s * share for name, share in _HEARD.items()})
                 texts = parts * (text / CHARACTERS_PER_TEXT_TOKEN + MESSAGE_TOKENS * 2 * turn.number)
                 for name, share in (("low", _LOW_INPUT), ("expected", 1.0), ("high", _HIGH_INPUT)):
                     into: Counter[str] = getattr(self, name)
@@ -93,13 +102,20 @@ class Amounts:
 
     def cost(self, targets: Sequence[Target]) -> dict[str, Decimal] | None:
         """Low at the cheapest place, high at the dearest, expected at the first in priority."""
-        costs = {
-            name: [one.cost_usd(self.usage(name)) for one in targets] for name in ("low", "expected", "high")
-        }
+        costs = {name: [self._cost(name, one) for one in targets] for name in ("low", "expected", "high")}
         known = {name: [cost for cost in of if cost is not None] for name, of in costs.items()}
         if any(len(known[name]) < len(targets) for name in known):
             return None
         return {"low": min(known["low"]), "expected": known["expected"][0], "high": max(known["high"])}
+
+    def _cost(self, name: str, target: Target) -> Decimal | None:
+        heard_s = self.written_down_s[name]
+        words = Usage(
+            input_audio_tokens=round(heard_s * AUDIO_IN_TOKENS_PER_S),
+            output_text_tokens=round(heard_s * CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN * _WORDS[name]),
+        )
+        costs = (target.cost_usd(self.usage(name)), target.transcription_usd(words if heard_s else None))
+        return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
 
     def time_s(self, targets: Sequence[Target], spec: JobSpec) -> float | None:
         """How long the quotas that are given make it; None where none is."""

@@ -261,6 +261,7 @@ class Reply:
         audio: encoded in `audio_format`; None when the service sent none.
         audio_expires_at: epoch seconds until which `audio_id` may be named by a follow-up.
         input_transcript: of the user's audio, where the transport gives one.
+        input_usage: what that transcript took, which is billed beside the reply; None where none was made.
         limits: the service's rate-limit headers, lower case.
         cues: a transcription's words with their times, where the service gives any.
         raw: the body as it came; kept only where something is wrong.
@@ -278,6 +279,7 @@ class Reply:
     request_id: str | None
     latency_s: float
     input_transcript: str = ""
+    input_usage: Usage | None = None
     limits: Mapping[str, str] = field(default_factory=dict)
     cues: tuple[Cue, ...] = ()
     raw: bytes = field(default=b"", repr=False)

@@ -132,7 +132,7 @@ class OneTurn:
                 reply = await sender.call(lease.deployment.name, request)
                 proven = True
                 used = float(reply.usage.total_tokens) if reply.usage else None
-                self.paid_usd = cost = sender.targets[lease.deployment.name].cost_usd(reply.usage)
+                self.paid_usd = cost = sender.targets[lease.deployment.name].reply_usd(reply)
                 sender.tally.paid(reply.usage, self.paid_usd, lease.deployment.name)
                 sender.aftermath.went_well(lease, reply)
                 self._ask_for_sound_again(reply, attempt)
@@ -289,7 +289,7 @@ class OneTurn:
 
     def _succeeded(self, reply: Reply, attempt: Attempt) -> tuple[Outcome, AttemptEnd]:
         """The outcome that a reply makes, without its files, and the end of its call."""
-        cost = self.sender.targets[attempt.deployment].cost_usd(reply.usage)
+        cost = self.sender.targets[attempt.deployment].reply_usd(reply)
         outcome = replace(
             self._outcome(attempt),
             status=Status.SUCCEEDED,

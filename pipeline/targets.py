@@ -6,7 +6,8 @@ A job without `[[deployments]]` has one entry of its own, and one for each deplo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 from pipeline import settings
 from pipeline.errors import ConfigError
@@ -15,11 +16,10 @@ from pipeline.wanted_words import word_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from decimal import Decimal
 
     from pipeline.deploymentspec import DeploymentSpec, Provider
     from pipeline.jobspec import JobSpec
-    from pipeline.model import Usage
+    from pipeline.model import Reply, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,8 @@ class Target:
         name: what it is called in the manifest and on the progress line.
         credential: None for the local emulator, which has a key of its own.
         price: None where it is not known.
+        transcription_model: writes down in the session what is said to it, and is billed beside the reply.
+        transcription_price: None where it is not known.
         writes_words: it writes down what is said, and makes no replies.
     """
 
@@ -41,6 +43,8 @@ class Target:
     model: str
     credential: settings.Credential | None
     price: Price | None
+    transcription_model: str | None = None
+    transcription_price: Price | None = None
     rpm: int | None = None
     tpm: int | None = None
     max_concurrency: int | None = None
@@ -50,6 +54,17 @@ class Target:
     def cost_usd(self, usage: Usage | None) -> Decimal | None:
         """What a reply cost here; None where the price or the usage is not known."""
         return None if self.price is None or usage is None else self.price.cost_usd(usage)
+
+    def transcription_usd(self, usage: Usage | None) -> Decimal | None:
+        """What the transcript of what was said cost; 0 where none was made, None where its price is not known."""
+        if usage is None:
+            return Decimal(0)
+        return None if self.transcription_price is None else self.transcription_price.cost_usd(usage)
+
+    def reply_usd(self, reply: Reply) -> Decimal | None:
+        """What a call cost here, with the transcript of what was said; None where that is not known."""
+        costs = (self.cost_usd(reply.usage), self.transcription_usd(reply.input_usage))
+        return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
 
     def settings(self, spec: JobSpec) -> JobSpec:
         """The job as if this were its one deployment."""
@@ -98,6 +113,7 @@ def targets_of(
         model=spec.model,
         credential=_credential(spec, environment, None) if with_credentials else None,
         price=price_of(spec.model, spec.provider, prices=spec.prices),
+        **_transcription(spec, spec.provider),
         rpm=spec.rpm,
         tpm=spec.tpm,
         max_concurrency=spec.max_concurrency,
@@ -115,6 +131,7 @@ def word_targets(spec: JobSpec, base: Target) -> tuple[Target, ...]:
             deployment=model,
             model=model,
             price=price_of(model, base.provider, prices=spec.prices),
+            transcription_model=None,
             writes_words=True,
         )
         for model in word_models(spec)
@@ -136,11 +153,18 @@ def _entry(
         model=model,
         credential=_credential(as_job, environment, one.key_variable) if with_credentials else None,
         price=Price(**one.price.model_dump()) if one.price else price_of(model, provider, prices=spec.prices),
+        **_transcription(spec, provider),
         rpm=one.rpm,
         tpm=one.tpm,
         max_concurrency=one.max_concurrency or (spec.max_concurrency if len(spec.deployments) == 1 else None),
         priority=one.priority,
     )
+
+
+def _transcription(spec: JobSpec, provider: str) -> dict[str, Any]:
+    model = spec.transcription_model
+    price = price_of(model, provider, prices=spec.prices) if model else None
+    return {"transcription_model": model, "transcription_price": price}
 
 
 def _credential(
@@ -164,4 +188,9 @@ def check_prices(spec: JobSpec, targets: Iterable[Target]) -> None:
             raise ConfigError(
                 f"a cost limit needs known prices, and none is known for model {one.model!r} of {one.name}: give "
                 "`price` in its [[deployments]] entry, or a table of your own with --prices; nothing was sent"
+            )
+        if one.transcription_model and one.transcription_price is None:
+            raise ConfigError(
+                "a cost limit needs known prices, and none is known for --transcription-model "
+                f"{one.transcription_model!r}: give it in a table of your own with --prices; nothing was sent"
             )

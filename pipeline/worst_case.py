@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BOUND_TOKENS = 4096
 _PER_MESSAGE = 16
 _AUDIO_MARGIN = 1.1
+#: Tokens of a transcript a second of speech, at the very most: fast speech has four words in one.
+_TRANSCRIPT_TOKENS_PER_S = 20
 _MILLION = Decimal(1_000_000)
 
 
@@ -54,6 +56,15 @@ def worst_usd(request: Request, price: Price) -> Decimal:
     return (price.text_in * text_in + price.audio_in * audio_in + dearest_out * longest) / _MILLION
 
 
+def transcription_usd(request: Request, price: Price | None) -> Decimal:
+    """What the transcript of what is said costs at most, where the session makes one."""
+    if price is None or request.audio is None:
+        return Decimal(0)
+    heard_s = request.audio.duration_s * _AUDIO_MARGIN
+    heard, written = (math.ceil(heard_s * rate) for rate in (AUDIO_IN_TOKENS_PER_S, _TRANSCRIPT_TOKENS_PER_S))
+    return (price.audio_in * (heard + _PER_MESSAGE) + price.text_out * (written + _PER_MESSAGE)) / _MILLION
+
+
 def _may_speak(request: Request) -> bool:
     """A follow-up in text alone is asked for with sound where no sound is left on either side."""
     sound_in = request.audio is not None or any(one.audio is not None for one in request.history)
@@ -62,7 +73,11 @@ def _may_speak(request: Request) -> bool:
 
 def worst_by_target(request: Request, targets: Iterable[Target]) -> dict[str, Decimal]:
     """The worst case at each place where the call may go."""
-    return {one.name: worst_usd(request, one.price) for one in targets if one.price is not None}
+    return {
+        one.name: worst_usd(request, one.price) + transcription_usd(request, one.transcription_price)
+        for one in targets
+        if one.price is not None
+    }
 
 
 def worst_unknown_usd(targets: Iterable[Target], spec: JobSpec | None = None) -> Decimal:

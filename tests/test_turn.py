@@ -17,7 +17,8 @@ from pipeline.errors import (
     RequestRejected,
     Unavailable,
 )
-from pipeline.model import AudioPart, Request
+from pipeline.model import AudioPart, Request, Usage
+from pipeline.transports.realtime_reply import reply_of
 from pipeline.transports.realtime_words import CHUNK_BYTES, Hearing, Utterance, ask_of, session_of, stages_of
 from pipeline.transports.turn import RealtimeTurn, Stage, State
 
@@ -160,6 +161,29 @@ def test_a_reply_does_not_wait_for_a_transcript_that_fails(how: str) -> None:
         feed(one, {"type": "error", "error": {"type": "server_error"}})
     assert one.state is State.DONE
     assert one.reply.input_transcript == ""
+    assert one.reply.heard_usage == ({} if how == "failed" else {"i": None}), "what failed is not billed"
+
+
+TOKENS = {"type": "tokens", "input_tokens": 14, "output_tokens": 45, "total_tokens": 59}
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({}, None),
+        ({"i": TOKENS}, Usage(input_audio_tokens=14, output_text_tokens=45)),
+        ({"i": {"type": "duration", "seconds": 1.25}}, Usage(input_audio_tokens=13)),
+        ({"i": TOKENS, "j": TOKENS}, Usage(input_audio_tokens=28, output_text_tokens=90)),
+        ({"i": TOKENS, "j": None}, Usage(input_audio_tokens=35)),
+    ],
+    ids=["none made", "tokens", "a duration", "two", "one not told: the whole recording"],
+)
+def test_what_a_transcript_of_the_input_took(told: dict[str, Any], expected: Usage | None) -> None:
+    one = asked()
+    feed(one, BEGUN, *heard(), done())
+    one.reply.heard_usage = told
+    sound = AudioPart(data=b"", format="wav", duration_s=3.5)
+    assert reply_of(request(audio=sound), one.reply, "gpt-realtime", 1.0).input_usage == expected
 
 
 def test_parts_that_voice_detection_cut_are_joined_in_order() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from pipeline.audio.encode import encode_reply
 from pipeline.model import Reply, Usage
+from pipeline.prices import AUDIO_IN_TOKENS_PER_S
 
 if TYPE_CHECKING:
     from pipeline.model import Request
@@ -37,6 +39,7 @@ def reply_of(request: Request, found: TurnReply, model: str, latency_s: float) -
         request_id=str(response.get("id") or "") or None,
         latency_s=latency_s,
         input_transcript=found.input_transcript,
+        input_usage=_input_usage(request, found),
         limits=limits_as_headers(found.limits),
     )
 
@@ -55,6 +58,22 @@ def _usage(found: Any) -> Usage | None:
         output_text_tokens=max(0, (found.get("output_tokens") or 0) - audio_out),
         output_audio_tokens=audio_out,
     )
+
+
+def _input_usage(request: Request, found: TurnReply) -> Usage | None:
+    """What writing the input down took: as the service says, or by the recording's length where it did not."""
+    if not found.heard_usage or request.audio is None:
+        return None
+    audio_tokens = text_tokens = 0
+    for billed in found.heard_usage.values():
+        if billed is None:
+            return Usage(input_audio_tokens=math.ceil(request.audio.duration_s * AUDIO_IN_TOKENS_PER_S))
+        if billed.get("type") == "duration":
+            audio_tokens += math.ceil((billed.get("seconds") or 0) * AUDIO_IN_TOKENS_PER_S)
+        else:
+            audio_tokens += billed.get("input_tokens") or 0
+            text_tokens += billed.get("output_tokens") or 0
+    return Usage(input_audio_tokens=audio_tokens, output_text_tokens=text_tokens)
 
 
 def limits_as_headers(limits: list[Any]) -> dict[str, str]:

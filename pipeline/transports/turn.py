@@ -134,7 +134,7 @@ class RealtimeTurn:
             case State.DONE:
                 return
             case State.TRANSCRIBING:
-                self.state = State.DONE  # the reply is whole; the transcript of the input is a courtesy
+                self._done_without_transcripts()
             case State.OPENING | State.SETTING_UP:
                 raise Unavailable(f"{words}, before the reply was asked for")
             case _:
@@ -220,16 +220,23 @@ class RealtimeTurn:
         item, what = str(event.get("item_id")), kind.removeprefix(_TRANSCRIBED)
         if what == "completed":
             self.reply.heard[item] = str(event.get("transcript") or "")
+            billed = event.get("usage")
+            self.reply.heard_usage[item] = billed if isinstance(billed, dict) else None
         if what in {"completed", "failed"}:
             self._not_transcribed.discard(item)
         if self.state is State.TRANSCRIBING and not self._not_transcribed:
             self.state = State.DONE
 
+    def _done_without_transcripts(self) -> None:
+        """The reply is whole, and the transcript of the input is a courtesy; what it took is not known."""
+        self.reply.heard_usage |= dict.fromkeys(self._not_transcribed)
+        self.state = State.DONE
+
     def _error(self, event: Mapping[str, Any]) -> None:
         found = event.get("error")
         error = found if isinstance(found, dict) else {}
         if self.state in {State.TRANSCRIBING, State.DONE}:
-            self.state = State.DONE
+            self._done_without_transcripts()
             return
         translated = of_error(error, wait_s=waits_s(self.reply.limits))
         session_over = error.get("code") == "session_expired"

@@ -27,6 +27,8 @@ class TurnReply:
     Attributes:
         pcm: 16 bits, one channel, 24 kHz.
         response: of `response.done`: id, status, usage.
+        heard: the user's audio by its item's id, as it was written down.
+        heard_usage: by the same, what that took, as the service says it; None: it did not say.
         limits: the last `rate_limits.updated`.
     """
 
@@ -36,6 +38,7 @@ class TurnReply:
     response: Mapping[str, Any] = field(default_factory=dict)
     finish_reason: str = ""
     heard: dict[str, str] = field(default_factory=dict)
+    heard_usage: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
     limits: list[Any] = field(default_factory=list)
 
     @property

@@ -162,6 +162,24 @@ def test_the_plan_counts_the_calls_that_write_words_down_and_their_price(emulato
     assert (verified.calls, verified.word_calls) == (0, 3), "only the replies that are there are listened to"
 
 
+def test_what_a_realtime_session_writes_down_is_planned_for_paid_for_and_limited(emulator, tmp_path):
+    dear = tmp_path / "prices.toml"
+    one = 'text_in = "0"\ntext_out = "0"\naudio_in = "{}"\naudio_out = "0"\n'
+    dear.write_text(f'[models."gpt-realtime"]\n{one.format(0)}[models."whisper-1"]\n{one.format(1000)}')
+    model = {"deployment": "gpt-realtime", "model": "gpt-realtime", "transcription_model": "whisper-1"}
+    how = azure(emulator, max_concurrency=1, prices=str(dear), transport="realtime", **model)
+    job = {**recordings_of(tmp_path, 4), **how}
+    planned = forecast(JobSpec(**job))
+    assert planned.cost_usd["expected"] == Decimal("0.80"), "80 s, 10 tokens a second, $1000 a million"
+    capped = run_job(**job, max_cost="0.50")
+    assert (capped.exit_code, capped.stopped_by, capped.cost_usd) == (6, "max_cost", Decimal("0.40"))
+    assert [row["cost_usd"] for row in rows_of(capped) if row["cost_usd"]] == ["0.2", "0.2"]
+    rest = run_job(**job)
+    assert planned.cost_usd["low"] <= capped.cost_usd + rest.cost_usd <= planned.cost_usd["high"]
+    with pytest.raises(ConfigError, match="transcription-model 'mystery'"):
+        run_job(**{**job, "transcription_model": "mystery"}, max_cost="1")
+
+
 def test_calls_with_an_unknown_end_are_charged_for_no_longer_replies_than_the_job_asks_for(emulator, prompts):
     emulator.put_faults({"do": {"reset": "in"}})
     how = azure(
