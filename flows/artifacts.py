@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from pipeline.execute import Job
-    from pipeline.tally import RunSummary
+    from pipeline.sending.tally import RunSummary
 
 log = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas import State
 
     from pipeline.jobspec import JobSpec
-    from pipeline.tally import RunSummary
+    from pipeline.sending.tally import RunSummary
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.tally import RunSummary
+    from pipeline.sending.tally import RunSummary
 
 COUNTS = ("failed", "refused", "unknown", "pending")
 

@@ -17,8 +17,8 @@ from prefect.states import Failed
 from flows import body, progress, stopping
 from pipeline.errors import AudioBatchError
 from pipeline.jobspec import JobSpec  # noqa: TC001 - Prefect reads both types as it makes the parameter form
-from pipeline.orders import Orders, at_work
-from pipeline.tally import RunSummary  # noqa: TC001
+from pipeline.sending.tally import RunSummary  # noqa: TC001
+from pipeline.workers.orders import Orders, at_work
 
 if TYPE_CHECKING:
     from prefect.client.schemas import State

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import AudioBatchError
 
 if TYPE_CHECKING:
-    from pipeline.tally import RunSummary
+    from pipeline.sending.tally import RunSummary
 
 
 class RunFailed(AudioBatchError):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pipeline.execute import Job
     from pipeline.plan import Plan
-    from pipeline.tally import RunSummary
+    from pipeline.sending.tally import RunSummary
 
 
 @dataclass(slots=True)

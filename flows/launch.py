@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from pipeline.jobspec import JobSpec
-    from pipeline.tally import RunSummary
+    from pipeline.sending.tally import RunSummary
 
 log = logging.getLogger(__name__)
 

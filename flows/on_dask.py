@@ -7,11 +7,11 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.crew import Hand, Phase
 from pipeline.errors import AudioBatchError, ConfigError
+from pipeline.workers.crew import Hand, Phase
 
 if TYPE_CHECKING:
-    from pipeline.orders import Orders
+    from pipeline.workers.orders import Orders
 
 PATIENCE_S = 30.0
 
@@ -70,7 +70,7 @@ def drain(orders: str) -> str:
     Returns:
         What a person should know of its end. Errors of ours too: not every class need be known where they are read.
     """
-    from pipeline.orders import Orders, at_work
+    from pipeline.workers.orders import Orders, at_work
 
     async def work() -> str:
         async with at_work(Orders.model_validate_json(orders)) as job:

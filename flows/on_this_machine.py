@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pipeline.crew import Hand, Phase
+from pipeline.workers.crew import Hand, Phase
 
 if TYPE_CHECKING:
-    from pipeline.orders import Orders
+    from pipeline.workers.orders import Orders
 
 _TAIL_BYTES = 2000
 

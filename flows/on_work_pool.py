@@ -12,15 +12,15 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelling
 from prefect.types.entrypoint import EntrypointType
 
-from pipeline.crew import Hand, Phase
 from pipeline.errors import ConfigError
+from pipeline.workers.crew import Hand, Phase
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from prefect.client.schemas import FlowRun
 
-    from pipeline.orders import Orders
+    from pipeline.workers.orders import Orders
 
 #: Not that of registered jobs: these are nobody's schedule.
 TAG = "audiobatch-worker"

@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows import body
 from pipeline.jobspec import JobSpec  # noqa: TC001 - Prefect reads both types as it makes the parameter form
-from pipeline.tally import RunSummary  # noqa: TC001
+from pipeline.sending.tally import RunSummary  # noqa: TC001
 
 
 @flow(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from pipeline.execute import Job
-    from pipeline.tally import RunSummary, Snapshot
+    from pipeline.sending.tally import RunSummary, Snapshot
 
 log = logging.getLogger(__name__)
 

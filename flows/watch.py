@@ -14,8 +14,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from flows import stopping
-from pipeline.arrivals import Arrivals
 from pipeline.errors import FolderInUse
+from pipeline.running.arrivals import Arrivals
 from pipeline.stop import Stop, StopReason
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.execute import Job
     from pipeline.jobspec import JobSpec
-    from pipeline.tally import RunSummary
+    from pipeline.sending.tally import RunSummary
 
 LOOK_EVERY_S = 5.0
 #: After a batch that left something to be sent again: as long as a run waits for a service that refuses.

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from flows import progress, stopping
 from pipeline.errors import AudioBatchError
-from pipeline.orders import Orders, at_work
 from pipeline.stop import StopReason
+from pipeline.workers.orders import Orders, at_work
 
 if TYPE_CHECKING:
     from pipeline.execute import Job

@@ -10,10 +10,10 @@ from pipeline.errors import ConfigError
 from pipeline.ledger_address import is_database
 
 if TYPE_CHECKING:
-    from pipeline.crew import Crew
     from pipeline.execute import Job
     from pipeline.jobspec import JobSpec
     from pipeline.plan import Plan
+    from pipeline.workers.crew import Crew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Workers:
         """
         if not plan.to_send or job.stop.asked:
             return
-        from pipeline.crew import Foreman
+        from pipeline.workers.crew import Foreman
 
         await Foreman(job, self._crew(), self.count).work()
 

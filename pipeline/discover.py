@@ -19,20 +19,20 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from pipeline.address import Address, is_remote, place_of
 from pipeline.audio.probe import looks_like_audio, probe_many
 from pipeline.errors import ConfigError, InputError, NothingFound
-from pipeline.found import Found, Tally, probed_source, readable_name, unchanged, without_probing
+from pipeline.inputs.found import Found, Tally, probed_source, readable_name, unchanged, without_probing
+from pipeline.inputs.sound_settings import SIDE_MARKS
+from pipeline.inputs.tables import TABLE_ENDINGS, Ids, Table, lines_of, read_text_file, text_source
 from pipeline.jobspec import placeholders
-from pipeline.sound_settings import SIDE_MARKS
 from pipeline.store.claims import Claims
-from pipeline.tables import TABLE_ENDINGS, Ids, Table, lines_of, read_text_file, text_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pipeline.address import Place
-    from pipeline.found import Known
+    from pipeline.inputs.found import Known
+    from pipeline.inputs.remote_discovery import RemoteDiscovery
     from pipeline.jobspec import JobSpec
     from pipeline.model import Source
-    from pipeline.remote_discovery import RemoteDiscovery
 
 #: A folder that holds this file is an output folder of ours: its replies are never taken for inputs.
 JOB_FILE = "job.json"
@@ -134,7 +134,7 @@ class Discovery:
     def _remote(self) -> RemoteDiscovery:
         """Made when it is needed: local inputs have no use for clients of stores."""
         if self._in_stores is None:
-            from pipeline.remote_discovery import RemoteDiscovery
+            from pipeline.inputs.remote_discovery import RemoteDiscovery
 
             self._in_stores = RemoteDiscovery(
                 spec=self.spec,

@@ -24,27 +24,27 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pipeline import settings
-from pipeline.ending import summary_of, worth
 from pipeline.errors import StorageError
-from pipeline.feed import Feed
-from pipeline.finding import find_inputs
+from pipeline.estimates.room import check_room, give_back, reserve
 from pipeline.items import job_settings
 from pipeline.job_file import write_job_file
 from pipeline.jobspec import KNOWN_VOICES
 from pipeline.model import Status
-from pipeline.opening import opened_folder
 from pipeline.plan import EMPTY_PLAN, deployments_noted, make_plan, settings_key
 from pipeline.redo import marked
 from pipeline.reports.views import Views
-from pipeline.room import check_room, give_back, reserve
-from pipeline.senders import open_sender
+from pipeline.running.ending import summary_of, worth
+from pipeline.running.feed import Feed
+from pipeline.running.finding import find_inputs
+from pipeline.running.opening import opened_folder
+from pipeline.running.senders import open_sender
+from pipeline.running.together import Together, this_worker
+from pipeline.running.watching import keep_manifest_fresh, watch_stop
+from pipeline.running.working import send_deferred, wait_for_others, work_through
+from pipeline.sending.tally import RunSummary, Snapshot, Tally
 from pipeline.stop import Stop, StopReason
 from pipeline.store.homecoming import bring_home
-from pipeline.tally import RunSummary, Snapshot, Tally
 from pipeline.targets import check_prices, targets_of
-from pipeline.together import Together, this_worker
-from pipeline.watching import keep_manifest_fresh, watch_stop
-from pipeline.working import send_deferred, wait_for_others, work_through
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from pipeline.address import Place
     from pipeline.jobspec import JobSpec
     from pipeline.plan import Plan, Retry, Shard
-    from pipeline.send import Sender
+    from pipeline.sending.send import Sender
     from pipeline.store.ledger import Ledger
     from pipeline.store.spool import Spool
     from pipeline.store.storage import Storage

@@ -16,9 +16,9 @@ import orjson
 
 from pipeline.answers import answer_fields
 from pipeline.errors import InputError
+from pipeline.inputs.sound_settings import finish_settings, preparation_of, sound_settings
 from pipeline.jobspec import fill, placeholders
 from pipeline.model import Item, SourceKind, Turn
-from pipeline.sound_settings import finish_settings, preparation_of, sound_settings
 
 if TYPE_CHECKING:
     from pipeline.jobspec import JobSpec, TurnSpec

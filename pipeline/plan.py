@@ -24,12 +24,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import RETRYABLE, ConfigError, ErrorType, InputError
+from pipeline.inputs.sound_settings import trimmed_s, unfit
 from pipeline.items import build_item, digest, job_settings
 from pipeline.jobspec import placeholders
 from pipeline.limits.retry import MAX_UNKNOWN
 from pipeline.model import Status
 from pipeline.redo import Rules, is_done
-from pipeline.sound_settings import trimmed_s, unfit
 from pipeline.store.ledger_reading import Unchanged
 from pipeline.wanted_words import wanted_of, word_models
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pipeline.jobspec import JobSpec
     from pipeline.model import Outcome, Source
 
+#: The GPT models take up to 1400 s; the files of such parts stay below 25 MB too.
+#: Source: github.com/murtaza-nasir/speakr/issues/168, github.com/chidiwilliams/buzz/issues/381 (2026-11).
+LONGEST_S = 1200.0
 #: Whose words are written down, as the ledger has it: item, turn, version, and which words.
 Written = tuple[str, int, int, str]
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ConfigError
 from pipeline.jobspec import JobSpec
 from pipeline.plan import Shard
+from pipeline.sending.tally import RunSummary, Snapshot
 from pipeline.stop import Stop, StopReason
-from pipeline.tally import RunSummary, Snapshot
 
 if TYPE_CHECKING:
     from pipeline.execute import ShardResult

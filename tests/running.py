@@ -17,7 +17,7 @@ import numpy as np
 from pipeline import execute
 from pipeline.jobspec import JobSpec
 from pipeline.plan import Retry
-from pipeline.tally import RunSummary
+from pipeline.sending.tally import RunSummary
 
 ROOT = Path(__file__).resolve().parent.parent
 

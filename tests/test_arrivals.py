@@ -3,10 +3,10 @@ import os
 import pytest
 from running import write_wav
 
-from pipeline.arrivals import Arrivals
 from pipeline.discover import Discovery
 from pipeline.errors import ConfigError
 from pipeline.jobspec import JobSpec
+from pipeline.running.arrivals import Arrivals
 
 
 def watched(*inputs, **settings):

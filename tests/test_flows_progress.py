@@ -10,7 +10,7 @@ import pytest
 
 from flows import closing, progress
 from pipeline.jobspec import JobSpec
-from pipeline.tally import RunSummary, Snapshot
+from pipeline.sending.tally import RunSummary, Snapshot
 
 
 def moment(**changes):

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
+from pipeline.estimates.worst_case import BOUND_TOKENS, bounded, worst_usd
 from pipeline.model import AudioPart, Exchange, PriorReply, Request, Usage
 from pipeline.prices import Price, price_of, price_table
-from pipeline.worst_case import BOUND_TOKENS, bounded, worst_usd
 
 REQUEST = {
     "item_id": "a",

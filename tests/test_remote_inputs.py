@@ -17,9 +17,9 @@ from pipeline.address import Address
 from pipeline.ahead import Ahead
 from pipeline.discover import Discovery
 from pipeline.errors import ConfigError, NothingFound, StorageError
+from pipeline.inputs.remote_inputs import fetch_recording
+from pipeline.inputs.sound_input import open_input
 from pipeline.jobspec import JobSpec
-from pipeline.remote_inputs import fetch_recording
-from pipeline.sound_input import open_input
 from pipeline.store.fsspec_storage import FsspecStorage
 
 

@@ -207,7 +207,7 @@ def test_retry_of_a_job_whose_inputs_came_on_standard_input(emulator, tmp_path, 
     lines = "".join(json.dumps({"id": name, "prompt": text}) + "\n" for name, text in TEXTS.items())
     with monkeypatch.context() as patch:
         stdin = SimpleNamespace(buffer=io.BytesIO(lines.encode()))
-        patch.setattr("pipeline.finding.sys", SimpleNamespace(stdin=stdin))
+        patch.setattr("pipeline.running.finding.sys", SimpleNamespace(stdin=stdin))
         run_job(**azure(emulator, inputs=("-",), output=str(tmp_path / "out"), max_failures="100%"))
     emulator.put_faults()
     code, said = command("retry", tmp_path / "out", "--no-prefect", "--json", "--quiet")

@@ -16,7 +16,7 @@ from running import ROOT, audiobatch, azure, read_manifest, write_wav
 from flows.watch import Watch
 from pipeline.errors import FolderInUse
 from pipeline.jobspec import JobSpec
-from pipeline.tally import RunSummary
+from pipeline.sending.tally import RunSummary
 
 posix = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 

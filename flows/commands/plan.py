@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pipeline.forecast import Forecast
+    from pipeline.estimates.forecast import Forecast
 
 _MOST_REASONS = 20
 
@@ -27,7 +27,7 @@ def plan(inputs: tuple[str, ...], job_file: Path | None, *, as_json: bool, **fla
 
     Nothing is sent and the output folder is not touched.
     """
-    from pipeline.forecast import forecast
+    from pipeline.estimates.forecast import forecast
 
     found = forecast(resolve_job(inputs, job_file, flags).spec)
     if as_json:
@@ -41,7 +41,7 @@ def plan(inputs: tuple[str, ...], job_file: Path | None, *, as_json: bool, **fla
 def lines(found: Forecast) -> Iterator[str]:
     """The plan in words."""
     from flows.closing import duration
-    from pipeline.forecast import NEAR_DAYS
+    from pipeline.estimates.forecast import NEAR_DAYS
 
     yield f"{found.items:,} inputs → {found.output}"
     for name, count in (

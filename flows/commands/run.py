@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.execute import Job
     from pipeline.jobspec import JobSpec
     from pipeline.plan import Plan, Retry
-    from pipeline.tally import RunSummary
+    from pipeline.sending.tally import RunSummary
 
 
 @click.command(cls=JobCommand, short_help="Send a folder of recordings or prompts, save what comes back.")

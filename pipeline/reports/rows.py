@@ -9,10 +9,10 @@ import orjson
 from pipeline.address import Address
 from pipeline.answers import answer_fields
 from pipeline.errors import ErrorType, InputError
+from pipeline.inputs.sound_settings import unfit
 from pipeline.items import build_item
 from pipeline.model import SourceKind, Status
 from pipeline.reports.links import AUDIO_STAMP, INPUT_LINK, link_to_input
-from pipeline.sound_settings import unfit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -27,9 +27,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 from emulator_process import EmulatorProcess  # noqa: E402
 
-from pipeline import aftermath  # noqa: E402
 from pipeline.execute import Job, run_shards  # noqa: E402
 from pipeline.jobspec import JobSpec  # noqa: E402
+from pipeline.sending import aftermath  # noqa: E402
 from pipeline.stop import StopReason  # noqa: E402
 
 LATENCY_S = 0.5

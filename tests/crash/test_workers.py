@@ -13,7 +13,7 @@ from running import ROOT, audiobatch, last_json, read_manifest
 from flows.workers import workers_for
 from pipeline.errors import ConfigError
 from pipeline.jobspec import JobSpec
-from pipeline.orders import Orders
+from pipeline.workers.orders import Orders
 
 PATIENCE_S = 180.0
 SHARED = "postgresql+psycopg://me@db.example/audio"

@@ -13,7 +13,7 @@ from running import audiobatch, azure, last_json, rows_of, run_job, write_wav
 from flows import closing
 from flows.artifacts import markdown
 from pipeline.errors import ConfigError
-from pipeline.forecast import forecast
+from pipeline.estimates.forecast import forecast
 from pipeline.jobspec import JobSpec
 from pipeline.prices import price_of
 
@@ -372,8 +372,8 @@ def test_items_that_the_budget_of_retries_refuses_go_to_the_end_and_are_never_fa
 ):
     from functools import partial
 
-    from pipeline import senders
     from pipeline.limits.retry_budget import RetryBudget
+    from pipeline.running import senders
 
     monkeypatch.setattr(senders, "RetryBudget", partial(RetryBudget, capacity=1.0, tokens=1.0))
     emulator.put_faults({"when": {"attempt_below": 1, "every": 4}, "do": {"status": 500}})

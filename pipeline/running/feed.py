@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.plan import Retry
-    from pipeline.send import Sender
+    from pipeline.sending.send import Sender
     from pipeline.store.ledger import Recorded
     from pipeline.store.ledger_queue import Claim
 

@@ -8,21 +8,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.audio.split import PART_S
-from pipeline.estimate import CHARACTERS_PER_S
+from pipeline.estimates.estimate import CHARACTERS_PER_S
+from pipeline.estimates.worst_case import BOUND_TOKENS
+from pipeline.inputs.sound_settings import parts_of, trimmed_s
 from pipeline.model import SourceKind, Usage
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, CHARACTERS_PER_TEXT_TOKEN
-from pipeline.sound_settings import parts_of, trimmed_s
 from pipeline.store.ledger_parts import PartKind
-from pipeline.wanted_words import wanted_of
-from pipeline.worst_case import BOUND_TOKENS
-from pipeline.write_down import LONGEST_S
+from pipeline.wanted_words import LONGEST_S, wanted_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
     from decimal import Decimal
 
-    from pipeline.estimate import ReplySizes
+    from pipeline.estimates.estimate import ReplySizes
     from pipeline.jobspec import JobSpec
     from pipeline.model import Item, Turn
     from pipeline.redo import Rules

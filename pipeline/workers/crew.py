@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.errors import ConfigError, StorageError
 from pipeline.model import Status
-from pipeline.orders import Orders, tell_to_stop
 from pipeline.stop import StopReason
 from pipeline.store.ledger_account import Counts
+from pipeline.workers.orders import Orders, tell_to_stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING
 
 from pipeline.audio.clips import join_replies
 from pipeline.audio.join import join_transcripts, to_text
-from pipeline.check_redo import asked_again
 from pipeline.errors import StorageError
 from pipeline.limits.pool import Stopping
 from pipeline.limits.retry import Tries
 from pipeline.model import Check, Outcome, Reply, Status, Usage
-from pipeline.part_turn import JOINED_FORMAT, PartTurn, stretch
-from pipeline.recording import record_reply
+from pipeline.sending.check_redo import asked_again
+from pipeline.sending.part_turn import JOINED_FORMAT, PartTurn, stretch
+from pipeline.sending.recording import record_reply
 from pipeline.store.ledger_parts import PartKind, PartOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pipeline.audio.split import Part
+    from pipeline.inputs.sound_input import SoundInput
     from pipeline.model import Exchange, Item, SavedFile, Turn
-    from pipeline.send import Sender
-    from pipeline.sound_input import SoundInput
+    from pipeline.sending.send import Sender
 
 log = logging.getLogger(__name__)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.check_redo import asked_again
 from pipeline.limits.retry import Tries
-from pipeline.one_turn import OneTurn
-from pipeline.parts import LongTurn
+from pipeline.sending.check_redo import asked_again
+from pipeline.sending.one_turn import OneTurn
+from pipeline.sending.parts import LongTurn
 
 if TYPE_CHECKING:
+    from pipeline.inputs.sound_input import SoundInput
     from pipeline.model import Exchange, Item, Outcome, Turn
-    from pipeline.send import Sender
-    from pipeline.sound_input import SoundInput
+    from pipeline.sending.send import Sender
 
 
 @dataclass(slots=True, kw_only=True)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S, price_of
+from pipeline.sending.tally import RunSummary
 from pipeline.stop import StopReason
-from pipeline.tally import RunSummary
 
 if TYPE_CHECKING:
     from pipeline.execute import Job

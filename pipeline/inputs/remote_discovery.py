@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING
 from pipeline.ahead import Ahead
 from pipeline.audio.probe import looks_like_audio
 from pipeline.errors import ConfigError, InputError, StorageError
-from pipeline.found import Found, probed_source, unchanged, without_probing
-from pipeline.remote_inputs import Prober, Unread, local_copy, read_text, survey
+from pipeline.inputs.found import Found, probed_source, unchanged, without_probing
+from pipeline.inputs.remote_inputs import Prober, Unread, local_copy, read_text, survey
+from pipeline.inputs.tables import TABLE_ENDINGS, lines_of, text_source
 from pipeline.store.fsspec_storage import FsspecStorage
-from pipeline.tables import TABLE_ENDINGS, lines_of, text_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pipeline.address import Address
     from pipeline.audio.probe import Probed
-    from pipeline.found import Known, Tally
+    from pipeline.inputs.found import Known, Tally
+    from pipeline.inputs.tables import Ids, Table
     from pipeline.jobspec import JobSpec
     from pipeline.model import Source
     from pipeline.store.listing import Entry
-    from pipeline.tables import Ids, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

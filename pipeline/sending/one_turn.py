@@ -30,9 +30,9 @@ from pipeline.errors import (
 from pipeline.limits.pool import NoDeployment, Stopping
 from pipeline.limits.retry import AskAgain, Deferred, Tries, retrying
 from pipeline.model import Outcome, Request, Status
-from pipeline.recording import record_failure, record_reply
 from pipeline.redo import system_of, text_of
-from pipeline.repair import Repair, ask_again, check_answer
+from pipeline.sending.recording import record_failure, record_reply
+from pipeline.sending.repair import Repair, ask_again, check_answer
 from pipeline.stop import StopReason
 from pipeline.store.ledger import Attempt, AttemptEnd
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pipeline.limits.pool import Lease
     from pipeline.limits.token_charge import CallTokens
     from pipeline.model import AudioPart, Exchange, Item, Reply, Turn
-    from pipeline.send import Sender
+    from pipeline.sending.send import Sender
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
+from pipeline.inputs.sound_settings import SIDE_MARKS
 from pipeline.model import Source, SourceKind
-from pipeline.sound_settings import SIDE_MARKS
 from pipeline.store.ledger_rows import media_from_text
 
 if TYPE_CHECKING:

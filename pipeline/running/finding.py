@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pipeline.discover import Discovery
-from pipeline.senders import import_ahead
+from pipeline.running.senders import import_ahead
 
 if TYPE_CHECKING:
     from pipeline.execute import Job

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, StorageError
-from pipeline.estimate import FIRST_GUESS_AUDIO_S
+from pipeline.estimates.estimate import FIRST_GUESS_AUDIO_S
 
 if TYPE_CHECKING:
     from pipeline.address import Place

@@ -21,29 +21,26 @@ from pipeline.audio.subtitles import to_srt, to_vtt
 from pipeline.audio.timeline import Span, Timeline
 from pipeline.audio.wording import spoken_words
 from pipeline.errors import AudioBatchError, InputError
+from pipeline.inputs.sound_input import open_bytes
 from pipeline.items import digest
 from pipeline.limits.pool import NoDeployment
 from pipeline.limits.retry import Deferred, Tries
 from pipeline.model import Cue, Status, Turn
-from pipeline.one_turn import OneTurn
-from pipeline.sound_input import open_bytes
+from pipeline.sending.one_turn import OneTurn
 from pipeline.store.ledger_parts import PartKind, PartOutcome
 from pipeline.store.versions import subtitle_paths
-from pipeline.wanted_words import wanted_of
+from pipeline.wanted_words import LONGEST_S, wanted_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.inputs.sound_input import SoundInput
     from pipeline.model import AudioPart, Item, Outcome, Reply, Request
-    from pipeline.send import Sender
-    from pipeline.sound_input import SoundInput
+    from pipeline.sending.send import Sender
     from pipeline.store.ledger import Attempt, AttemptEnd
 
 log = logging.getLogger(__name__)
 
-#: The GPT models take up to 1400 s; the files of such parts stay below 25 MB too.
-#: Source: github.com/murtaza-nasir/speakr/issues/168, github.com/chidiwilliams/buzz/issues/381 (2026-11).
-LONGEST_S = 1200.0
 _TIME_MARK = re.compile(r"\[\d+:\d\d:\d\d\] ")
 
 

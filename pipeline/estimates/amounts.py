@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from pipeline.estimate import CHARACTERS_PER_S, MESSAGE_TOKENS
+from pipeline.estimates.estimate import CHARACTERS_PER_S, MESSAGE_TOKENS
+from pipeline.estimates.worst_case import BOUND_TOKENS
+from pipeline.inputs.sound_settings import parts_of, trimmed_s
 from pipeline.model import SourceKind, Usage
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, CHARACTERS_PER_TEXT_TOKEN
-from pipeline.sound_settings import parts_of, trimmed_s
-from pipeline.worst_case import BOUND_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.estimate import ReplySizes
+    from pipeline.estimates.estimate import ReplySizes
     from pipeline.jobspec import JobSpec
     from pipeline.model import Item
     from pipeline.redo import Rules

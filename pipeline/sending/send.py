@@ -24,37 +24,37 @@ from pipeline.errors import (
     OutcomeUnknown,
     StorageError,
 )
-from pipeline.estimate import ReplySizes
+from pipeline.estimates.estimate import ReplySizes
+from pipeline.estimates.worst_case import bounded, worst_by_target
+from pipeline.inputs.sound_input import open_input
 from pipeline.items import build_item
 from pipeline.limits.pool import NoDeployment, Stopping
 from pipeline.limits.retry import Deferred, Tries
 from pipeline.model import Exchange, Outcome, PriorReply, SourceKind, Status
 from pipeline.redo import Rules
-from pipeline.sound_input import open_input
+from pipeline.sending.turns import Asking
+from pipeline.sending.write_down import WriteDown
 from pipeline.stop import StopReason
 from pipeline.store.artifacts import AS_IT_CAME
 from pipeline.store.received import Received
-from pipeline.turns import Asking
 from pipeline.wanted_words import word_models
-from pipeline.worst_case import bounded, worst_by_target
-from pipeline.write_down import WriteDown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from decimal import Decimal
 
-    from pipeline.aftermath import Aftermath
     from pipeline.audio.finish import Finish
+    from pipeline.inputs.sound_input import SoundInput
     from pipeline.jobspec import JobSpec
     from pipeline.limits.gate import Gate
     from pipeline.limits.pool import Pool
     from pipeline.model import Item, Reply, Request, Turn
-    from pipeline.sound_input import SoundInput
+    from pipeline.sending.aftermath import Aftermath
+    from pipeline.sending.tally import Tally
     from pipeline.stop import Stop
     from pipeline.store.ledger import Ledger, Recorded
     from pipeline.store.spool import Spool
     from pipeline.store.storage import Storage
-    from pipeline.tally import Tally
     from pipeline.targets import Target
     from pipeline.transports.base import Transport
 

@@ -14,7 +14,7 @@ from pipeline.stop import StopReason
 
 if TYPE_CHECKING:
     from pipeline.execute import Job
-    from pipeline.send import Sender
+    from pipeline.sending.send import Sender
 
 log = logging.getLogger(__name__)
 

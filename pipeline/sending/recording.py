@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.model import Check, Item, Outcome, Reply, SavedFile, Turn
-    from pipeline.send import Sender
+    from pipeline.sending.send import Sender
     from pipeline.store.ledger import AttemptEnd
     from pipeline.store.storage import Storage
 

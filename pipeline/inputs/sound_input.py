@@ -19,7 +19,7 @@ from pipeline.audio.probe import probe
 from pipeline.audio.split import PART_S, plan_parts, survey
 from pipeline.audio.trim import plan_trim, saved_s
 from pipeline.errors import InputError
-from pipeline.sound_settings import side_of
+from pipeline.inputs.sound_settings import side_of
 
 if TYPE_CHECKING:
     from pipeline.audio.channels import Channels
@@ -114,7 +114,7 @@ def open_input(source: Source, spec: JobSpec) -> tuple[Source, SoundInput]:
 
 def _from_store(source: Source, spec: JobSpec) -> tuple[Source, SoundInput]:
     """The same of an object: read once, into a temporary file that goes when the input is closed."""
-    from pipeline.remote_inputs import fetch_recording
+    from pipeline.inputs.remote_inputs import fetch_recording
 
     with contextlib.ExitStack() as on_failure:
         scratch = Path(tempfile.mkdtemp(prefix="audiobatch-"))

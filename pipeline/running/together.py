@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.errors import LeaseLost, StorageError
+from pipeline.estimates.worst_case import worst_unknown_usd
 from pipeline.items import digest
 from pipeline.limits.pace import Turn
 from pipeline.plan import settings_key
 from pipeline.stop import StopReason
 from pipeline.store.ledger_workers import ASKING, SENDS_NOTHING, this_process
-from pipeline.worst_case import worst_unknown_usd
 
 if TYPE_CHECKING:
     from pipeline.jobspec import JobSpec
     from pipeline.limits.pool import Pool
     from pipeline.plan import Retry
-    from pipeline.send import Sender
+    from pipeline.sending.send import Sender
     from pipeline.stop import Stop
     from pipeline.store.ledger import Ledger
     from pipeline.store.ledger_workers import Worker

@@ -22,10 +22,10 @@ from pipeline.address import Address, place_of
 from pipeline.audio.probe import ALONE_S, looks_like_audio, probe, result_of
 from pipeline.audio.probe_pool import ProbePool, usable_cores
 from pipeline.errors import ConfigError, InputError, StorageError
+from pipeline.inputs.tables import MAX_PROMPT_CHARACTERS
 from pipeline.store.fsspec_storage import FsspecStorage
 from pipeline.store.listing import Entry
 from pipeline.store.store_errors import is_passing
-from pipeline.tables import MAX_PROMPT_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

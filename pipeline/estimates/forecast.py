@@ -21,21 +21,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import settings
-from pipeline.amounts import KINDS, Amounts, Range
 from pipeline.discover import Discovery, output_name
 from pipeline.errors import ConfigError, InputError
-from pipeline.estimate import ReplySizes
+from pipeline.estimates.amounts import KINDS, Amounts, Range
+from pipeline.estimates.estimate import ReplySizes
+from pipeline.estimates.room import bytes_per_item
+from pipeline.estimates.word_amounts import WordAmounts
+from pipeline.inputs.sound_settings import unfit
 from pipeline.items import build_item
 from pipeline.model import Status, Usage
 from pipeline.output_place import output_place
 from pipeline.plan import make_plan, rules_of
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S
-from pipeline.room import bytes_per_item
-from pipeline.sound_settings import unfit
 from pipeline.store.ledger_copy import ledger_copy
 from pipeline.targets import check_prices, targets_of, word_targets
 from pipeline.wanted_words import word_models
-from pipeline.word_amounts import WordAmounts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

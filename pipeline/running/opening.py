@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from pipeline.errors import StorageError
 from pipeline.ledger_address import is_database
 from pipeline.output_place import output_place
-from pipeline.run_log import run_log
-from pipeline.signing_on import SignedOn, sign_on
+from pipeline.running.run_log import run_log
+from pipeline.running.signing_on import SignedOn, sign_on
 from pipeline.store.ledger import Ledger
 from pipeline.store.lock import FolderLock
 

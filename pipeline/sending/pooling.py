@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.estimates.worst_case import worst_unknown_usd
 from pipeline.limits.limiter import Limiter
 from pipeline.limits.pool import Deployment, Pool
 from pipeline.limits.spending import Spending
-from pipeline.worst_case import worst_unknown_usd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,15 +8,15 @@ import importlib
 import threading
 from typing import TYPE_CHECKING
 
-from pipeline.aftermath import Aftermath
+from pipeline.inputs.sound_settings import finish_of
 from pipeline.limits.gate import Gate
 from pipeline.limits.retry_budget import RetryBudget
-from pipeline.local import local_service
 from pipeline.plan import rules_of, settings_key
-from pipeline.pooling import pool_of
-from pipeline.send import Sender
-from pipeline.sound_settings import finish_of
-from pipeline.tally import Tally
+from pipeline.running.local import local_service
+from pipeline.sending.aftermath import Aftermath
+from pipeline.sending.pooling import pool_of
+from pipeline.sending.send import Sender
+from pipeline.sending.tally import Tally
 from pipeline.targets import check_prices, targets_of, word_targets
 from pipeline.transports.auth import EntraTokens
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from pipeline.execute import Job
-    from pipeline.local import LocalService
+    from pipeline.running.local import LocalService
     from pipeline.transports.base import Transport
 
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pipeline.execute import Job
-    from pipeline.feed import Feed
     from pipeline.model import Status
-    from pipeline.send import Sender
+    from pipeline.running.feed import Feed
+    from pipeline.sending.send import Sender
     from pipeline.store.ledger import Recorded
 
     Feeding = Callable[[], Awaitable[Recorded | None]]

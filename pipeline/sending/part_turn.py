@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.errors import AudioBatchError, LeaseLost, StorageError
-from pipeline.one_turn import OneTurn
+from pipeline.sending.one_turn import OneTurn
 from pipeline.store.artifacts import make
 from pipeline.store.homecoming import keep_elsewhere
 from pipeline.store.ledger_parts import PartKind, PartOutcome
@@ -16,7 +16,7 @@ from pipeline.store.names import output_path
 if TYPE_CHECKING:
     from pipeline.audio.split import Part
     from pipeline.model import Outcome, Reply, Request
-    from pipeline.send import Sender
+    from pipeline.sending.send import Sender
     from pipeline.store.ledger import Attempt, AttemptEnd
 
 #: What the service is asked for, whatever the job's format: parts are joined first and encoded once.

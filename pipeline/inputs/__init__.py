@@ -1,0 +1,1 @@
+"""Inputs: what is found, read and made ready to be sent."""

@@ -1,0 +1,1 @@
+"""One run: its folder opened, its items fed to whoever sends, its end told."""

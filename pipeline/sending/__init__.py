@@ -1,0 +1,1 @@
+"""One item: its turns asked, their ends recorded."""
