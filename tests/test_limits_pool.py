@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import AuthenticationFailed, BudgetReached
 from pipeline.limits.gate import Gate
 from pipeline.limits.limiter import Limiter
-from pipeline.limits.pool import Deployment, NoDeployment, Pool, Stopping
+from pipeline.limits.pool import LEAVES_AFTER_S, Deployment, NoDeployment, Pool, Stopping
 from pipeline.limits.spending import Spending
 from pipeline.limits.token_charge import CallTokens
 
@@ -278,3 +278,33 @@ async def test_the_gate_lets_in_as_many_as_there_is_room_for_and_a_few():
     inside.set()
     await asyncio.gather(*items)
     assert (entered, gate.open) == (50, 0)
+
+
+async def test_calls_leave_as_evenly_as_leases_are_given_however_long_their_intents_took():
+    """Two leases 0.1 s apart whose intents share a flush: in real time, since it is about when they leave."""
+    loop = asyncio.get_running_loop()
+    limiter = Limiter(max_concurrency=9, rpm=600)
+    pool = Pool([Deployment(name="a", limiter=limiter, priority=0, proven=True)])
+    flushed, left = asyncio.Event(), []
+
+    async def call():
+        lease = await pool.acquire(CALL)
+        await flushed.wait()
+        await lease.leaves()
+        left.append((lease.taken, loop.time()))
+
+    calls = [asyncio.create_task(call()) for _ in range(3)]
+    while limiter.in_flight < 3:
+        await asyncio.sleep(0.001)
+    flushed.set()
+    await asyncio.gather(*calls)
+    assert [taken.is_paced for taken, _ in left] == [False, True, True], "the first waited for nothing"
+    (_, at_once), (_, second_s), (taken, third_s) = left
+    assert at_once < second_s < third_s
+    assert third_s >= taken.sent_s + LEAVES_AFTER_S
+
+
+async def test_calls_that_no_rate_holds_back_leave_at_once(make):
+    lease = await served(make(place()))
+    assert not lease.taken.is_paced
+    await asyncio.wait_for(lease.leaves(), 0.05)

@@ -41,9 +41,14 @@ WAITS_BELIEVED = 3
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A call that was let through: what it took, to be given back with."""
+    """A call that was let through: what it took, to be given back with.
+
+    Attributes:
+        is_paced: a known rate of requests held it back, or all but.
+    """
 
     sent_s: float
+    is_paced: bool
     tokens: float
     by_counter: bool
     mark: tuple[float, int]
@@ -108,11 +113,12 @@ class Limiter:
         self.rate.sent(now_s)
         self._follow(now_s)
         tokens = self.charge.of(call)
+        is_paced = self.rate.per_minute is not None and self.requests.binds(now_s)
         self.requests.spend(1, now_s)
         self.tokens.spend(tokens, now_s)
         self.in_flight += 1
         self.adaptive.began(self.in_flight)
-        return Taken(now_s, tokens, self.charge.factor is not None, self.charge.sent(call))
+        return Taken(now_s, is_paced, tokens, self.charge.factor is not None, self.charge.sent(call))
 
     def give_back(self, taken: Taken, actual_tokens: float | None) -> None:
         """The call has ended; an estimate of its use is put right where the use is known."""

@@ -81,6 +81,10 @@ class Pace:
         wait_s = at_s - now_s
         return wait_s if wait_s > _ROUNDING_S else 0.0
 
+    def binds(self, now_s: float) -> bool:
+        """A unit that is spent now was waited for, or came no later than timers do."""
+        return self.per_minute is not None and max(self._even_s, self._smooth_s) > now_s - LATE_S
+
     def spend(self, units: float, now_s: float) -> None:
         if self.per_minute is None:
             return

@@ -34,6 +34,9 @@ __all__ = ["Deployment", "Lease", "NoDeployment", "Pool", "Stopping"]
 
 #: Waits shorter than this are lost in a clock's rounding; the pace makes good what they take too much.
 _SOONEST_S = 5e-4
+#: Between a lease and its call the intent goes to disk, which takes as long as the disk likes, and calls whose
+#: intents share a flush would leave together. So each leaves so long after its lease, where leases keep a rate.
+LEAVES_AFTER_S = 0.1
 _NOTHING: Mapping[str, Decimal] = {}
 
 
@@ -59,6 +62,12 @@ class Lease:
     taken: Taken
     worst_usd: Decimal
     _released: bool = False
+
+    async def leaves(self) -> None:
+        """Wait until the call is to leave; its intent is written."""
+        wait_s = self.taken.sent_s + LEAVES_AFTER_S - self.pool.clock()
+        if self.taken.is_paced and wait_s > 0:
+            await asyncio.sleep(wait_s)
 
     def release(
         self, *, actual_tokens: float | None = None, proven: bool = False, cost_usd: Decimal | None = None

@@ -123,6 +123,7 @@ class OneTurn:
                 raise Stopping
             attempt = self.last = self._attempt(lease.deployment.name)
             await sender.ledger.record_intent(attempt)
+            await lease.leaves()
             if sender.stop.asked:
                 await sender.settle(sender.ledger.record_end(self._end(attempt, Status.FAILED)))
                 raise Stopping
