@@ -285,19 +285,15 @@ async def test_calls_leave_as_evenly_as_leases_are_given_however_long_their_inte
     loop = asyncio.get_running_loop()
     limiter = Limiter(max_concurrency=9, rpm=600)
     pool = Pool([Deployment(name="a", limiter=limiter, priority=0, proven=True)])
-    flushed, left = asyncio.Event(), []
+    flush, left = asyncio.Barrier(3), []
 
     async def call():
         lease = await pool.acquire(CALL)
-        await flushed.wait()
+        await flush.wait()
         await lease.leaves()
         left.append((lease.taken, loop.time()))
 
-    calls = [asyncio.create_task(call()) for _ in range(3)]
-    while limiter.in_flight < 3:
-        await asyncio.sleep(0.001)
-    flushed.set()
-    await asyncio.gather(*calls)
+    await asyncio.gather(*(call() for _ in range(3)))
     assert [taken.is_paced for taken, _ in left] == [False, True, True], "the first waited for nothing"
     (_, at_once), (_, second_s), (taken, third_s) = left
     assert at_once < second_s < third_s
