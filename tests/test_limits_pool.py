@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.errors import AuthenticationFailed, BudgetReached
 from pipeline.limits.gate import Gate
-from pipeline.limits.limiter import Limiter
-from pipeline.limits.pool import LEAVES_AFTER_S, Deployment, NoDeployment, Pool, Stopping
+from pipeline.limits.limiter import LEAST_DISTANCE, LEAVES_AFTER_S, Limiter
+from pipeline.limits.pool import Deployment, NoDeployment, Pool, Stopping
 from pipeline.limits.spending import Spending
 from pipeline.limits.token_charge import CallTokens
 
@@ -298,6 +298,19 @@ async def test_calls_leave_as_evenly_as_leases_are_given_however_long_their_inte
     (_, at_once), (_, second_s), (taken, third_s) = left
     assert at_once < second_s < third_s
     assert third_s >= taken.sent_s + LEAVES_AFTER_S
+
+
+def test_calls_that_a_standstill_made_late_do_not_leave_together():
+    limiter = Limiter(max_concurrency=9, rpm=600)
+    limiter.take(CALL, 0.0)
+    late = [limiter.take(CALL, 0.1 * number) for number in (1, 2, 3)]
+    now_s = 2.0
+    left = []
+    for taken in late:
+        while (wait_s := limiter.leaves_in_s(taken, now_s)) > 0:
+            now_s += wait_s
+        left.append(now_s)
+    assert left == pytest.approx([2.0, 2.0 + LEAST_DISTANCE * 0.1, 2.0 + 2 * LEAST_DISTANCE * 0.1])
 
 
 async def test_calls_that_no_rate_holds_back_leave_at_once(make):

@@ -30,6 +30,12 @@ UNKNOWN_AT_FIRST_PER_MIN, UNKNOWN_RATE_PER_MIN = 9_000.0, 30_000.0
 UNKNOWN_GROWTH_A_S = 1.1
 #: A minute's tokens may be short of the mark by so much time; nothing is made good across the minute's end.
 TOKENS_CATCH_UP_S = 0.25
+#: Between being let through and leaving, a call's intent goes to disk, which takes as long as the disk likes, and
+#: calls whose intents share a flush would leave together. So each leaves so long after it was let through, where a
+#: rate is kept; and where that moment has passed for several, because the machine stood still, by so much of the
+#: rate's own distance apart.
+LEAVES_AFTER_S = 0.1
+LEAST_DISTANCE = 0.75
 #: Where several share a quota and do not take turns, each may begin a call more in ten seconds than its pace says.
 SPARED_PER_MIN = 6.0
 #: A refusal that names no wait: full jitter up to this, doubled for each refusal that follows, up to the second.
@@ -92,6 +98,7 @@ class Limiter:
         self.in_flight = 0
         self.refusals = 0
         self._in_vain = 0
+        self._left_s = -math.inf
         self._paused_until_s = -math.inf
         self.pause_reason = ""
 
@@ -119,6 +126,16 @@ class Limiter:
         self.in_flight += 1
         self.adaptive.began(self.in_flight)
         return Taken(now_s, is_paced, tokens, self.charge.factor is not None, self.charge.sent(call))
+
+    def leaves_in_s(self, taken: Taken, now_s: float) -> float:
+        """Seconds until a call that was let through is to leave; 0: it leaves now."""
+        if not taken.is_paced:
+            return 0.0
+        distance_s = LEAST_DISTANCE * 60 / (self.requests.per_minute or math.inf)
+        wait_s = max(taken.sent_s + LEAVES_AFTER_S, self._left_s + distance_s) - now_s
+        if wait_s <= 0:
+            self._left_s = now_s
+        return max(0.0, wait_s)
 
     def give_back(self, taken: Taken, actual_tokens: float | None) -> None:
         """The call has ended; an estimate of its use is put right where the use is known."""

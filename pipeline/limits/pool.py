@@ -34,9 +34,6 @@ __all__ = ["Deployment", "Lease", "NoDeployment", "Pool", "Stopping"]
 
 #: Waits shorter than this are lost in a clock's rounding; the pace makes good what they take too much.
 _SOONEST_S = 5e-4
-#: Between a lease and its call the intent goes to disk, which takes as long as the disk likes, and calls whose
-#: intents share a flush would leave together. So each leaves so long after its lease, where leases keep a rate.
-LEAVES_AFTER_S = 0.1
 _NOTHING: Mapping[str, Decimal] = {}
 
 
@@ -65,8 +62,8 @@ class Lease:
 
     async def leaves(self) -> None:
         """Wait until the call is to leave; its intent is written."""
-        wait_s = self.taken.sent_s + LEAVES_AFTER_S - self.pool.clock()
-        if self.taken.is_paced and wait_s > 0:
+        limiter, clock = self.deployment.limiter, self.pool.clock
+        while (wait_s := limiter.leaves_in_s(self.taken, clock())) > 0:  # noqa: ASYNC110 - time is waited for
             await asyncio.sleep(wait_s)
 
     def release(
