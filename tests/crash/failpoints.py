@@ -21,7 +21,7 @@ POINTS: dict[str, tuple[str, str, str]] = {
     "file made": ("pipeline.store.durable", "NewFile.__init__", "after"),
     "file filled": ("pipeline.store.durable", "NewFile.pour", "after"),
     "file renamed": ("pipeline.store.durable", "NewFile.rename", "after"),
-    "folder flushed": ("pipeline.store.storage", "sync_folder", "after"),
+    "folder flushed": ("pipeline.store.durable", "SharedFlushes.flush", "after"),
     "earlier result set aside": ("pipeline.store.artifacts", "set_aside", "after"),
     "files written": ("pipeline.sending.recording", "save", "after"),
     "statements run": ("pipeline.store.ledger_writer", "LedgerWriter._apply", "after"),
