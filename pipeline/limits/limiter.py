@@ -50,7 +50,7 @@ class Taken:
     """A call that was let through: what it took, to be given back with.
 
     Attributes:
-        is_paced: a known rate of requests held it back, or all but.
+        is_paced: a known rate of requests is what calls wait for.
     """
 
     sent_s: float

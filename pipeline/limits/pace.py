@@ -26,6 +26,7 @@ CATCH_UP_RATE = 1.02
 LATE_S = 0.02
 #: Less than this is a clock's rounding.
 _ROUNDING_S = 1e-6
+_NEARLY = 0.9
 #: How far into its stretch a unit may still be spent; later, it could meet the next process's.
 TURN_OPEN = 0.5
 #: Shorter stretches than this nobody can keep to: then chance spreads the processes well enough.
@@ -82,8 +83,8 @@ class Pace:
         return wait_s if wait_s > _ROUNDING_S else 0.0
 
     def binds(self, now_s: float) -> bool:
-        """A unit that is spent now was waited for, or came no later than timers do."""
-        return self.per_minute is not None and max(self._even_s, self._smooth_s) > now_s - LATE_S
+        """The rate is what units wait for, but for time that was lost and may still be made good."""
+        return self.per_minute is not None and self._even_s > now_s - _NEARLY * self.catch_up_s
 
     def spend(self, units: float, now_s: float) -> None:
         if self.per_minute is None:
