@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -302,3 +305,21 @@ async def test_a_proxy_is_asked_for_the_service(monkeypatch: pytest.MonkeyPatch)
         async with client("http://service.example") as ours:
             await ours.post("/chat/completions", b"{}")
     assert proxy.headers()[""].startswith("POST http://service.example/openai/deployments/my-audio/")
+
+
+def test_a_client_is_made_while_another_thread_imports_httpx(tmp_path: Path) -> None:
+    """As under Prefect, which imports it meanwhile: the SDK asks it for a name that it has not yet."""
+    (tmp_path / "httpx.py").write_text("import time\ntime.sleep(1.0)\nclass URL: pass\nclass Timeout: pass\n")
+    program = (
+        "import importlib, sys, threading, time\n"
+        "from pipeline.transports.clients import ServiceClient\n"
+        "sys.modules.pop('httpx', None)\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "threading.Thread(target=importlib.import_module, args=('httpx',)).start()\n"
+        "while 'httpx' not in sys.modules: time.sleep(0.001)\n"
+        "settings = dict(provider='azure', endpoint='http://127.0.0.1:9', api_version='v1')\n"
+        "ServiceClient(**settings, deployment='a', key='k', tokens=None, timeout_s=5)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr

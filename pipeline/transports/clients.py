@@ -7,6 +7,8 @@ alike but for their body. So the SDK builds the first one, and the others are th
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +37,12 @@ class _Model:
     extensions: dict[str, Any] = field(repr=False)
 
 
+def _let_httpx_be_whole() -> None:
+    """Wait while another thread imports httpx: the SDK looks into it wherever it finds it, whole or not."""
+    if "httpx" in sys.modules:
+        importlib.import_module("httpx")
+
+
 class ServiceClient:
     """The SDK's client of one deployment, without retries of its own, over connections of ours."""
 
@@ -53,6 +61,7 @@ class ServiceClient:
         self._key = key or ""
         self._tokens = tokens
         self._models: dict[str, _Model] = {}
+        _let_httpx_be_whole()
         self._http = openai.DefaultAsyncHttpxClient(
             transport=Wire(), timeout=httpx2.Timeout(timeout_s, connect=CONNECT_S)
         )
