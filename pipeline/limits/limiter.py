@@ -33,9 +33,10 @@ TOKENS_CATCH_UP_S = 0.25
 #: Between being let through and leaving, a call's intent goes to disk, which takes as long as the disk likes, and
 #: calls whose intents share a flush would leave together. So each leaves so long after it was let through, where a
 #: rate is kept; and where that moment has passed for several, because the machine stood still, by so much of the
-#: rate's own distance apart.
+#: rate's own distance apart; a second is enough for any window, and no stop waits long for it.
 LEAVES_AFTER_S = 0.1
 LEAST_DISTANCE = 0.75
+LONGEST_DISTANCE_S = 1.0
 #: Where several share a quota and do not take turns, each may begin a call more in ten seconds than its pace says.
 SPARED_PER_MIN = 6.0
 #: A refusal that names no wait: full jitter up to this, doubled for each refusal that follows, up to the second.
@@ -131,7 +132,7 @@ class Limiter:
         """Seconds until a call that was let through is to leave; 0: it leaves now."""
         if not taken.is_paced:
             return 0.0
-        distance_s = LEAST_DISTANCE * 60 / (self.requests.per_minute or math.inf)
+        distance_s = min(LONGEST_DISTANCE_S, LEAST_DISTANCE * 60 / (self.requests.per_minute or math.inf))
         wait_s = max(taken.sent_s + LEAVES_AFTER_S, self._left_s + distance_s) - now_s
         if wait_s <= 0:
             self._left_s = now_s

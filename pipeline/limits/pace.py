@@ -26,6 +26,7 @@ CATCH_UP_RATE = 1.02
 LATE_S = 0.02
 #: Less than this is a clock's rounding.
 _ROUNDING_S = 1e-6
+#: Who is behind by less than this share of what may be made good uses the whole rate.
 _NEARLY = 0.9
 #: How far into its stretch a unit may still be spent; later, it could meet the next process's.
 TURN_OPEN = 0.5
