@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.emulator.config import Quota
@@ -19,6 +20,24 @@ from pipeline.limits.token_charge import CallTokens
 
 NAME = "d"
 ROUND_TRIP_S = 0.02
+Spans = Sequence[tuple[float, float]]
+
+
+def standstills(
+    a_minute: float, shortest_s: float, longest_s: float, *, until_s: float, seed: int = 1
+) -> Spans:
+    """So many moments a minute, at random, from which something stands still for a time between these two."""
+    chance = random.Random(seed)
+    from_s, found = 5.0, []
+    while (from_s := from_s + chance.expovariate(a_minute / 60)) < until_s:
+        to_s = from_s + chance.uniform(shortest_s, longest_s)
+        found.append((from_s, to_s))
+        from_s = to_s
+    return found
+
+
+def _goes_on(moment_s: float, spans: Spans) -> float:
+    return next((to_s for from_s, to_s in spans if from_s <= moment_s < to_s), moment_s)
 
 
 @dataclass
@@ -32,6 +51,9 @@ class Simulation:
         hears: the client reads what headers say of limits.
         names_waits: refusals name their wait.
         jitter_s: a call arrives up to this much late, at random.
+        intent_s: a call's intent takes up to this long to reach the disk, at random.
+        stalls: the service stands still between these moments: calls arrive when it goes on.
+        halts: the client stands still between these moments: calls leave when it goes on.
         counter_takes: what the service's token counter takes for a call.
     """
 
@@ -45,6 +67,9 @@ class Simulation:
     hears: bool = True
     names_waits: bool = True
     jitter_s: float = 0.01
+    intent_s: float = 0.03
+    stalls: Spans = ()
+    halts: Spans = ()
     counter_takes: float = 1000.0
     call: CallTokens = field(default_factory=lambda: CallTokens(expected=100.0, input=20.0))
     seed: int = 1
@@ -55,6 +80,8 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+        for limiter in (self.limiter, *self.others):
+            limiter._draw = self._random.uniform
         self._quotas = Quotas({NAME: Quota(rpm=self.rpm, tpm=self.tpm)}, now=lambda: self.now_s)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -112,15 +139,29 @@ class Simulation:
             self._ask_of(limiter)
 
     def _ask_of(self, limiter: Limiter) -> None:
-        while (wait_s := limiter.room_in_s(self.now_s)) <= 0:
+        wait_s = _goes_on(self.now_s, self.halts) - self.now_s
+        while wait_s <= 0 and (wait_s := limiter.room_in_s(self.now_s)) <= 0:
             taken = limiter.take(self.call, self.now_s)
             self.most_in_flight = max(self.most_in_flight, limiter.in_flight)
-            arrives_s = self.now_s + ROUND_TRIP_S / 2 + self._random.uniform(0, self.jitter_s)
-            self.at(arrives_s, lambda taken=taken: self._arrive(limiter, taken))
+            written_s = self.now_s + self._random.uniform(0, self.intent_s)
+            self.at(written_s, lambda taken=taken: self._leave(limiter, taken))
         wakes_s = self.now_s + wait_s
         if wait_s < 1e9 and not (self.now_s < self._wakes_at_s.get(id(limiter), -1.0) <= wakes_s):
             self._wakes_at_s[id(limiter)] = wakes_s
             self.at(wakes_s + self._random.uniform(0, 0.002), lambda: None)
+
+    def _leave(self, limiter: Limiter, taken: Taken) -> None:
+        again_s = _goes_on(self.now_s, self.halts)
+        if again_s == self.now_s and (wait_s := limiter.leaves_in_s(taken, self.now_s)) > 0:
+            if wait_s == math.inf:
+                limiter.give_back(taken, 0.0)
+                return
+            again_s += wait_s + self._random.uniform(0, 0.002)
+        if again_s > self.now_s:
+            self.at(again_s, lambda: self._leave(limiter, taken))
+            return
+        arrives_s = self.now_s + ROUND_TRIP_S / 2 + self._random.uniform(0, self.jitter_s)
+        self.at(_goes_on(arrives_s, self.stalls), lambda: self._arrive(limiter, taken))
 
     def _arrive(self, limiter: Limiter, taken: Taken) -> None:
         refused, named_s = self._refused_anyway()

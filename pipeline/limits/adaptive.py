@@ -5,7 +5,8 @@
                   a twentieth more for each call that ends well: 5 % each round
     growth        only while at least 80 % of the window was in use in this round; else there is nothing to learn
     known rate    the window is at least what that rate needs
-    refusal       × 0.8, once an episode of 15 s, but not below what the learned rate needs
+    refusal       × 0.8, once an episode of 15 s, but not below what the learned rate needs; one that a standstill
+                  explains cuts nothing: the rate is kept, and Little's law says what it needs
     server error  none of its business: the circuit pauses, nothing is cut
 
 Little's law says what a rate needs: calls in flight = calls a second × seconds a call. Where a rate binds, the

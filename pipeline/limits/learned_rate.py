@@ -1,24 +1,25 @@
 """How many requests a minute a deployment takes: as its user says, as its headers say, or as refusals teach.
 
 A rate that was given or told is kept to from the first call. Where neither is there, or where calls are refused
-although it is kept, the rate is found by trials. A refusal begins one:
+although it is kept, the rate is found by trials. A refusal now and then at a rate that is kept begins none: a
+standstill explains it (`standstills.py`), and it is enough to wait as asked. Every other one begins a trial:
 
     at first       the *edge* is what passed in the window that the service judges; go on at 98.5 % of it, or
-                   at 88 % for 6 s where no edge was known before
+                   at 88 % for 6 s or 40 calls where no edge was known before. Calls that filled the window in a
+                   burst are counted over the window, whose end the wait tells
     again          at 88 % of what had passed when the trial began (66 % where that was counted over a second or
-                   two), for 6 s, then 12, 24, 40, without a pause: what passes after one says nothing
+                   two), for 6 s, then 12, 24, 40, or for 40 calls, without a pause: what passes after one says
+                   nothing
     most refused   the quota was cut. 90 % of what passes, at most halved at once
     nothing passes the wait answers it: how fast one calls makes no difference. After 10 s it was a minute's quota
     few refused, and still so at the low rate: refusals do not depend on the rate. Everything is as it was before
                    the trial, and such refusals are expected from now on (`stray.py`)
 
     below the edge grow by 5 % each 3 s until 98.5 % of the edge
-    at the edge    hold for 45 s; for 12 s while the edge was found only once, or a limit was given or told
-    then           the trial is over. Look beyond by 1.5 % each 3 s; by 5 % once 3 % past it, or where it was found
-                   only once
-
-Where a limit was given or told, a refusal now and then is a network's jitter: 1.5 % less for 12 s, no more, unless
-such refusals come in a row.
+    at the edge    hold for 45 s; for 90 s at a minute's edge; for 15 s while it is not sure, or a limit was given or
+                   told
+    then           the trial is over. Look beyond by 1.5 % each 3 s; by 5 % once 3 % past it, or while it is not
+                   sure. It is sure once looking beyond has found it again
 
 So a stable quota is used at 98 to 103 % and costs a refusal or two a minute; a doubled one is found in 90 s.
 The wait that a refusal names tells the window: up to 10 s a short one, more the minute's.
@@ -29,13 +30,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeGuard
 
 from pipeline.limits.passed_calls import MINUTE_S, PassedCalls
+from pipeline.limits.standstills import Standstills
 from pipeline.limits.stray import StrayRefusals
 from pipeline.limits.trial import DEPTH, Finding, Trial
 
 HOLD_S = 45.0
-FIRST_HOLD_S = 12.0
+FIRST_HOLD_S = 15.0
+MINUTE_HOLD_S = 90.0
 #: Looking beyond costs a refusal: at a low rate it is done more rarely, after so many calls.
 HOLD_CALLS = 250
 FIRST_HOLD_CALLS = 60
@@ -45,7 +49,7 @@ GROWTH = 1.05
 LOOK = 1.015
 #: Back to where the rate was before a deep cut: it may have been a burst of refusals, and no smaller quota.
 RECOVERY = 1.1
-#: The same after the very first refusals: what passed before them may be what was tried so far.
+#: The same after the very first refusals, unless a window was counted: perhaps no more was tried so far.
 DOUBT = 1.25
 #: … and again, where so much more passed than before the first ones.
 ANOTHER_EDGE = 1.25
@@ -64,8 +68,6 @@ SHORT_WAIT_S = 10.5
 LONGEST_MINUTE_WAIT_S = 75.0
 _LEAST_PER_MINUTE = 1.0
 _IN_USE = 0.8
-#: So many refusals in one trial say that a limit which was given or told is not the service's.
-_MANY = 3
 
 
 class Answer(Enum):
@@ -97,6 +99,7 @@ class LearnedRate:
     _is_sure: bool = False
     _trial: Trial | None = None
     _calls: PassedCalls = field(default_factory=PassedCalls)
+    _standstills: Standstills = field(default_factory=Standstills)
     _changed_at_s: float = -math.inf
     _resumed_at_s: float = -math.inf
     _grow_at_s: float = math.inf
@@ -137,7 +140,7 @@ class LearnedRate:
         self._used += 1
         self.stray.sent()
         if self._trial is not None:
-            self._trial.sent(self.per_minute)
+            self._trial.sent(self.per_minute, now_s)
         if now_s >= self._grow_at_s:
             self._grow(now_s)
 
@@ -153,52 +156,68 @@ class LearnedRate:
             return Answer.ALL_WAIT  # no window's
         trial, known = self._trial, self.per_minute
         is_late = sent_s <= self._changed_at_s  # sent before the last change, which answered it
-        if trial is not None and known is not None and not is_late:
+        by_chance = self._is_kept(known) and self._standstills.explains(sent_s, now_s, named_s, known)
+        if trial is not None and known is not None and not is_late and not by_chance:
             trial.refused(known, now_s)
         if not self.stray.refused():
             return Answer.IT_WAITS
+        if by_chance:
+            self._resumed_at_s = now_s + named_s
+            return Answer.ALL_WAIT
         if is_late:
             return Answer.IT_WAITS if trial is not None and trial.goes_on else Answer.ALL_WAIT
         if trial is None or known is None or trial.is_over(known):
-            return self._begin(now_s, named_s)
+            return self._begin(sent_s, now_s, named_s)
         return self._go_on(trial, known, sent_s, now_s, named_s)
 
-    def _begin(self, now_s: float, named_s: float) -> Answer:
+    def _is_kept(self, known: float | None) -> TypeGuard[float]:
+        """Whether the rate is what it is known to be: nothing is being found out."""
+        if self.ceiling is not None:
+            return known == self.ceiling
+        return known is not None and self._is_sure and not self._looks_beyond(known)
+
+    def _looks_beyond(self, known: float | None) -> bool:
+        """Whether calls are made at the edge that was found before, or past it."""
+        return known is not None and self.edge is not None and known > BELOW_EDGE * self.edge
+
+    def _begin(self, sent_s: float, now_s: float, named_s: float) -> Answer:
         """The first refusal after a while."""
         self._resumed_at_s = now_s + named_s
         known = self.per_minute
+        counted = self._calls.share_of_window(sent_s, now_s, named_s) if known is None else None
         if named_s > SHORT_WAIT_S:
             passed = self._calls.in_a_minute(now_s)
+        elif counted is not None:
+            passed = counted
         else:
             passed = self._calls.per_minute(now_s, is_known=known is not None)
-        if passed is None and known is None:
-            return Answer.ALL_WAIT  # what rate would pass cannot be told
+        if not passed and known is None:
+            return Answer.ALL_WAIT  # what rate would pass cannot be told, or not yet
         self._changed_at_s = now_s
         edge = max(_LEAST_PER_MINUTE, min(math.inf if passed is None else passed, known or math.inf))
         before = self._trial
-        self._trial = self._new_trial(edge, now_s)
-        if self._is_jitter(named_s) and known is not None:
-            self._follow(known)
-            return Answer.ALL_SLOWER
+        self._trial = self._new_trial(edge, now_s, is_counted=counted is not None)
         is_new = self._trial.edge is None and self.ceiling is None
-        self._is_sure = self.edge is not None and abs(edge - self.edge) <= SAME_EDGE * self.edge
+        self._is_sure = self._looks_beyond(known) and abs(edge - (self.edge or 0.0)) <= SAME_EDGE * edge
         if is_new and named_s <= SHORT_WAIT_S:
             self.edge, self._rate = edge, max(_LEAST_PER_MINUTE, edge * DEPTH)
-            if not self.stray.share and (before is None or edge > ANOTHER_EDGE * before.edge_found):
+            is_another = before is None or edge > ANOTHER_EDGE * before.edge_found
+            if is_another and counted is None and not self.stray.share:
                 self._trial.recovery = DOUBT
-            self._next_step(self._resumed_at_s, self._trial.test_s())
+            self._next_step(self._resumed_at_s, self._trial.test_s(self._rate))
         else:
-            self._follow(edge)
+            self._follow(edge, of_a_minute=named_s > SHORT_WAIT_S)
         return Answer.ALL_SLOWER
 
-    def _follow(self, edge: float) -> None:
+    def _follow(self, edge: float, *, of_a_minute: bool) -> None:
         """Go on a little below this."""
         self.edge, self._rate = edge, max(_LEAST_PER_MINUTE, edge * BELOW_EDGE)
-        self._next_step(self._resumed_at_s, self._hold_s)
+        self._is_sure = self._is_sure or of_a_minute
+        self._next_step(self._resumed_at_s, MINUTE_HOLD_S if of_a_minute else self._hold_s)
 
-    def _new_trial(self, edge: float, now_s: float) -> Trial:
+    def _new_trial(self, edge: float, now_s: float, *, is_counted: bool = False) -> Trial:
         before = self._trial
-        is_steady = edge == self.ceiling or self._calls.is_steady(edge, now_s)
+        is_steady = is_counted or edge == self.ceiling or self._calls.is_steady(edge, now_s)
         certain = self._calls.certain_per_minute(now_s)
         return Trial(
             edge_found=edge,
@@ -227,16 +246,16 @@ class LearnedRate:
         if finding is Finding.STRAY and not for_a_minute:
             self._are_stray(trial, now_s)
             return Answer.IT_WAITS
-        if finding is Finding.TOO_HIGH and not for_a_minute and not self._is_jitter(named_s):
+        if finding is Finding.TOO_HIGH and not for_a_minute:
             self.edge = max(_LEAST_PER_MINUTE, min(self.edge or known, known / BELOW_EDGE) * LOWER_EDGE)
-            self._rate, trial.recovery = max(_LEAST_PER_MINUTE, trial.slower(known, now_s)), None
-            self._next_step(now_s, trial.test_s())
+            self._rate, trial.recovery = max(_LEAST_PER_MINUTE, trial.slower(known)), None
+            self._next_step(now_s, trial.test_s(self._rate))
             return Answer.IT_WAITS
         self._resumed_at_s = now_s + named_s
         if for_a_minute:
-            self._follow(max(_LEAST_PER_MINUTE, min(self._calls.in_a_minute(now_s) or known, known)))
-        elif self._is_jitter(named_s) and finding is not Finding.NOTHING_PASSES:
-            self._follow(known)
+            passing = min(self._calls.in_a_minute(now_s) or known, known)
+            self._follow(max(_LEAST_PER_MINUTE, passing), of_a_minute=True)
+            trial.recovery = None
         elif finding is Finding.FAR_TOO_HIGH:
             self._cut_deep(trial, known, now_s)
         self._trial = self._trial or trial
@@ -249,7 +268,7 @@ class LearnedRate:
         self.edge, self._rate = passing, max(_LEAST_PER_MINUTE, passing * DEEPER)
         self._trial = self._new_trial(passing, now_s)
         self._trial.recovery, self._trial.recovers_to = RECOVERY, BELOW_EDGE * trial.edge_found
-        self._next_step(self._resumed_at_s, EPISODE_S)
+        self._next_step(self._resumed_at_s, max(EPISODE_S, self._trial.test_s(self._rate)))
 
     def _are_stray(self, trial: Trial, now_s: float) -> None:
         """As it was before the trial; where such a share was known before, no higher than what had passed."""
@@ -261,10 +280,6 @@ class LearnedRate:
         self._trial = None
         self._resumed_at_s = now_s
         self._next_step(now_s, STEP_S)
-
-    def _is_jitter(self, named_s: float) -> bool:
-        few = self._trial is None or self._trial.refusals < _MANY
-        return self.ceiling is not None and named_s <= SHORT_WAIT_S and few
 
     @property
     def _hold_s(self) -> float:

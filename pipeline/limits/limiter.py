@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.limits.adaptive import AdaptiveConcurrency
 from pipeline.limits.learned_rate import Answer, LearnedRate
-from pipeline.limits.pace import CATCH_UP_RATE, SHORTEST_TURN_S, Pace
+from pipeline.limits.pace import CATCH_UP_RATE, LATE_S, SHORTEST_TURN_S, Pace
 from pipeline.limits.token_charge import CallTokens, TokenCharge
 
 if TYPE_CHECKING:
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 #: While no rate is known, calls are this far apart: the first refusal comes back before the last call has left. It
 #: begins at the first figure, where nobody said how many calls to have in flight, and grows by a tenth a second.
-UNKNOWN_AT_FIRST_PER_MIN, UNKNOWN_RATE_PER_MIN = 9_000.0, 30_000.0
+UNKNOWN_AT_FIRST_PER_MIN, UNKNOWN_RATE_PER_MIN = 4_500.0, 30_000.0
 UNKNOWN_GROWTH_A_S = 1.1
 #: A minute's tokens may be short of the mark by so much time; nothing is made good across the minute's end.
 TOKENS_CATCH_UP_S = 0.25
 #: Between being let through and leaving, a call's intent goes to disk, which takes as long as the disk likes, and
 #: calls whose intents share a flush would leave together. So each leaves so long after it was let through, where a
-#: rate is kept; and where that moment has passed for several, because the machine stood still, by so much of the
-#: rate's own distance apart; a second is enough for any window, and no stop waits long for it.
+#: rate is kept; and where that moment has passed for several, because the machine stood still or the service asked
+#: for a wait, they leave as evenly as they were let through. No call is held longer than the second figure: it is
+#: enough for any window, and no stop waits long for it.
 LEAVES_AFTER_S = 0.1
-LEAST_DISTANCE = 0.75
-LONGEST_DISTANCE_S = 1.0
+LONGEST_HELD_S = 1.0
 #: Where several share a quota and do not take turns, each may begin a call more in ten seconds than its pace says.
 SPARED_PER_MIN = 6.0
 #: A refusal that names no wait: full jitter up to this, doubled for each refusal that follows, up to the second.
@@ -46,19 +46,23 @@ LONGEST_UNNAMED_WAIT_S = 60.0
 WAITS_BELIEVED = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Taken:
     """A call that was let through: what it took, to be given back with.
 
     Attributes:
+        sent_s: when it left; until then, when it was let through.
         is_paced: a known rate of requests is what calls wait for.
+        tokens: that were spent for it; `by_counter`: as the service's counter takes them.
+        mark: its place among the calls that left, for that counter.
     """
 
+    call: CallTokens
     sent_s: float
     is_paced: bool
     tokens: float
     by_counter: bool
-    mark: tuple[float, int]
+    mark: tuple[float, int] = (0.0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +103,7 @@ class Limiter:
         self.in_flight = 0
         self.refusals = 0
         self._in_vain = 0
-        self._left_s = -math.inf
+        self._next_leaves_s = -math.inf
         self._paused_until_s = -math.inf
         self.pause_reason = ""
 
@@ -115,10 +119,9 @@ class Limiter:
         return max(self.paused_s(now_s), self.requests.wait_s(now_s), self.tokens.wait_s(now_s))
 
     def take(self, call: CallTokens, now_s: float) -> Taken:
-        """A call is being made."""
+        """A call is let through."""
         if self._first_s is None:
             self._first_s = now_s
-        self.rate.sent(now_s)
         self._follow(now_s)
         tokens = self.charge.of(call)
         is_paced = self.rate.per_minute is not None and self.requests.binds(now_s)
@@ -126,17 +129,29 @@ class Limiter:
         self.tokens.spend(tokens, now_s)
         self.in_flight += 1
         self.adaptive.began(self.in_flight)
-        return Taken(now_s, is_paced, tokens, self.charge.factor is not None, self.charge.sent(call))
+        return Taken(call, now_s, is_paced, tokens, self.charge.factor is not None)
 
     def leaves_in_s(self, taken: Taken, now_s: float) -> float:
-        """Seconds until a call that was let through is to leave; 0: it leaves now."""
-        if not taken.is_paced:
-            return 0.0
-        distance_s = min(LONGEST_DISTANCE_S, LEAST_DISTANCE * 60 / (self.requests.per_minute or math.inf))
-        wait_s = max(taken.sent_s + LEAVES_AFTER_S, self._left_s + distance_s) - now_s
-        if wait_s <= 0:
-            self._left_s = now_s
-        return max(0.0, wait_s)
+        """Seconds until a call that was let through is to leave.
+
+        Returns:
+            0: it leaves now; infinite: not soon, so it is to be given back.
+        """
+        wait_s = self.paused_s(now_s)
+        if wait_s > LONGEST_HELD_S:
+            return math.inf
+        if self.rate.per_minute is not None:
+            wait_s = max(wait_s, self._next_leaves_s - now_s)
+        if taken.is_paced:
+            wait_s = max(wait_s, taken.sent_s + LEAVES_AFTER_S - now_s)
+        if wait_s > 0:
+            return wait_s
+        distance_s = 60 / CATCH_UP_RATE / (self.requests.per_minute or math.inf)
+        self._next_leaves_s = max(self._next_leaves_s, now_s - LATE_S) + min(distance_s, LONGEST_HELD_S)
+        taken.sent_s, taken.mark = now_s, self.charge.sent(taken.call)
+        self.rate.sent(now_s)
+        self._follow(now_s)
+        return 0.0
 
     def give_back(self, taken: Taken, actual_tokens: float | None) -> None:
         """The call has ended; an estimate of its use is put right where the use is known."""
@@ -203,7 +218,6 @@ class Limiter:
         if part == self.rate.part:
             return
         self.rate.share(part)
-        self.requests.catch_up_rate = CATCH_UP_RATE if part >= 1 else 1.0
         self.charge.begin_anew()
         self._follow(now_s)
         self._follow_tokens(now_s)
@@ -212,6 +226,8 @@ class Limiter:
         rate, part = self.rate.per_minute or self._unknown_rate(now_s), self.rate.part
         if part < 1 and 60 * part / rate < SHORTEST_TURN_S:
             rate = max(rate - SPARED_PER_MIN, rate / 2)
+        whole = part >= 1 and rate == self.rate.ceiling
+        self.requests.catch_up_rate = CATCH_UP_RATE if whole else 1.0
         self.requests.change(rate, now_s)
 
     def _follow_tokens(self, now_s: float) -> None:

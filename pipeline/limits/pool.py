@@ -60,11 +60,16 @@ class Lease:
     worst_usd: Decimal
     _released: bool = False
 
-    async def leaves(self) -> None:
-        """Wait until the call is to leave; its intent is written."""
+    async def leaves(self) -> bool:
+        """Wait until the call is to leave; its intent is written.
+
+        Returns:
+            Whether it leaves. Else the deployment rests by now, for longer than a call is held.
+        """
         limiter, clock = self.deployment.limiter, self.pool.clock
-        while (wait_s := limiter.leaves_in_s(self.taken, clock())) > 0:  # noqa: ASYNC110 - time is waited for
+        while 0 < (wait_s := limiter.leaves_in_s(self.taken, clock())) < math.inf:  # noqa: ASYNC110 - time
             await asyncio.sleep(wait_s)
+        return wait_s <= 0
 
     def release(
         self, *, actual_tokens: float | None = None, proven: bool = False, cost_usd: Decimal | None = None

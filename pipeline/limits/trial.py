@@ -16,8 +16,8 @@ from pipeline.limits.stray import at_most
 #: more pass refuses nothing there. Lower, where what passed was not counted over ten seconds.
 DEPTH, LOW = 0.88, 0.9
 DEEP, DEEP_LOW = 0.66, 0.68
-#: How long it stays low, and at most, for it is doubled each time.
-TEST_S = 6.0
+#: How long it stays low, or for how many calls, and at most, for it is doubled each time.
+TEST_S, TEST_CALLS = 6.0, 40
 LONGEST_TEST_S = 40.0
 #: So many refusals in so many seconds at a low rate can show that they do not depend on the rate …
 ENOUGH, ENOUGH_S = 2, 3.0
@@ -81,12 +81,13 @@ class Trial:
     _refused: int = 0
     _tests: int = 0
 
-    def sent(self, per_minute: float | None) -> None:
+    def sent(self, per_minute: float | None, now_s: float) -> None:
         """A call is made at this rate."""
         self._clean += 1
         if self._is_open:
             self._sent += 1
         if per_minute is not None and per_minute <= self._low:
+            self.low_from_s = min(self.low_from_s, now_s)
             self.sent_low += 1
 
     def refused(self, per_minute: float, now_s: float) -> None:
@@ -109,14 +110,14 @@ class Trial:
         self._is_open, self.goes_on = False, False
         self._sent = self._refused = 0
 
-    def slower(self, per_minute: float, now_s: float) -> float:
+    def slower(self, per_minute: float) -> float:
         """After a refusal at this rate calls go on, at the lower one that is returned."""
         depth = DEPTH if self.is_steady else DEEP
         self._is_open = self.goes_on = True
         self._sent = self._refused = 0
         if per_minute > self._low and self.sent_low:
             return self.passed * depth  # back to where it was low before
-        self.low_from_s = now_s
+        self.low_from_s = math.inf
         self.sent_low = self.refused_low = 0
         return min(per_minute, self.passed) * depth
 
@@ -145,10 +146,10 @@ class Trial:
     def _low(self) -> float:
         return self.passed * (LOW if self.is_steady else DEEP_LOW)
 
-    def test_s(self) -> float:
-        """How long to stay at a low rate, this time."""
+    def test_s(self, per_minute: float) -> float:
+        """How long to stay at this low rate, this time."""
         self._tests += 1
-        return min(LONGEST_TEST_S, TEST_S * 2.0 ** (self._tests - 1))
+        return min(LONGEST_TEST_S, max(TEST_CALLS * 60 / per_minute, TEST_S * 2.0 ** (self._tests - 1)))
 
     def scale(self, factor: float) -> None:
         """All rates of requests become so many times as great."""

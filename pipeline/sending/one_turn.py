@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.audio.finish import asked_format
 from pipeline.errors import (
@@ -123,10 +123,10 @@ class OneTurn:
                 raise Stopping
             attempt = self.last = self._attempt(lease.deployment.name)
             await sender.ledger.record_intent(attempt)
-            await lease.leaves()
-            if sender.stop.asked:
-                await sender.settle(sender.ledger.record_end(self._end(attempt, Status.FAILED)))
-                raise Stopping
+            leaves = await lease.leaves()
+            if sender.stop.asked or not leaves:
+                used = 0.0
+                await self._withdraw(attempt)
             sender.tally.calls += 1
             cost = None
             try:
@@ -151,6 +151,19 @@ class OneTurn:
                 return outcome
         finally:
             lease.release(actual_tokens=used, proven=proven, cost_usd=cost)
+
+    async def _withdraw(self, attempt: Attempt) -> NoReturn:
+        """The call was announced and is not made.
+
+        Raises:
+            Stopping: the run is stopping.
+            AskAgain: its deployment rests; it goes to the next that has room.
+        """
+        self.calls -= 1
+        await self.sender.settle(self.sender.ledger.record_end(self._end(attempt, Status.FAILED)))
+        if self.sender.stop.asked:
+            raise Stopping
+        raise AskAgain(f"deployment {attempt.deployment} rests")
 
     async def _lease(self, request: Request, tokens: CallTokens) -> Lease:
         """Wait for the right to call.

@@ -1,7 +1,9 @@
 """Use all of the quota, and never more than the budget: deployments that fail, cost limits, plans."""
 
+import contextlib
 import json
 import os
+import sqlite3
 import time
 from datetime import timedelta
 from decimal import Decimal
@@ -245,6 +247,22 @@ def test_the_limits_that_a_realtime_session_tells_are_kept_to(prompts):
     assert deployment.limiter.rate.told == 300
     assert deployment.limiter.tokens.per_minute == 70_000
     assert refused <= 4, "the first call told how many pass"
+
+
+def test_calls_that_were_announced_when_the_service_asks_for_a_wait_are_taken_back_and_made_later(
+    emulator, prompts
+):
+    """Where a rate is kept, some are always between being announced and leaving."""
+    emulator.put_faults({"when": {"nth": 30}, "do": {"status": 429, "headers": {"retry-after": "2"}}})
+    summary = run_job(**prompts(60), **pooled(emulator, {"deployment": POOL[0], "rpm": 3000}))
+    assert (summary.exit_code, summary.succeeded) == (0, 60)
+    assert sum(call["status"] == 429 for call in emulator.journal()) == 1
+    assert sorted(int(row["attempts"]) for row in rows_of(summary)) == [1] * 59 + [2]
+    with contextlib.closing(sqlite3.connect(summary.output / "ledger.db")) as ledger:
+        ends = dict(ledger.execute("select state, count(*) from attempts group by state").fetchall())
+    assert ends["succeeded"] == 60
+    assert 2 <= ends["failed"] <= 12, "the one that was refused, and those that were taken back"
+    assert ends.keys() == {"succeeded", "failed"}
 
 
 def test_a_wait_of_a_day_ends_the_run_resumable_and_says_when_to_come_back(emulator, prompts):
