@@ -170,10 +170,12 @@ class Simulation:
             refused, named_s = True, verdict.retry_after_s if self.names_waits else None
         if refused:
             self.refused_s.append(self.now_s)
-            self.at(self.now_s + ROUND_TRIP_S / 2, lambda: self._refusal(limiter, taken, verdict, named_s))
+            heard_s = _goes_on(self.now_s + ROUND_TRIP_S / 2, self.halts)
+            self.at(heard_s, lambda: self._refusal(limiter, taken, verdict, named_s))
         else:
             self.accepted_s.append(self.now_s)
-            self.at(self.now_s + self.latency_s, lambda: self._reply(limiter, taken, verdict))
+            heard_s = _goes_on(self.now_s + self.latency_s, self.halts)
+            self.at(heard_s, lambda: self._reply(limiter, taken, verdict))
 
     def _refused_anyway(self) -> tuple[bool, float | None]:
         for from_s, to_s, wait_s in self._bursts:

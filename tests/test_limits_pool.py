@@ -3,13 +3,15 @@
 import asyncio
 import heapq
 import itertools
+import math
 from decimal import Decimal
 
 import pytest
 
-from pipeline.errors import AuthenticationFailed, BudgetReached
+from pipeline.errors import AuthenticationFailed, BudgetReached, DeploymentGone
+from pipeline.limits.circuit import OPENS_AFTER
 from pipeline.limits.gate import Gate
-from pipeline.limits.limiter import LEAVES_AFTER_S, Limiter
+from pipeline.limits.limiter import LEAVES_AFTER_S, LONGEST_HELD_S, Limiter
 from pipeline.limits.pace import LATE_S
 from pipeline.limits.pool import Deployment, NoDeployment, Pool, Stopping
 from pipeline.limits.spending import Spending
@@ -319,3 +321,36 @@ async def test_calls_that_no_rate_holds_back_leave_at_once(make):
     lease = await served(make(place()))
     assert not lease.taken.is_paced
     await asyncio.wait_for(lease.leaves(), 0.05)
+
+
+@pytest.mark.parametrize("rests", [
+    lambda pool, _: pool.stop(),
+    lambda pool, one: pool.park(one, 3600),
+    lambda pool, one: pool.pause(one, 30, "asked"),
+    lambda pool, one: pool.drop(one, DeploymentGone("gone")),
+    lambda pool, one: [one.circuit.failed(0.0, pool.clock()) for _ in range(OPENS_AFTER)],
+], ids=["a stop", "parked", "a long pause", "out", "in trouble"])  # fmt: skip
+async def test_a_call_that_was_let_through_is_not_made_when_its_deployment_rests(make, rests):
+    pool = make(place("a", concurrency=2))
+    another, lease = await served(pool), await served(pool)
+    assert await another.leaves()
+    rests(pool, pool.deployments[0])
+    assert not await lease.leaves()
+    lease.release(cost_usd=Decimal(0))
+    assert pool.in_flight == 1
+
+
+def test_no_call_is_held_longer_than_a_second_however_many_wait_in_front_of_it():
+    limiter = Limiter(max_concurrency=30)
+    waiting = [limiter.take(CALL, 0.0) for _ in range(20)]
+    limiter.rate.tell(60)
+    now_s, left, given_back = 0.0, 0, 0
+    while waiting:
+        for taken in tuple(waiting):
+            wait_s = limiter.leaves_in_s(taken, now_s)
+            left, given_back = left + (wait_s <= 0), given_back + (wait_s == math.inf)
+            if not 0 < wait_s < math.inf:
+                waiting.remove(taken)
+        now_s += 0.01
+    assert now_s <= LEAVES_AFTER_S + LONGEST_HELD_S + 0.1
+    assert (left, given_back) == (3, 17)

@@ -46,3 +46,7 @@ class Deployment:
 
     def usable(self, now_s: float) -> bool:
         return self.out is None and self.parked_until_s <= now_s
+
+    def answers(self, now_s: float) -> bool:
+        """Whether a call that was let through may still be made."""
+        return self.usable(now_s) and not self.circuit.wait_s(now_s)

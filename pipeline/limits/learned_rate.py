@@ -16,10 +16,10 @@ standstill explains it (`standstills.py`), and it is enough to wait as asked. Ev
                    the trial, and such refusals are expected from now on (`stray.py`)
 
     below the edge grow by 5 % each 3 s until 98.5 % of the edge
-    at the edge    hold for 45 s; for 90 s at a minute's edge; for 15 s while it is not sure, or a limit was given or
-                   told
+    at the edge    hold for 45 s; for 90 s at a minute's edge; for 15 s while it is not sure, or where a limit was
+                   given or told
     then           the trial is over. Look beyond by 1.5 % each 3 s; by 5 % once 3 % past it, or while it is not
-                   sure. It is sure once looking beyond has found it again
+                   sure. It is sure once looking beyond has found it again, and a minute's is at once
 
 So a stable quota is used at 98 to 103 % and costs a refusal or two a minute; a doubled one is found in 90 s.
 The wait that a refusal names tells the window: up to 10 s a short one, more the minute's.
@@ -68,6 +68,7 @@ SHORT_WAIT_S = 10.5
 LONGEST_MINUTE_WAIT_S = 75.0
 _LEAST_PER_MINUTE = 1.0
 _IN_USE = 0.8
+_ROUNDED = 1 + 1e-9
 
 
 class Answer(Enum):
@@ -174,11 +175,12 @@ class LearnedRate:
         """Whether the rate is what it is known to be: nothing is being found out."""
         if self.ceiling is not None:
             return known == self.ceiling
-        return known is not None and self._is_sure and not self._looks_beyond(known)
+        is_test = self._trial is not None and self._trial.goes_on
+        return known is not None and self._is_sure and not is_test and not self._looks_beyond(known)
 
     def _looks_beyond(self, known: float | None) -> bool:
         """Whether calls are made at the edge that was found before, or past it."""
-        return known is not None and self.edge is not None and known > BELOW_EDGE * self.edge
+        return known is not None and self.edge is not None and known > _ROUNDED * BELOW_EDGE * self.edge
 
     def _begin(self, sent_s: float, now_s: float, named_s: float) -> Answer:
         """The first refusal after a while."""

@@ -33,8 +33,8 @@ TOKENS_CATCH_UP_S = 0.25
 #: Between being let through and leaving, a call's intent goes to disk, which takes as long as the disk likes, and
 #: calls whose intents share a flush would leave together. So each leaves so long after it was let through, where a
 #: rate is kept; and where that moment has passed for several, because the machine stood still or the service asked
-#: for a wait, they leave as evenly as they were let through. No call is held longer than the second figure: it is
-#: enough for any window, and no stop waits long for it.
+#: for a wait, they leave as evenly as they were let through. No call is held longer than the second figure: rather
+#: than that it is given back.
 LEAVES_AFTER_S = 0.1
 LONGEST_HELD_S = 1.0
 #: Where several share a quota and do not take turns, each may begin a call more in ten seconds than its pace says.
@@ -54,7 +54,8 @@ class Taken:
         sent_s: when it left; until then, when it was let through.
         is_paced: a known rate of requests is what calls wait for.
         tokens: that were spent for it; `by_counter`: as the service's counter takes them.
-        mark: its place among the calls that left, for that counter.
+        leaves_by_s: it is not held longer.
+        mark: its place among the calls that left, for that counter; None: it has not left.
     """
 
     call: CallTokens
@@ -62,7 +63,8 @@ class Taken:
     is_paced: bool
     tokens: float
     by_counter: bool
-    mark: tuple[float, int] = (0.0, 0)
+    leaves_by_s: float = math.inf
+    mark: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,25 +140,28 @@ class Limiter:
             0: it leaves now; infinite: not soon, so it is to be given back.
         """
         wait_s = self.paused_s(now_s)
-        if wait_s > LONGEST_HELD_S:
-            return math.inf
         if self.rate.per_minute is not None:
             wait_s = max(wait_s, self._next_leaves_s - now_s)
         if taken.is_paced:
             wait_s = max(wait_s, taken.sent_s + LEAVES_AFTER_S - now_s)
         if wait_s > 0:
-            return wait_s
+            held_from_s = max(now_s, taken.sent_s + LEAVES_AFTER_S)
+            taken.leaves_by_s = min(taken.leaves_by_s, held_from_s + LONGEST_HELD_S)
+            return wait_s if now_s + wait_s <= taken.leaves_by_s else math.inf
         distance_s = 60 / CATCH_UP_RATE / (self.requests.per_minute or math.inf)
-        self._next_leaves_s = max(self._next_leaves_s, now_s - LATE_S) + min(distance_s, LONGEST_HELD_S)
+        self._next_leaves_s = max(self._next_leaves_s, now_s - LATE_S) + distance_s
         taken.sent_s, taken.mark = now_s, self.charge.sent(taken.call)
         self.rate.sent(now_s)
         self._follow(now_s)
         return 0.0
 
     def give_back(self, taken: Taken, actual_tokens: float | None) -> None:
-        """The call has ended; an estimate of its use is put right where the use is known."""
+        """The call has ended, or never left; an estimate of its use is put right where the use is known."""
         self.in_flight -= 1
-        if actual_tokens is not None and not taken.by_counter:
+        if taken.mark is None:
+            self.requests.correct(-1)
+            self.tokens.correct(-taken.tokens)
+        elif actual_tokens is not None and not taken.by_counter:
             self.tokens.correct(actual_tokens - taken.tokens)
 
     # What the service lets know.
@@ -183,7 +188,7 @@ class Limiter:
         if tpm is not None and self._tpm is None:
             self._told_tpm = tpm
             self._follow_tokens(now_s)
-        if tokens_left is not None:
+        if tokens_left is not None and taken.mark is not None:
             self.charge.left(taken.mark, tokens_left, self.rate.part)
 
     def refused(self, taken: Taken, now_s: float, wait_s: float | None) -> Rest:
@@ -226,8 +231,9 @@ class Limiter:
         rate, part = self.rate.per_minute or self._unknown_rate(now_s), self.rate.part
         if part < 1 and 60 * part / rate < SHORTEST_TURN_S:
             rate = max(rate - SPARED_PER_MIN, rate / 2)
-        whole = part >= 1 and rate == self.rate.ceiling
-        self.requests.catch_up_rate = CATCH_UP_RATE if whole else 1.0
+        # Of a rate that was learned, or that others share, nothing lost is made good: it may be the very edge.
+        is_all_of_a_limit = part >= 1 and rate == self.rate.ceiling
+        self.requests.catch_up_rate = CATCH_UP_RATE if is_all_of_a_limit else 1.0
         self.requests.change(rate, now_s)
 
     def _follow_tokens(self, now_s: float) -> None:

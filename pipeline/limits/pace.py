@@ -4,7 +4,8 @@ A minute's quota is judged over windows of 1 to 10 seconds (PROTOCOL: learn.micr
 quota", 2026-11), so a minute's share sent at once is refused. Two lines are kept, and the later one decides:
 
     even      at the quota's rate; what was lost to a pause or a slow machine, up to `CATCH_UP_S`, is made good
-    smooth    at 2 % more than that rate, with almost no memory: making good is spread out, never a burst
+    smooth    at 2 % more than that rate, with almost no memory: making good is spread out, never a burst. At the
+              rate itself where it is not the whole of a known limit: then nothing is made good
 
 So over any second at most 102 % of a second's share is sent, over a minute at most 100 % and `CATCH_UP_S`.
 
@@ -85,7 +86,9 @@ class Pace:
 
     def binds(self, now_s: float) -> bool:
         """The rate is what units wait for, but for time that was lost and may still be made good."""
-        return self.per_minute is not None and self._even_s > now_s - _NEARLY * self.catch_up_s
+        if self.per_minute is None:
+            return False
+        return self.turn is not None or self._even_s > now_s - _NEARLY * self.catch_up_s
 
     def spend(self, units: float, now_s: float) -> None:
         if self.per_minute is None:

@@ -64,12 +64,14 @@ class Lease:
         """Wait until the call is to leave; its intent is written.
 
         Returns:
-            Whether it leaves. Else the deployment rests by now, for longer than a call is held.
+            Whether it leaves. Else the run stops, or the deployment rests by now, or is out of use.
         """
-        limiter, clock = self.deployment.limiter, self.pool.clock
-        while 0 < (wait_s := limiter.leaves_in_s(self.taken, clock())) < math.inf:  # noqa: ASYNC110 - time
+        while not self.pool.stopping and self.deployment.answers(now_s := self.pool.clock()):
+            wait_s = self.deployment.limiter.leaves_in_s(self.taken, now_s)
+            if not 0 < wait_s < math.inf:
+                return wait_s <= 0
             await asyncio.sleep(wait_s)
-        return wait_s <= 0
+        return False
 
     def release(
         self, *, actual_tokens: float | None = None, proven: bool = False, cost_usd: Decimal | None = None
@@ -105,6 +107,7 @@ class Pool:
         spending: the run's account, asked before each call.
         waits_for_parked: callers wait for a parked deployment, however long, rather than end the run.
         max_concurrency: calls in flight on all deployments together; None: as many as each has room for.
+        stopping: nobody may call any more.
     """
 
     deployments: Sequence[Deployment]
@@ -118,7 +121,7 @@ class Pool:
     _line: deque[_Caller] = field(default_factory=deque)
     _bound: dict[str, deque[_Caller]] = field(default_factory=dict)
     _timer: asyncio.TimerHandle | None = None
-    _stopping: bool = False
+    stopping: bool = False
     _short_of_money: bool = False
 
     def __post_init__(self) -> None:
@@ -174,7 +177,7 @@ class Pool:
 
     def stop(self) -> None:
         """Let nobody call any more; all who wait are told."""
-        self._stopping = True
+        self.stopping = True
         self.serve()
 
     @property
@@ -229,7 +232,7 @@ class Pool:
         while line:
             caller = line[0]
             if not caller.turn.done():
-                if self._stopping:
+                if self.stopping:
                     caller.turn.set_exception(Stopping())
                 elif (wait_s := self._try(caller, now_s)) > 0:
                     return wait_s

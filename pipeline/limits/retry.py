@@ -10,6 +10,7 @@ credit, and it gives up where a Retry-After passes two minutes.
 | `Unavailable` | up to `MAX_TRIES`, after full-jitter back-off: nothing was bought |
 | … when the job's budget of retries is used up | later: the item goes to the end of the queue (`Deferred`) |
 | `OutcomeUnknown` | by `--on-unknown retry`, at most `MAX_UNKNOWN` times an item: perhaps it was bought |
+| `AskAgain` | at once: in another way, elsewhere, or once the deployment has rested |
 | everything else | never |
 """
 
@@ -42,7 +43,7 @@ class Deferred(Exception):
 
 
 class AskAgain(TransientError):
-    """The turn can be asked for in another way, or elsewhere, at once."""
+    """The turn can be asked for at once: in another way, elsewhere, or where the call was taken back."""
 
     error_type = ErrorType.BAD_REPLY
 

@@ -3,7 +3,7 @@
 A rate that is kept to the quota fills the service's window nearly to its brim, and calls that arrive together after
 a standstill overfill it. Such a refusal names a short wait, and once that was kept to the calls fit again: neither
 the quota nor the rate is another one. What tells it from a quota that was cut, or that others use too, is that it
-comes alone.
+comes alone. (So a limit that its user gave a few percent too high is kept to, at one refusal in a hundred.)
 """
 
 from __future__ import annotations

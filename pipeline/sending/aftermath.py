@@ -3,7 +3,7 @@
 | the call ended by | the deployment |
 |---|---|
 | a reply | its headers' limits are followed; its window grows; a circuit that was open closes |
-| `RateLimited` | pauses as long as it asked, up to 15 minutes; longer: it is parked. Its rate is cut |
+| `RateLimited` | pauses as it asked; over 15 minutes: is parked. Its rate is cut, unless chance explains it |
 | `Unavailable`, time-out | counts towards its circuit; pauses where it asked for it |
 | `Disconnected` | the same; one that was never reached is given up: a wrong address |
 | `DeploymentFatal` | is out for this run |

@@ -121,12 +121,12 @@ class OneTurn:
         try:
             if sender.stop.asked:
                 raise Stopping
-            attempt = self.last = self._attempt(lease.deployment.name)
+            attempt = self._attempt(lease.deployment.name)
             await sender.ledger.record_intent(attempt)
             leaves = await lease.leaves()
             if sender.stop.asked or not leaves:
-                used = 0.0
                 await self._withdraw(attempt)
+            self.last = attempt
             sender.tally.calls += 1
             cost = None
             try:
@@ -157,7 +157,7 @@ class OneTurn:
 
         Raises:
             Stopping: the run is stopping.
-            AskAgain: its deployment rests; it goes to the next that has room.
+            AskAgain: its deployment rests, or is out of use: it goes to the next that has room.
         """
         self.calls -= 1
         await self.sender.settle(self.sender.ledger.record_end(self._end(attempt, Status.FAILED)))
