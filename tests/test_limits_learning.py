@@ -62,6 +62,19 @@ def test_a_halved_quota_is_found_within_a_minute_and_in_few_episodes(rpm, hears)
     assert all(later - sooner >= 15 for sooner, later in itertools.pairwise(episodes))
 
 
+@pytest.mark.parametrize("part", [0.5, 0.75])
+@pytest.mark.parametrize("rpm", [600, 3000])
+def test_a_quota_that_was_cut_is_not_taken_for_stray_refusals(rpm, part):
+    for seed in range(4):
+        simulation = Simulation(Limiter(), rpm=rpm, hears=False, seed=seed)
+        simulation.run(50 + 3 * seed)
+        simulation.change(rpm=int(part * rpm))
+        simulation.run(170 + 3 * seed)
+        assert simulation.limiter.rate.stray.share == 0
+        assert sum(one > 50 + 3 * seed for one in simulation.refused_s) <= 30
+        assert simulation.share(110 + 3 * seed, 170 + 3 * seed, part * rpm) >= 0.9
+
+
 @pytest.mark.parametrize(("hears", "within_s"), [(True, 60), (False, 120)], ids=["headers", "no headers"])
 @pytest.mark.parametrize("rpm", [600, 3000])
 def test_a_doubled_quota_is_found(rpm, hears, within_s):

@@ -12,8 +12,8 @@ standstill explains it (`standstills.py`), and it is enough to wait as asked. Ev
                    nothing
     most refused   the quota was cut. 90 % of what passes, at most halved at once
     nothing passes the wait answers it: how fast one calls makes no difference. After 10 s it was a minute's quota
-    few refused, and still so at the low rate: refusals do not depend on the rate. Everything is as it was before
-                   the trial, and such refusals are expected from now on (`stray.py`)
+    few refused, and still so at the low rate, and at a still lower one: refusals do not depend on the rate.
+                   Everything is as it was before the trial, and such refusals are expected from now on (`stray.py`)
 
     below the edge grow by 5 % each 3 s until 98.5 % of the edge
     at the edge    hold for 45 s; for 90 s at a minute's edge; for 15 s while it is not sure, or where a limit was

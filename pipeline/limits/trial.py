@@ -25,6 +25,10 @@ ENOUGH, ENOUGH_S = 2, 3.0
 AT_MOST = 0.2
 #: So many at a low rate, and this share of the calls, say that it is not low enough.
 TOO_MANY, TOO_GREAT = 4, 0.2
+#: … or so many, whatever their share. Whether they really do not is seen at a still lower rate, for a quota just
+#: below the first one refuses few calls, too: fewer are left there, by so much, or by so much where they were many.
+AT_LENGTH = 8
+FAR_LESS, LESS, MUCH = 0.6, 0.85, 0.12
 #: After so many calls and seconds without a refusal, at a rate that is not low, the next refusal is another matter;
 #: so is one at a rate so far above what the trial began with.
 CLEAN_CALLS, CLEAN_S = 200, 10.0
@@ -80,6 +84,7 @@ class Trial:
     _sent: int = 0
     _refused: int = 0
     _tests: int = 0
+    _share_before: float = math.inf
 
     def sent(self, per_minute: float | None, now_s: float) -> None:
         """A call is made at this rate."""
@@ -117,6 +122,7 @@ class Trial:
         self._sent = self._refused = 0
         if per_minute > self._low and self.sent_low:
             return self.passed * depth  # back to where it was low before
+        self._share_before = self.refused_low / self.sent_low if self.sent_low else math.inf
         self.low_from_s = math.inf
         self.sent_low = self.refused_low = 0
         return min(per_minute, self.passed) * depth
@@ -131,8 +137,13 @@ class Trial:
             return Finding.TOO_HIGH if self._refused else Finding.NOTHING_YET
         long_enough = self.refused_low >= ENOUGH and now_s - self.low_from_s >= ENOUGH_S
         most = AT_MOST if self.refused_low > ENOUGH else AT_MOST / 2
-        if long_enough and at_most(self.refused_low, self.sent_low) <= most:
-            return Finding.STRAY
+        if (
+            long_enough and at_most(self.refused_low, self.sent_low) <= most
+        ) or self.refused_low >= AT_LENGTH:
+            before = self._share_before if self.is_steady else 0.0
+            less = LESS if self.refused_low > MUCH * self.sent_low else FAR_LESS
+            helped = self.refused_low < less * before * self.sent_low
+            return Finding.TOO_HIGH if helped else Finding.STRAY
         if self.refused_low >= TOO_MANY and self.refused_low >= TOO_GREAT * self.sent_low:
             return Finding.TOO_HIGH
         return Finding.NOTHING_YET
