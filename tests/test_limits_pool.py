@@ -12,7 +12,7 @@ from pipeline.errors import AuthenticationFailed, BudgetReached, DeploymentGone
 from pipeline.limits.circuit import OPENS_AFTER
 from pipeline.limits.gate import Gate
 from pipeline.limits.limiter import LEAVES_AFTER_S, LONGEST_HELD_S, Limiter
-from pipeline.limits.pace import LATE_S
+from pipeline.limits.pace import CATCH_UP_RATE, LATE_S
 from pipeline.limits.pool import Deployment, NoDeployment, Pool, Stopping
 from pipeline.limits.spending import Spending
 from pipeline.limits.token_charge import CallTokens
@@ -315,6 +315,16 @@ def test_calls_that_a_standstill_made_late_do_not_leave_together():
             now_s += wait_s
         left.append(now_s)
     assert left == pytest.approx([2.0, 2.1, 2.2], abs=LATE_S + 0.005)
+
+
+def test_no_call_is_let_through_that_would_only_be_given_back():
+    """At a low rate, after one whose intent took long to reach the disk."""
+    limiter = Limiter(max_concurrency=9, rpm=20)
+    late = limiter.take(CALL, 0.0)
+    assert limiter.leaves_in_s(late, 2.5) == 0
+    assert limiter.room_in_s(3.0) == pytest.approx(2.5 - LATE_S + 3 / CATCH_UP_RATE - LEAVES_AFTER_S - 3.0)
+    now_s = 3.0 + limiter.room_in_s(3.0)
+    assert limiter.leaves_in_s(limiter.take(CALL, now_s), now_s) == pytest.approx(LEAVES_AFTER_S)
 
 
 async def test_calls_that_no_rate_holds_back_leave_at_once(make):

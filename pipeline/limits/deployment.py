@@ -47,6 +47,6 @@ class Deployment:
     def usable(self, now_s: float) -> bool:
         return self.out is None and self.parked_until_s <= now_s
 
-    def answers(self, now_s: float) -> bool:
+    def may_be_called(self, now_s: float) -> bool:
         """Whether a call that was let through may still be made."""
         return self.usable(now_s) and not self.circuit.wait_s(now_s)

@@ -118,7 +118,8 @@ class Limiter:
         """Seconds until a call may be made; infinite while only the end of another call makes room."""
         if self.in_flight >= self.max_concurrency:
             return math.inf
-        return max(self.paused_s(now_s), self.requests.wait_s(now_s), self.tokens.wait_s(now_s))
+        leaves_s = 0.0 if self.rate.per_minute is None else self._next_leaves_s - LEAVES_AFTER_S - now_s
+        return max(self.paused_s(now_s), self.requests.wait_s(now_s), self.tokens.wait_s(now_s), leaves_s)
 
     def take(self, call: CallTokens, now_s: float) -> Taken:
         """A call is let through."""

@@ -66,7 +66,7 @@ class Lease:
         Returns:
             Whether it leaves. Else the run stops, or the deployment rests by now, or is out of use.
         """
-        while not self.pool.stopping and self.deployment.answers(now_s := self.pool.clock()):
+        while not self.pool.stopping and self.deployment.may_be_called(now_s := self.pool.clock()):
             wait_s = self.deployment.limiter.leaves_in_s(self.taken, now_s)
             if not 0 < wait_s < math.inf:
                 return wait_s <= 0

@@ -137,13 +137,9 @@ class Trial:
             return Finding.TOO_HIGH if self._refused else Finding.NOTHING_YET
         long_enough = self.refused_low >= ENOUGH and now_s - self.low_from_s >= ENOUGH_S
         most = AT_MOST if self.refused_low > ENOUGH else AT_MOST / 2
-        if (
-            long_enough and at_most(self.refused_low, self.sent_low) <= most
-        ) or self.refused_low >= AT_LENGTH:
-            before = self._share_before if self.is_steady else 0.0
-            less = LESS if self.refused_low > MUCH * self.sent_low else FAR_LESS
-            helped = self.refused_low < less * before * self.sent_low
-            return Finding.TOO_HIGH if helped else Finding.STRAY
+        are_few = long_enough and at_most(self.refused_low, self.sent_low) <= most
+        if are_few or self.refused_low >= AT_LENGTH:
+            return Finding.TOO_HIGH if self._helped else Finding.STRAY
         if self.refused_low >= TOO_MANY and self.refused_low >= TOO_GREAT * self.sent_low:
             return Finding.TOO_HIGH
         return Finding.NOTHING_YET
@@ -152,6 +148,13 @@ class Trial:
     def let_in(self) -> float:
         """The share of calls that pass now, of those counted."""
         return 1 - self._refused / max(1, self._sent)
+
+    @property
+    def _helped(self) -> bool:
+        """Fewer calls are refused than at the low rate before. A deep one is low enough at once."""
+        before = self._share_before if self.is_steady else 0.0
+        less = LESS if self.refused_low > MUCH * self.sent_low else FAR_LESS
+        return self.refused_low < less * before * self.sent_low
 
     @property
     def _low(self) -> float:
