@@ -65,22 +65,27 @@ async def live_progress(job: Job) -> AsyncIterator[None]:
         except Exception:
             log.warning("the progress artifact could not be written", exc_info=True)
 
+    ended = asyncio.Event()
+
     async def keep_up() -> None:
         wait_s = UPDATE_EVERY_S
-        while True:
+        while not ended.is_set():
             await update()
-            await asyncio.sleep(wait_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await ended.wait()
             wait_s = min(wait_s * 1.1, UPDATE_LONGEST_S)
+        await update()
 
     keeping = asyncio.create_task(keep_up())
     try:
         yield
     finally:
+        # Not cancelled at once: an artifact whose creation is under way would be created a second time.
+        ended.set()
+        await asyncio.wait([keeping], timeout=PATIENCE_S)
         keeping.cancel()
         await asyncio.wait([keeping])
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_S):
-                await update()
 
 
 class _Told:

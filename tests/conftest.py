@@ -6,12 +6,19 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from emulator_process import EmulatorProcess
 from postgresql_server import PostgresqlServer
+
+#: Properties are about what is computed; how long it takes is the benchmarks' matter.
+hypothesis.settings.register_profile(
+    "audiobatch", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("audiobatch")
 
 _ACCOUNT = ("AZURE_", "OPENAI_", "IDENTITY_", "MSI_", "AUDIOBATCH_", "IMDS_", "AWS_")
 

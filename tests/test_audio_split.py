@@ -57,7 +57,7 @@ stretches = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(stretches=stretches, longest_s=st.floats(5, 60), trimmed=st.booleans())
 def test_parts_are_the_whole_recording_to_the_frame_and_none_is_too_long(stretches, longest_s, trimmed):
     samples = talk(stretches)
@@ -80,7 +80,7 @@ def _without_overlap(part: Part) -> Timeline:
     return part.timeline.between(part.overlap_s, part.timeline.duration_s)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(stretches=st.lists(st.tuples(st.floats(2, 5), st.sampled_from([0.5, 0.8])), min_size=12, max_size=30))
 def test_where_there_are_pauses_every_cut_lies_in_one_and_nothing_overlaps(stretches):
     samples = talk(stretches)

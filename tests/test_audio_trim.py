@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_audio_split import RATE, levels_of, talk
 
@@ -60,7 +60,6 @@ def test_what_is_cut_does_not_depend_on_the_blocks(timeline, sizes):
     )
 
 
-@settings(deadline=None)
 @given(
     stretches=st.lists(
         st.tuples(st.floats(0.3, 3), st.sampled_from([0.2, 1.0, 1.4, 2.0, 4.0, 9.0])), min_size=1, max_size=8

@@ -1,7 +1,7 @@
 """Two items never get one output name, not by an ending and not by a table's own `filename`s."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
@@ -58,7 +58,6 @@ def test_a_filename_that_no_system_takes_is_refused_as_such():
         Claims().claim("row-1", "../x")
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_accepted_items_share_no_output_whatever_their_formats(rows: list[tuple[str, str | None]]):
     claims = Claims()

@@ -53,7 +53,10 @@ async def artifacts(flow_run_id):
 
     wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
     async with get_client() as client:
-        return {one.type: one for one in await client.read_artifacts(artifact_filter=wanted)}
+        found = await client.read_artifacts(artifact_filter=wanted)
+    by_type = {one.type: one for one in found}
+    assert len(by_type) == len(found), "one of each kind"
+    return by_type
 
 
 async def test_a_run_is_a_completed_flow_run_with_a_name_tags_and_a_task_an_item(tmp_path):
@@ -95,6 +98,28 @@ async def test_artifacts_show_progress_a_summary_and_the_first_items(tmp_path):
         assert "| tokens | 1,234 |" in found["markdown"].data
         assert len(json.loads(found["table"].data)) == 200
         assert "manifest.csv" in found["table"].description
+
+
+async def test_a_run_that_ends_while_its_progress_is_still_being_created_has_one_and_it_is_the_last(
+    tmp_path, monkeypatch
+):
+    from flows import artifacts as product
+
+    create = product.acreate_progress_artifact
+
+    async def created_late(*args, **kwargs):
+        made = await create(*args, **kwargs)
+        await asyncio.sleep(1.0)
+        return made
+
+    monkeypatch.setattr(product, "acreate_progress_artifact", created_late)
+    async with flows_prefect.connected():
+        from flows.process_folder import process_folder
+
+        await process_folder(spec(tmp_path, timeout_s=0.001))
+        found = await artifacts((await last_run()).id)
+        assert found["progress"].data == 100.0
+        assert "3/3 done" in found["progress"].description
 
 
 async def test_failed_items_complete_the_run_with_a_message_and_a_tag(tmp_path):

@@ -5,7 +5,7 @@ import unicodedata
 from pathlib import PurePosixPath
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
@@ -310,7 +310,6 @@ def test_a_hostile_folder_can_be_written_and_read_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-@settings(deadline=None)
 @given(ITEM_IDS, ITEM_IDS, ENDINGS)
 @example("calls/anna.wav", "Calls/anna.wav", ".wav")
 @example("a.mp3", "a.mp3.wav", ".wav")
@@ -322,7 +321,6 @@ def test_two_items_never_share_an_output(first: str, second: str, ending: str):
             assert not folded(mine) & folded(theirs), f"{mine!r} and {theirs!r}"
 
 
-@settings(deadline=None)
 @given(ITEM_IDS)
 def test_the_twins_of_an_item_have_names_of_their_own(item_id: str):
     twins = {
@@ -338,7 +336,6 @@ def test_the_twins_of_an_item_have_names_of_their_own(item_id: str):
     assert len(keys) == len(set(keys))
 
 
-@settings(deadline=None)
 @given(ITEM_IDS, ITEM_IDS, ENDINGS, ENDINGS)
 def test_no_output_is_where_another_needs_a_folder(first: str, second: str, ending: str, other_ending: str):
     file = collision_key(output_path(first, folder="audio", ending=ending))
@@ -346,7 +343,6 @@ def test_no_output_is_where_another_needs_a_folder(first: str, second: str, endi
         assert collision_key(str(folder)) != file
 
 
-@settings(deadline=None)
 @given(ITEM_IDS, ENDINGS, st.integers(1, 99), st.none() | st.integers(1, 999))
 def test_every_output_is_a_portable_relative_path(item_id: str, ending: str, turn: int, part: int | None):
     path = output_path(item_id, folder="transcripts", ending=ending, turn=turn, part=part)
@@ -364,21 +360,18 @@ def test_every_output_is_a_portable_relative_path(item_id: str, ending: str, tur
         assert not re.fullmatch(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", component)
 
 
-@settings(deadline=None)
 @given(ITEM_IDS)
 def test_a_name_is_changed_or_marked_but_never_only_changed(item_id: str):
     stem = str(output_stem(item_id))
     assert (stem == item_id and "~" not in stem) or re.search(r"~[a-z2-7]{10}(\.[A-Za-z0-9]+)?$", stem)
 
 
-@settings(deadline=None)
 @given(ITEM_IDS, ITEM_IDS)
 def test_the_collision_key_is_the_same_for_what_any_file_system_takes_for_one(first: str, second: str):
     if folded(first) & folded(second):
         assert collision_key(first) == collision_key(second)
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(max_codepoint=0x10FFFF, exclude_categories=("Cs",)), min_size=1, max_size=8))
 def test_a_letter_newer_than_the_oldest_file_system_is_always_marked(text: str):
     # Its folding may differ between versions of Unicode, and with it what is a twin.

@@ -88,7 +88,7 @@ def test_pandas_alone_reads_numbers_as_numbers_and_times_as_times():
     assert str(frame["started_at"].dt.tz) == "UTC"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows=st.lists(st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT), min_size=1, max_size=4))
 def test_any_text_goes_into_the_csv_and_comes_back(tmp_path_factory, rows):
     names = ("item_id", "prompt", "transcript")

@@ -161,7 +161,7 @@ def test_a_file_that_is_no_workbook_is_refused(tmp_path: Path):
 ANY_ID = st.text(st.characters(exclude_categories=()), min_size=1).filter(lambda text: text.strip())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ids=st.lists(ANY_ID, min_size=1, max_size=4, unique=True))
 def test_an_item_is_found_again_whatever_its_id_is_made_of(tmp_path_factory, ids: list[str]):
     folder = tmp_path_factory.mktemp("ids")

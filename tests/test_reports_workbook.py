@@ -113,7 +113,7 @@ def test_links_are_relative_with_forward_slashes_so_that_the_folder_can_be_moved
     assert openpyxl.load_workbook(path)["manifest"]["H2"].value == "audio/é #1 [50%].wav"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=st.lists(st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT), min_size=1, max_size=5))
 def test_any_text_goes_into_the_workbook_and_comes_back_as_text(tmp_path_factory, texts):
     names = ("item_id", "prompt", "transcript")

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 FAST = settings(
     max_examples=150,
     derandomize=bool(os.environ.get("CI")),  # the gate asks the same each time; who runs it by hand asks anew
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 PATHS = (
