@@ -12,7 +12,7 @@ import audio_corpus as corpus
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_audio_probe import MOST_MEMORY_MB, in_a_child
 
@@ -58,6 +58,7 @@ stretches = st.lists(
 
 
 @settings(max_examples=60)
+@example(stretches=[(13.890625, 3.0), (6.0, 0.0)], longest_s=6.0, trimmed=True)  # cuts at half a frame
 @given(stretches=stretches, longest_s=st.floats(5, 60), trimmed=st.booleans())
 def test_parts_are_the_whole_recording_to_the_frame_and_none_is_too_long(stretches, longest_s, trimmed):
     samples = talk(stretches)

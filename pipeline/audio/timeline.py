@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -101,7 +102,7 @@ class Timeline:
             first_frame: of the recording at which the blocks begin; not behind `first_frame_at`.
         """
         bounds = [
-            (round(span.start_s * sample_rate_hz), round(span.end_s * sample_rate_hz)) for span in self.spans
+            (_frame(span.start_s, sample_rate_hz), _frame(span.end_s, sample_rate_hz)) for span in self.spans
         ]
         at, index = first_frame, 0
         for block in blocks:
@@ -120,4 +121,13 @@ class Timeline:
 
     def first_frame_at(self, sample_rate_hz: int) -> int:
         """The first frame of the recording that is sent."""
-        return round(self.start_s * sample_rate_hz)
+        return _frame(self.start_s, sample_rate_hz)
+
+
+def _frame(at_s: float, sample_rate_hz: int) -> int:
+    """The frame nearest to a time; of two, the later, also where sums of floats left the half a hair short.
+
+    One part's end and the next one's beginning come by different sums: rounded at the half itself, a frame of
+    some cuts would go out twice, or not at all.
+    """
+    return math.floor(at_s * sample_rate_hz + 0.501)
