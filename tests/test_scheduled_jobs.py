@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -273,6 +274,33 @@ async def test_cancelled_under_serve_nothing_is_aborted(tmp_path, serving, servi
     rows = read_manifest(out / "manifest.csv")
     assert [row["status"] for row in rows].count("succeeded") == len(calls)
     assert {row["status"] for row in rows} == {"succeeded", "pending"}
+
+
+async def test_what_is_due_beyond_the_limit_waits_for_a_run_to_end(
+    tmp_path, one_serving, here, service, server
+):
+    if one_serving.command is not None:  # of two that serve, each would take its share
+        await asyncio.to_thread(one_serving.command.end)
+    service.reset()
+    service.put_faults({"when": {}, "do": {"latency_s": 2}})
+    narrow = standing.Command("serve", "--limit", "1", env=here)
+    try:
+        async with contextlib.AsyncExitStack() as jobs:
+            runs = []
+            for name in ("one", "two", "three"):
+                inbox, out = recordings(tmp_path / name / "inbox", "a.wav"), tmp_path / name / "out"
+                runs.append(await due(await jobs.enter_async_context(scheduled(server, service, inbox, out))))
+            ended = [
+                await standing.until_run(tmp_path / name / "out", is_completed)
+                for name in ("one", "two", "three")
+            ]
+    finally:
+        await asyncio.to_thread(narrow.end)
+    assert {run.id for run in ended} == {run.id for run in runs}
+    in_order = sorted(ended, key=lambda run: run.start_time)
+    for earlier, later in itertools.pairwise(in_order):
+        assert earlier.end_time <= later.start_time
+    assert len(service.journal()) == 3
 
 
 def in_use(folder):
