@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from flows.proxies import spare_this_machine
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -88,6 +90,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program. Never returns: it ends the process with the exit code that the README lists."""
+    spare_this_machine()
     try:
         code = cli.main(args=arguments, standalone_mode=False)
     except click.ClickException as failed:

@@ -118,6 +118,25 @@ def test_a_price_that_is_not_known_and_a_model_that_is_retired_are_told(tmp_path
     assert (new.ok, "2999-01-01" in new.words) == (True, True)
 
 
+def test_the_prefect_server_that_a_run_would_use_is_asked(monkeypatch, tmp_path):
+    from flows.commands.doctor import prefect_server
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.delenv("PREFECT_PROFILE", raising=False)
+    assert "a server of its own" in prefect_server().words
+    with clock_of(datetime.now(UTC)) as address:  # answers 501 to what it does not know
+        (tmp_path / "prefect.toml").write_text(f'[api]\nurl = "{address}/api"\n')
+        assert not prefect_server().ok
+    with EmulatorProcess("--speech", "tone") as emulator:  # answers 404: it is there
+        (tmp_path / "prefect.toml").write_text(f'[api]\nurl = "{emulator.base_url}/api"\n')
+        found = prefect_server()
+    assert (found.ok, emulator.base_url in found.words) == (True, True)
+    found = prefect_server()
+    assert (found.ok, "--no-prefect" in found.advice) == (False, True)
+
+
 def test_codecs_that_are_missing_are_told(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "av" else object())
     finding = examined(provider="local", output=str(tmp_path))["codecs"]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import urllib.error
-import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.doctor import Finding
     from pipeline.jobspec import JobSpec
 
-_NO_CREDENTIAL = 4
+_SOMETHING_WRONG = 4
 _TIMEOUT_S = 5.0
 
 
@@ -43,22 +40,22 @@ async def _examine(spec: JobSpec, *, call: bool) -> int:
     async for finding in examine(spec, call=call):
         well = _show(finding) and well
     well = _show(await asyncio.to_thread(prefect_server)) and well
-    return 0 if well else _NO_CREDENTIAL
+    return 0 if well else _SOMETHING_WRONG
 
 
 def prefect_server() -> Finding:
-    """The server in PREFECT_API_URL, or the embedded one that a run starts for itself."""
+    """The server that Prefect's settings name, or the embedded one that a run starts for itself."""
+    from flows.prefect_settings import api_url
+    from flows.server import answers
     from pipeline.doctor import Finding
 
-    address = os.environ.get("PREFECT_API_URL")
-    if not address:
+    address = api_url()
+    if address is None:
         return Finding(what="prefect", ok=True, words="no PREFECT_API_URL: a run starts a server of its own")
-    try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=_TIMEOUT_S):  # noqa: S310 - the user's own
-            return Finding(what="prefect", ok=True, words=f"the server at {address} is well")
-    except (OSError, ValueError, urllib.error.URLError) as failed:
-        advice = "start it, unset PREFECT_API_URL, or run with --no-prefect"
-        return Finding(what="prefect", ok=False, words=f"{address}: {failed}", advice=advice)
+    if answers(address, _TIMEOUT_S):
+        return Finding(what="prefect", ok=True, words=f"the server at {address} answers")
+    advice = "start it, unset PREFECT_API_URL, or run with --no-prefect"
+    return Finding(what="prefect", ok=False, words=f"{address} does not answer", advice=advice)
 
 
 def _show(finding: Finding) -> bool:

@@ -47,7 +47,7 @@ def find_inputs(job: Job) -> None:
             break
     job.ledger.put_sources(batch, job.queue_id)
     if not job.stop.asked:
-        job.ledger.forget_missing_refusals(job.queue_id)
+        job.ledger.forget_missing_inputs(job.queue_id)
     if noted:
         job.warn(
             f"{noted} recordings are not what they seem (such as a wrong ending); the run's log says how"

@@ -83,6 +83,7 @@ async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib
     sender = Sender(
         spec=job.spec,
         run_id=job.run_id,
+        queue_id=job.queue_id,
         settings_key=settings_key(job.spec),
         ledger=job.ledger,
         pool=pool,

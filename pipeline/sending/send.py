@@ -92,6 +92,7 @@ class Sender:
 
     spec: JobSpec
     run_id: str
+    queue_id: str
     settings_key: str
     ledger: Ledger
     pool: Pool
@@ -180,7 +181,7 @@ class Sender:
             if source.kind is SourceKind.RECORDING:
                 source, sound = await self.on_disk(open_input, source, self.spec)
                 if source is not one.source:
-                    await self.on_disk(self.ledger.put_sources, [source], self.run_id)
+                    await self.on_disk(self.ledger.put_sources, [source], self.queue_id)
             item = build_item(source, self.spec)
             return await self._turns(one, begun, item, sound)
         except InputError as refused:

@@ -203,21 +203,26 @@ class Ledger(LedgerReader):
         end = {"which": run_id, "finished_at": time_text(datetime.now(UTC)), "summary": summary}
         self._writer.write_now((statements.END_RUN, [end]))
 
-    def put_sources(self, sources: Sequence[Source], run_id: str) -> None:
-        """Insert or refresh inputs; results that they have stay. What is as it was is only seen."""
-        rows = [source_to_row(source, run_id) for source in sources]
+    def put_sources(self, sources: Sequence[Source], queue_id: str) -> None:
+        """Insert or refresh inputs; results that they have stay. What is as it was is only seen.
+
+        Args:
+            sources: as they were found now.
+            queue_id: of the queue that they are on; runs that share a ledger share its queue.
+        """
+        rows = [source_to_row(source, queue_id) for source in sources]
         stored = self.item_rows([row["item_id"] for row in rows])
         changed, seen = [], []
         for row in rows:
             if stored.get(row["item_id"]) == as_found(row):
-                seen.append({"which": row["item_id"], "run": run_id})
+                seen.append({"which": row["item_id"], "run": queue_id})
             else:
                 changed.append(row)
         self._writer.write_now((statements.PUT_ITEM, changed), (statements.SEE, seen))
 
-    def see_all(self, run_id: str) -> None:
-        """Take every input that an earlier run found as found by this one: for inputs that come only once."""
-        self._writer.write_now((statements.SEE_ALL, [{"run": run_id}]))
+    def see_all(self, queue_id: str) -> None:
+        """Take every input that an earlier run found as found for this queue: for inputs that come only once."""
+        self._writer.write_now((statements.SEE_ALL, [{"run": queue_id}]))
 
     def keep_as(self, kept: Sequence[tuple[str, int, str]]) -> None:
         """Accept results as they are: (item_id, turn, the fingerprint that would be asked for today)."""
@@ -249,11 +254,11 @@ class Ledger(LedgerReader):
         """Keep a word about the folder's files, for `noted`."""
         self._writer.write_now((statements.PUT_NOTE, [{"key": key, "value": value}]))
 
-    def forget_missing_refusals(self, run_id: str) -> None:
-        """Drop inputs that are no longer there and never had a result."""
-        if not self.has_missing(run_id):
+    def forget_missing_inputs(self, queue_id: str) -> None:
+        """Drop inputs that were not found for this queue and never had a result."""
+        if not self.has_missing(queue_id):
             return
-        self._writer.write_now((statements.FORGET_MISSING, [{"run": run_id}]))
+        self._writer.write_now((statements.FORGET_MISSING, [{"run": queue_id}]))
 
     # What a purge takes away.
 

@@ -205,26 +205,26 @@ class LedgerReader:
         with self._reading() as connection:
             return {row[0]: tuple(row) for row in connection.execute(query).all()}
 
-    def has_missing(self, run_id: str) -> bool:
-        """Whether there are inputs without a result that a run's discovery has not seen."""
+    def has_missing(self, queue_id: str) -> bool:
+        """Whether there are inputs without a result that were not found for this queue."""
         has_outcome = select(outcomes.c.turn).where(outcomes.c.item_id == items.c.item_id).exists()
-        query = select(items.c.item_id).where(items.c.seen_run != run_id, ~has_outcome).limit(1)
+        query = select(items.c.item_id).where(items.c.seen_run != queue_id, ~has_outcome).limit(1)
         with self._reading() as connection:
             return connection.execute(query).first() is not None
 
     def recorded(
-        self, run_id: str | None = None, *, but: Unchanged | None = None, touched_by: str | None = None
+        self, queue_id: str | None = None, *, but: Unchanged | None = None, touched_by: str | None = None
     ) -> Iterator[Recorded]:
         """Sources in input order with their outcomes, streamed.
 
         Args:
-            run_id: only inputs that this run's discovery saw.
+            queue_id: only inputs that were found for this queue.
             but: leave these out.
             touched_by: only inputs of which this run decided a turn, or nobody did yet, or that are refused.
         """
         query = select(items).order_by(items.c.position, items.c.item_id)
-        if run_id is not None:
-            query = query.where(items.c.seen_run == run_id)
+        if queue_id is not None:
+            query = query.where(items.c.seen_run == queue_id)
         if but is not None:
             query = query.where(not_(_is_unchanged(but)))
         if touched_by is not None:
@@ -235,10 +235,10 @@ class LedgerReader:
             query = query.where(or_(items.c.item_id.in_(decided), undecided, items.c.refusal != ""))
         yield from self._recorded(query)
 
-    def count_unchanged(self, run_id: str, which: Unchanged) -> int:
-        """How many of the inputs that a run's discovery saw are done and unchanged."""
+    def count_unchanged(self, queue_id: str, which: Unchanged) -> int:
+        """How many of the inputs that were found for this queue are done and unchanged."""
         query = select(func.count()).select_from(items)
-        query = query.where(items.c.seen_run == run_id, _is_unchanged(which))
+        query = query.where(items.c.seen_run == queue_id, _is_unchanged(which))
         with self._reading() as connection:
             return int(connection.execute(query).scalar_one())
 

@@ -38,7 +38,7 @@ def _json(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def source_to_row(source: Source, run_id: str) -> dict[str, Any]:
+def source_to_row(source: Source, queue_id: str) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(source, name) for name in _PLAIN_SOURCE}
     row["kind"] = source.kind.value
     row["row"] = _json(dict(source.row)) if source.row else ""
@@ -50,7 +50,7 @@ def source_to_row(source: Source, run_id: str) -> dict[str, Any]:
         )
     )
     row["media"] = media_to_text(source.media)
-    row["seen_run"] = run_id
+    row["seen_run"] = queue_id
     return row
 
 

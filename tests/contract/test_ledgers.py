@@ -163,7 +163,7 @@ async def test_marks_notes_settings_and_a_purge(ledger):
 def test_inputs_that_are_gone_and_never_had_a_result_are_forgotten(ledger):
     ledger.put_sources(sources(2), "q1")
     ledger.put_sources(sources(1), "q2")
-    ledger.forget_missing_refusals("q2")
+    ledger.forget_missing_inputs("q2")
     assert [one.source.item_id for one in ledger.recorded()] == ["i001"]
 
 

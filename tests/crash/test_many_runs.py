@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from crash import observing
 from postgresql_server import PostgresqlServer
-from running import ROOT, azure, read_manifest
+from running import ROOT, azure, read_manifest, write_wav
 
 from flows.cli import cli
 from pipeline.errors import AudioBatchError
@@ -244,3 +244,26 @@ async def test_a_worker_drains_what_a_coordinator_has_planned(emulator, postgres
     assert {row["status"] for row in read_manifest(tmp_path / "out" / "manifest.csv")} == {"succeeded"}
     async with Job.open(spec, worker=True) as worker:
         assert (await worker.drain()).sent == 0
+
+
+async def test_an_input_that_a_worker_finds_changed_stays_on_the_queue(emulator, postgresql, tmp_path):
+    from pipeline.execute import Job
+    from pipeline.jobspec import JobSpec
+
+    first, second = (write_wav(tmp_path / "in" / name) for name in ("a.wav", "b.wav"))
+    spec = JobSpec(
+        **azure(emulator),
+        inputs=(str(first.parent),),
+        output=str(tmp_path / "out"),
+        ledger=postgresql.url,
+        reports=(),
+    )
+    async with Job.open(spec) as coordinator:
+        await coordinator.prepare()
+        write_wav(second, seconds=2.0)
+        async with Job.open(spec, worker=True) as worker:
+            assert (await worker.drain()).sent == 2
+            assert worker.run_id != worker.queue_id
+        found = {one.source.path for one in coordinator.ledger.recorded(coordinator.queue_id)}
+        assert found == {"a.wav", "b.wav"}
+        await coordinator.finish()
