@@ -13,6 +13,7 @@ import time
 from typing import IO, TYPE_CHECKING
 
 from flows import closing
+from pipeline.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -147,13 +148,13 @@ async def _as_lines(job: Job, stream: IO[str], warnings: Unseen) -> None:
 def _print(text: str, stream: IO[str]) -> None:
     """A line to somebody who may be gone: the run goes on without them."""
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=stream, flush=True)
+        print(redacted(text), file=stream, flush=True)
 
 
 def warn(message: str) -> None:
     """A sentence that matters, above the progress line; also with `--quiet`."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"audiobatch: {message}", file=sys.stderr, flush=True)
+        print(f"audiobatch: {redacted(message)}", file=sys.stderr, flush=True)
 
 
 def print_closing(summary: RunSummary, *, stream: IO[str] | None = None) -> None:

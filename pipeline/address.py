@@ -124,9 +124,11 @@ def masked(value: object) -> object:
     if not isinstance(value, str) or not has_scheme(value):
         return value
     scheme, _, rest = value.partition("://")
-    host, slash, path = rest.partition("?")[0].partition("/")
-    hidden = "…@" if "@" in host else ""
-    return f"{scheme}://{hidden}{host.rpartition('@')[2]}{slash}{path}{'?…' if '?' in rest else ''}"
+    # A store's object may have an @ in its name; in a service's address it ends a password, whatever that holds.
+    user = rest if scheme.lower() in ("http", "https") else rest.partition("/")[0]
+    hidden = user.rfind("@") + 1
+    shown, query, _ = rest[hidden:].partition("?")
+    return f"{scheme}://{'…@' if hidden else ''}{shown}{'?…' if query else ''}"
 
 
 def _local(rest: str) -> Path:

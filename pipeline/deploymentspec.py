@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from ipaddress import ip_address
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -30,12 +32,27 @@ def checked_address(value: str | None) -> str | None:
     """
     if value is None:
         return None
-    if not re.match(r"https?://[^/\s@]+", value):
+    if re.search(r"[\s\x00-\x1f\x7f\\\\]", value):
+        raise ValueError("give an address without blanks and backslashes")
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("give an address with a host name, and a port from 0 to 65535 if any") from None
+    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
         raise ValueError("give an address that begins with https://, without a user name or key")
-    loopback = re.match(r"http://(127\.\d+\.\d+\.\d+|localhost|\[::1\])([:/]|$)", value)
-    if value.startswith("http://") and not loopback:
+    if parts.query or parts.fragment or "?" in value or "#" in value:
+        raise ValueError("give the address alone, without '?' or '#' and what follows")
+    if parts.scheme == "http" and not _is_this_machine(host):
         raise ValueError("plain http goes only to this machine; give an https:// address")
     return value.rstrip("/")
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class PriceSpec(BaseModel):

@@ -31,6 +31,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from pipeline.redaction import redacted
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -75,13 +77,17 @@ RETRYABLE: frozenset[ErrorType] = frozenset(
 
 
 class AudioBatchError(Exception):
-    """The root: `except AudioBatchError` catches all that this project raises on purpose."""
+    """The root: `except AudioBatchError` catches all that this project raises on purpose.
+
+    Attributes:
+        message: for people; holds no credential, whatever the service repeated, and no control characters.
+    """
 
     error_type: ErrorType = ErrorType.INTERNAL
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = redacted(message)
+        super().__init__(self.message)
 
 
 class ConfigError(AudioBatchError):
@@ -139,7 +145,7 @@ class ServiceError(AudioBatchError):
         super().__init__(message)
         self.limits: Mapping[str, str] = {}
         self.status = status
-        self.code = code
+        self.code = redacted(code) if code else code
         self.request_id = request_id
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.address import Address, absolute, is_remote, masked, place_of
+from pipeline.deploymentspec import checked_address
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,48 @@ def test_an_address_is_built_and_read_like_a_path():
 def test_what_is_shown_has_no_secret():
     shown = masked(("az://user:pw@in/x?sig=1", "plain", 3))
     assert shown == ("az://…@in/x?…", "plain", 3)
+    assert masked("az://in/a@b.wav") == "az://in/a@b.wav", "an object's own name"
+    for password in ("pw", "p?w", "p/w", "p@w", "p#w"):
+        assert masked(f"https://user:{password}@host/path") == "https://…@host/path"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://east.openai.azure.com",
+        "https://gateway.example/apis/audio",
+        "https://gateway.example:8443",
+        "http://localhost:8000",
+        "http://127.0.0.1:8000/v1",
+        "http://[::1]:8000",
+    ],
+)
+def test_a_service_s_address_is_taken_without_its_last_slash(address):
+    assert checked_address(address) == checked_address(f"{address}/") == address
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("east.openai.azure.com", "begins with https"),
+        ("ftp://east", "begins with https"),
+        ("https://", "host name|begins with https"),
+        ("https://hunter2:hunter2@east", "without a user name"),
+        ("https://hunter2@east", "without a user name"),
+        ("https://east/?api-key=hunter2", "without '\\?'"),
+        ("https://east/#hunter2", "without '\\?'"),
+        ("http://east.openai.azure.com", "plain http"),
+        ("http://localhost.evil.example", "plain http"),
+        ("http://127.0.0.1:80@evil.example/v1", "without a user name"),
+        ("http://127.0.0.1:hunter2@localhost:8000", "without a user name"),
+        ("http://localhost\\@evil.example", "blanks"),
+        ("https://east\n.example", "blanks"),
+        ("https://east:99999", "port"),
+        ("https://east:abc", "port"),
+        ("https://[::1", "host name"),
+    ],
+)
+def test_a_service_s_address_leads_nowhere_else_and_holds_no_secret(address, words):
+    with pytest.raises(ValueError, match=words) as refused:
+        checked_address(address)
+    assert "hunter2" not in str(refused.value)

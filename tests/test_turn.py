@@ -147,6 +147,14 @@ def test_the_input_s_transcript_may_come_before_or_after_the_reply(early: bool) 
     assert one.reply.input_transcript == "What I said."
 
 
+def test_a_transcript_that_comes_late_is_none_of_the_next_turn_s() -> None:
+    one = turn(stages=[], new_session=False)
+    assert list(one.start()) == [ASK]
+    feed(one, {**transcribed("i", "What I said before."), "usage": TOKENS}, BEGUN, *heard(), done())
+    assert one.state is State.DONE
+    assert (one.reply.input_transcript, one.reply.heard_usage) == ("", {})
+
+
 @pytest.mark.parametrize("how", ["failed", "closed", "error"])
 def test_a_reply_does_not_wait_for_a_transcript_that_fails(how: str) -> None:
     one = turn(stages=[Stage([SETUP], ("input_audio_buffer.committed",))], transcript_due=True)

@@ -42,6 +42,7 @@ def lines(found: Forecast) -> Iterator[str]:
     """The plan in words."""
     from flows.closing import duration
     from pipeline.estimates.forecast import NEAR_DAYS
+    from pipeline.redaction import redacted
 
     yield f"{found.items:,} inputs → {found.output}"
     for name, count in (
@@ -57,7 +58,7 @@ def lines(found: Forecast) -> Iterator[str]:
     for reason, count in Counter(found.refused.values()).most_common(_MOST_REASONS):
         first = next(item_id for item_id, why in found.refused.items() if why == reason)
         more = f" and {count - 1} more" if count > 1 else ""
-        yield f"    {first}{more}: {reason}"
+        yield redacted(f"    {first}{more}: {reason}")
     yield f"  {'calls':<22}{found.calls:>10,}"
     if found.word_calls:
         yield f"  {'… to write words down':<22}{found.word_calls:>10,}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.commands.folders import alone, folder_argument, opened
+from pipeline.redaction import redacted
 
 if TYPE_CHECKING:
     from flows.commands.folders import Folder
@@ -71,7 +72,7 @@ def _apply(found: Folder, file: Path, *, dry_run: bool, as_json: bool) -> int:
             for note in views.write_all(drawing_s=Views.DRAWING_S):
                 click.echo(f"audiobatch: {note}", err=True)
     for refused in reading.refused:
-        click.echo(f"refused: {refused}", err=True)
+        click.echo(redacted(f"refused: {refused}"), err=True)
     if as_json:
         click.echo(json.dumps(_as_json(found.path, reading, applied=not dry_run), ensure_ascii=False))
     else:
@@ -129,7 +130,7 @@ def _export(found: Folder, target: Path, *, as_json: bool) -> int:
         extra_columns=[*own_columns(found.ledger.row_texts()), *(fields.columns if fields else ())],
     )
     for item_id in exported.missing:
-        click.echo(f"audiobatch: {item_id}: its clip is not in {found.path} any more", err=True)
+        click.echo(redacted(f"audiobatch: {item_id}: its clip is not in {found.path} any more"), err=True)
     if as_json:
         result = {
             "clips": exported.clips,
@@ -162,7 +163,9 @@ def _show(found: Folder, *, as_json: bool) -> int:
     for (item_id, turn), standing in marked[:_MOST_SHOWN]:
         note = " ".join(standing.note.split())
         turns = f" turn {turn}" if turn > 1 else ""
-        click.echo(f"  {standing.review or 'note':<7} {item_id}{turns}{f' ({note})' if note else ''}")
+        click.echo(
+            redacted(f"  {standing.review or 'note':<7} {item_id}{turns}{f' ({note})' if note else ''}")
+        )
     if len(marked) > _MOST_SHOWN:
         click.echo(f"  … and {len(marked) - _MOST_SHOWN:,} more")
     return 0

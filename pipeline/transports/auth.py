@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.errors import AuthenticationFailed, Disconnected
+from pipeline.redaction import keep_secret
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken
@@ -75,5 +76,6 @@ class EntraTokens:
             await credential.close()
         self.fetched += 1
         life_s = token.expires_on - time.time()
+        keep_secret(token.token)
         self._token = token.token
         self._renew_at_s = token.expires_on - min(RENEW_BEFORE_S, life_s / 4)

@@ -62,7 +62,8 @@ def translate(error: Exception) -> AudioBatchError:
         case TimeoutError():
             return OutcomeUnknown("no whole reply came in time", timed_out=True)
         case _:
-            return OutcomeUnknown(f"the call ended unexpectedly: {error!r}")
+            # Its words may hold anything: of a header that cannot be encoded, all of it.
+            return OutcomeUnknown(f"the call ended unexpectedly ({type(error).__name__})")
 
 
 def _of_connection(cause: BaseException) -> AudioBatchError:

@@ -218,6 +218,8 @@ class RealtimeTurn:
 
     def _transcribed(self, kind: str, event: Mapping[str, Any]) -> None:
         item, what = str(event.get("item_id")), kind.removeprefix(_TRANSCRIBED)
+        if item not in self.reply.heard:
+            return  # of an earlier turn of this session, which did not wait for it
         if what == "completed":
             self.reply.heard[item] = str(event.get("transcript") or "")
             billed = event.get("usage")

@@ -112,6 +112,22 @@ def test_a_wrong_key_stops_the_run_after_one_call(emulator, folder, monkeypatch)
             assert b"wrong-canary-key" not in path.read_bytes(), path
 
 
+def test_a_service_that_repeats_the_key_has_it_hidden_and_commands_no_terminal(emulator, folder):
+    words = f"Incorrect API key provided: {emulator.api_key}. \x1b]0;owned\x07\x1b[2J"
+    emulator.put_faults({"when": {}, "do": {"status": 401, "body": {"error": {"message": words}}}})
+    done = audiobatch(
+        *("run", folder / "in", "--output", folder / "out", "--no-prefect", "--deployment", "gpt-audio-1.5"),
+        env={"AZURE_OPENAI_ENDPOINT": emulator.base_url, "AZURE_OPENAI_API_KEY": emulator.api_key},
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 4
+    assert "Incorrect API key provided: …." in said
+    assert not {"\x1b", "\x07"} & set(said)
+    for path in (folder / "out").rglob("*"):
+        if path.is_file():
+            assert emulator.api_key.encode() not in path.read_bytes(), path
+
+
 def test_a_deployment_that_is_not_there_stops_the_run_after_one_call(emulator, folder):
     summary = run_job(
         inputs=[str(folder / "in")],
