@@ -26,7 +26,6 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 
-from flows import registered_job
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ async def register(spec: JobSpec, *, name: str, cron: str, timezone: str) -> tup
     deployment = await flow.ato_deployment(
         name=name,
         schedules=[Cron(cron, timezone=timezone)],
-        parameters={"job": registered_job.as_parameter(spec)},
+        parameters={"job": spec.as_parameter()},
         tags=[TAG],
         description=f"{', '.join(spec.inputs)} → {spec.output}",
         entrypoint_type=EntrypointType.MODULE_PATH,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
 
@@ -54,16 +54,6 @@ def from_anywhere(spec: JobSpec) -> JobSpec:
             "ledger": _absolute(spec.ledger) if spec.ledger else None,
         }
     )
-
-
-def as_parameter(spec: JobSpec) -> dict[str, Any]:
-    """The flow's `job` parameter: what differs from the defaults, and where calls go, for all to see."""
-    return {
-        "inputs": list(spec.inputs),
-        "output": spec.output,
-        "provider": spec.provider,
-        **spec.model_dump(mode="json", exclude_defaults=True),
-    }
 
 
 def name_for(spec: JobSpec, given: str | None) -> str:

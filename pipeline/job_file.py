@@ -30,7 +30,8 @@ def write_job_file(storage: Storage, spec: JobSpec) -> None:
     """Write the effective job. It holds no secret: a JobSpec has none."""
     job = {
         "job_id": job_id(storage) or secrets.token_hex(8),
-        "spec": spec.model_dump(mode="json") | {"ledger": _from_anywhere(spec.ledger)},
+        "spec": spec.model_dump(mode="json")
+        | {"ledger": _from_anywhere(spec.ledger), "prices": _from_anywhere(spec.prices)},
         "input_roots": [with_full_paths(one) for one in spec.inputs],
         "versions": {name: importlib.metadata.version(name) for name in _SHOWN_VERSIONS}
         | {"python": ".".join(map(str, sys.version_info[:3]))},
@@ -38,9 +39,9 @@ def write_job_file(storage: Storage, spec: JobSpec) -> None:
     storage.write(JOB_FILE, orjson.dumps(job, option=orjson.OPT_INDENT_2))
 
 
-def _from_anywhere(ledger: str | None) -> str | None:
-    """The ledger's place, as commands that run in another folder find it."""
-    return ledger if ledger is None or is_database(ledger) else str(Path(ledger).resolve())
+def _from_anywhere(place: str | None) -> str | None:
+    """A file's or database's place, as commands that run in another folder find it."""
+    return place if place is None or is_database(place) else str(Path(place).resolve())
 
 
 def job_id(storage: Storage) -> str:

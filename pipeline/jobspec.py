@@ -33,6 +33,8 @@ DEFAULT_REALTIME_MODEL = "gpt-realtime"
 #: Loudness of spoken replies where `normalize` names none. Source: `audio/loudness.py`.
 DEFAULT_LUFS = -18.0
 DEFAULT_TRANSCRIPTION_MODEL = "gpt-4o-mini-transcribe"
+#: Fields of which `true` means their default, and `false` not at all.
+ON_MEANS_DEFAULT = ("normalize", "verify_speech")
 DEFAULT_MAX_FAILURES = "20%"
 #: Where nobody says how many calls may be in flight, they grow with what the service takes, up to this many.
 UNSAID_CONCURRENCY = 512
@@ -347,7 +349,7 @@ class JobSpec(BaseModel):
     def _model_of_deployments(cls, values: Any) -> Any:
         """Where the entries alone name a model, the job's is the first of them."""
         given = values.get("deployments") if isinstance(values, dict) else None
-        if not given or values.get("model"):
+        if not isinstance(given, (list, tuple)) or values.get("model"):
             return values
         models = [one.get("model") if isinstance(one, dict) else getattr(one, "model", None) for one in given]
         named = [model for model in models if model]
@@ -404,6 +406,15 @@ class JobSpec(BaseModel):
     def turn_specs(self) -> tuple[TurnSpec, ...]:
         """The turns with modalities filled in: the job's for the first, text for a follow-up."""
         return _turns_filled_in(self.turns, self.prompt, self.modalities)
+
+    def as_parameter(self) -> dict[str, Any]:
+        """In the words of JSON what differs from the defaults; and where calls go and which model, for all to see.
+
+        `model_validate` makes the same job of it: a model that is not named would be taken from other fields.
+        """
+        shown = {"inputs": list(self.inputs), "output": self.output}
+        shown |= {"provider": self.provider, "model": self.model}
+        return {**shown, **self.model_dump(mode="json", exclude_defaults=True)}
 
     def stop_time(self, now: datetime) -> datetime | None:
         """The next moment at or after `now` (local, aware) that `stop_at` names."""

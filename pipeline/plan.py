@@ -372,8 +372,8 @@ def _what_changed(ledger: Ledger, spec: JobSpec, planning: _Planning) -> str:
     now = job_settings(spec)
     lines = [
         f"  {name.replace('_', '-')}: {_shown(before.get(name))} → {_shown(value)}"
-        for name, value in now.items()
-        if before.get(name) != value
+        for name in (*now, *(name for name in before if name not in now))
+        if before.get(name) != (value := now.get(name))
     ]
     return "\n".join(
         [

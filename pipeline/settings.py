@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from pipeline.address import masked
 from pipeline.deploymentspec import DeploymentSpec
 from pipeline.errors import ConfigError
-from pipeline.jobspec import JobSpec, TurnSpec
+from pipeline.jobspec import ON_MEANS_DEFAULT, JobSpec, TurnSpec
+from pipeline.redaction import keep_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +45,10 @@ _ENTRA_SIGNS = (
     "MSI_ENDPOINT",
 )
 _PATH_FIELDS = ("inputs", "output", "ledger", "fields", "prices")
+_TRUTH = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
 #: Values that could hold a secret where they are wrong: said to be wrong, never repeated.
 _NEVER_SHOWN = frozenset({"ledger"})
 
@@ -134,10 +139,10 @@ def resolve(
 
 
 def _from_text(name: str, text: str) -> Any:
-    annotation = JobSpec.model_fields[name].annotation
-    if annotation is bool:
-        return text.strip().lower() in ("1", "true", "yes", "on")
-    return text
+    """A variable's text as a job file has it: words for yes and no become truth values where a field has them."""
+    field = JobSpec.model_fields[name]
+    has_truth_values = field.annotation is bool or name in ON_MEANS_DEFAULT
+    return _TRUTH.get(text.strip().lower(), text) if has_truth_values else text
 
 
 def read_job_file(path: Path) -> dict[str, Any]:
@@ -154,21 +159,19 @@ def read_job_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"job file {path}: not valid TOML: {failed}") from failed
     for key in values:
         _known(key, JobSpec.model_fields, f"job file {path}")
-    for number, turn in enumerate(values.get("turns", []), 1):
-        for key in turn:
-            _known(key, TurnSpec.model_fields, f"job file {path}: [[turns]] number {number}")
-    for number, entry in enumerate(values.get("deployments", []), 1):
-        for key in entry if isinstance(entry, dict) else ():
-            _known(key, DeploymentSpec.model_fields, f"job file {path}: [[deployments]] number {number}")
-    for name in _PATH_FIELDS:
-        if name in values:
-            given = values[name]
-            values[name] = (
-                _beside(path, given)
-                if isinstance(given, str)
-                else [_beside(path, one) if isinstance(one, str) else one for one in given]
-            )
-    return values
+    for name, fields in (("turns", TurnSpec.model_fields), ("deployments", DeploymentSpec.model_fields)):
+        entries = values.get(name)
+        for number, entry in enumerate(entries if isinstance(entries, list) else (), 1):
+            for key in entry if isinstance(entry, dict) else ():
+                _known(key, fields, f"job file {path}: [[{name}]] number {number}")
+    return values | {name: _paths_beside(path, values[name]) for name in _PATH_FIELDS if name in values}
+
+
+def _paths_beside(job_file: Path, given: Any) -> Any:
+    """Paths of a job file as they are found from here; what is no path is left for the schema to refuse."""
+    if isinstance(given, list):
+        return [_paths_beside(job_file, one) for one in given]
+    return _beside(job_file, given) if isinstance(given, str) else given
 
 
 def _beside(job_file: Path, path: str) -> str:
@@ -219,7 +222,7 @@ def credential(
     """
     environment = environment or Environment.read()
     name = key_variable or _KEY_NAMES[spec.provider if spec.provider != "local" else "azure"]
-    key = environment.get(name)
+    key = _usable_key(name, environment.get(name))
     if key_variable and not key:
         raise ConfigError(f"{key_variable} is not set; the job file names it as the variable of a key")
     if spec.provider == "openai":
@@ -241,6 +244,21 @@ def credential(
     return Credential(kind="entra", origin="DefaultAzureCredential (az login, managed identity, …)")
 
 
+def _usable_key(name: str, text: str | None) -> str | None:
+    """The key without what copying left around it; from now on no message repeats it.
+
+    Raises:
+        ConfigError: no HTTP header can carry it.
+    """
+    key = (text or "").strip()
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(
+            f"{name} holds a character that no key has (a blank, an invisible or a typographic one); copy it again"
+        )
+    keep_secret(key)
+    return key or None
+
+
 def check_service(spec: JobSpec) -> None:
     """That a job names where its calls go.
 
@@ -250,13 +268,26 @@ def check_service(spec: JobSpec) -> None:
     if spec.deployments:
         for one in spec.deployments:
             azure = (one.provider or spec.provider) == "azure"
-            if azure and not (one.endpoint or (spec.endpoint and spec.provider == "azure")):
+            endpoint = one.endpoint or (spec.endpoint if spec.provider == "azure" else None)
+            if azure and not endpoint:
                 raise ConfigError(
                     f"[[deployments]] {one.label}: needs an endpoint (or set AZURE_OPENAI_ENDPOINT for all)"
                 )
+            _check_is_resource(endpoint if azure else None)
         return
-    if spec.provider == "azure" and not (spec.endpoint and spec.deployment):
-        raise ConfigError(_nothing_configured(spec))
+    if spec.provider == "azure":
+        if not (spec.endpoint and spec.deployment):
+            raise ConfigError(_nothing_configured(spec))
+        _check_is_resource(spec.endpoint)
+
+
+def _check_is_resource(endpoint: str | None) -> None:
+    """An Azure endpoint is the resource's address alone; portals show it with the API's path behind it, too."""
+    resource, path, _ = (endpoint or "").partition("/openai")
+    if path:
+        raise ConfigError(
+            f"the endpoint is the resource's address, without /openai and what follows: {resource}"
+        )
 
 
 def _nothing_configured(spec: JobSpec) -> str:

@@ -97,7 +97,7 @@ def test_a_registered_job_has_absolute_paths_and_loses_nothing(tmp_path, monkeyp
     assert kept.inputs == (f"{tmp_path}/in", "s3://bucket/more")
     assert (kept.output, kept.prices) == (f"{tmp_path}/out/x", f"{tmp_path}/my.toml")
     assert kept.ledger == f"{tmp_path}/ledgers/x.db"
-    parameter = registered_job.as_parameter(kept)
+    parameter = kept.as_parameter()
     assert JobSpec.model_validate(parameter) == kept
     assert "drain_timeout_s" not in parameter
     assert parameter["provider"] == "azure"

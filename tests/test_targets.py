@@ -75,6 +75,61 @@ def test_a_job_file_s_unknown_key_is_told_with_the_nearest(tmp_path):
         resolve({}, job_file=job, environment=environment())
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("inputs = 5", "output = 3", "turns = 5", "turns = [5]", "deployments = 3", "deployments = [3]"),
+        *("prices = 4", "fields = true", 'inputs = [["a"]]', "ledger = 1.5", "on_check = 3", "reports = 3"),
+    ],
+)
+def test_a_job_file_s_value_of_another_kind_is_told_with_its_key(tmp_path, line):
+    job = tmp_path / "job.toml"
+    job.write_text(f"{line}\n")
+    with pytest.raises(ConfigError, match=rf"job\.toml: {line.partition(' ')[0]}"):
+        resolve({}, job_file=job, environment=environment())
+
+
+def test_words_for_yes_and_no_in_the_environment_are_truth_values():
+    def resolved(**variables):
+        return resolve({}, environment=environment(**variables)).spec
+
+    assert resolved(AUDIOBATCH_VERIFY_SPEECH="true").verify_speech == "gpt-4o-mini-transcribe"
+    assert resolved(AUDIOBATCH_VERIFY_SPEECH="whisper").verify_speech == "whisper"
+    assert resolved(AUDIOBATCH_NORMALIZE="Yes").normalize == -18
+    assert resolved(AUDIOBATCH_NORMALIZE="off").normalize is None
+    assert resolved(AUDIOBATCH_NORMALIZE="-20").normalize == -20
+    assert resolved(AUDIOBATCH_STREAM="on").stream is True
+    assert resolved(AUDIOBATCH_STREAM="0").stream is False
+    with pytest.raises(ConfigError, match=r"AUDIOBATCH_STREAM\): stream = 'maybe'"):
+        resolved(AUDIOBATCH_STREAM="maybe")
+
+
+@pytest.mark.parametrize("key", ["canary-key\u200b-77", "canary–key-77", "canary key-77", "canary\x07key"])
+def test_a_key_that_no_header_carries_is_told_by_its_variable_alone(key):
+    spec = JobSpec(endpoint=EAST["endpoint"], deployment="a")
+    with pytest.raises(ConfigError, match="AZURE_OPENAI_API_KEY holds a character") as refused:
+        credential(spec, environment(AZURE_OPENAI_API_KEY=key))
+    assert "canary" not in refused.value.message
+
+
+def test_what_copying_left_around_a_key_is_no_part_of_it():
+    spec = JobSpec(endpoint=EAST["endpoint"], deployment="a")
+    assert credential(spec, environment(AZURE_OPENAI_API_KEY=" \tcanary-key-77\r\n")).key == "canary-key-77"
+
+
+@pytest.mark.parametrize("path", ["/openai/v1", "/openai/deployments/a/chat/completions"])
+def test_an_azure_address_with_the_api_s_path_is_told_the_resource_s(path):
+    endpoint = EAST["endpoint"] + path
+    for spec in (
+        JobSpec(endpoint=endpoint, deployment="a"),
+        JobSpec(deployments=[{"deployment": "a", "endpoint": endpoint}]),
+        JobSpec(endpoint=endpoint, deployments=[{"deployment": "a"}]),
+    ):
+        with pytest.raises(ConfigError, match=rf"what follows: {EAST['endpoint']}$"):
+            check_service(spec)
+    check_service(JobSpec(provider="openai", endpoint=endpoint))
+
+
 def test_a_deployment_in_the_environment_does_not_meddle_with_the_pool(tmp_path):
     job = tmp_path / "job.toml"
     job.write_text(f'[[deployments]]\ndeployment = "a"\nendpoint = "{EAST["endpoint"]}"\n')

@@ -41,12 +41,7 @@ class Orders(BaseModel):
 
     def as_parameters(self) -> dict[str, Any]:
         """In the words of JSON: what differs from the defaults, and where things go."""
-        job = self.job
-        shown = {"inputs": list(job.inputs), "output": job.output, "provider": job.provider}
-        return {
-            "job": {**shown, **job.model_dump(mode="json", exclude_defaults=True)},
-            "for_run": self.for_run,
-        }
+        return {"job": self.job.as_parameter(), "for_run": self.for_run}
 
 
 def tell_to_stop(ledger: Ledger, for_run: str, *, now: bool = False) -> None:

@@ -1,10 +1,14 @@
 """What a second run sends: only what is new, changed, or failed for a reason that may pass."""
 
+from pathlib import Path
+
 import pytest
-from running import azure, rows_of, run_job, write_wav
+from running import ROOT, audiobatch, azure, rows_of, run_job, write_wav
 
 from pipeline.errors import ConfigError
 from pipeline.plan import Retry
+
+PRICES = ROOT / "pipeline" / "prices.toml"
 
 
 @pytest.fixture
@@ -55,6 +59,24 @@ def test_a_changed_voice_stops_the_run_and_says_what_changed(job, emulator):
     assert "--redo" in stopped.value.message
     assert "--keep" in stopped.value.message
     assert len(emulator.settled_journal(3)) == 3
+
+
+def test_a_setting_that_is_switched_off_is_among_what_changed(job):
+    run_job(**job, trim_reply_silence=True)
+    with pytest.raises(ConfigError, match=r"trim-reply-silence: True → \(none\)"):
+        run_job(**job)
+
+
+def test_a_price_table_is_found_from_whatever_folder_the_next_command_runs_in(
+    job, folder, emulator, monkeypatch, tmp_path_factory
+):
+    (folder / "mine.toml").write_text(PRICES.read_text())
+    monkeypatch.chdir(folder)
+    emulator.put_faults({"when": {"nth": 1}, "do": {"corrupt": "no_audio"}})
+    assert run_job(**job, prices="mine.toml").failed == 1
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    done = audiobatch("retry", folder / "out", "--no-prefect", cwd=Path.cwd())
+    assert done.returncode == 0, done.stderr
 
 
 def test_redo_makes_them_again(job, emulator):
