@@ -122,7 +122,7 @@ def state_of(summary: RunSummary) -> State[Any]:
 
 
 def _skipped(idle: FolderInUse | NothingFound) -> State[Any]:
-    """What a fire comes to that finds the last one at work, or nothing to work on: no failure, and no run."""
+    """State of a scheduled run that found the one before still at work, or no input: Completed, named Skipped."""
     # Without the advice that follows, which is for somebody at a terminal.
     who, _, _ = idle.message.partition(". Wait until")
     why = f"the last run is still at work: {who}" if isinstance(idle, FolderInUse) else f"nothing yet: {who}"

@@ -26,7 +26,7 @@ class Ahead(Generic[_T, _R]):
         self._at_once = at_once
 
     def results(self, items: Iterable[tuple[_T, bool]]) -> Iterator[tuple[_T, _R | None]]:
-        """Each item with its result; with None where the flag beside it says that nothing is to be done."""
+        """Each item with its result, in order; with None where its flag is false: nothing is to be done."""
         waiting: deque[tuple[_T, Future[_R] | None]] = deque()
         source = iter(items)
         busy = 0

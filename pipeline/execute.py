@@ -268,7 +268,7 @@ class Job:
         return await self._close_books("")
 
     async def _end_sending(self) -> None:
-        """What was left for later, and on a shared ledger what others leave; then nothing is held any more."""
+        """Send deferred items and, on a shared ledger, what other runs leave; then give back all that is held."""
         if self._sender is None or self._feed is None:
             if not (self.sends or self.stop.asked):
                 await asyncio.to_thread(self._tidy_up)
@@ -288,7 +288,8 @@ class Job:
         try:
             with self.ledger.one_at_a_time():
                 brought = bring_home(self.spool, self.storage, self.ledger)
-                # Who died held a lease for two thirds of its length at least, and it is over; who lives writes on.
+                # A run that died had two thirds of its lease left at least, so its files are older than half of
+                # one; younger ones may be a live run's.
                 self.storage.sweep_temporary(older_than_s=self.spec.lease_s / 2)
         except StorageError as failed:
             self.warn(failed.message)

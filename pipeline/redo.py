@@ -6,8 +6,8 @@
 | `reject` | never sent |
 | `redo` | sent by `retry --review redo`, with its note if asked for; by nothing else |
 
-A redo that a note steers has a fingerprint of its own, and is recorded as kept for the plain one too: a later
-run takes it for what it asks, and buys nothing again.
+A redo with a note has a fingerprint of its own, and is recorded under the plain one, too (`kept_as`): a later run
+accepts it and buys nothing again.
 """
 
 from __future__ import annotations

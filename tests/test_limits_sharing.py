@@ -6,7 +6,7 @@ import pytest
 from quota_simulation import Simulation
 
 from pipeline.limits.limiter import Limiter
-from pipeline.limits.pace import Turn
+from pipeline.limits.pace import TimeSlots
 from pipeline.limits.pool import Deployment, Pool
 from pipeline.limits.token_charge import CallTokens
 
@@ -17,8 +17,8 @@ def several(count, *, in_turn=False, **given):
     limiters = [Limiter(**given) for _ in range(count)]
     for place, one in enumerate(limiters):
         # Each process's idea of the common clock is a little off.
-        turn = Turn(place=place, count=count, clock_ahead_s=1000.0 + 0.003 * place)
-        one.share(1 / count, 0.0, turn if in_turn else None)
+        slots = TimeSlots(place=place, count=count, clock_ahead_s=1000.0 + 0.003 * place)
+        one.share(1 / count, 0.0, slots if in_turn else None)
     return limiters
 
 

@@ -19,7 +19,7 @@ _AT_LEAST = 2
 
 
 class Gate:
-    """Opened by every worker around its item."""
+    """Limits how many items are open at once; a worker enters it before it takes an item."""
 
     def __init__(self, room: Callable[[], int]) -> None:
         """Args: room: calls that may be in flight now, on all deployments."""

@@ -11,7 +11,7 @@ standstill explains it (`standstills.py`), and it is enough to wait as asked. Ev
                    two), for 6 s, then 12, 24, 40, or for 40 calls, without a pause: what passes after one says
                    nothing
     most refused   the quota was cut. 90 % of what passes, at most halved at once
-    nothing passes the wait answers it: how fast one calls makes no difference. After 10 s it was a minute's quota
+    nothing passes the window is full and only waiting helps; where that lasts over 10 s, it is a minute's
     few refused, and still so at the low rate, and at a still lower one: refusals do not depend on the rate.
                    Everything is as it was before the trial, and such refusals are expected from now on (`stray.py`)
 
@@ -37,37 +37,38 @@ from pipeline.limits.standstills import Standstills
 from pipeline.limits.stray import StrayRefusals
 from pipeline.limits.trial import DEPTH, Finding, Trial
 
-HOLD_S = 45.0
-FIRST_HOLD_S = 15.0
+# At the edge: how long the rate is held there before it looks beyond, which costs a refusal; at a low rate so many
+# calls, which take longer.
+HOLD_S, HOLD_CALLS = 45.0, 250
+#: … while it is not sure, or where a limit was given or told.
+FIRST_HOLD_S, FIRST_HOLD_CALLS = 15.0, 60
 MINUTE_HOLD_S = 90.0
-#: Looking beyond costs a refusal: at a low rate it is done more rarely, after so many calls.
-HOLD_CALLS = 250
-FIRST_HOLD_CALLS = 60
-STEP_S = 3.0
 BELOW_EDGE = 0.985
+#: Two edges that differ by less are the same edge, found twice.
+SAME_EDGE = 0.06
+
+# Growing: every `STEP_S`, where so much of the rate is in use.
+STEP_S, IN_USE = 3.0, 0.8
 GROWTH = 1.05
-LOOK = 1.015
+#: Past an edge that is sure, up to so far beyond it.
+LOOK, LOOK_UNTIL = 1.015, 1.03
+#: From a test's low rate, this far from the edge, back to near it.
+QUICK, FAR_BELOW = 1.25, 0.8
 #: Back to where the rate was before a deep cut: it may have been a burst of refusals, and no smaller quota.
 RECOVERY = 1.1
 #: The same after the very first refusals, unless a window was counted: perhaps no more was tried so far.
 DOUBT = 1.25
 #: … and again, where so much more passed than before the first ones.
 ANOTHER_EDGE = 1.25
-#: From a test's low rate back to near the edge.
-QUICK = 1.25
-NOT_NEAR = 0.8
-EPISODE_S = 15.0
-PAST_EDGE = 1.03
-DEEPER = 0.9
+
+# Going lower: the edge, where a test's low rate is still refused; the rate below what passes, after a deep cut,
+# which halves the rate at most and is left at the earliest after so many seconds.
 LOWER_EDGE = 0.97
-MOST_AT_ONCE = 0.5
-#: Two edges that differ by less are the same edge, found twice.
-SAME_EDGE = 0.06
+BELOW_PASSING, MOST_AT_ONCE, AFTER_CUT_S = 0.9, 0.5, 15.0
+
 #: Waits up to this are of windows of 1 to 10 s; longer ones, up to the second bound, of the minute.
-SHORT_WAIT_S = 10.5
-LONGEST_MINUTE_WAIT_S = 75.0
+SHORT_WAIT_S, LONGEST_MINUTE_WAIT_S = 10.5, 75.0
 _LEAST_PER_MINUTE = 1.0
-_IN_USE = 0.8
 _ROUNDED = 1 + 1e-9
 
 
@@ -245,32 +246,44 @@ class LearnedRate:
         if finding is Finding.NOTHING_YET and not for_a_minute:
             return Answer.IT_WAITS
         self._changed_at_s = now_s
-        if finding is Finding.STRAY and not for_a_minute:
+        if for_a_minute:
+            self._wait_for_a_minute(trial, known, now_s, named_s)
+            return Answer.ALL_WAIT if finding is Finding.NOTHING_PASSES else Answer.ALL_SLOWER
+        if finding is Finding.STRAY:
             self._are_stray(trial, now_s)
             return Answer.IT_WAITS
-        if finding is Finding.TOO_HIGH and not for_a_minute:
-            self.edge = max(_LEAST_PER_MINUTE, min(self.edge or known, known / BELOW_EDGE) * LOWER_EDGE)
-            self._rate, trial.recovery = max(_LEAST_PER_MINUTE, trial.slower(known)), None
-            self._next_step(now_s, trial.test_s(self._rate))
+        if finding is Finding.TOO_HIGH:
+            self._slow_down(trial, known, now_s)
             return Answer.IT_WAITS
         self._resumed_at_s = now_s + named_s
-        if for_a_minute:
-            passing = min(self._calls.in_a_minute(now_s) or known, known)
-            self._follow(max(_LEAST_PER_MINUTE, passing), of_a_minute=True)
-            trial.recovery = None
-        elif finding is Finding.FAR_TOO_HIGH:
+        if finding is Finding.FAR_TOO_HIGH:
             self._cut_deep(trial, known, now_s)
-        self._trial = self._trial or trial
-        self._trial.paused()
-        return Answer.ALL_WAIT if finding is Finding.NOTHING_PASSES else Answer.ALL_SLOWER
+            return Answer.ALL_SLOWER
+        trial.paused()
+        return Answer.ALL_WAIT
+
+    def _wait_for_a_minute(self, trial: Trial, known: float, now_s: float, named_s: float) -> None:
+        """It is the minute's quota: wait as asked, and go on with what passed in the last minute."""
+        self._resumed_at_s = now_s + named_s
+        passing = min(self._calls.in_a_minute(now_s) or known, known)
+        self._follow(max(_LEAST_PER_MINUTE, passing), of_a_minute=True)
+        trial.recovery = None
+        trial.paused()
+
+    def _slow_down(self, trial: Trial, known: float, now_s: float) -> None:
+        """The next lower rate of the trial, without a pause."""
+        self.edge = max(_LEAST_PER_MINUTE, min(self.edge or known, known / BELOW_EDGE) * LOWER_EDGE)
+        self._rate, trial.recovery = max(_LEAST_PER_MINUTE, trial.slower(known)), None
+        self._next_step(now_s, trial.test_s(self._rate))
 
     def _cut_deep(self, trial: Trial, known: float, now_s: float) -> None:
         """Much less passes than is sent: another trial, of what passes now."""
         passing = max(_LEAST_PER_MINUTE, known * max(MOST_AT_ONCE, trial.let_in))
-        self.edge, self._rate = passing, max(_LEAST_PER_MINUTE, passing * DEEPER)
+        self.edge, self._rate = passing, max(_LEAST_PER_MINUTE, passing * BELOW_PASSING)
         self._trial = self._new_trial(passing, now_s)
         self._trial.recovery, self._trial.recovers_to = RECOVERY, BELOW_EDGE * trial.edge_found
-        self._next_step(self._resumed_at_s, max(EPISODE_S, self._trial.test_s(self._rate)))
+        self._next_step(self._resumed_at_s, max(AFTER_CUT_S, self._trial.test_s(self._rate)))
+        self._trial.paused()
 
     def _are_stray(self, trial: Trial, now_s: float) -> None:
         """As it was before the trial; where such a share was known before, no higher than what had passed."""
@@ -296,7 +309,7 @@ class LearnedRate:
             self._grow_at_s = math.inf
             return
         elapsed_s = now_s - self._used_since_s
-        idle = self._used * MINUTE_S / elapsed_s < _IN_USE * rate if elapsed_s > 0 else True
+        idle = self._used * MINUTE_S / elapsed_s < IN_USE * rate if elapsed_s > 0 else True
         near = BELOW_EDGE * edge
         trial = self._trial
         if trial is not None and trial.recovery and not idle and rate < trial.recovers_to:
@@ -306,11 +319,11 @@ class LearnedRate:
         elif idle or (self.ceiling is not None and rate >= self.ceiling):
             pause_s = STEP_S
         elif rate < near:
-            self._rate = min(rate * (QUICK if rate < NOT_NEAR * near and trial else GROWTH), near)
+            self._rate = min(rate * (QUICK if rate < FAR_BELOW * near and trial else GROWTH), near)
             pause_s = self._hold_s if self._rate >= near else STEP_S
         else:
             self._trial = None
-            self._rate = rate * (LOOK if self._is_sure and rate < PAST_EDGE * edge else GROWTH)
+            self._rate = rate * (LOOK if self._is_sure and rate < LOOK_UNTIL * edge else GROWTH)
             pause_s = STEP_S
         self._next_step(now_s, pause_s)
 

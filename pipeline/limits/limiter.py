@@ -22,7 +22,7 @@ from pipeline.limits.token_charge import CallTokens, TokenCharge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.limits.pace import Turn
+    from pipeline.limits.pace import TimeSlots
 
 #: While no rate is known, calls are this far apart: the first refusal comes back before the last call has left. It
 #: begins at the first figure, where nobody said how many calls to have in flight, and grows by a tenth a second.
@@ -48,11 +48,11 @@ WAITS_BELIEVED = 3
 
 @dataclass(slots=True)
 class Taken:
-    """A call that was let through: what it took, to be given back with.
+    """A call that was let through, and what it took of the limits: given back when it ends.
 
     Attributes:
         sent_s: when it left; until then, when it was let through.
-        is_paced: a known rate of requests is what calls wait for.
+        is_paced: the known rate of requests was what delayed it.
         tokens: that were spent for it; `by_counter`: as the service's counter takes them.
         leaves_by_s: it is not held longer.
         mark: its place among the calls that left, for that counter; None: it has not left.
@@ -218,9 +218,9 @@ class Limiter:
     def _back_off(self, doublings: int) -> float:
         return self._draw(0.1, min(LONGEST_UNNAMED_WAIT_S, UNNAMED_WAIT_S * 2.0 ** min(doublings, 10)))
 
-    def share(self, part: float, now_s: float, turn: Turn | None = None) -> None:
+    def share(self, part: float, now_s: float, slots: TimeSlots | None = None) -> None:
         """Keep to this part of the quotas: other processes take the rest, in turn with this one."""
-        self.requests.turn = turn
+        self.requests.slots = slots
         if part == self.rate.part:
             return
         self.rate.share(part)

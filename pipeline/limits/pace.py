@@ -11,7 +11,7 @@ So over any second at most 102 % of a second's share is sent, over a minute at m
 
 Processes that share a quota each keep to a part of it, and still several can fall into one second together: of
 four with ten calls a second between them, each sends two or three in any one second. So they also take turns
-(`Turn`): the quota's own line is cut into stretches of one unit, and each process spends in every n-th of them.
+(`TimeSlots`): the quota's own line is cut into stretches of one unit, and each process spends in every n-th.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SHORTEST_TURN_S = 0.04
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class TimeSlots:
     """Which of the processes that share a quota this one is.
 
     Attributes:
@@ -64,13 +64,13 @@ class Pace:
     Attributes:
         per_minute: units a minute; None: no limit.
         catch_up_s: how much lost time may be made good.
-        turn: this process's, where several take turns; `per_minute` is its own part.
+        slots: this process's, where several take turns; `per_minute` is its own part.
     """
 
     per_minute: float | None
     catch_up_s: float = CATCH_UP_S
     catch_up_rate: float = CATCH_UP_RATE
-    turn: Turn | None = None
+    slots: TimeSlots | None = None
     _even_s: float = -math.inf
     _smooth_s: float = -math.inf
 
@@ -79,16 +79,16 @@ class Pace:
         if self.per_minute is None:
             return 0.0
         at_s = max(self._even_s, self._smooth_s, now_s)
-        if self.turn is not None:
-            at_s += self.turn.wait_s(at_s, 60 / self.per_minute)
+        if self.slots is not None:
+            at_s += self.slots.wait_s(at_s, 60 / self.per_minute)
         wait_s = at_s - now_s
         return wait_s if wait_s > _ROUNDING_S else 0.0
 
     def binds(self, now_s: float) -> bool:
-        """The rate is what units wait for, but for time that was lost and may still be made good."""
+        """Whether this rate delays units now; not while enough lost time may still be made good."""
         if self.per_minute is None:
             return False
-        return self.turn is not None or self._even_s > now_s - _NEARLY * self.catch_up_s
+        return self.slots is not None or self._even_s > now_s - _NEARLY * self.catch_up_s
 
     def spend(self, units: float, now_s: float) -> None:
         if self.per_minute is None:

@@ -14,8 +14,8 @@ MINUTE_S = 60.0
 WINDOWS_S = (1.0, 2.0, 5.0, 10.0)
 #: Fewer calls than this in a short window say nothing about a rate.
 _ENOUGH = 4
-#: Before a rate is known, fewer calls than this say nothing either, unless a third of the last ones, or of all of
-#: ten seconds, is refused; nor does a refusal that is the only one of the last so many calls.
+#: Before a rate is known, fewer calls than this say nothing either, unless refusals are a crowd: so many of the
+#: last calls, or a third of ten seconds' calls. Nor does a refusal that is the only one of the last `_ALONE` calls.
 _MANY, _ALONE = 30, 60
 _LAST, _CROWD = 12, 4
 _CROWD_TO_ONE = 2

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.errors import DeploymentFatal
     from pipeline.limits.limiter import Taken
-    from pipeline.limits.pace import Turn
+    from pipeline.limits.pace import TimeSlots
     from pipeline.limits.token_charge import CallTokens
 
 __all__ = ["Deployment", "Lease", "NoDeployment", "Pool", "Stopping"]
@@ -164,10 +164,10 @@ class Pool:
         deployment.circuit.half_open = True
         self.serve()
 
-    def share(self, part: float, turn: Turn | None = None) -> None:
-        """Of every deployment's quotas this process keeps to so much; others, on the same quotas, to the rest."""
+    def share(self, part: float, slots: TimeSlots | None = None) -> None:
+        """Use this part of every deployment's quotas; other processes use the rest of the same quotas."""
         for one in self.deployments:
-            one.limiter.share(part, self.clock(), turn)
+            one.limiter.share(part, self.clock(), slots)
         self.serve()
 
     def drop(self, deployment: Deployment, error: DeploymentFatal) -> None:

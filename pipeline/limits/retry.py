@@ -34,7 +34,7 @@ MAX_UNKNOWN = 2
 #: Refusals for rate that one item sits through. With waits of up to 15 minutes each this ends somewhere.
 MAX_RATE_LIMITED = 100
 #: A pause up to this long is waited out; a longer one parks the deployment.
-LONGEST_WAIT_S = 15 * 60.0
+PARKED_AFTER_S = 15 * 60.0
 _BACK_OFF = wait_random_exponential(multiplier=1, max=30)
 
 
@@ -72,7 +72,7 @@ class Tries:
                 self.unknown += 1
                 again = self._retry_unknown and self.unknown <= MAX_UNKNOWN
                 if again and self._budget is not None:
-                    self._budget.allows()  # it counts, but such a call is never left open
+                    self._budget.allows()  # takes its token if there is one; such a call is made again either way
                 return again
             case Disconnected() | AskAgain():
                 return True

@@ -13,12 +13,12 @@ from collections import deque
 from dataclasses import dataclass, field
 
 #: A standstill's refusal names no longer wait.
-LONGEST_WAIT_S = 1.0
+LONGEST_NAMED_S = 1.0
 #: So many of them within so many seconds, or calls, are no chance; nor are so many in a minute, or such a share of
 #: its calls.
 MANY, WITHIN_S, WITHIN_CALLS = 6, 6.0, 100
 MANY_A_MINUTE, SHARE = 8, 0.005
-#: What follows one that a standstill does not explain within so many seconds has the same cause.
+#: For so long after a refusal that no standstill explains, further ones are not explained by one either.
 AFTERMATH_S = 15.0
 
 
@@ -47,6 +47,6 @@ class Standstills:
             self._began_s.popleft()
         clump = sum(moment > now_s - clump_s for moment in self._began_s)
         many = clump >= MANY or len(self._began_s) >= max(MANY_A_MINUTE, SHARE * per_minute)
-        if many or wait_s > LONGEST_WAIT_S:
+        if many or wait_s > LONGEST_NAMED_S:
             self._unexplained_until_s = now_s + wait_s + AFTERMATH_S
         return now_s > self._unexplained_until_s

@@ -26,7 +26,7 @@ _MEMORY = 2000
 
 
 def at_most(refused: int, calls: int) -> float:
-    """The share that so many of so many calls speak for, and two standard errors more."""
+    """The refused share at most: the one observed and two standard errors more."""
     return (refused + 2 * math.sqrt(refused) + 1) / max(1, calls)
 
 

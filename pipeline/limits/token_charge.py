@@ -59,7 +59,7 @@ class TokenCharge:
         return self._basis_sent, self._calls_sent
 
     def begin_anew(self) -> None:
-        """Compare no later reading with those so far: others began, or ended, to move the counter too."""
+        """Forget the readings so far: other processes began, or ended, to move the same counter."""
         self._from = None
 
     def left(self, mark: tuple[float, int], tokens_left: float, part: float = 1.0) -> None:

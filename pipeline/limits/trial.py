@@ -25,8 +25,9 @@ ENOUGH, ENOUGH_S = 2, 3.0
 AT_MOST = 0.2
 #: So many at a low rate, and this share of the calls, say that it is not low enough.
 TOO_MANY, TOO_GREAT = 4, 0.2
-#: … or so many, whatever their share. Whether they really do not is seen at a still lower rate, for a quota just
-#: below the first one refuses few calls, too: fewer are left there, by so much, or by so much where they were many.
+#: … or so many, whatever their share. A quota just below the low rate refuses few calls, too, so a still lower rate
+#: is tried: where the refused share falls below `FAR_LESS` of what it was (`LESS` where it was over `MUCH`), the rate
+#: was the cause after all.
 AT_LENGTH = 8
 FAR_LESS, LESS, MUCH = 0.6, 0.85, 0.12
 #: After so many calls and seconds without a refusal, at a rate that is not low, the next refusal is another matter;
@@ -151,7 +152,7 @@ class Trial:
 
     @property
     def _helped(self) -> bool:
-        """Fewer calls are refused than at the low rate before. A deep one is low enough at once."""
+        """Whether clearly fewer calls are refused than at the low rate before; not asked after a deep one."""
         before = self._share_before if self.is_steady else 0.0
         less = LESS if self.refused_low > MUCH * self.sent_low else FAR_LESS
         return self.refused_low < less * before * self.sent_low

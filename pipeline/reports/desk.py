@@ -37,7 +37,7 @@ class Desk:
         """Have the pages `report*.html` here."""
 
     def leave(self, name: str) -> None:
-        """The output has this one as we left it: it need not be brought."""
+        """The output's copy of this one is ours, unchanged: `bring` need not fetch it."""
 
     def hand_in(self, path: Path) -> None:
         """A new report is finished. Raises: StorageError: the output has the old one."""

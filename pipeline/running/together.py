@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import LeaseLost, StorageError
 from pipeline.estimates.worst_case import worst_unknown_usd
 from pipeline.items import digest
-from pipeline.limits.pace import Turn
+from pipeline.limits.pace import TimeSlots
 from pipeline.plan import settings_key
 from pipeline.stop import StopReason
 from pipeline.store.ledger_workers import ASKING, SENDS_NOTHING, this_process
@@ -66,7 +66,7 @@ class Together:
     """This run among the others.
 
     Attributes:
-        sends: it makes calls; else it only is there, and others do.
+        sends: this run makes calls; otherwise its workers do.
         live: runs that send or are about to, this one included.
         names: of the others, by run.
     """
@@ -108,10 +108,10 @@ class Together:
         self.live, self.names = beat.live, beat.names
         if self._sender is not None:
             # Also where their number stays: clocks drift, and one may have come as another went.
-            turn = Turn(place=beat.place, count=beat.live, clock_ahead_s=beat.clock_ahead_s)
-            self._sender.pool.share(1 / beat.live, turn)
+            slots = TimeSlots(place=beat.place, count=beat.live, clock_ahead_s=beat.clock_ahead_s)
+            self._sender.pool.share(1 / beat.live, slots)
         if self._sender is not None and self._sharing != beat.live:
-            # First less is sent, then it is said; more only by the others' going.
+            # Slow down before the others are told; a share grows only when another run leaves.
             self._sharing = beat.live
             beat = await self.ledger.workers.beat(self._sharing)
             log.info("%d runs at work: each takes its share of the quotas", beat.live)

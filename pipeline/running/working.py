@@ -81,7 +81,7 @@ async def wait_for_others(job: Job, feed: Feed) -> None:
 
 
 async def send_deferred(sender: Sender) -> None:
-    """The end of the queue: items that the budget of retries left for later, as fast as it fills again."""
+    """After the queue, send the items that were deferred, as fast as the budget of retries fills again."""
     if not sender.later:
         return
     log.info("%d items were deferred; they go now", len(sender.later))

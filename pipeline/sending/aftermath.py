@@ -32,7 +32,7 @@ from pipeline.errors import (
     ServiceError,
     Unavailable,
 )
-from pipeline.limits.retry import LONGEST_WAIT_S
+from pipeline.limits.retry import PARKED_AFTER_S
 from pipeline.stop import StopReason
 from pipeline.transports.headers import limit_a_minute, tokens_left
 
@@ -140,7 +140,7 @@ class Aftermath:
             )
 
     def _pause(self, deployment: Deployment, seconds: float, *, named: bool) -> None:
-        if seconds > LONGEST_WAIT_S:
+        if seconds > PARKED_AFTER_S:
             self.pool.park(deployment, seconds)
             log.warning("deployment %s asked for %.0f s: it is left aside", deployment.name, seconds)
             return
@@ -158,8 +158,8 @@ class Aftermath:
 
     def _end_at_outage(self, now_s: float, failed: AudioBatchError) -> None:
         left = [one for one in self.pool.deployments if one.usable(now_s) and not one.named_only]
-        if not self.waits and left and all(one.circuit.down_s(now_s) > LONGEST_WAIT_S for one in left):
-            minutes = LONGEST_WAIT_S / 60
+        if not self.waits and left and all(one.circuit.down_s(now_s) > PARKED_AFTER_S for one in left):
+            minutes = PARKED_AFTER_S / 60
             self.stop.ask(
                 StopReason.OUTAGE, f"no deployment answered for {minutes:.0f} minutes: {failed.message}"
             )

@@ -155,7 +155,7 @@ def _own_path(path: str) -> str:
 
 
 def _in_its_place(ledger: Ledger, coming: Outcome) -> Outcome | None:
-    """Another success in the place of the one that comes; None also where that one is home already."""
+    """A different success recorded for the same turn; None if there is none, or if it is this very reply."""
     known = ledger.outcome(coming.item_id, coming.turn)
     if known is None or known.status is not Status.SUCCEEDED:
         return None

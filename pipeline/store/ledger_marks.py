@@ -25,7 +25,7 @@ _KEY = ("item_id", "turn", "version", "replied")
 
 
 def made_on(outcome: Outcome | None) -> tuple[int, int]:
-    """What a mark is of: the version that is recorded, and whether it is a reply."""
+    """What marks on this outcome are of: (version, 1 if there is a reply, else 0)."""
     if outcome is None:
         return 1, 0
     return outcome.version, int(outcome.status is Status.SUCCEEDED)

@@ -106,7 +106,7 @@ def _claiming() -> Any:
 
 
 def _filling() -> Any:
-    """On the queue, unless this queue had the item before: then it is waiting, held, or has ended."""
+    """Puts items on the queue, free to take; one that this queue had before keeps its state."""
     statement = upsert(queue)
     new = statement.excluded
     return statement.on_conflict_do_update(

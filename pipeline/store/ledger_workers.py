@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: The note that names the queue that was last begun.
 QUEUE_NOTE = "queue"
-#: What a run that sends nothing itself says in place of among how many it divides the quotas.
+#: The `sharing` of a run that makes no calls itself.
 SENDS_NOTHING = -1
 #: A share so small that it is none: of a run that waits for the others to make room.
 ASKING = 1_000_000
