@@ -26,8 +26,8 @@ AT_MOST = 0.2
 #: So many at a low rate, and this share of the calls, say that it is not low enough.
 TOO_MANY, TOO_GREAT = 4, 0.2
 #: … or so many, whatever their share. A quota just below the low rate refuses few calls, too, so a still lower rate
-#: is tried: where the refused share falls below `FAR_LESS` of what it was (`LESS` where it was over `MUCH`), the rate
-#: was the cause after all.
+#: is tried: where the refused share falls below `FAR_LESS` of what it was (`LESS` where it was over `MUCH`), it was
+#: the rate after all.
 AT_LENGTH = 8
 FAR_LESS, LESS, MUCH = 0.6, 0.85, 0.12
 #: After so many calls and seconds without a refusal, at a rate that is not low, the next refusal is another matter;
