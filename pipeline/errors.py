@@ -1,26 +1,28 @@
-"""Every error that leaves a function of this project.
+"""The errors that users and callers meet; those between two modules stand beside the one that raises them.
 
     AudioBatchError
-    ├── ConfigError             settings or arguments that cannot work; nothing was sent
-    │   ├── FolderInUse         another run holds the output folder
-    │   └── NothingFound        the inputs are there, and hold nothing to send
-    ├── InputError              one input cannot be sent; the others can
-    ├── StorageError            the output cannot be written
-    │   └── LeaseLost           another run holds the item by now
-    ├── BudgetReached           the next call could pass a cost limit
-    ├── RequestRejected         the service refuses this request for good
-    │   └── ContentFiltered     … because of its content
-    ├── BadReply                paid for, but not what was asked
-    ├── OutcomeUnknown          sent; perhaps answered, perhaps billed
-    ├── TransientError          nothing was bought; the same request may pass later
-    │   ├── RateLimited         … after `retry_after_s`
-    │   ├── Unavailable         the service is in trouble
-    │   └── Disconnected        the service was not reached
-    └── DeploymentFatal         no request to this deployment can pass
-        ├── AuthenticationFailed
-        ├── PermissionMissing
-        ├── DeploymentGone
-        └── CreditExhausted
+    ├── ConfigError                 settings or arguments that cannot work; nothing was sent
+    │   ├── FolderInUse             another run holds the output folder
+    │   └── NothingFound            the inputs are there, and hold nothing to send
+    ├── InputError                  one input cannot be sent; the others can
+    ├── StorageError                the output cannot be written
+    │   └── LeaseLost               another run holds the item by now
+    ├── BudgetReached               the next call could pass a cost limit
+    └── ServiceError                what the service said
+        ├── RequestRejected         it refuses this request for good
+        │   ├── AudioIdGone         … because it has forgotten the earlier reply
+        │   └── ContentFiltered     … because of its content
+        ├── BadReply                paid for, but not what was asked
+        ├── OutcomeUnknown          sent; perhaps answered, perhaps billed
+        ├── TransientError          nothing was bought; the same request may pass later
+        │   ├── RateLimited         … after `retry_after_s`
+        │   ├── Unavailable         the service is in trouble
+        │   └── Disconnected        the service was not reached
+        └── DeploymentFatal         no request to this deployment can pass
+            ├── AuthenticationFailed
+            ├── PermissionMissing
+            ├── DeploymentGone
+            └── CreditExhausted
 
 An error knows whose fault it is (its class) and the word for it in the manifest (`error_type`).
 Retry decisions are made by class, never by message text.

@@ -1,6 +1,6 @@
 """One run on one output folder: opened, prepared, its shards run, finished.
 
-The only place where limits, transports and store meet. It knows nothing of Prefect: `run` below does a whole
+Inputs, plan, senders and reports are brought together here. It knows nothing of Prefect: `run` below does a whole
 job with plain asyncio, and the flows call the same steps.
 
     async with Job.open(spec) as job:       lock, ledger, what a killed run left

@@ -246,7 +246,7 @@ class JobSpec(BaseModel):
     stop_at: str | None = Field(default=None, description="Stop orderly at this local time, HH:MM")
     max_failures: str = Field(
         default=DEFAULT_MAX_FAILURES,
-        description="Stop after this many failures, a number or a share (20%) once 20 calls were made",
+        description="Stop after this many failures, a number or a share (20%) once 20 items have ended",
     )
     max_concurrency: int | None = Field(
         default=None,
@@ -424,11 +424,11 @@ class JobSpec(BaseModel):
         today = now.replace(hour=clock.hour, minute=clock.minute, second=clock.second, microsecond=0)
         return today if today > now else today + timedelta(days=1)
 
-    def failure_limit(self, calls: int) -> float:
-        """How many failures `calls` calls may have; infinite while a share has too few calls to mean much."""
+    def failure_limit(self, items: int) -> float:
+        """How many of so many items may fail; infinite while a share has too few items to mean much."""
         if not self.max_failures.endswith("%"):
             return float(self.max_failures)
-        return float("inf") if calls < 20 else calls * float(self.max_failures[:-1]) / 100
+        return float("inf") if items < 20 else items * float(self.max_failures[:-1]) / 100
 
 
 @lru_cache(maxsize=16)  # asked for at every item

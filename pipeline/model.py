@@ -264,7 +264,7 @@ class Reply:
         input_usage: what that transcript took, which is billed beside the reply; None where none was made.
         limits: the service's rate-limit headers, lower case.
         cues: a transcription's words with their times, where the service gives any.
-        raw: the body as it came; kept only where something is wrong.
+        raw: the body as it came, for where something turns out to be wrong with it.
     """
 
     text: str

@@ -1,7 +1,7 @@
 """Where a job's values come from: flags, job file, environment, `.env`, defaults — the first that has one.
 
-The only reader of the environment. Names are the SDKs' own (`AZURE_OPENAI_ENDPOINT`, `OPENAI_API_KEY`, …);
-ours begin with `AUDIOBATCH_`. Credentials come from here alone and never enter a `JobSpec`.
+What the environment says of a job is read here alone. Names are the SDKs' own (`AZURE_OPENAI_ENDPOINT`,
+`OPENAI_API_KEY`, …); ours begin with `AUDIOBATCH_`. Credentials come from here alone and never enter a `JobSpec`.
 """
 
 from __future__ import annotations

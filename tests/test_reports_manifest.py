@@ -159,8 +159,10 @@ def test_columns_are_chosen_and_ordered_by_name_and_by_pattern():
 
 
 def test_a_column_that_does_not_exist_is_refused_with_the_nearest_that_does():
-    with pytest.raises(ConfigError, match="did you mean transcript"):
+    with pytest.raises(ConfigError, match=r"did you mean 'transcript'\? Known are: item_id, "):
         choose_columns(["transcrpt"])
+    with pytest.raises(ConfigError, match=r"no column 'xyz'\. Known are: item_id, "):
+        choose_columns(["xyz"])
 
 
 def test_chosen_columns_are_written_in_their_order():

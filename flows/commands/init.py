@@ -11,7 +11,7 @@ import click
 
 _HEAD = """\
 # A job for audiobatch:  audiobatch run --job {name}
-# Every key is also a flag; a flag given on the command line wins. Paths are relative to this file.
+# Most keys are flags, too; a flag given on the command line wins. Paths are relative to this file.
 # Credentials never stand here: they come from the environment (AZURE_OPENAI_API_KEY, OPENAI_API_KEY) or `az login`.
 """
 _TURNS = """\

@@ -121,5 +121,5 @@ def _matching(name: str, known: Sequence[str]) -> list[str]:
     if any(mark in name for mark in "*?"):
         return [column for column in known if fnmatchcase(column, name)]
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ConfigError(f"--manifest-columns: there is no column {name!r}{hint} Known are: {', '.join(known)}")

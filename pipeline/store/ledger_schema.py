@@ -13,7 +13,7 @@ was put in. JSON is text that only this project reads.
     marks      what a reviewer said of a turn, one row for each version of its reply
     runs       one row a run
     settings   job settings that results were made with, by their key
-    meta       the schema's version
+    meta       the schema's version, and notes: the queue, the output's id, whether reports show all, orders to stop
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class Workers:
     def join(self, me: Worker) -> Joined:
         """Sign on: to the queue that others are at work on, or to one of its own. Blocks.
 
-        Only one at a time may do this (`Ledger.opening`).
+        Only one at a time may do this (`Ledger.one_at_a_time`).
 
         Raises:
             FolderInUse: others are at work who ask for something else.
@@ -127,7 +127,7 @@ class Workers:
 
         Args:
             sharing: among how many this run divides the quotas now; `ASKING`: it sends nothing yet, and is about
-                to; 0: it is not.
+                to; 0: it is not; `SENDS_NOTHING`: it never will.
 
         Raises:
             LeaseLost: this run was silent so long that another has begun anew.

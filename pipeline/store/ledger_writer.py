@@ -43,7 +43,7 @@ _T = TypeVar("_T")
 
 #: Entries that may share one transaction. Past a few hundred the flush is long since negligible.
 MAX_BATCH = 500
-#: Entries that may wait before `put` blocks its caller.
+#: Entries that may wait before `_put` blocks its caller.
 MAX_WAITING = 10_000
 #: Where the transaction before had so many entries, the next one waits so long for others: with 128 calls in flight
 #: on two cores, 8 to 15 % less CPU an item.

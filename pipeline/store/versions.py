@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Where earlier versions of a result go when it is made again.
 VERSIONS = "versions"
-#: Below it: files that lay in a result's place and belong to no outcome, moved aside by `verify --repair`.
+#: Below it: files that lay in a result's place and belong to no outcome, moved aside (`verify --repair`).
 UNRECORDED = f"{VERSIONS}/unrecorded"
 
 

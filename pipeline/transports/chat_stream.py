@@ -42,7 +42,6 @@ class StreamedReply:
     """What the chunks bring.
 
     Attributes:
-        message: in the shape of an unstreamed one, but for the audio's data.
         pcm: 16 bits, one channel, 24 kHz.
         has_audio: an audio part was announced, whether or not it brought samples.
     """
