@@ -6,16 +6,16 @@ manifest with its reason and all the others still run.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import itertools
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ConfigError
+from pipeline.inputs.table_rows import csv_rows, json_lines, open_lines, xlsx_rows
 from pipeline.jobspec import AudioFormat
 from pipeline.model import RowSettings, Source, SourceKind
 
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from pipeline.inputs.table_rows import Row
+
 TABLE_ENDINGS = (".csv", ".xlsx", ".jsonl")
 #: The longest prompt that is taken for one: longer text is a mistake (a wrong file), not a prompt.
 MAX_PROMPT_CHARACTERS = 1_000_000
-_DELIMITERS = ",;\t|"
 _FORMATS = get_args(AudioFormat)
 
 
@@ -110,9 +111,6 @@ def lines_of(path: Path, *, root: str, ids: Ids, name: str = "") -> Iterator[Sou
             yield text_source(line, ids=ids, root=root, path=name or path.name)
 
 
-Row = tuple[int, dict[str, str], str]
-
-
 @dataclass(slots=True, kw_only=True)
 class Table:
     """One table's rows on their way to sources.
@@ -137,11 +135,11 @@ class Table:
         """
         match path.suffix.lower():
             case ".csv":
-                yield from self._sources(_csv_rows(path))
+                yield from self._sources(csv_rows(path))
             case ".xlsx":
-                yield from self._sources(_xlsx_rows(path))
+                yield from self._sources(xlsx_rows(path))
             case _:
-                with _open_lines(path) as lines:
+                with open_lines(path) as lines:
                     yield from self._sources(json_lines(lines, str(path)))
 
     def from_stream(self, lines: Iterable[str | bytes]) -> Iterator[Source]:
@@ -201,100 +199,3 @@ def _bad_cell(error: Any) -> str:
     if column == "format":
         return f"format {error['input']!r} is not one of {', '.join(_FORMATS)}"
     return f"{column} {error['input']!r}: {error['msg'].lower()}"
-
-
-def _open_lines(path: Path) -> IO[bytes]:
-    try:
-        return path.open("rb")
-    except OSError as failed:
-        raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
-
-
-def json_lines(lines: Iterable[str | bytes], where: str) -> Iterator[Row]:
-    """Each JSON object as a row of text; a line that is none is a row with its problem."""
-    for number, line in enumerate(lines, 1):
-        text = line.encode() if isinstance(line, str) else line
-        text = text.removeprefix(b"\xef\xbb\xbf").strip()
-        if not text:
-            continue
-        try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError as failed:
-            shown = text.decode(errors="backslashreplace")[:200]
-            yield number, {"prompt": shown}, f"line {number} of {where} is not JSON: {failed}"
-            continue
-        if not isinstance(value, dict):
-            yield number, {"prompt": str(value)[:200]}, f"line {number} of {where} is not a JSON object"
-            continue
-        yield number, {str(key): _cell(entry) for key, entry in value.items()}, ""
-
-
-def _cell(value: object) -> str:
-    """A cell as text: whole numbers without `.0`, nothing for an empty cell, JSON for what is nested."""
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return orjson.dumps(value).decode() if isinstance(value, (dict, list, bool)) else str(value)
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
-    import pandas as pd
-
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            head = file.read(65_536)
-        try:
-            delimiter = csv.Sniffer().sniff(head.partition("\n")[0], _DELIMITERS).delimiter
-        except csv.Error:
-            delimiter = ","
-        reader = pd.read_csv(
-            path,
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            sep=delimiter,
-            chunksize=1000,
-            skip_blank_lines=True,
-        )
-        number = 1
-        with reader as chunks:
-            for chunk in chunks:
-                columns = [str(name).strip() for name in chunk.columns]
-                for values in chunk.itertuples(index=False, name=None):
-                    number += 1
-                    texts = ("" if pd.isna(value) else str(value) for value in values)
-                    yield number, dict(zip(columns, texts, strict=True)), ""
-    except OSError as failed:
-        raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
-    except UnicodeDecodeError as failed:
-        raise ConfigError(f"{path}: is not UTF-8; save it as 'CSV UTF-8'") from failed
-    except pd.errors.EmptyDataError:
-        raise ConfigError(f"{path}: the table is empty") from None
-    except (pd.errors.ParserError, ValueError) as failed:
-        raise ConfigError(f"{path}: not a table that can be read: {str(failed).strip()}") from failed
-
-
-def _xlsx_rows(path: Path) -> Iterator[Row]:
-    import zipfile
-
-    from openpyxl import load_workbook
-    from openpyxl.utils.exceptions import InvalidFileException
-
-    try:
-        book = load_workbook(path, read_only=True, data_only=True)
-    except OSError as failed:
-        raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError) as failed:
-        raise ConfigError(f"{path}: not an Excel workbook that can be read: {failed}") from failed
-    try:
-        rows = book.worksheets[0].iter_rows(values_only=True)
-        header = [_cell(value).strip() for value in next(rows, ())]
-        if not any(header):
-            raise ConfigError(f"{path}: the first sheet is empty")
-        for number, values in enumerate(rows, 2):
-            if any(value is not None for value in values):
-                row = {key: _cell(value) for key, value in zip(header, values, strict=False) if key}
-                yield number, row, ""
-    finally:
-        book.close()

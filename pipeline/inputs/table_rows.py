@@ -1,0 +1,118 @@
+"""The rows of a table as text, streamed: from CSV, Excel workbooks and JSON Lines.
+
+A row is its number as a person counts it, its cells by column, and what is wrong with it; empty when nothing is.
+"""
+
+from __future__ import annotations
+
+import csv
+from typing import IO, TYPE_CHECKING, TypeAlias
+
+import orjson
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+Row: TypeAlias = tuple[int, dict[str, str], str]
+
+_DELIMITERS = ",;\t|"
+
+
+def open_lines(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as failed:
+        raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
+
+
+def json_lines(lines: Iterable[str | bytes], where: str) -> Iterator[Row]:
+    """Each JSON object as a row of text; a line that is none is a row with its problem."""
+    for number, line in enumerate(lines, 1):
+        text = line.encode() if isinstance(line, str) else line
+        text = text.removeprefix(b"\xef\xbb\xbf").strip()
+        if not text:
+            continue
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError as failed:
+            shown = text.decode(errors="backslashreplace")[:200]
+            yield number, {"prompt": shown}, f"line {number} of {where} is not JSON: {failed}"
+            continue
+        if not isinstance(value, dict):
+            yield number, {"prompt": str(value)[:200]}, f"line {number} of {where} is not a JSON object"
+            continue
+        yield number, {str(key): _cell(entry) for key, entry in value.items()}, ""
+
+
+def _cell(value: object) -> str:
+    """A cell as text: whole numbers without `.0`, nothing for an empty cell, JSON for what is nested."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return orjson.dumps(value).decode() if isinstance(value, (dict, list, bool)) else str(value)
+
+
+def csv_rows(path: Path) -> Iterator[Row]:
+    import pandas as pd
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            head = file.read(65_536)
+        try:
+            delimiter = csv.Sniffer().sniff(head.partition("\n")[0], _DELIMITERS).delimiter
+        except csv.Error:
+            delimiter = ","
+        reader = pd.read_csv(
+            path,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            sep=delimiter,
+            chunksize=1000,
+            skip_blank_lines=True,
+        )
+        number = 1
+        with reader as chunks:
+            for chunk in chunks:
+                columns = [str(name).strip() for name in chunk.columns]
+                for values in chunk.itertuples(index=False, name=None):
+                    number += 1
+                    texts = ("" if pd.isna(value) else str(value) for value in values)
+                    yield number, dict(zip(columns, texts, strict=True)), ""
+    except OSError as failed:
+        raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
+    except UnicodeDecodeError as failed:
+        raise ConfigError(f"{path}: is not UTF-8; save it as 'CSV UTF-8'") from failed
+    except pd.errors.EmptyDataError:
+        raise ConfigError(f"{path}: the table is empty") from None
+    except (pd.errors.ParserError, ValueError) as failed:
+        raise ConfigError(f"{path}: not a table that can be read: {str(failed).strip()}") from failed
+
+
+def xlsx_rows(path: Path) -> Iterator[Row]:
+    import zipfile
+
+    from openpyxl import load_workbook
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    try:
+        book = load_workbook(path, read_only=True, data_only=True)
+    except OSError as failed:
+        raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
+    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError) as failed:
+        raise ConfigError(f"{path}: not an Excel workbook that can be read: {failed}") from failed
+    try:
+        rows = book.worksheets[0].iter_rows(values_only=True)
+        header = [_cell(value).strip() for value in next(rows, ())]
+        if not any(header):
+            raise ConfigError(f"{path}: the first sheet is empty")
+        for number, values in enumerate(rows, 2):
+            if any(value is not None for value in values):
+                row = {key: _cell(value) for key, value in zip(header, values, strict=False) if key}
+                yield number, row, ""
+    finally:
+        book.close()
