@@ -57,17 +57,22 @@ def _cell(value: object) -> str:
 
 
 def csv_rows(path: Path) -> Iterator[Row]:
+    """Each row under the header, cells as they are written; short rows are filled up with empty cells.
+
+    Raises:
+        ConfigError: it cannot be read, or a row has more fields than the header: which of them belong together
+            nobody can tell.
+    """
     import pandas as pd
 
+    delimiter = ","
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            head = file.read(65_536)
-        try:
-            delimiter = csv.Sniffer().sniff(head.partition("\n")[0], _DELIMITERS).delimiter
-        except csv.Error:
-            delimiter = ","
+        delimiter = _delimiter(path)
+        # The header is read as a row: a row may then have no more fields than it. Told of a header, pandas takes
+        # the surplus of the first rows for an index, and all cells move.
         reader = pd.read_csv(
             path,
+            header=None,
             dtype=str,
             keep_default_na=False,
             encoding="utf-8-sig",
@@ -75,14 +80,12 @@ def csv_rows(path: Path) -> Iterator[Row]:
             chunksize=1000,
             skip_blank_lines=True,
         )
-        number = 1
         with reader as chunks:
-            for chunk in chunks:
-                columns = [str(name).strip() for name in chunk.columns]
-                for values in chunk.itertuples(index=False, name=None):
-                    number += 1
-                    texts = ("" if pd.isna(value) else str(value) for value in values)
-                    yield number, dict(zip(columns, texts, strict=True)), ""
+            rows = (values for chunk in chunks for values in chunk.itertuples(index=False, name=None))
+            columns = _csv_columns(next(rows, ()))
+            for number, values in enumerate(rows, 2):
+                texts = (value if isinstance(value, str) else "" for value in values)
+                yield number, dict(zip(columns, texts, strict=True)), ""
     except OSError as failed:
         raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
     except UnicodeDecodeError as failed:
@@ -90,7 +93,24 @@ def csv_rows(path: Path) -> Iterator[Row]:
     except pd.errors.EmptyDataError:
         raise ConfigError(f"{path}: the table is empty") from None
     except (pd.errors.ParserError, ValueError) as failed:
-        raise ConfigError(f"{path}: not a table that can be read: {str(failed).strip()}") from failed
+        raise ConfigError(
+            f"{path}: not a table that can be read: {str(failed).strip()}. A field that holds {delimiter!r}, a "
+            'quote or a line break needs double quotes around it: "Hello, world"'
+        ) from failed
+
+
+def _delimiter(path: Path) -> str:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        head = file.read(65_536)
+    try:
+        return csv.Sniffer().sniff(head.partition("\n")[0], _DELIMITERS).delimiter
+    except csv.Error:
+        return ","
+
+
+def _csv_columns(header: tuple[str, ...]) -> list[str]:
+    """The columns' names; one without a name is called after its place, so that its cells are not lost."""
+    return [name.strip() or f"Unnamed: {place}" for place, name in enumerate(header)]
 
 
 def xlsx_rows(path: Path) -> Iterator[Row]:

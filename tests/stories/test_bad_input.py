@@ -124,6 +124,13 @@ def test_a_table_without_prompts_names_its_columns(emulator, tmp_path):
         run_job(inputs=[str(tmp_path / "p.csv")], output=str(tmp_path / "out"), **azure(emulator))
 
 
+def test_a_table_whose_prompts_have_bare_commas_is_refused_before_anything_is_sent(emulator, tmp_path):
+    (tmp_path / "p.csv").write_text("prompt\nHello, world\nPlease close the door, the cat is out\n")
+    with pytest.raises(ConfigError, match=r"line 2\b[\s\S]*double quotes"):
+        run_job(inputs=[str(tmp_path / "p.csv")], output=str(tmp_path / "out"), **azure(emulator))
+    assert emulator.journal() == []
+
+
 def test_text_prompts_cannot_ask_for_text_alone(emulator, tmp_path):
     (tmp_path / "p.txt").write_text("hello")
     with pytest.raises(ConfigError, match="audio"):
