@@ -1,6 +1,10 @@
 """What a table's file holds, and what becomes of its rows."""
 
+import re
+import zipfile
+
 import pytest
+import xlsxwriter
 
 from pipeline.discover import Discovery
 from pipeline.errors import ConfigError
@@ -19,6 +23,27 @@ def texts(path, **settings):
 def written(path, text):
     path.write_text(text, encoding="utf-8", newline="")
     return path
+
+
+def workbook(path, rows):
+    with xlsxwriter.Workbook(path) as book:
+        sheet = book.add_worksheet()
+        for at, cells in enumerate(rows):
+            sheet.write_row(at, 0, cells)
+    return path
+
+
+def edited(path, member, change):
+    """The same workbook with one of its files changed."""
+    with zipfile.ZipFile(path) as book:
+        files = {name: book.read(name) for name in book.namelist()}
+    with zipfile.ZipFile(path, "w") as book:
+        for name, data in files.items():
+            book.writestr(name, change(data) if name == member else data)
+    return path
+
+
+SHEET = "xl/worksheets/sheet1.xml"
 
 
 @pytest.mark.parametrize(
@@ -51,3 +76,15 @@ def test_quoted_fields_of_a_csv_keep_commas_and_lines(tmp_path):
         ('Hello, "world"', "007"),
         ("One\ntwo", "NA"),
     ]
+
+
+@pytest.mark.parametrize("stored", ["A1", "A1:B3", "B1:B2", "A1:D90"])
+def test_every_row_of_a_workbook_is_found_whatever_size_it_says_it_has(stored, tmp_path):
+    rows = [[f"r{number}", f"Say {number}."] for number in range(1, 6)]
+    path = workbook(tmp_path / "p.xlsx", [["id", "prompt", "guest"], *rows, [], ["r9", "", "Ana"]])
+    edited(path, SHEET, lambda xml: re.sub(rb'ref="[^"]*"', f'ref="{stored}"'.encode(), xml, count=1))
+    assert [(one.item_id, one.text, one.row) for one in found(path)] == [
+        *((name, text, {"guest": ""}) for name, text in rows),
+        ("r9", "", {"guest": "Ana"}),
+    ]
+    assert found(path)[-1].refusal == "the prompt of row 8 is empty"

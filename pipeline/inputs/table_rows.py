@@ -6,6 +6,7 @@ A row is its number as a person counts it, its cells by column, and what is wron
 from __future__ import annotations
 
 import csv
+from itertools import zip_longest
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 import orjson
@@ -114,6 +115,11 @@ def _csv_columns(header: tuple[str, ...]) -> list[str]:
 
 
 def xlsx_rows(path: Path) -> Iterator[Row]:
+    """Each row of the first sheet that holds anything, formulas with the value they had when it was saved.
+
+    Raises:
+        ConfigError: it cannot be read, or is damaged.
+    """
     import zipfile
 
     from openpyxl import load_workbook
@@ -126,13 +132,15 @@ def xlsx_rows(path: Path) -> Iterator[Row]:
     except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError) as failed:
         raise ConfigError(f"{path}: not an Excel workbook that can be read: {failed}") from failed
     try:
-        rows = book.worksheets[0].iter_rows(values_only=True)
+        sheet = book.worksheets[0]
+        sheet.reset_dimensions()  # a stored size may be wrong: rows beyond it would be lost
+        rows = sheet.iter_rows(values_only=True)
         header = [_cell(value).strip() for value in next(rows, ())]
         if not any(header):
             raise ConfigError(f"{path}: the first sheet is empty")
         for number, values in enumerate(rows, 2):
             if any(value is not None for value in values):
-                row = {key: _cell(value) for key, value in zip(header, values, strict=False) if key}
-                yield number, row, ""
+                cells = zip_longest(header, values[: len(header)])  # a row ends with its last cell
+                yield number, {name: _cell(value) for name, value in cells if name}, ""
     finally:
         book.close()
