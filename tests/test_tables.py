@@ -1,5 +1,6 @@
 """What a table's file holds, and what becomes of its rows."""
 
+import random
 import re
 import zipfile
 
@@ -88,3 +89,41 @@ def test_every_row_of_a_workbook_is_found_whatever_size_it_says_it_has(stored, t
         ("r9", "", {"guest": "Ana"}),
     ]
     assert found(path)[-1].refusal == "the prompt of row 8 is empty"
+
+
+@pytest.mark.parametrize("member", [SHEET, "xl/sharedStrings.xml", "xl/workbook.xml", "xl/styles.xml"])
+@pytest.mark.parametrize("change", [lambda xml: xml[:-30], lambda xml: xml[:-60], lambda _: b""])
+def test_a_workbook_whose_files_are_cut_is_refused(member, change, tmp_path):
+    path = workbook(tmp_path / "p.xlsx", [["id", "prompt"], *([f"r{n}", f"Say {n}."] for n in range(9))])
+    with pytest.raises(ConfigError, match=r"p\.xlsx: not an Excel workbook that can be read"):
+        found(edited(path, member, change))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # openpyxl says what it leaves out
+def test_a_workbook_that_is_damaged_anywhere_is_read_or_refused(tmp_path):
+    chance = random.Random(20)
+    path = workbook(tmp_path / "p.xlsx", [["id", "prompt"], *([f"r{n}", f"Say {n}."] for n in range(90))])
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as book:
+        members = book.namelist()
+    refused = 0
+    for _ in range(150):
+        path.write_bytes(whole)
+        if chance.random() < 0.5:
+            at = chance.randrange(len(whole))
+            path.write_bytes(whole[:at] + chance.randbytes(3) + whole[at + 3 :])
+        else:
+            at, length = chance.randrange(200), chance.randrange(1, 30)
+            edited(path, chance.choice(members), lambda xml: xml[:at] + xml[at + length :])  # noqa: B023
+        try:
+            found(path)
+        except ConfigError:
+            refused += 1
+    assert refused > 30
+
+
+def test_a_workbook_without_a_sheet_of_cells_is_refused(tmp_path):
+    with xlsxwriter.Workbook(tmp_path / "p.xlsx") as book:
+        book.add_worksheet()
+    with pytest.raises(ConfigError, match="the first sheet is empty"):
+        found(tmp_path / "p.xlsx")

@@ -6,6 +6,9 @@ A row is its number as a person counts it, its cells by column, and what is wron
 from __future__ import annotations
 
 import csv
+import zipfile
+import zlib
+from contextlib import closing
 from itertools import zip_longest
 from typing import IO, TYPE_CHECKING, TypeAlias
 
@@ -120,27 +123,36 @@ def xlsx_rows(path: Path) -> Iterator[Row]:
     Raises:
         ConfigError: it cannot be read, or is damaged.
     """
-    import zipfile
+    rows = _sheet_values(path)
+    header = [_cell(value).strip() for value in next(rows, ())]
+    if not any(header):
+        raise ConfigError(f"{path}: the first sheet is empty")
+    for number, values in enumerate(rows, 2):
+        if any(value is not None for value in values):
+            cells = zip_longest(header, values[: len(header)])  # a row ends with its last cell
+            yield number, {name: _cell(value) for name, value in cells if name}, ""
 
+
+#: What openpyxl lets through when a workbook's archive, the XML in it or what that says is damaged.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, RuntimeError),
+    *(SyntaxError, ValueError, TypeError, AttributeError, LookupError),
+)
+
+
+def _sheet_values(path: Path) -> Iterator[tuple[object, ...]]:
+    """The cells of the first sheet, row by row; both opening it and each row can show that it is damaged."""
     from openpyxl import load_workbook
-    from openpyxl.utils.exceptions import InvalidFileException
 
     try:
-        book = load_workbook(path, read_only=True, data_only=True)
+        with path.open("rb") as file, closing(load_workbook(file, read_only=True, data_only=True)) as book:
+            for sheet in book.worksheets[:1]:
+                sheet.reset_dimensions()  # a stored size may be wrong: rows beyond it would be lost
+                yield from sheet.iter_rows(values_only=True)
     except OSError as failed:
-        raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError) as failed:
-        raise ConfigError(f"{path}: not an Excel workbook that can be read: {failed}") from failed
-    try:
-        sheet = book.worksheets[0]
-        sheet.reset_dimensions()  # a stored size may be wrong: rows beyond it would be lost
-        rows = sheet.iter_rows(values_only=True)
-        header = [_cell(value).strip() for value in next(rows, ())]
-        if not any(header):
-            raise ConfigError(f"{path}: the first sheet is empty")
-        for number, values in enumerate(rows, 2):
-            if any(value is not None for value in values):
-                cells = zip_longest(header, values[: len(header)])  # a row ends with its last cell
-                yield number, {name: _cell(value) for name, value in cells if name}, ""
-    finally:
-        book.close()
+        raise ConfigError(f"{path}: cannot be read ({failed.strerror or failed})") from failed
+    except _DAMAGE as failed:
+        raise ConfigError(
+            f"{path}: not an Excel workbook that can be read: {str(failed) or type(failed).__name__}. It may be "
+            "damaged or have a password: open it in Excel and save it anew as .xlsx"
+        ) from failed
