@@ -127,3 +127,34 @@ def test_a_workbook_without_a_sheet_of_cells_is_refused(tmp_path):
         book.add_worksheet()
     with pytest.raises(ConfigError, match="the first sheet is empty"):
         found(tmp_path / "p.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("stored", "meant"),
+    [
+        ("Hello_x000D_\nworld", "Hello\nworld"),
+        ("One_x000D__x000A_two_x0009_three", "One\ntwo\tthree"),
+        ("A _xD83D__xDE00_ and half: _xD83D_", "A \U0001f600 and half: \ufffd"),
+        ("my_xylophone, _x12_, __init__", "my_xylophone, _x12_, __init__"),
+    ],
+)
+@pytest.mark.parametrize("inline", [False, True], ids=["shared", "inline"])
+def test_line_breaks_and_controls_of_a_workbook_are_read_as_what_they_stand_for(
+    stored, meant, inline, tmp_path
+):
+    with xlsxwriter.Workbook(tmp_path / "p.xlsx", {"constant_memory": inline}) as book:
+        sheet = book.add_worksheet()
+        sheet.write_row(0, 0, ["prompt", "gu_x0065_st"])
+        sheet.write_row(1, 0, ["PROMPT", "PROMPT"])
+
+    def put(xml):
+        return xml.replace(b"PROMPT", stored.encode()).replace(b"_x005F_x0065_", b"_x0065_")
+
+    edited(tmp_path / "p.xlsx", SHEET if inline else "xl/sharedStrings.xml", put)
+    (source,) = found(tmp_path / "p.xlsx")
+    assert (source.text, source.row) == (meant, {"guest": meant})
+
+
+def test_a_line_break_typed_in_excel_on_windows_is_no_part_of_the_words(tmp_path):
+    path = workbook(tmp_path / "p.xlsx", [["id", "prompt"], ["a", "Hello\r\nworld"]])
+    assert texts(path) == ["Hello\nworld"]

@@ -124,13 +124,26 @@ def xlsx_rows(path: Path) -> Iterator[Row]:
         ConfigError: it cannot be read, or is damaged.
     """
     rows = _sheet_values(path)
-    header = [_cell(value).strip() for value in next(rows, ())]
+    header = [_excel_cell(value).strip() for value in next(rows, ())]
     if not any(header):
         raise ConfigError(f"{path}: the first sheet is empty")
     for number, values in enumerate(rows, 2):
         if any(value is not None for value in values):
             cells = zip_longest(header, values[: len(header)])  # a row ends with its last cell
-            yield number, {name: _cell(value) for name, value in cells if name}, ""
+            yield number, {name: _excel_cell(value) for name, value in cells if name}, ""
+
+
+def _excel_cell(value: object) -> str:
+    """A cell as text, with plain line breaks. What XML cannot carry stands as `_xHHHH_` in it, CR as `_x000D_`."""
+    if not isinstance(value, str):
+        return _cell(value)
+    if "_x" in value:
+        from openpyxl.utils.escape import unescape
+
+        # A character beyond 16 bits is two escapes; half of one is no character.
+        utf16 = unescape(value).encode("utf-16-le", "surrogatepass")
+        value = str(utf16, "utf-16-le", "replace")
+    return value.replace("\r\n", "\n")
 
 
 #: What openpyxl lets through when a workbook's archive, the XML in it or what that says is damaged.
