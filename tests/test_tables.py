@@ -158,3 +158,27 @@ def test_line_breaks_and_controls_of_a_workbook_are_read_as_what_they_stand_for(
 def test_a_line_break_typed_in_excel_on_windows_is_no_part_of_the_words(tmp_path):
     path = workbook(tmp_path / "p.xlsx", [["id", "prompt"], ["a", "Hello\r\nworld"]])
     assert texts(path) == ["Hello\nworld"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "xlsx"])
+def test_columns_of_one_name_are_refused_by_that_name(ending, tmp_path):
+    rows = [["id", "prompt", "note", " prompt", "note "], ["a", "first", "1", "second", "2"]]
+    path = tmp_path / f"p.{ending}"
+    if ending == "csv":
+        written(path, "".join(",".join(cells) + "\n" for cells in rows))
+    else:
+        workbook(path, rows)
+    with pytest.raises(ConfigError, match=rf"p\.{ending}: more than one column is called 'prompt', 'note'; "):
+        found(path)
+
+
+@pytest.mark.parametrize("ending", ["csv", "xlsx"])
+def test_several_columns_may_have_no_name(ending, tmp_path):
+    rows = [["", "prompt", "", "note"], ["1", "Say it.", "", "x"]]
+    path = tmp_path / f"p.{ending}"
+    if ending == "csv":
+        written(path, "".join(",".join(cells) + "\n" for cells in rows))
+    else:
+        workbook(path, rows)
+    (source,) = found(path)
+    assert (source.text, source.row["note"]) == ("Say it.", "x")

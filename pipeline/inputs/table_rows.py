@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import zipfile
 import zlib
+from collections import Counter
 from contextlib import closing
 from itertools import zip_longest
 from typing import IO, TYPE_CHECKING, TypeAlias
@@ -87,6 +88,7 @@ def csv_rows(path: Path) -> Iterator[Row]:
         with reader as chunks:
             rows = (values for chunk in chunks for values in chunk.itertuples(index=False, name=None))
             columns = _csv_columns(next(rows, ()))
+            _refuse_doubles(path, columns)
             for number, values in enumerate(rows, 2):
                 texts = (value if isinstance(value, str) else "" for value in values)
                 yield number, dict(zip(columns, texts, strict=True)), ""
@@ -117,6 +119,14 @@ def _csv_columns(header: tuple[str, ...]) -> list[str]:
     return [name.strip() or f"Unnamed: {place}" for place, name in enumerate(header)]
 
 
+def _refuse_doubles(path: Path, header: list[str]) -> None:
+    """Raises: ConfigError: two columns have one name, so that one would be taken for the other."""
+    doubled = [name for name, times in Counter(header).items() if name and times > 1]
+    if doubled:
+        names = ", ".join(map(repr, doubled))
+        raise ConfigError(f"{path}: more than one column is called {names}; give each a name of its own")
+
+
 def xlsx_rows(path: Path) -> Iterator[Row]:
     """Each row of the first sheet that holds anything, formulas with the value they had when it was saved.
 
@@ -127,6 +137,7 @@ def xlsx_rows(path: Path) -> Iterator[Row]:
     header = [_excel_cell(value).strip() for value in next(rows, ())]
     if not any(header):
         raise ConfigError(f"{path}: the first sheet is empty")
+    _refuse_doubles(path, header)
     for number, values in enumerate(rows, 2):
         if any(value is not None for value in values):
             cells = zip_longest(header, values[: len(header)])  # a row ends with its last cell
