@@ -182,3 +182,30 @@ def test_several_columns_may_have_no_name(ending, tmp_path):
         workbook(path, rows)
     (source,) = found(path)
     assert (source.text, source.row["note"]) == ("Say it.", "x")
+
+
+LONG = "12345678901234567890123"
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["7", LONG, "-" + LONG, "18446744073709551615", "18446744073709551616", "-9223372036854775809", "9" * 99],
+)
+def test_whole_numbers_of_json_lines_keep_every_digit(number, tmp_path):
+    line = f'{{"id": {number}, "prompt": "Say {LONG}.", "ref": {number}, "all": [{number}, {{"é": 0.5}}]}}\n'
+    (source,) = found(written(tmp_path / "p.jsonl", line))
+    assert (source.item_id, source.text) == (number, f"Say {LONG}.")
+    assert source.row == {"ref": number, "all": f'[{number},{{"é":0.5}}]'}
+
+
+def test_ids_that_differ_in_their_last_digits_alone_are_two(tmp_path):
+    rows = f'{{"id": {LONG}, "prompt": "a"}}\n{{"id": {LONG[:-1]}4, "prompt": "b"}}\n'
+    path = written(tmp_path / "p.jsonl", rows)
+    assert [one.refusal for one in found(path)] == ["", ""]
+
+
+@pytest.mark.parametrize("line", [f'{{"n": {LONG}', f'{{"n": NaN, "m": {LONG}}}', f'{{"n": {"9" * 400}}}'])
+def test_a_line_with_a_long_number_that_is_no_json_is_a_refused_row(line, tmp_path):
+    (source,) = found(written(tmp_path / "p.jsonl", line + "\n"))
+    assert "line 1" in source.refusal
+    assert "is not JSON" in source.refusal

@@ -6,12 +6,14 @@ A row is its number as a person counts it, its cells by column, and what is wron
 from __future__ import annotations
 
 import csv
+import json
+import re
 import zipfile
 import zlib
 from collections import Counter
 from contextlib import closing
 from itertools import zip_longest
-from typing import IO, TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import orjson
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 Row: TypeAlias = tuple[int, dict[str, str], str]
 
 _DELIMITERS = ",;\t|"
+#: As many digits as the shortest whole number that 64 bits cannot hold.
+_LONG_NUMBER = re.compile(rb"\d{19}")
 
 
 def open_lines(path: Path) -> IO[bytes]:
@@ -41,7 +45,7 @@ def json_lines(lines: Iterable[str | bytes], where: str) -> Iterator[Row]:
         if not text:
             continue
         try:
-            value = orjson.loads(text)
+            value = _parsed(text)
         except orjson.JSONDecodeError as failed:
             shown = text.decode(errors="backslashreplace")[:200]
             yield number, {"prompt": shown}, f"line {number} of {where} is not JSON: {failed}"
@@ -52,13 +56,31 @@ def json_lines(lines: Iterable[str | bytes], where: str) -> Iterator[Row]:
         yield number, {str(key): _cell(entry) for key, entry in value.items()}, ""
 
 
+def _parsed(text: bytes) -> Any:
+    """What a line of JSON holds, whole numbers of any length digit by digit.
+
+    Raises:
+        orjson.JSONDecodeError: it is none.
+    """
+    value = orjson.loads(text)
+    # orjson makes a float of what 64 bits cannot hold: an id would lose its last digits.
+    return json.loads(text.decode()) if _LONG_NUMBER.search(text) else value
+
+
 def _cell(value: object) -> str:
     """A cell as text: whole numbers without `.0`, nothing for an empty cell, JSON for what is nested."""
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return orjson.dumps(value).decode() if isinstance(value, (dict, list, bool)) else str(value)
+    return _as_json(value) if isinstance(value, (dict, list, bool)) else str(value)
+
+
+def _as_json(value: object) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # a whole number that 64 bits cannot hold
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def csv_rows(path: Path) -> Iterator[Row]:
