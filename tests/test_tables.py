@@ -3,6 +3,7 @@
 import random
 import re
 import zipfile
+from contextlib import closing
 
 import pytest
 import xlsxwriter
@@ -10,6 +11,7 @@ import xlsxwriter
 from pipeline.discover import Discovery
 from pipeline.errors import ConfigError
 from pipeline.jobspec import JobSpec
+from pipeline.store.ledger import Ledger
 
 
 def found(path, **settings):
@@ -209,3 +211,13 @@ def test_a_line_with_a_long_number_that_is_no_json_is_a_refused_row(line, tmp_pa
     (source,) = found(written(tmp_path / "p.jsonl", line + "\n"))
     assert "line 1" in source.refusal
     assert "is not JSON" in source.refusal
+
+
+@pytest.mark.parametrize("column", ["seed", "max_completion_tokens"])
+def test_a_setting_that_no_request_can_carry_is_refused(column, tmp_path):
+    path = written(tmp_path / "p.csv", f"prompt,{column}\nOne.,{2**63 - 1}\nTwo.,{2**63}\nThree.,-{LONG}\n")
+    first, *others = found(path)
+    assert (getattr(first.settings, column), first.refusal) == (2**63 - 1, "")
+    assert all(one.refusal.startswith(f"{column} ") for one in others)
+    with closing(Ledger.open(tmp_path / "ledger.db")) as ledger:
+        ledger.put_sources([first, *others], "now")

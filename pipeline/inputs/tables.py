@@ -29,6 +29,8 @@ TABLE_ENDINGS = (".csv", ".xlsx", ".jsonl")
 #: The longest prompt that is taken for one: longer text is a mistake (a wrong file), not a prompt.
 MAX_PROMPT_CHARACTERS = 1_000_000
 _FORMATS = get_args(AudioFormat)
+#: What 64 bits hold: the service takes no more, nor does the ledger.
+_LARGEST = 2**63 - 1
 
 
 class _RowForm(BaseModel):
@@ -42,8 +44,8 @@ class _RowForm(BaseModel):
     deployment: str | None = None
     filename: str | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
-    seed: int | None = None
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    seed: int | None = Field(default=None, ge=-_LARGEST - 1, le=_LARGEST)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=_LARGEST)
 
 
 _KNOWN = {"prompt", "id", *_RowForm.model_fields}
