@@ -221,3 +221,9 @@ def test_a_setting_that_no_request_can_carry_is_refused(column, tmp_path):
     assert all(one.refusal.startswith(f"{column} ") for one in others)
     with closing(Ledger.open(tmp_path / "ledger.db")) as ledger:
         ledger.put_sources([first, *others], "now")
+
+
+def test_a_prompt_on_a_line_ends_where_the_line_does_and_nowhere_else(tmp_path):
+    said = ["One\u2028still one", "Two\x0bstill two", "Three\x85\x0c\x1c\u2029and more", "Four"]
+    path = written(tmp_path / "lines.txt", "\ufeff" + "{}\n{}\r\n\r\n{}\r{}".format(*said))
+    assert texts(path, one_prompt_per_line=True) == said

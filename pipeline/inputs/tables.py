@@ -108,7 +108,7 @@ def lines_of(path: Path, *, root: str, ids: Ids, name: str = "") -> Iterator[Sou
     text, refusal = read_text_file(path)
     if refusal:
         raise ConfigError(f"{path}: {refusal}")
-    for line in text.splitlines():
+    for line in text.split("\n"):  # reading made it of `\r\n` and `\r`; other separators are part of a text
         if line.strip():
             yield text_source(line, ids=ids, root=root, path=name or path.name)
 
