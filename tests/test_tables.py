@@ -227,3 +227,20 @@ def test_a_prompt_on_a_line_ends_where_the_line_does_and_nowhere_else(tmp_path):
     said = ["One\u2028still one", "Two\x0bstill two", "Three\x85\x0c\x1c\u2029and more", "Four"]
     path = written(tmp_path / "lines.txt", "\ufeff" + "{}\n{}\r\n\r\n{}\r{}".format(*said))
     assert texts(path, one_prompt_per_line=True) == said
+
+
+def rows_with_ids(path, rows):
+    """A table with these ids; the prompts are numbered."""
+    return written(path, "id,prompt\n" + "".join(f"{name},Say {n}.\n" for n, name in enumerate(rows)))
+
+
+def test_a_row_whose_id_is_taken_never_takes_that_of_another(tmp_path):
+    wanted = ["a", "a", "a-2", "a#again", "a", "a#again-2", "b", "a#again"]
+    given = [(one.item_id, bool(one.refusal)) for one in found(rows_with_ids(tmp_path / "p.csv", wanted))]
+    assert [name for name, refused in given if not refused] == ["a", "a-2", "b"]
+    assert len({name for name, _ in given}) == len(wanted)
+
+
+def test_a_row_that_is_refused_for_more_than_its_id_takes_none_either(tmp_path):
+    path = written(tmp_path / "p.csv", "id,prompt,voice,format\na,One.,,\na,,,\na,Two.,,wma\na-2,Three.,,\n")
+    assert [one.item_id for one in found(path) if not one.refusal] == ["a", "a-2"]

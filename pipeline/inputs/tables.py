@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -29,6 +30,10 @@ TABLE_ENDINGS = (".csv", ".xlsx", ".jsonl")
 #: The longest prompt that is taken for one: longer text is a mistake (a wrong file), not a prompt.
 MAX_PROMPT_CHARACTERS = 1_000_000
 _FORMATS = get_args(AudioFormat)
+#: Ends the id of a row that asks for one that is taken. No row can ask for such an id: were it a plain number, as
+#: of prompts that repeat, a later row could, and would find its id taken, and its result with the refused row.
+_AGAIN = "#again"
+_GIVEN_AGAIN = re.compile(rf"{_AGAIN}(-\d+)?$")
 #: What 64 bits hold: the service takes no more, nor does the ledger.
 _LARGEST = 2**63 - 1
 
@@ -171,10 +176,13 @@ class Table:
             refusal = refusal or "; ".join(_bad_cell(error) for error in failed.errors(include_url=False))
         if not refusal and not text and self.needs_prompt:
             refusal = f"the prompt of row {number} is empty"
-        refusal = refusal or self._clash(wanted, number)
         identity = text or orjson.dumps(row, option=orjson.OPT_SORT_KEYS).decode()
+        item_id = wanted
+        if clash := self._clash(wanted, number):
+            refusal = refusal or clash
+            item_id += _AGAIN
         return Source(
-            item_id=self.ids.unique(wanted) if wanted else self.ids.for_prompt(identity),
+            item_id=self.ids.unique(item_id) if item_id else self.ids.for_prompt(identity),
             kind=SourceKind.PROMPT,
             position=0,
             root=self.root,
@@ -187,12 +195,15 @@ class Table:
         )
 
     def _clash(self, wanted: str, number: int) -> str:
-        """Why a row cannot have the id it asks for; empty when it can."""
-        if wanted and wanted in self.ids.taken:
+        """Why a row cannot have the id it asks for; empty when it can, and then it has it."""
+        if not wanted:
+            return ""
+        if _GIVEN_AGAIN.search(wanted):
+            return f"the id {wanted!r} of row {number} ends as those of refused rows do; give it another"
+        if wanted in self.ids.taken:
             where = f"row {self.row_of[wanted]}" if wanted in self.row_of else "an earlier input"
             return f"the id {wanted!r} of row {number} was already used by {where}"
-        if wanted:
-            self.row_of[wanted] = number
+        self.row_of[wanted] = number
         return ""
 
 

@@ -42,6 +42,21 @@ def test_a_new_input_is_sent_alone_and_shifts_nothing(job, folder, emulator):
         assert rows[row["item_id"]]["request_id"] == row["request_id"]
 
 
+def test_a_row_with_an_id_that_is_taken_moves_no_result(emulator, tmp_path):
+    table = tmp_path / "p.csv"
+    job = {"inputs": [str(table)], "output": str(tmp_path / "out"), **azure(emulator)}
+    table.write_text("id,prompt\na,Say one.\na-2,Say two.\n")
+    assert run_job(**job).succeeded == 2
+    table.write_text("id,prompt\na,Say one.\na,Say something new.\na-2,Say two.\n")
+    again = run_job(**job)
+    assert (again.sent, again.refused) == (0, 1)
+    assert [(row["item_id"], row["status"], row["prompt"]) for row in rows_of(again)] == [
+        ("a", "succeeded", "Say one."),
+        ("a#again", "refused", "Say something new."),
+        ("a-2", "succeeded", "Say two."),
+    ]
+
+
 def test_a_changed_input_is_sent_again_and_its_earlier_reply_kept(job, folder):
     run_job(**job)
     (folder / "in" / "b.txt").write_text("Say something else.")
