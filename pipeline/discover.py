@@ -185,8 +185,14 @@ class Discovery:
         return {root: f"{root.name}/" for root in roots}
 
     def _table(self, name: str, root: str) -> Table:
-        template = any(placeholders(turn.prompt) for turn in self.spec.turn_specs()[:1])
-        return Table(name=name, root=root, ids=self._ids, needs_prompt=not template)
+        first, *others = (bool(placeholders(turn.prompt)) for turn in self.spec.turn_specs())
+        return Table(
+            name=name,
+            root=root,
+            ids=self._ids,
+            needs_prompt=not first,
+            fills_prompts=first or any(others),
+        )
 
     def _file(self, path: Path, prefix: str) -> Iterator[Source | Found]:
         ending = path.suffix.lower()

@@ -92,6 +92,10 @@ class RowSettings:
     seed: int | None = None
 
 
+#: The columns of a prompt table that mean something to us; every other one is the table's own.
+MEANT_COLUMNS = frozenset({"id", "prompt", *RowSettings.__slots__})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """One input as discovered: a recording on disk, or a text prompt.
@@ -102,7 +106,7 @@ class Source:
         root: the folder (or file's folder) that `path` is relative to; empty for stdin.
         path: POSIX path of the file it came from, relative to `root`.
         text: the prompt's text; empty for a recording without one of its own.
-        row: the prompt table's own columns, as text.
+        row: the prompt table's own columns, as text; where the job's prompts name columns, more that they may name.
         sha256: of the recording's bytes, or of the prompt text as UTF-8.
         refusal: why it cannot be sent; empty when it can.
     """

@@ -4,12 +4,14 @@ import random
 import re
 import zipfile
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import xlsxwriter
 
 from pipeline.discover import Discovery
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, InputError
+from pipeline.items import build_item
 from pipeline.jobspec import JobSpec
 from pipeline.store.ledger import Ledger
 
@@ -244,3 +246,55 @@ def test_a_row_whose_id_is_taken_never_takes_that_of_another(tmp_path):
 def test_a_row_that_is_refused_for_more_than_its_id_takes_none_either(tmp_path):
     path = written(tmp_path / "p.csv", "id,prompt,voice,format\na,One.,,\na,,,\na,Two.,,wma\na-2,Three.,,\n")
     assert [one.item_id for one in found(path) if not one.refusal] == ["a", "a-2"]
+
+
+def prompts(path, *asked):
+    """What each row is asked, turn by turn, or why it cannot be."""
+    spec = JobSpec(inputs=(str(path),), output="out", prompt=asked)
+    return [tuple(turn.text for turn in build_item(one, spec).turns) for one in found(path, prompt=asked)]
+
+
+def test_a_prompt_can_name_every_column_of_its_table(tmp_path):
+    columns = {
+        "id": "17",
+        "name": "Anna",
+        "filename": "anna",
+        "voice": "ash",
+        "format": "mp3",
+        "system": "Be kind.",
+        "deployment": "east",
+        "temperature": "0.50",
+        "seed": "007",
+        "max_completion_tokens": "90",
+    }
+    path = written(tmp_path / "p.csv", f"{','.join(columns)}\n{','.join(columns.values())}\n")
+    asked = "; ".join(f"{{{name}}}" for name in columns)
+    assert prompts(path, asked) == [("; ".join(columns.values()),)]
+
+
+def test_an_empty_cell_fills_in_nothing(tmp_path):
+    path = written(tmp_path / "p.csv", "id,name,voice,seed\n,Anna,,\n17,Bea,ash,4\n")
+    assert prompts(path, "Order <{id}> for {name} <{voice}{seed}>", "And {id}?") == [
+        ("Order <> for Anna <>", "And ?"),
+        ("Order <17> for Bea <ash4>", "And 17?"),
+    ]
+
+
+def test_a_follow_up_can_name_a_column_that_the_first_prompt_does_not(tmp_path):
+    path = written(tmp_path / "p.csv", "id,prompt\n17,Say it.\n")
+    assert prompts(path, "", "And {id}?") == [("Say it.", "And 17?")]
+
+
+def test_a_column_that_the_table_does_not_have_is_still_unknown(tmp_path):
+    path = written(tmp_path / "p.csv", "id,name\n17,Anna\n")
+    with pytest.raises(InputError, match=r"asks for \{seed\}; there is only: filename, id, item_id, name, "):
+        prompts(path, "Seed {seed}")
+
+
+def test_what_a_prompt_may_name_changes_no_fingerprint(tmp_path):
+    asked = "Greet {name} as {voice}."
+    (source,) = found(written(tmp_path / "p.csv", "id,name,voice,seed\n17,Anna, ash,4\n"), prompt=asked)
+    spec = JobSpec(inputs=("p.csv",), output="out", prompt=asked)
+    (turn,) = build_item(source, spec).turns
+    assert turn.text == "Greet Anna as ash."
+    assert turn.fingerprint == build_item(replace(source, row={"name": "Anna"}), spec).turns[0].fingerprint

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.errors import ConfigError
 from pipeline.inputs.table_rows import csv_rows, json_lines, open_lines, xlsx_rows
 from pipeline.jobspec import AudioFormat
-from pipeline.model import RowSettings, Source, SourceKind
+from pipeline.model import MEANT_COLUMNS, RowSettings, Source, SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,6 +30,7 @@ TABLE_ENDINGS = (".csv", ".xlsx", ".jsonl")
 #: The longest prompt that is taken for one: longer text is a mistake (a wrong file), not a prompt.
 MAX_PROMPT_CHARACTERS = 1_000_000
 _FORMATS = get_args(AudioFormat)
+_NAMEABLE = sorted(MEANT_COLUMNS - {"prompt", "filename"})
 #: Ends the id of a row that asks for one that is taken. No row can ask for such an id: were it a plain number, as
 #: of prompts that repeat, a later row could, and would find its id taken, and its result with the refused row.
 _AGAIN = "#again"
@@ -51,9 +52,6 @@ class _RowForm(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2)
     seed: int | None = Field(default=None, ge=-_LARGEST - 1, le=_LARGEST)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=_LARGEST)
-
-
-_KNOWN = {"prompt", "id", *_RowForm.model_fields}
 
 
 @dataclass(slots=True)
@@ -126,12 +124,14 @@ class Table:
         name: what the manifest calls it.
         root: the folder that it lies in; empty for standard input.
         needs_prompt: whether a `prompt` column must be there (no template stands in for it).
+        fills_prompts: whether the job's prompts name columns, so that a row keeps all that they may name.
     """
 
     name: str
     root: str
     ids: Ids
     needs_prompt: bool
+    fills_prompts: bool = False
     row_of: dict[str, int] = field(default_factory=dict)
 
     def from_file(self, path: Path) -> Iterator[Source]:
@@ -188,11 +188,17 @@ class Table:
             root=self.root,
             path=self.name,
             text=text,
-            row={key: value for key, value in row.items() if key not in _KNOWN},
+            row={key: value for key, value in row.items() if key not in MEANT_COLUMNS} | self._nameable(row),
             settings=settings,
             sha256=hashlib.sha256(text.encode()).hexdigest(),
             refusal=refusal,
         )
+
+    def _nameable(self, row: dict[str, str]) -> dict[str, str]:
+        """The cells that mean something to us, where prompts may name them; text and file name they have anyway."""
+        if not self.fills_prompts:
+            return {}
+        return {name: row[name].strip() for name in _NAMEABLE if name in row}
 
     def _clash(self, wanted: str, number: int) -> str:
         """Why a row cannot have the id it asks for; empty when it can, and then it has it."""

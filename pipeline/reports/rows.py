@@ -11,11 +11,11 @@ from pipeline.answers import answer_fields
 from pipeline.errors import ErrorType, InputError
 from pipeline.inputs.sound_settings import unfit
 from pipeline.items import build_item
-from pipeline.model import SourceKind, Status
+from pipeline.model import MEANT_COLUMNS, SourceKind, Status
 from pipeline.reports.links import AUDIO_STAMP, INPUT_LINK, link_to_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pipeline.address import Place
     from pipeline.jobspec import JobSpec
@@ -70,7 +70,7 @@ def own_columns(row_texts: Iterable[str]) -> list[str]:
     """The `in.<name>` columns that any input brings, in the order they first appear; of `Ledger.row_texts`."""
     found: dict[str, None] = {}
     for text in row_texts:
-        found.update(dict.fromkeys(f"in.{name}" for name in orjson.loads(text)))
+        found.update(dict.fromkeys(_named_in(orjson.loads(text))))
     return list(found)
 
 
@@ -127,8 +127,13 @@ def _input_columns(source: Source, number: int) -> dict[str, Any]:
         "input": source.path if recording or source.path else None,
         "input_duration_s": source.media.duration_s if source.media and number == 1 else None,
         "input_sha256": source.sha256 or None,
-        **{f"in.{name}": value for name, value in source.row.items()},
+        **_named_in(source.row),
     }
+
+
+def _named_in(row: Mapping[str, str]) -> dict[str, str]:
+    """A row's own cells as `in.<name>`; what means something to us has columns that say what became of it."""
+    return {f"in.{name}": value for name, value in row.items() if name not in MEANT_COLUMNS}
 
 
 def _outcome_columns(outcome: Outcome) -> dict[str, Any]:

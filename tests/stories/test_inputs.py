@@ -120,6 +120,13 @@ def test_placeholders_are_filled_from_the_row(emulator, tmp_path):
     assert row["prompt"] == "Greet Ada from Turin. {literal}"
 
 
+def test_a_placeholder_can_be_a_column_that_also_sets_something(emulator, tmp_path):
+    path = table(tmp_path / "p.csv", [{"id": "17", "name": "Ada", "seed": "4", "voice": ""}])
+    (row,) = rows_of(send(emulator, tmp_path, path, prompt="Order {id} for {name}, {seed}.{voice}"))
+    assert (row["item_id"], row["prompt"], row["voice"]) == ("17", "Order 17 for Ada, 4.", "alloy")
+    assert [name for name in row if name.startswith("in.")] == ["in.name"]
+
+
 def test_an_unknown_placeholder_is_an_error_before_anything_is_sent(emulator, tmp_path):
     path = table(tmp_path / "p.csv", [{"id": "x", "prompt": "hi", "name": "Ada"}])
     with pytest.raises(ConfigError, match=r"\{nmae\}.*name"):
