@@ -203,7 +203,7 @@ class JobSpec(BaseModel):
     trim_reply_silence: bool = Field(default=False, description="Cut silence before and after replies")
     fade_s: float = Field(default=0, ge=0, le=10, description="Fade replies in and out over so many seconds")
     temperature: float | None = Field(default=None, ge=0, le=2, description="Sampling temperature, 0 to 2")
-    seed: int | None = Field(default=None, description="Best-effort repeatability")
+    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1, description="Best-effort repeatability")
     max_completion_tokens: int | None = Field(
         default=None, ge=1, description="Longest reply, in tokens (audio: 20 a second, text on top)"
     )

@@ -297,7 +297,7 @@ def test_a_follow_up_is_marked_and_made_again_alone(tmp_path, out, emulator):
 
 
 def test_manifest_columns_choose_and_order_and_a_wrong_name_stops_before_sending(job, out, emulator):
-    with pytest.raises(ConfigError, match="did you mean transcript"):
+    with pytest.raises(ConfigError, match="did you mean 'transcript'"):
         run_job(**job, manifest_columns="item_id,transkript")
     assert emulator.journal() == []
     summary = run_job(**job, manifest_columns="item_id,status,in.*,transcript")
