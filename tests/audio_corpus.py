@@ -78,17 +78,25 @@ def by_ffmpeg(
     codec: str,
     *,
     kind: str = "s16",
-    video: bool = False,
+    picture: str = "",
+    silent_film_s: float = 0.0,
+    lost_s: tuple[float, float] = (0.0, 0.0),
     bits_per_s: int = 0,
 ) -> bytes:
-    """Encodes frames (x channels) with FFmpeg, with a small moving picture beside the sound if asked."""
+    """Encodes frames (x channels) with FFmpeg, with a small moving picture beside the sound if asked.
+
+    Args:
+        picture: the codec of its picture; none without.
+        silent_film_s: by how much the picture outlasts the sound.
+        lost_s: packets of sound from one moment to another are not written.
+    """
     samples = samples.reshape(len(samples), -1)
     layout = "mono" if samples.shape[1] == 1 else "stereo"
     out = io.BytesIO()
     with av.open(out, "w", format=muxer) as container:
         pictures = None
-        if video:
-            pictures = container.add_stream("mpeg4", rate=10)
+        if picture:
+            pictures = container.add_stream(picture, rate=10)
             pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
         stream = container.add_stream(codec, rate=rate_hz, layout=layout)
         stream.codec_context.format = kind
@@ -96,7 +104,7 @@ def by_ffmpeg(
             stream.bit_rate = bits_per_s
         resampler = av.AudioResampler(format=kind, layout=layout, rate=rate_hz)
         if pictures is not None:
-            for number in range(round(10 * len(samples) / rate_hz)):
+            for number in range(round(10 * (len(samples) / rate_hz + silent_film_s))):
                 picture = av.VideoFrame.from_ndarray(
                     np.full((48, 64, 3), number * 9 % 255, np.uint8), "rgb24"
                 )
@@ -107,9 +115,13 @@ def by_ffmpeg(
         frame.sample_rate, frame.time_base, frame.pts = rate_hz, Fraction(1, rate_hz), 0
         for given in (frame, None):
             for ready in resampler.resample(given):
-                container.mux(stream.encode(ready))
-        container.mux(stream.encode(None))
+                container.mux(_kept(stream.encode(ready), lost_s))
+        container.mux(_kept(stream.encode(None), lost_s))
     return out.getvalue()
+
+
+def _kept(packets: list[av.Packet], lost_s: tuple[float, float]) -> list[av.Packet]:
+    return [packet for packet in packets if not lost_s[0] <= packet.pts * packet.time_base < lost_s[1]]
 
 
 def sparse_rf64(
@@ -133,7 +145,7 @@ def sparse_rf64(
 
 
 def make(folder: Path) -> list[Case]:
-    """Writes the corpus; about 90 files, 5 MB."""
+    """Writes the corpus; about 110 files, 7 MB."""
     folder.mkdir(parents=True, exist_ok=True)
     cases: list[Case] = []
 
@@ -151,7 +163,7 @@ def make(folder: Path) -> list[Case]:
     for subtype in ("IMA_ADPCM", "MS_ADPCM"):
         put(f"{subtype.lower()}.wav", wav(mono, 16_000, subtype), slack_s=0.1)
         streamed = with_sizes(wav(mono, 16_000, subtype), riff=0xFFFFFFFF, sound=0xFFFFFFFF)
-        put(f"{subtype.lower()}-streamed.wav", streamed, slack_s=0.1)
+        put(f"{subtype.lower()}-streamed.wav", streamed, slack_s=0.1, note="header")
     put("gsm.wav", wav(speech(SPEECH_S, 8_000), 8_000, "GSM610"), sample_rate_hz=8_000, slack_s=0.1)
     for rate in (
         8_000,
@@ -211,15 +223,17 @@ def make(folder: Path) -> list[Case]:
     put("stereo.m4a", by_ffmpeg(stereo, 16_000, "ipod", **aac), container="mp4", channels=2, slack_s=0.15)
     put("lossless.m4a", by_ffmpeg(mono, 16_000, "ipod", "alac", kind="s16p"), container="mp4", slack_s=0.01)
     put("speech.aac", by_ffmpeg(mono, 16_000, "adts", **aac), container="aac", slack_s=0.15)
-    put("film.mp4", by_ffmpeg(mono, 16_000, "mp4", **aac, video=True), container="mp4", slack_s=0.15)
+    put("film.mp4", by_ffmpeg(mono, 16_000, "mp4", **aac, picture="mpeg4"), container="mp4", slack_s=0.15)
     put(
         "film.mov",
-        by_ffmpeg(stereo, 16_000, "mov", **aac, video=True),
+        by_ffmpeg(stereo, 16_000, "mov", **aac, picture="mpeg4"),
         container="mp4",
         channels=2,
         slack_s=0.15,
     )
-    put("film.mkv", by_ffmpeg(mono, 16_000, "matroska", **aac, video=True), container="mkv", slack_s=0.15)
+    put(
+        "film.mkv", by_ffmpeg(mono, 16_000, "matroska", **aac, picture="mpeg4"), container="mkv", slack_s=0.15
+    )
     high = speech(SPEECH_S, 48_000)
     opus = by_ffmpeg(high, 48_000, "webm", "libopus")
     put("browser.webm", opus, container="webm", sample_rate_hz=48_000, slack_s=0.03)
@@ -236,8 +250,23 @@ def make(folder: Path) -> list[Case]:
     stereo_48 = np.stack((high, high), axis=1)
     wma = by_ffmpeg(stereo_48, 48_000, "asf", "wmav2", kind="fltp", bits_per_s=128_000)
     put("old.wma", wma, container="wma", channels=2, sample_rate_hz=48_000, slack_s=0.15)
+    for ending, muxer, codec, kind, picture in (
+        ("mkv", "matroska", "aac", "fltp", "mpeg4"),
+        ("webm", "webm", "libopus", "s16", "libvpx"),
+        ("wma", "asf", "wmav2", "fltp", "wmv2"),
+    ):
+        film = by_ffmpeg(
+            high, 48_000, muxer, codec, kind=kind, bits_per_s=96_000, picture=picture, silent_film_s=2
+        )
+        put(f"silent-end.{ending}", film, container=ending, sample_rate_hz=48_000, slack_s=0.15)
+        put(f"half-silent-end.{ending}", _half(film), refusal=r"promises 4\.. s")
 
     mp3 = (folder / "speech.mp3").read_bytes()
+    finer = by_ffmpeg(mono, 16_000, "mp3", "libmp3lame", bits_per_s=128_000)
+    for name, data in (("counted", finer), ("uncounted", uncounted(finer))):
+        put(f"{name}-and-a-cover.mp3", data + _ape_cover(), container="mp3", slack_s=0.12, note="damaged")
+    put("zeros-behind.mp3", finer + bytes(200_000), container="mp3", slack_s=0.12, note="damaged")
+    put("half-counted.mp3", _half(finer), refusal=r"promises 2\.. s")
     put("mp3-named.wav", mp3, container="mp3", slack_s=0.12, note="extension says .wav, content is mp3")
     put("wav-named.mp3", plain, note="extension says .mp3, content is wav")
     put("m4a-named.mp3", m4a, container="mp4", slack_s=0.15, note="extension says .mp3, content is mp4")
@@ -287,6 +316,21 @@ def make(folder: Path) -> list[Case]:
 
 def _half(data: bytes) -> bytes:
     return data[: len(data) // 2]
+
+
+def uncounted(mp3: bytes) -> bytes:
+    """An mp3 whose header frame has become a frame of silence."""
+    assert b"Info" in mp3[:2000]
+    return mp3.replace(b"Info", bytes(4), 1)
+
+
+def _ape_cover() -> bytes:
+    """A tag with a picture, as taggers leave it behind the sound."""
+    key = b"Cover Art (Front)\0"
+    value = b"cover.jpg\0" + bytes(byte & 0x7F for byte in np.random.default_rng(3).bytes(150_000))
+    item = struct.pack("<II", len(value), 2) + key + value
+    footer = struct.pack("<8sIIII8x", b"APETAGEX", 2000, len(item) + 32, 1, 0)
+    return item + footer
 
 
 def _film_without_sound() -> bytes:

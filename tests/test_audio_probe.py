@@ -86,6 +86,90 @@ def test_every_recording_that_is_read_can_be_prepared_and_measures_the_same(case
             assert clip.rms_dbfs == pytest.approx(media.level_dbfs, abs=0.6), case.path.name
 
 
+def test_joined_mp3s_are_longer_than_their_first_header_says_and_that_is_no_fault(tmp_path):
+    low, high = (
+        corpus.by_ffmpeg(corpus.speech(6, 44_100), 44_100, "mp3", "libmp3lame", bits_per_s=rate)
+        for rate in (32_000, 256_000)
+    )
+    path = tmp_path / "joined.mp3"
+    for data in (low + high, corpus.uncounted(low) + corpus.uncounted(high)):
+        path.write_bytes(data)
+        assert probe(path).media.duration_s == pytest.approx(12, abs=0.15)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("mark", [b"Info", b"VBRI"])
+def test_an_mp3_that_counts_its_frames_is_known_to_be_cut(rate, channels, mark, tmp_path):
+    sound = np.stack([corpus.speech(4, rate)] * channels, axis=1)
+    whole = corpus.by_ffmpeg(sound, rate, "mp3", "libmp3lame", kind="s16p", bits_per_s=64_000)
+    if mark == b"VBRI":
+        whole = _marked_as_by_fraunhofer(whole)
+    path = tmp_path / "x.mp3"
+    cover = b"ID3\x04\0\0" + bytes((0, 6, 13, 32)) + bytes(100_000)
+    for front in (b"", cover):
+        path.write_bytes(front + whole)
+        assert probe(path).media.duration_s == pytest.approx(4, abs=0.15)
+        path.write_bytes(front + whole[: len(whole) * 3 // 4])
+        with pytest.raises(InputError, match=r"cut short: the header promises 4\.. s, [23]\.. s are there"):
+            probe(path)
+
+
+def _marked_as_by_fraunhofer(mp3):
+    """The same mp3 with its count of frames in another encoder's mark."""
+    at = mp3.index(b"Info")
+    first = mp3.rindex(b"\xff", 0, at)
+    mark = bytes(32) + b"VBRI" + bytes(10) + mp3[at + 8 : at + 12]
+    return mp3[: first + 4] + mark + mp3[first + 4 + len(mark) :]
+
+
+def test_an_mp3_that_grows_louder_is_as_long_as_its_samples_not_as_its_first_frames_suggest(tmp_path):
+    late = np.concatenate((np.zeros(5 * 22_050, np.float32), corpus.speech(2, 22_050)))
+    path = tmp_path / "late.mp3"
+    path.write_bytes(_uncounted_vbr(late, 22_050))
+    assert probe(path).media.duration_s == pytest.approx(7, abs=0.1)
+
+
+def _uncounted_vbr(samples, rate_hz):
+    """An mp3 of variable bit rate without a header frame; its silences take a tenth of its speech."""
+    mp3 = corpus.wav(samples, rate_hz, "MPEG_LAYER_III", "MP3")
+    assert b"Xing" in mp3[:200]
+    return mp3.replace(b"Xing", bytes(4), 1)
+
+
+@pytest.mark.parametrize(
+    ("muxer", "codec", "kind"),
+    [("webm", "libopus", "s16"), ("ipod", "aac", "fltp"), ("asf", "wmav2", "fltp")],
+)
+def test_a_pause_in_the_time_stamps_is_noted_and_not_taken_for_a_cut(muxer, codec, kind, tmp_path):
+    sound = corpus.speech(8, 48_000)
+    path = tmp_path / f"call.{muxer}"
+    path.write_bytes(
+        corpus.by_ffmpeg(sound, 48_000, muxer, codec, kind=kind, lost_s=(3, 6), bits_per_s=96_000)
+    )
+    media = probe(path).media
+    assert media.duration_s == pytest.approx(5, abs=0.15)
+    (note,) = (note for note in media.notes if "time stamps" in note)
+    assert re.search(r"by its time stamps (2\.9|3\.0) s are missing within it", note)
+
+
+def test_a_wav_of_blocks_that_was_written_to_a_pipe_promises_nothing(tmp_path):
+    whole = corpus.by_ffmpeg(corpus.speech(8, 44_100), 44_100, "wav", "adpcm_ima_wav", kind="s16p")
+    path = tmp_path / "pipe.wav"
+    path.write_bytes(corpus.with_sizes(_to_a_pipe(whole), riff=0xFFFFFFFF, sound=0xFFFFFFFF))
+    media = probe(path).media
+    assert media.duration_s == pytest.approx(8, abs=0.1)
+    assert media.notes == ("its header does not say how long it is, or says it wrongly",)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cut short: the header promises 8\.. s, 4\.. s are there"):
+        probe(path)
+
+
+def _to_a_pipe(wav):
+    """The same WAV as FFmpeg 5 writes it to a pipe: no count of samples, and too low a rate of bytes."""
+    return wav[:28] + (16_000).to_bytes(4, "little") + wav[32:].replace(b"fact", b"JUNK", 1)
+
+
 def test_the_hash_is_of_the_files_bytes_however_the_reader_jumps_about(cases):
     for case in (case for case in cases if not case.refusal):
         probed = probe(case.path)

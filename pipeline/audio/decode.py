@@ -46,16 +46,23 @@ def open_sound(file: BinaryIO, size_bytes: int) -> Iterator[Sound]:
     """
     file.seek(0)
     head = file.read(512)
-    if is_wav(head):
-        try:
-            layout = read_layout(file, size_bytes)
-        except NotWav as error:
-            raise NotAudio(str(error)) from error
-        if layout.linear:
-            yield _Linear(file, layout)
-            return
+    layout = _layout(file, size_bytes) if is_wav(head) else None
+    if layout is not None and layout.linear:
+        yield _Linear(file, layout)
+        return
     with open_ffmpeg(file, head, size_bytes) as sound:
+        if layout is not None:
+            sound.sizes_true = layout.sizes_true
+            if not layout.cut_short:  # whole by its sizes, or without any: then FFmpeg's duration is a guess
+                sound.promised_s = None
         yield sound
+
+
+def _layout(file: BinaryIO, size_bytes: int) -> WavLayout:
+    try:
+        return read_layout(file, size_bytes)
+    except NotWav as error:
+        raise NotAudio(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -87,6 +94,7 @@ class _Linear:
         self.damaged = 0
         self.ending: Literal["whole", "unmarked", "cut"] = "whole"
         self.sizes_true = layout.sizes_true
+        self.span_s = self.reached_s = 0.0
         promised = layout.promised_bytes
         self.promised_s = (
             promised / layout.frame_bytes / layout.sample_rate_hz if layout.cut_short and promised else None

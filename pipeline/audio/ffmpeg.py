@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import numpy as np
 
 from pipeline.audio.ogg import ogg_end
+from pipeline.audio.promises import WHOLE_FILE, promised_s
 from pipeline.audio.sound import BLOCK_FRAMES, NotAudio, Sound, describe_bytes
 
 if TYPE_CHECKING:
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 
 #: FFmpeg's readers that may be used; none of them opens a second file.
 READERS = (
-    "aac,adts,aiff,amr,amrnb,amrwb,asf,au,caf,flac,latm,loas,matroska,webm,matroska,webm,"
+    "aac,adts,aiff,amr,amrnb,amrwb,asf,au,caf,flac,latm,loas,matroska,webm,"
     "mov,mp4,m4a,3gp,3g2,mj2,mp3,ogg,w64,wav"
 )
 #: PyAV (to 19) takes a planar frame of 8 channels for one of 9 planes and reads past its end: such frames are
 #: interleaved by FFmpeg first.
 _MOST_PLANES = 7
+#: FFmpeg (to 8) gives the last packet of some Ogg files a duration below 0, read as unsigned.
+_WRAPPED_TICKS = 1 << 31
 _CONTAINERS = {
     "mov,mp4,m4a,3gp,3g2,mj2": "mp4",
     "matroska,webm": "webm",
@@ -54,7 +57,7 @@ def open_ffmpeg(file: BinaryIO, head: bytes, size_bytes: int) -> Iterator[Sound]
     with container:
         if not container.streams.audio:
             raise NotAudio("it holds no sound" + (", only pictures" if container.streams.video else ""))
-        yield _Decoded(container, head, ending)
+        yield _Decoded(container, file, head, ending)
 
 
 class _Decoded:
@@ -63,6 +66,7 @@ class _Decoded:
     def __init__(
         self,
         container: av.container.InputContainer,
+        file: BinaryIO,
         head: bytes,
         ending: Literal["whole", "unmarked", "cut"],
     ) -> None:
@@ -80,9 +84,22 @@ class _Decoded:
         self.damaged = 0
         self.ending = ending
         self.sizes_true = True
-        self.promised_s = _promised_s(container, stream)
+        self.promised_s = promised_s(file, container, stream)
         self._container = container
         self._stream = stream
+        self._extents: dict[int, tuple[int, int]] = {}
+
+    @property
+    def span_s(self) -> float:
+        first, end = self._extents.get(self._stream.index, (0, 0))
+        return _seconds(end - first, self._stream)
+
+    @property
+    def reached_s(self) -> float:
+        if self._container.format.name not in WHOLE_FILE:
+            return self.span_s
+        streams = self._container.streams
+        return max((_seconds(end, streams[index]) for index, (_, end) in self._extents.items()), default=0.0)
 
     def blocks(self, first_frame: int = 0) -> Iterator[NDArray[np.float32]]:
         held: list[NDArray[np.float32]] = []
@@ -109,7 +126,7 @@ class _Decoded:
     def _frames(self) -> Iterator[av.AudioFrame]:
         import av
 
-        packets = self._container.demux(self._stream)
+        packets = self._container.demux()
         while True:
             try:
                 packet = next(packets)
@@ -118,21 +135,27 @@ class _Decoded:
             except av.error.FFmpegError:
                 self.damaged += 1
                 return
+            self._note_time(packet)
+            if packet.stream.index != self._stream.index:
+                continue
             try:
-                yield from packet.decode()
+                yield from self._stream.decode(packet)
             except av.error.EOFError:
                 return
             except av.error.FFmpegError:
                 self.damaged += 1
 
+    def _note_time(self, packet: av.Packet[av.stream.Stream]) -> None:
+        if packet.pts is None:
+            return
+        lasts = packet.duration or 0
+        index, end = packet.stream.index, packet.pts + (lasts if lasts < _WRAPPED_TICKS else 0)
+        first, last = self._extents.get(index, (packet.pts, end))
+        self._extents[index] = (min(first, packet.pts), max(last, end))
 
-def _promised_s(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
-    """Duration by the header, where the container has one that is not itself guessed from the file's size."""
-    if container.format.name in ("aac", "adts", "latm", "loas", "amr", "amrnb", "amrwb", "ogg"):
-        return None
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    return container.duration / 1_000_000 if container.duration else None
+
+def _seconds(ticks: int, stream: av.stream.Stream) -> float:
+    return float(ticks * stream.time_base) if stream.time_base is not None else 0.0
 
 
 def as_float(frame: av.AudioFrame) -> NDArray[np.float32]:

@@ -52,8 +52,8 @@ LARGEST_SENT_BYTES = 20_000_000
 SILENT_DBFS = -60.0
 SILENT_SHARE = 0.999
 
-#: A header may promise this much more than is there without being called cut short: encoders pad their last
-#: frames, and mp3 headers count the decoder's delay.
+#: A header may promise this much more than is there without being called cut short, and time stamps count this
+#: much more without a note: encoders pad their last frames, and headers count the decoder's delay.
 _PROMISE_SLACK_S = 0.15
 _PROMISE_SLACK_SHARE = 0.01
 
@@ -178,7 +178,7 @@ def _measured(file: io.BufferedReader, size_bytes: int, name: str) -> Media:
                 channels=sound.channels,
                 level_dbfs=round(levels.rms_dbfs, 2),
                 silence_share=round(levels.silence_share, 4),
-                notes=tuple(_notes(sound, name)),
+                notes=tuple(_notes(sound, name, levels.duration_s)),
                 trimmable_s=round(saved_s(levels, plan_trim(levels)), 2),
             )
     except NotAudio as error:
@@ -193,12 +193,16 @@ def _refuse_broken(sound: Sound, duration_s: float) -> None:
         raise InputError("it has a header but no sound in it (0 samples)")
     if sound.ending == "cut":
         raise InputError(f"cut short: it ends within a page, {duration_s:.1f} s are there")
-    promised_s = sound.promised_s
-    if promised_s and promised_s - duration_s > _PROMISE_SLACK_S + promised_s * _PROMISE_SLACK_SHARE:
-        raise InputError(f"cut short: the header promises {promised_s:.1f} s, {duration_s:.1f} s are there")
+    promised_s, there_s = sound.promised_s, max(duration_s, sound.reached_s)
+    if promised_s and _falls_short(there_s, promised_s):
+        raise InputError(f"cut short: the header promises {promised_s:.1f} s, {there_s:.1f} s are there")
 
 
-def _notes(sound: Sound, name: str) -> Iterator[str]:
+def _falls_short(there_s: float, promised_s: float) -> bool:
+    return promised_s - there_s > _PROMISE_SLACK_S + promised_s * _PROMISE_SLACK_SHARE
+
+
+def _notes(sound: Sound, name: str, duration_s: float) -> Iterator[str]:
     ending = PurePosixPath(name).suffix.lower().removeprefix(".")
     usual = EXTENSIONS.get(sound.container, ())
     if ending and usual and ending not in usual:
@@ -207,5 +211,7 @@ def _notes(sound: Sound, name: str) -> Iterator[str]:
         yield NOTE_SIZES
     if sound.ending == "unmarked":
         yield "it has no end mark: perhaps cut short"
+    if _falls_short(duration_s, sound.span_s):
+        yield f"by its time stamps {sound.span_s - duration_s:.1f} s are missing within it"
     if sound.damaged:
         yield f"{sound.damaged} damaged pieces were skipped"

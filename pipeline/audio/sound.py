@@ -25,6 +25,10 @@ class Sound(Protocol):
 
     Attributes:
         promised_s: duration that the header claims, None where it claims none.
+        reached_s: how far into what is promised the bytes go, by their time stamps, counted while `blocks` runs;
+            0 where they have none.
+        span_s: from the first moment of the sound to its last, by its time stamps, counted likewise; more than
+            its samples last where some are missing between.
         ending: whether the container shows its end: `unmarked` may be cut short, `cut` is.
         damaged: packets that could not be decoded, counted while `blocks` runs.
         sizes_true: a WAV whose header needs no repair; True for the other formats.
@@ -38,6 +42,12 @@ class Sound(Protocol):
     ending: Literal["whole", "unmarked", "cut"]
     damaged: int
     sizes_true: bool
+
+    @property
+    def reached_s(self) -> float: ...
+
+    @property
+    def span_s(self) -> float: ...
 
     def blocks(self, first_frame: int = 0) -> Iterator[NDArray[np.float32]]:
         """The samples in order, once: frames x channels of float32, full scale ±1, never an empty block.

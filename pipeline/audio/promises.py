@@ -1,0 +1,96 @@
+"""How long a recording says it is: its own counts alone, never what FFmpeg makes of bytes and bit rates.
+
+Where a header names no duration, FFmpeg divides the file's size by a bit rate, so that a cover, a tag or padding
+behind the sound counts as sound, and speech at a variable rate as long as its first seconds have it.
+
+    mp3             the frame count that encoders leave in a first frame of silence: Xing, Info, VBRI
+    matroska, asf   the duration of the file: its longest stream's, perhaps the pictures'
+    mp4, flac, aiff, au, caf, w64    the duration of the stream, in the header or in a table of its packets
+    ogg, aac, amr   nothing
+
+Source: FFmpeg, libavformat/mp3dec.c and asfdec_f.c; RFC 9559 (Matroska), section 5.1.2, checked 2026-11-20.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    import av
+    import av.container
+
+#: What these promise is reached by any of their streams.
+WHOLE_FILE = frozenset({"matroska,webm", "asf"})
+
+_UNPROMISED = frozenset({"aac", "adts", "latm", "loas", "amr", "amrnb", "amrwb", "ogg"})
+_HEADER_BYTES = 1 << 16
+_ID3_BYTES = 10
+
+#: A layer III frame: header, side information (by version and channels), then the mark, its flags and the count.
+_MP3_FRAME_COUNT = re.compile(
+    rb"\xff[\xe2-\xfb]..(?:(?:.{9}|.{17}|.{32})(?:Xing|Info)...[\x01\x03\x05\x07\x09\x0b\x0d\x0f](.{4})"
+    rb"|.{32}VBRI.{10}(.{4}))",
+    re.DOTALL,
+)
+_MPEG1_LEAST_HZ = 32_000
+_MATROSKA_DURATION = re.compile(rb"\x15\x49\xa9\x66.{1,1000}?\x44\x89[\x84\x88]", re.DOTALL)
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_BROADCAST = 0x01
+
+
+def promised_s(
+    file: BinaryIO, container: av.container.InputContainer, stream: av.AudioStream
+) -> float | None:
+    """The duration that a recording promises; None where it promises none.
+
+    Args:
+        file: the recording, seekable; its position stays where it is.
+    """
+    reader = container.format.name
+    if reader in _UNPROMISED:
+        return None
+    if reader == "mp3":
+        frames = _mp3_frames(_header(file))
+        frame_samples = 1152 if stream.sample_rate >= _MPEG1_LEAST_HZ else 576
+        return frames * frame_samples / stream.sample_rate if frames else None
+    if reader == "asf":
+        return _asf_s(_header(file))
+    if reader == "matroska,webm":
+        whole_us = container.duration if _MATROSKA_DURATION.search(_header(file)) else None
+        return whole_us / 1_000_000 if whole_us else None
+    if stream.duration is None or stream.time_base is None:
+        return None
+    return float(stream.duration * stream.time_base)
+
+
+def _header(file: BinaryIO) -> bytes:
+    """A recording's first bytes behind its ID3 tags."""
+    position = file.tell()
+    try:
+        start = 0
+        while True:
+            file.seek(start)
+            header = file.read(_HEADER_BYTES)
+            if not header.startswith(b"ID3") or len(header) < _ID3_BYTES:
+                return header
+            size = header[6:10]  # 7 bits a byte
+            start += _ID3_BYTES + (size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3])
+    finally:
+        file.seek(position)
+
+
+def _mp3_frames(header: bytes) -> int:
+    """The count of frames behind the one that holds it; 0 without one."""
+    found = _MP3_FRAME_COUNT.search(header)
+    return int.from_bytes(found[1] or found[2]) if found else 0
+
+
+def _asf_s(header: bytes) -> float | None:
+    """The play time of the file properties, without the time to fill a player's buffer."""
+    at = header.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or len(header) < at + 92:
+        return None
+    play_100ns, _, preroll_ms, flags = struct.unpack_from("<QQQI", header, at + 64)
+    return None if flags & _ASF_BROADCAST else play_100ns / 10_000_000 - preroll_ms / 1_000
