@@ -61,6 +61,8 @@ class Media:
         silence_share: share of the duration below the silence threshold, 0 to 1; None: not measured.
         notes: what a person should know (`extension says .wav, content is mp3`).
         trimmable_s: long silences in it, by which shortening them makes it shorter; None: not measured.
+        mix_channel: the one channel, 0 for the first, that stands for all of them where their mean would cancel
+            them; None: the mean does.
     """
 
     container: str
@@ -72,6 +74,7 @@ class Media:
     silence_share: float | None = None
     notes: tuple[str, ...] = ()
     trimmable_s: float | None = None
+    mix_channel: int | None = None
 
     def __post_init__(self) -> None:
         if self.duration_s < 0 or self.sample_rate_hz <= 0 or self.channels <= 0:

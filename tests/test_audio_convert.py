@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.audio.channels import sides
 from pipeline.audio.convert import MP3_BITS_PER_S, encode_reply, prepare, resampled, unpack
 from pipeline.audio.encode import REPLY_FORMATS
 from pipeline.audio.probe import LARGEST_SENT_BYTES, probe
@@ -69,7 +68,6 @@ def test_samples_that_need_no_change_but_a_header_keep_every_bit(tmp_path):
 def test_each_side_of_a_call_can_be_sent_alone(tmp_path):
     left, right = corpus.speech(2, 16_000, seed=1), corpus.speech(2, 16_000, seed=2)
     path, media = on_disk(tmp_path, corpus.wav(np.stack((left, right), axis=1), 16_000))
-    assert sides(media) == ("left", "right")
     np.testing.assert_allclose(samples_of(prepare(path, media, channels="left"))[0], left, atol=1e-4)
     np.testing.assert_allclose(samples_of(prepare(path, media, channels="right"))[0], right, atol=1e-4)
     assert prepare(path, media).data == path.read_bytes()
@@ -77,7 +75,6 @@ def test_each_side_of_a_call_can_be_sent_alone(tmp_path):
 
 def test_a_recording_with_one_channel_is_its_own_side(tmp_path):
     path, media = on_disk(tmp_path, corpus.wav(corpus.speech(1, 16_000), 16_000))
-    assert sides(media) == ("mix",)
     assert prepare(path, media, channels="left").data == path.read_bytes()
 
 
@@ -87,6 +84,51 @@ def test_sides_of_six_channels_mean_nothing_and_their_mix_is_their_mean(tmp_path
     with pytest.raises(InputError, match="6 channels"):
         prepare(path, media, channels="left")
     np.testing.assert_allclose(samples_of(prepare(path, media))[0], many.mean(axis=1), atol=1e-4)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+@pytest.mark.parametrize(("right", "loudest"), [(-0.99, 0), (-0.9, 0), (-1.1, 1)])
+def test_of_channels_that_cancel_each_other_the_loudest_is_sent(subtype, right, loudest, tmp_path):
+    left = corpus.speech(2, 16_000)
+    both = np.stack((left, left * right), axis=1)
+    path, media = on_disk(tmp_path, corpus.wav(both, 16_000, subtype))
+    assert media.notes == (
+        f"its channels cancel each other when mixed: channel {loudest + 1} stands for all of them",
+    )
+    np.testing.assert_allclose(samples_of(prepare(path, media))[0], both[:, loudest], atol=1e-4)
+    np.testing.assert_allclose(samples_of(prepare(path, media, channels="right"))[0], both[:, 1], atol=1e-4)
+    unpack(path, media, tmp_path / "plain.wav")
+    np.testing.assert_allclose(
+        soundfile.read(tmp_path / "plain.wav", dtype="float32")[0], both[:, loudest], atol=1e-4
+    )
+
+
+def test_channels_that_cancel_each_other_are_not_sent_as_an_mp3_either(tmp_path):
+    left = corpus.speech(2, 16_000)
+    both = np.stack((left, -left), axis=1)
+    path, media = on_disk(tmp_path, corpus.wav(both, 16_000, "MPEG_LAYER_III", "MP3"), "x.mp3")
+    samples, _ = samples_of(prepare(path, media))
+    assert samples.ndim == 1
+    assert level_dbfs(samples) == pytest.approx(level_dbfs(left), abs=0.5)
+
+
+def test_channels_that_can_be_mixed_are_mixed(tmp_path):
+    one, other = corpus.speech(2, 16_000, seed=1), corpus.speech(2, 16_000, seed=2)
+    silent = np.zeros_like(one)
+    turning = np.stack((one, np.where(np.arange(len(one)) < len(one) // 2, one, -one)), axis=1)
+    alone = np.stack((one, *[silent] * 7), axis=1)
+    for both in (np.stack((one, other), axis=1), np.stack((silent, one), axis=1), turning, alone):
+        path, media = on_disk(tmp_path, corpus.wav(both, 16_000, "PCM_24"))
+        assert not media.notes
+        np.testing.assert_allclose(samples_of(prepare(path, media))[0], both.mean(axis=1), atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [np.inf, np.nan, 1e30])
+def test_floats_that_are_no_sound_do_not_upset_the_mixing(wrong, tmp_path):
+    both = np.stack([corpus.speech(1, 16_000)] * 2, axis=1)
+    both[5_000] = (wrong, -wrong)
+    _, media = on_disk(tmp_path, corpus.wav(both, 16_000, "FLOAT"))
+    assert (media.mix_channel, media.notes) == (None, ())
 
 
 def test_the_form_is_the_smallest_that_keeps_what_can_be_heard(tmp_path):

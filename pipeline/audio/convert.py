@@ -53,7 +53,8 @@ def prepare(
 
     Args:
         media: as probed.
-        channels: which side; a recording with more than two channels has only `mix`.
+        channels: which side; a recording with more than two channels has only `mix`. Where the mean of all would
+            cancel them, `mix` is the channel that `media` names.
         timeline: the stretches to send, joined without gaps; None for all of it.
 
     Raises:
@@ -103,7 +104,8 @@ def unpack(path: Path, media: Media, out: Path, *, channels: Channels = "mix") -
         open_recording(path) as sound,
         soundfile.SoundFile(out, "w", samplerate=rate, channels=1, format="RF64", subtype="PCM_16") as writer,
     ):
-        picked = (pick_channel(block, channels) for block in sound.blocks())
+        side = _side(media, channels)
+        picked = (pick_channel(block, side) for block in sound.blocks())
         for block in resampled(picked, sound.sample_rate_hz, rate):
             writer.write(to_int16(block))
 
@@ -113,11 +115,10 @@ def _convert(
 ) -> AudioPart:
     duration_s = timeline.duration_s if timeline else media.duration_s
     rate, form = _form(media.sample_rate_hz, duration_s)
+    side = _side(media, channels)
     with open_sound(file, size_bytes) as sound:
         first = timeline.first_frame_at(sound.sample_rate_hz) if timeline else 0
-        picked: Iterable[NDArray[np.float32]] = (
-            pick_channel(block, channels) for block in sound.blocks(first)
-        )
+        picked: Iterable[NDArray[np.float32]] = (pick_channel(block, side) for block in sound.blocks(first))
         if timeline is not None:
             picked = timeline.cut(picked, sound.sample_rate_hz, first_frame=first)
         ready = (to_int16(block) for block in resampled(picked, sound.sample_rate_hz, rate))
@@ -134,6 +135,10 @@ def _convert(
     if len(data) > LARGEST_SENT_BYTES:
         raise InputError(_too_long(duration_s))
     return AudioPart(data=data, format=form, duration_s=frames / rate)
+
+
+def _side(media: Media, channels: Channels) -> Channels | int:
+    return media.mix_channel if channels == "mix" and media.mix_channel is not None else channels
 
 
 def _form(sample_rate_hz: int, duration_s: float) -> tuple[int, Literal["wav", "mp3"]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.audio.channels import MixMeter
 from pipeline.audio.decode import open_sound
 from pipeline.audio.hashing import HashingFile
 from pipeline.audio.levels import LevelMeter
@@ -84,10 +85,10 @@ def sendable_as_is(media: Media, size_bytes: int) -> Literal["wav", "mp3"] | Non
     """The format under which the service takes these bytes unchanged; None where they must be prepared.
 
     WAV: 16-bit samples, one or two channels, 8 to 48 kHz, a header that is true. mp3: as it is. Both up to
-    `LARGEST_SENT_BYTES`. The wire knows these two formats alone; other WAV flavours are not promised
-    anywhere.
+    `LARGEST_SENT_BYTES`, and with channels that do not cancel each other. The wire knows these two formats alone;
+    other WAV flavours are not promised anywhere.
     """
-    if size_bytes > LARGEST_SENT_BYTES:
+    if size_bytes > LARGEST_SENT_BYTES or media.mix_channel is not None:
         return None
     if media.container == "mp3" and media.codec == "mp3":
         return "mp3"
@@ -166,10 +167,13 @@ def _measured(file: io.BufferedReader, size_bytes: int, name: str) -> Media:
     try:
         with open_sound(file, size_bytes) as sound:
             meter = LevelMeter(sound.sample_rate_hz)
+            mix = MixMeter(sound.channels)
             for block in sound.blocks():
                 meter.add(block)
+                mix.add(block)
             levels = meter.result()
             _refuse_broken(sound, levels.duration_s)
+            mix_channel = mix.instead_of_mix()
             return Media(
                 container=sound.container,
                 codec=sound.codec,
@@ -178,8 +182,9 @@ def _measured(file: io.BufferedReader, size_bytes: int, name: str) -> Media:
                 channels=sound.channels,
                 level_dbfs=round(levels.rms_dbfs, 2),
                 silence_share=round(levels.silence_share, 4),
-                notes=tuple(_notes(sound, name, levels.duration_s)),
+                notes=tuple(_notes(sound, name, levels.duration_s, mix_channel)),
                 trimmable_s=round(saved_s(levels, plan_trim(levels)), 2),
+                mix_channel=mix_channel,
             )
     except NotAudio as error:
         raise InputError(str(error)) from error
@@ -202,7 +207,7 @@ def _falls_short(there_s: float, promised_s: float) -> bool:
     return promised_s - there_s > _PROMISE_SLACK_S + promised_s * _PROMISE_SLACK_SHARE
 
 
-def _notes(sound: Sound, name: str, duration_s: float) -> Iterator[str]:
+def _notes(sound: Sound, name: str, duration_s: float, mix_channel: int | None) -> Iterator[str]:
     ending = PurePosixPath(name).suffix.lower().removeprefix(".")
     usual = EXTENSIONS.get(sound.container, ())
     if ending and usual and ending not in usual:
@@ -213,5 +218,7 @@ def _notes(sound: Sound, name: str, duration_s: float) -> Iterator[str]:
         yield "it has no end mark: perhaps cut short"
     if _falls_short(duration_s, sound.span_s):
         yield f"by its time stamps {sound.span_s - duration_s:.1f} s are missing within it"
+    if mix_channel is not None:
+        yield f"its channels cancel each other when mixed: channel {mix_channel + 1} stands for all of them"
     if sound.damaged:
         yield f"{sound.damaged} damaged pieces were skipped"

@@ -171,6 +171,23 @@ def test_what_the_service_takes_goes_out_bit_for_bit(tmp_path):
     assert odd.exists()
 
 
+def test_a_recording_whose_sides_are_in_opposite_phase_is_not_sent_as_silence(tmp_path):
+    """A server of our own sees the request: one side alone, so that nobody can mix them."""
+    from bare_server import bare_server
+
+    said = speech(1.0, RATE)
+    put(tmp_path, "wired-wrongly.wav", wav(np.stack((said, -said), axis=1), RATE))
+    with bare_server() as server:
+        summary = run_job(
+            inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"),
+            modalities="text", provider="openai", endpoint=server.url,
+        )  # fmt: skip
+    part = json.loads(server.bodies[0])["messages"][-1]["content"][-1]["input_audio"]
+    samples, _ = soundfile.read(io.BytesIO(base64.b64decode(part["data"])))
+    np.testing.assert_allclose(np.abs(samples), np.abs(said), atol=1e-3)
+    assert "wired-wrongly.wav: its channels cancel each other when mixed" in log_of(summary)
+
+
 def test_the_flags_do_the_same_as_the_settings(tmp_path):
     put(tmp_path, "call.flac", wav(two_sides(0.6), RATE, container="FLAC"))
     put(tmp_path, "draft.wav", wav(two_sides(0.6), RATE))
