@@ -30,8 +30,12 @@ KNOWN_VOICES = (
 )
 DEFAULT_MODEL = "gpt-audio-1.5"
 DEFAULT_REALTIME_MODEL = "gpt-realtime"
-#: Loudness of spoken replies where `normalize` names none. Source: `audio/loudness.py`.
+#: Loudness of spoken replies where `normalize` names none: what AES TD1008 recommends for speech that is streamed
+#: or downloaded; broadcasters want -23 (EBU R 128).
+#: Source: radioworld.com, "Streaming Audio Loudness Guidelines Explained" (on TD1008), checked 2026-11-20.
 DEFAULT_LUFS = -18.0
+LEAST_LUFS = -40.0
+MOST_LUFS = -5.0
 DEFAULT_TRANSCRIPTION_MODEL = "gpt-4o-mini-transcribe"
 #: Fields of which `true` means their default, and `false` not at all.
 ON_MEANS_DEFAULT = ("normalize", "verify_speech")
@@ -196,9 +200,9 @@ class JobSpec(BaseModel):
     format: AudioFormat = Field(default="wav", description="Audio format of the replies")
     normalize: Annotated[float | None, _default_for_true(DEFAULT_LUFS)] = Field(
         default=None,
-        ge=-40,
-        le=-5,
-        description="Bring replies to this loudness, in LUFS; -18 if none is named",
+        ge=LEAST_LUFS,
+        le=MOST_LUFS,
+        description=f"Bring replies to this loudness, in LUFS; {DEFAULT_LUFS:g} if none is named",
     )
     trim_reply_silence: bool = Field(default=False, description="Cut silence before and after replies")
     fade_s: float = Field(default=0, ge=0, le=10, description="Fade replies in and out over so many seconds")

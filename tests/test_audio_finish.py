@@ -10,6 +10,7 @@ import audio_corpus as corpus
 import numpy as np
 import pytest
 import soundfile
+from pydantic import ValidationError
 
 from pipeline.audio.clips import GAP_S, fade, join_replies, trim_edges
 from pipeline.audio.encode import encode_reply
@@ -17,6 +18,8 @@ from pipeline.audio.finish import Finish, finish_reply
 from pipeline.audio.loudness import CEILING_DBTP, measure_loudness, normalize
 from pipeline.audio.measure import measure
 from pipeline.audio.wav import pcm_to_wav
+from pipeline.inputs.sound_settings import finish_of
+from pipeline.jobspec import JobSpec
 
 RATE = 24_000
 
@@ -52,7 +55,7 @@ def test_replies_of_any_length_reach_their_target(seconds, target_lufs):
 
 def test_silence_is_not_made_louder():
     silence = wav(np.zeros(RATE))
-    assert normalize(silence) is silence
+    assert normalize(silence, target_lufs=-18) is silence
     assert measure_loudness(silence).integrated_lufs is None
 
 
@@ -127,6 +130,15 @@ def test_without_a_wish_only_the_header_is_repaired():
     plain = wav(tone(1, 0.3))
     assert not Finish().changes_samples
     assert finish_reply(corpus.with_sizes(plain, riff=0, sound=0), "wav", Finish()) == plain
+
+
+@pytest.mark.parametrize(("edge", "beyond"), [(-40, -40.1), (-5, -4.9)])
+def test_a_job_takes_the_loudnesses_that_replies_can_be_brought_to(edge, beyond):
+    assert finish_of(JobSpec(inputs=("x",), normalize=edge)).loudness_lufs == edge
+    with pytest.raises(ValidationError):
+        JobSpec(inputs=("x",), normalize=beyond)
+    with pytest.raises(ValueError, match="from -40 to -5 is possible"):
+        Finish(loudness_lufs=beyond)
 
 
 @pytest.mark.parametrize("wrong", [{"loudness_lufs": 3.0}, {"fade_in_s": -1.0}])

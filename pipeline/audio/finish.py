@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipeline.audio.clips import fade, trim_edges
 from pipeline.audio.encode import encode_reply
 from pipeline.audio.loudness import normalize
+from pipeline.jobspec import LEAST_LUFS, MOST_LUFS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +25,10 @@ class Finish:
     fade_out_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.loudness_lufs is not None and not -40.0 <= self.loudness_lufs <= -5.0:
-            raise ValueError(f"a loudness of {self.loudness_lufs} LUFS; from -40 to -5 is possible")
+        if self.loudness_lufs is not None and not LEAST_LUFS <= self.loudness_lufs <= MOST_LUFS:
+            raise ValueError(
+                f"a loudness of {self.loudness_lufs} LUFS; from {LEAST_LUFS:g} to {MOST_LUFS:g} is possible"
+            )
         if self.fade_in_s < 0 or self.fade_out_s < 0:
             raise ValueError("a fade cannot be shorter than nothing")
 

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     import av
     from numpy.typing import NDArray
 
-#: What AES TD1008 recommends for speech that is streamed or downloaded; broadcasters want -23 (EBU R 128).
-#: Source: radioworld.com, "Streaming Audio Loudness Guidelines Explained" (on TD1008), checked 2026-11-20.
-TARGET_LUFS = -18.0
 #: No peak above this after normalising, so that mp3 and AAC decoders do not clip it: EBU R 128's limit.
 CEILING_DBTP = -1.0
 
@@ -87,7 +84,7 @@ def measure_loudness(wav: bytes) -> Loudness:
     )
 
 
-def normalize(wav: bytes, *, target_lufs: float = TARGET_LUFS, ceiling_dbtp: float = CEILING_DBTP) -> bytes:
+def normalize(wav: bytes, *, target_lufs: float, ceiling_dbtp: float = CEILING_DBTP) -> bytes:
     """A reply at a loudness: one gain for all of it, so that its dynamics stay as they are.
 
     Where the ceiling forbids the whole gain, it gets what the ceiling allows. Silence stays as it is.

@@ -67,15 +67,6 @@ class Timeline:
         span = self.spans[index]
         return min(span.start_s + max(0.0, sent_s - starts[index]), span.end_s)
 
-    def to_sent_s(self, source_s: float) -> float:
-        """Where a moment of the recording is heard in what is sent; one that was left out, at its place."""
-        sent_s = 0.0
-        for span in self.spans:
-            if source_s < span.start_s:
-                break
-            sent_s += min(source_s, span.end_s) - span.start_s
-        return sent_s
-
     def between(self, start_s: float, end_s: float) -> Timeline:
         """The part of this timeline from one moment of sent time to another.
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from pipeline.audio.samples import BYTES_A_SECOND
 from pipeline.errors import BadReply, OutcomeUnknown, RequestRejected, Unavailable
 from pipeline.transports.realtime_errors import of_error, waits_s
 from pipeline.transports.turn_reply import TurnReply
@@ -138,7 +139,7 @@ class RealtimeTurn:
             case State.OPENING | State.SETTING_UP:
                 raise Unavailable(f"{words}, before the reply was asked for")
             case _:
-                got = len(self.reply.pcm) / 48_000
+                got = len(self.reply.pcm) / BYTES_A_SECOND
                 more = f" after {got:.1f} s of the reply" if got else ""
                 raise OutcomeUnknown(f"{words}{more}, before response.done", timed_out=timed_out)
 
