@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: `wFormatTag` -> codec, by bits a sample where the tag leaves that open. Names are FFmpeg's.
 LINEAR_CODECS: dict[tuple[int, int], str] = {
@@ -32,6 +35,10 @@ _MAGICS = (b"RIFF", b"RF64", b"BW64")
 #: the largest positive int or a block less (sox). They promise nothing.
 _UNKNOWN_SIZES = (range(1), range(0xFFFFF000, 0x1_0000_0000), range(0x7FFFF000, 0x8000_0000))
 _LARGEST_HEADER_BYTES = 1 << 20
+_RIFF_BYTES = 12
+_CHUNK_BYTES = 8
+#: As far as its three sizes: of the file, of the samples, and the count of frames.
+_DS64_BYTES = 24
 _LEAST_TAIL_BYTES = 64
 
 
@@ -98,45 +105,29 @@ def read_layout(file: BinaryIO, size_bytes: int) -> WavLayout:
         NotWav: with what is missing, in words for a person.
     """
     file.seek(0)
-    if not is_wav(file.read(12)):
+    if not is_wav(file.read(_RIFF_BYTES)):
         raise NotWav("it does not begin as a WAV file does")
-    sizes64: tuple[int, int] | None = None
-    ds64_offset = fact_offset = None
     shape: tuple[str, int, int, int] | None = None
-    offset = 12
-    while True:
-        file.seek(offset)
-        header = file.read(8)
-        if len(header) < 8:
-            raise NotWav("cut in its header: there is no sound data" if shape else "cut in its header")
-        name, size = header[:4], int.from_bytes(header[4:], "little")
-        offset += 8
+    ds64_offset = ds64_bytes = fact_offset = None
+    for name, offset, size in _chunks(file, _RIFF_BYTES):
         if name == b"data":
             break
-        body = file.read(min(size, _LARGEST_HEADER_BYTES)) if name in (b"fmt ", b"ds64") else b""
         if name == b"fmt ":
-            shape = _shape(body)
-        elif name == b"ds64" and len(body) >= 24:
-            ds64_offset = offset
-            sizes64 = struct.unpack_from("<QQ", body)
+            shape = _shape(file.read(min(size, _LARGEST_HEADER_BYTES)))
+        elif name == b"ds64" and len(body := file.read(min(size, _DS64_BYTES))) == _DS64_BYTES:
+            ds64_offset, ds64_bytes = offset, int.from_bytes(body[8:16], "little")
         elif name == b"fact" and size >= 4:
             fact_offset = offset
-        offset += size + (size & 1)
+    else:
+        raise NotWav("cut in its header: there is no sound data" if shape else "cut in its header")
     if shape is None:
         raise NotWav("its header does not say how the samples are stored (no 'fmt ' chunk)")
     codec, channels, sample_rate_hz, frame_bytes = shape
-    there = size_bytes - offset
-    promised: int | None = size
-    if sizes64 is not None and size == 0xFFFF_FFFF:
-        promised = sizes64[1] if sizes64[1] not in (0, (1 << 64) - 1) else None
-    elif size == 0 and _is_chunks(file, offset, size_bytes):
-        promised = 0
-    elif any(size in sizes for sizes in _UNKNOWN_SIZES) and size != there:
-        promised = None
-    data_bytes = there if promised is None else min(promised, there)
+    promised = _promised_bytes(file, offset, size, ds64_bytes, size_bytes)
     understated = promised is not None and _lies_low(file, offset + promised + (promised & 1), size_bytes)
-    if understated:
-        data_bytes = there
+    data_bytes = size_bytes - offset
+    if promised is not None and not understated:
+        data_bytes = min(promised, data_bytes)
     if codec in LINEAR_CODECS.values():
         data_bytes -= data_bytes % frame_bytes
     return WavLayout(
@@ -151,6 +142,35 @@ def read_layout(file: BinaryIO, size_bytes: int) -> WavLayout:
         fact_offset=fact_offset,
         ds64_offset=ds64_offset,
     )
+
+
+def _chunks(file: BinaryIO, offset: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, offset of the body and claimed size of each chunk from `offset` on; the file stands at its body."""
+    while True:
+        file.seek(offset)
+        header = file.read(_CHUNK_BYTES)
+        if len(header) < _CHUNK_BYTES:
+            return
+        size = int.from_bytes(header[4:], "little")
+        yield header[:4], offset + _CHUNK_BYTES, size
+        offset += _CHUNK_BYTES + size + (size & 1)
+
+
+def _promised_bytes(
+    file: BinaryIO, offset: int, size: int, ds64_bytes: int | None, size_bytes: int
+) -> int | None:
+    """What the header says of the samples' bytes; None where it says nothing.
+
+    Args:
+        offset, size: of the samples, by their chunk.
+        ds64_bytes: their size by an RF64's own chunk.
+    """
+    if ds64_bytes is not None and size == 0xFFFF_FFFF:
+        return ds64_bytes if ds64_bytes not in (0, (1 << 64) - 1) else None
+    if size == 0 and _is_chunks(file, offset, size_bytes):
+        return 0
+    unknown = any(size in sizes for sizes in _UNKNOWN_SIZES)
+    return None if unknown and size != size_bytes - offset else size
 
 
 def _shape(body: bytes) -> tuple[str, int, int, int]:
@@ -180,13 +200,9 @@ def _lies_low(file: BinaryIO, offset: int, size_bytes: int) -> bool:
 
 def _is_chunks(file: BinaryIO, offset: int, size_bytes: int) -> bool:
     """Whether a chain of chunks leads from `offset` to the end of the file, give or take a pad byte."""
-    found = False
-    while size_bytes - offset >= 8:
-        file.seek(offset)
-        header = file.read(8)
-        if not all(0x20 <= byte < 0x7F for byte in header[:4]):
+    end = None
+    for name, body, size in _chunks(file, offset):
+        if not all(0x20 <= byte < 0x7F for byte in name):
             return False
-        size = int.from_bytes(header[4:], "little")
-        offset += 8 + size + (size & 1)
-        found = True
-    return found and offset <= size_bytes + 1
+        end = body + size + (size & 1)
+    return end is not None and end <= size_bytes + 1
