@@ -29,8 +29,11 @@ _FLAGS = {
 }
 #: What flags take that are several words in one.
 _LISTS = {"modalities": "text|text,audio", "reports": "xlsx,html,jsonl,parquet", "fields": "FILE"}
-#: Flags whose value may be left out, with what they then mean.
-_BARE: dict[str, Any] = {"normalize": DEFAULT_LUFS, "verify_speech": DEFAULT_TRANSCRIPTION_MODEL}
+#: Flags whose value may be left out, with what they then mean and what the value is.
+_BARE: dict[str, tuple[Any, str]] = {
+    "normalize": (DEFAULT_LUFS, "LUFS"),
+    "verify_speech": (DEFAULT_TRANSCRIPTION_MODEL, "MODEL"),
+}
 #: The sections of `--help`, so that seventy flags can be read; what is in none goes under the last.
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Where calls go": (
@@ -65,6 +68,12 @@ _LAST_SECTION = "This command"
 class JobCommand(click.Command):
     """A command with a job's flags, listed by what they are about."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Where a value may be left out, one that is given follows after `=`; the next word is another."""
+        end = args.index("--") if "--" in args else len(args)
+        bare = {flag: f"{flag}={value}" for name, (value, _) in _BARE.items() for flag in flags_of(name)}
+        return super().parse_args(ctx, [bare.get(one, one) for one in args[:end]] + args[end:])
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         of_field = {field: section for section, fields in SECTIONS.items() for field in fields}
         found: dict[str, list[tuple[str, str]]] = {section: [] for section in (*SECTIONS, _LAST_SECTION)}
@@ -75,6 +84,14 @@ class JobCommand(click.Command):
             if records:
                 with formatter.section(section):
                     formatter.write_dl(records)
+
+
+class _WithOrWithout(click.Option):
+    """A flag whose value may be left out."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return record and (f"{self.opts[0]}[={self.metavar}]", record[1])
 
 
 def flags_of(field: str) -> tuple[str, ...]:
@@ -92,8 +109,8 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
             name,
             default=None,
             help=_help(name),
-            **_kind(name, field.annotation, field.metadata),
-            **({"is_flag": False, "flag_value": _BARE[name]} if name in _BARE else {}),
+            **_kind(name, field.annotation, field.metadata)
+            | ({"cls": _WithOrWithout, "metavar": _BARE[name][1]} if name in _BARE else {}),
         )(command)
     command = click.option(
         "--job",

@@ -58,6 +58,22 @@ def test_every_setting_of_a_job_is_a_flag_in_the_help():
         assert set(fields) - WHO_WORKS <= set(JobSpec.model_fields)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--normalize=-16"], {"normalize": "-16.0", "inputs": "lines"}),
+        (["--normalize"], {"normalize": "-18.0", "inputs": "lines"}),
+        (["--normalize=-16.5", "--verify-speech"], {"normalize": "-16.5", "inputs": "lines"}),
+        (["--verify-speech"], {"verify_speech": "gpt-4o-mini-transcribe", "inputs": "lines"}),
+        (["--verify-speech=whisper-1"], {"verify_speech": "whisper-1", "inputs": "lines"}),
+    ],
+)
+def test_a_value_that_may_be_left_out_never_takes_the_next_word(arguments, shown, tmp_path):
+    done = audiobatch("config", "show", "--provider", "local", *arguments, "lines", cwd=tmp_path)
+    values = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.split()[1:]}
+    assert {name: values.get(name) for name in shown} == shown, done.stdout + done.stderr
+
+
 def test_a_mistyped_command_is_answered_with_the_nearest(tmp_path):
     done = audiobatch("rum", cwd=tmp_path)
     assert done.returncode == 2
