@@ -96,7 +96,28 @@ def unfit(source: Source, spec: JobSpec) -> str:
         )
     if spec.channels in {"left", "right"} and media.channels > 2:
         return f"it has {media.channels} channels: --channels {spec.channels} means nothing for it, mix does"
+    if _asks_parts_for_fields(spec) and parts_of(source, spec) > 1 and _parts_are_certain(source, spec):
+        return fields_of_parts(spec)
     return ""
+
+
+def _asks_parts_for_fields(spec: JobSpec) -> bool:
+    """Whether the turn that hears the recording is the one that asks for fields: the last, so the only one."""
+    return bool(spec.fields) and len(spec.turn_specs()) == 1
+
+
+def fields_of_parts(spec: JobSpec) -> str:
+    """Why a recording in parts is not asked for fields, and what to do: each part would answer for itself."""
+    return (
+        "it goes out in parts, and fields asked of each would not be one answer: ask for the fields in a "
+        "follow-up turn (a second --prompt), which builds on the joined words"
+        f"{', or raise --max-part' if spec.max_part else ''}"
+    )
+
+
+def _parts_are_certain(source: Source, spec: JobSpec) -> bool:
+    """Not where silence is left out of one side alone: what is known of it is the silence of all sides."""
+    return not spec.trim_silence or side_of(source, spec) == "mix"
 
 
 def _asked(spec: JobSpec, names: tuple[str, ...]) -> dict[str, Any]:

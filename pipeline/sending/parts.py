@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.audio.clips import join_replies
 from pipeline.audio.join import join_transcripts, to_text
-from pipeline.errors import StorageError
+from pipeline.errors import InputError, StorageError
+from pipeline.inputs.sound_settings import fields_of_parts
 from pipeline.limits.pool import Stopping
 from pipeline.limits.retry import Tries
 from pipeline.model import Check, Outcome, Reply, Status, Usage
@@ -59,9 +60,14 @@ class LongTurn:
 
         Raises:
             Stopping, NoDeployment, Deferred: not all parts are there; those that are stay.
+            InputError: it asks for fields, and no part can answer for the whole; nothing was sent.
             StorageError: the output cannot be written.
         """
         sender, parts = self.sender, self.sound.parts
+        if self.turn.answer is not None and len(parts) > 1:
+            refused = InputError(fields_of_parts(sender.spec))
+            log.warning("%s: %s", self.item.item_id, refused.message)
+            raise refused
         done = await sender.on_disk(self._recorded)
         if done:
             log.info("%s: %d of %d parts are there", self.item.item_id, len(done), len(parts))

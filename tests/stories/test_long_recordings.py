@@ -124,6 +124,56 @@ def test_a_follow_up_builds_on_the_joined_words(tmp_path):
     assert "What is said?" in last
 
 
+TOPIC = ({"name": "topic", "description": "what it is about"},)
+
+
+def test_a_recording_in_parts_is_refused_before_it_is_asked_for_fields(emulator, tmp_path):
+    from pipeline.estimates.forecast import forecast
+    from pipeline.jobspec import JobSpec
+
+    talk(tmp_path / "in" / "long.wav", 40)
+    talk(tmp_path / "in" / "short.wav", 20)
+    how = {"modalities": "text", "fields": TOPIC, "prompt": "What is it about?"}
+    summary = job(emulator, tmp_path, **how)
+    long, short = rows_of(summary)
+    assert (long["status"], long["error_type"], long["reply.topic"]) == ("refused", "input", "")
+    assert "a follow-up turn (a second --prompt)" in long["error_message"]
+    assert "raise --max-part" in long["error_message"]
+    assert (short["status"], bool(short["reply.topic"])) == ("succeeded", True)
+    assert len(emulator.settled_journal(1)) == 1, "nothing was paid for the long one"
+    planned = forecast(
+        JobSpec(
+            inputs=[str(tmp_path / "in")], output=str(tmp_path / "o"), max_part=0.5, provider="local", **how
+        )
+    )
+    assert planned.refused == {"long.wav": long["error_message"]}
+    assert (planned.to_send, planned.calls) == (1, 1)
+    raised = job(emulator, tmp_path, **how, max_part=1, redo=True)
+    assert [bool(row["reply.topic"]) for row in rows_of(raised)] == [True, True]
+
+
+def test_a_follow_up_answers_in_fields_for_the_whole_of_a_recording_in_parts(emulator, tmp_path):
+    talk(tmp_path / "in" / "talk.wav", 40)
+    how = {"modalities": "text", "fields": TOPIC, "prompt": ("What is said?", "What is it about?")}
+    first, last = rows_of(job(emulator, tmp_path, **how))
+    assert (first["status"], first["parts"], first["reply.topic"]) == ("succeeded", "2", "")
+    assert (last["status"], bool(last["reply.topic"])) == ("succeeded", True)
+    assert len(emulator.settled_journal(3)) == 3
+
+
+def test_one_side_that_its_own_silence_leaves_short_enough_is_asked_for_fields(emulator, tmp_path):
+    """Only the recording itself says how long a trimmed side is: no plan refuses it, no call is in vain."""
+    talks, hardly = speech(40.0, RATE), np.concatenate((speech(12.0, RATE), np.zeros(28 * RATE, np.float32)))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "call.wav").write_bytes(wav(np.stack([talks, hardly], axis=1), RATE))
+    how = {"modalities": "text", "fields": TOPIC, "channels": "split", "trim_silence": True}
+    left, right = rows_of(job(emulator, tmp_path, **how))
+    assert (left["status"], left["error_type"]) == ("failed", "input")
+    assert "it goes out in parts" in left["error_message"]
+    assert (right["status"], bool(right["reply.topic"])) == ("succeeded", True)
+    assert len(emulator.settled_journal(1)) == 1
+
+
 def test_a_part_that_fails_leaves_the_others_recorded_and_only_it_is_sent_again(emulator, tmp_path):
     talk(tmp_path / "in" / "talk.wav", 90)
     emulator.put_faults({"when": {"nth": 3}, "do": {"status": 400}})
