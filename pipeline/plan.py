@@ -24,7 +24,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import RETRYABLE, ConfigError, ErrorType, InputError
-from pipeline.inputs.sound_settings import trimmed_s, unfit
+from pipeline.inputs.sound_settings import sent_s, trimmed_s, unfit
 from pipeline.items import build_item, digest, job_settings
 from pipeline.jobspec import placeholders
 from pipeline.limits.retry import MAX_UNKNOWN
@@ -269,10 +269,9 @@ class _Planning:
             return False
         if item and item.deployment:
             self.deployments.add(item.deployment)
-        if one.source.media:
-            left_out_s = trimmed_s(one.source, self.spec)
-            self.trimmed_s += left_out_s
-            self.input_audio_s += one.source.media.duration_s - left_out_s
+        if one.source.media is not None:
+            self.trimmed_s += trimmed_s(one.source, self.spec)
+            self.input_audio_s += sent_s(one.source, self.spec)
         return True
 
     def decide(self, one: Recorded) -> tuple[Decision, Item | None]:

@@ -20,7 +20,7 @@ from pipeline.audio.convert import prepare
 from pipeline.audio.join import Passage, clock, join_transcripts, to_text
 from pipeline.audio.levels import LevelMeter, Levels
 from pipeline.audio.probe import probe
-from pipeline.audio.split import OVERLAP_S, Part, plan_parts, survey
+from pipeline.audio.split import OVERLAP_S, Part, count_parts, plan_parts, survey
 from pipeline.audio.timeline import Span, Timeline
 from pipeline.audio.trim import plan_trim, saved_s
 
@@ -75,6 +75,9 @@ def test_parts_are_the_whole_recording_to_the_frame_and_none_is_too_long(stretch
     for part in parts:
         assert part.timeline.duration_s <= longest_s + 1e-6
         assert 0 <= part.overlap_s <= OVERLAP_S
+    count = count_parts(whole.duration_s, longest_s=longest_s)
+    assert count.expected <= len(parts) <= count.most
+    assert sum(part.overlap_s for part in parts) <= count.repeated_s + 1e-6
 
 
 def _without_overlap(part: Part) -> Timeline:

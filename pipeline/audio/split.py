@@ -65,6 +65,37 @@ class Part:
         return self.timeline.start_s
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartCount:
+    """How many parts a recording will take, before it was listened to: where it is cut, its pauses decide.
+
+    Attributes:
+        expected: and the fewest: every cut lies near its ideal place.
+        most: nobody pauses, or always as early as a cut may be.
+        repeated_s: the most that all overlaps come to.
+    """
+
+    expected: int = 1
+    most: int = 1
+    repeated_s: float = 0.0
+
+
+def count_parts(duration_s: float, *, longest_s: float = PART_S) -> PartCount:
+    """What `plan_parts` will make of so many seconds."""
+    if duration_s <= longest_s:
+        return PartCount()
+    reach = _reach_s(longest_s)
+    most, left = 1, duration_s
+    while left > longest_s:
+        left -= left / _parts_left(left, longest_s) - reach
+        most += 1
+    return PartCount(
+        expected=_parts_left(duration_s, longest_s),
+        most=most,
+        repeated_s=(most - 1) * min(OVERLAP_S, reach),
+    )
+
+
 def survey(path: Path, channels: Channels = "mix") -> Levels:
     """The levels of a recording, streaming: what `plan_parts` and `trim.plan_trim` decide by.
 
@@ -124,8 +155,8 @@ def _next_cut(
     left = end_s - start_s
     if left <= longest_s:
         return end_s, 0.0
-    reach = min(REACH_S, longest_s * _REACH_SHARE)
-    ideal = start_s + left / math.ceil(left / (longest_s - reach))
+    reach = _reach_s(longest_s)
+    ideal = start_s + left / _parts_left(left, longest_s)
     first, last = int((ideal - reach) / hop_s), int((ideal + reach) / hop_s)
     window = power[first:last]
     for pause_s in (SENTENCE_PAUSE_S, WORD_PAUSE_S):
@@ -134,6 +165,15 @@ def _next_cut(
         if middles:
             return min(middles, key=lambda at: abs(at - ideal)), 0.0
     return ideal, min(OVERLAP_S, reach)
+
+
+def _reach_s(longest_s: float) -> float:
+    return min(REACH_S, longest_s * _REACH_SHARE)
+
+
+def _parts_left(left_s: float, longest_s: float) -> int:
+    """How many parts of about the same length this is, so that none is too long where its cut lies late."""
+    return math.ceil(left_s / (longest_s - _reach_s(longest_s)))
 
 
 def _sent_power(levels: Levels, timeline: Timeline) -> NDArray[np.float32]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.estimates.estimate import CHARACTERS_PER_S, MESSAGE_TOKENS
 from pipeline.estimates.worst_case import BOUND_TOKENS
-from pipeline.inputs.sound_settings import parts_of, trimmed_s
-from pipeline.model import SourceKind, Usage
+from pipeline.inputs.sound_settings import parts_of, sent_s
+from pipeline.model import Usage
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, CHARACTERS_PER_TEXT_TOKEN
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ class Amounts:
 
     def add(self, one: Recorded, item: Item, rules: Rules, sizes: ReplySizes, spec: JobSpec) -> None:
         """Every turn of an item that is to be sent."""
-        media = one.source.media if one.source.kind is SourceKind.RECORDING else None
-        heard_s = media.duration_s - trimmed_s(one.source, spec) if media else 0.0
+        heard_s = sent_s(one.source, spec)
         longest = item.max_completion_tokens or BOUND_TOKENS
         text = len(item.system)
         spoken = {"low": 0.0, "expected": 0.0, "high": 0.0}
@@ -80,7 +79,7 @@ class Amounts:
                 text_out = min(sizes.text_tokens, longest)
                 out = {"low": (_LEAST_TEXT_TOKENS, 0.0), "expected": (text_out, 0.0), "high": (longest, 0.0)}
             if not rules.stands(one, turn):
-                parts = parts_of(one.source, spec) if turn.number == 1 else 1
+                parts = parts_of(one.source, spec).expected if turn.number == 1 else 1
                 self.calls += parts
                 if spec.transcription_model and turn.number == 1:
                     self.written_down_s.update({name: heard_s * share for name, share in _HEARD.items()})

@@ -7,11 +7,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.audio.split import PART_S
+from pipeline.audio.split import count_parts
 from pipeline.estimates.estimate import CHARACTERS_PER_S
 from pipeline.estimates.worst_case import BOUND_TOKENS
-from pipeline.inputs.sound_settings import parts_of, trimmed_s
-from pipeline.model import SourceKind, Usage
+from pipeline.inputs.sound_settings import parts_of, sent_s
+from pipeline.model import Usage
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, CHARACTERS_PER_TEXT_TOKEN
 from pipeline.store.ledger_parts import PartKind
 from pipeline.wanted_words import LONGEST_S, wanted_of
@@ -51,24 +51,25 @@ class WordAmounts:
 
     def add(self, one: Recorded, item: Item, rules: Rules, sizes: ReplySizes, spec: JobSpec) -> None:
         """The words of every turn's result, those that are there and those that will be."""
-        media = one.source.media if one.source.kind is SourceKind.RECORDING else None
-        heard_s = media.duration_s - trimmed_s(one.source, spec) if media else 0.0
+        heard_s = sent_s(one.source, spec)
         for turn in item.turns:
             outcome = one.outcomes.get(turn.number)
             if not rules.stands(one, turn):
-                lacks_input = turn.number == 1 and media is not None and spec.transport != "realtime"
+                lacks_input = (
+                    turn.number == 1 and one.source.media is not None and spec.transport != "realtime"
+                )
                 lacks_speech = turn.wants_audio
             else:
                 lacks = wanted_of(outcome, one.source, spec, self.written) if outcome else ()
                 lacks_input, lacks_speech = PartKind.INPUT in lacks, PartKind.SPEECH in lacks
             if spec.transcribe_inputs and lacks_input:
-                parts = parts_of(one.source, spec)
-                parts = parts if heard_s <= parts * LONGEST_S else math.ceil(heard_s / PART_S)
+                parts = parts_of(one.source, spec).expected
+                parts = parts if heard_s <= parts * LONGEST_S else count_parts(heard_s).expected
                 self._count(spec.transcribe_inputs, dict.fromkeys(_NAMES, heard_s), parts)
             if spec.verify_speech and lacks_speech:
                 there_s = outcome.audio_duration_s if outcome and rules.stands(one, turn) else None
                 spoken_s = _spoken_s(there_s, _expected_s(turn, heard_s, sizes, spec), item)
-                self._count(spec.verify_speech, spoken_s, max(1, math.ceil(spoken_s["expected"] / LONGEST_S)))
+                self._count(spec.verify_speech, spoken_s, _calls(spoken_s["expected"]))
 
     def _count(self, model: str, sound_s: dict[str, float], calls: int) -> None:
         self.calls += calls
@@ -97,6 +98,11 @@ class WordAmounts:
                     return None
                 total[name] = before + cost
         return {name: cost for name, cost in total.items() if cost is not None}
+
+
+def _calls(sound_s: float) -> int:
+    """How many calls write a reply down."""
+    return count_parts(sound_s).expected if sound_s > LONGEST_S else 1
 
 
 def _expected_s(turn: Turn, heard_s: float, sizes: ReplySizes, spec: JobSpec) -> float:

@@ -6,14 +6,13 @@ later option changes no old fingerprint.
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline.audio.convert import fits_one_request
 from pipeline.audio.finish import Finish
 from pipeline.audio.probe import SILENT_DBFS, is_silent
-from pipeline.audio.split import PART_S
+from pipeline.audio.split import PART_S, PartCount, count_parts
 from pipeline.model import SourceKind
 
 if TYPE_CHECKING:
@@ -49,16 +48,21 @@ def trimmed_s(source: Source, spec: JobSpec) -> float:
     return (media.trimmable_s or 0.0) if spec.trim_silence and media is not None else 0.0
 
 
-def parts_of(source: Source, spec: JobSpec) -> int:
-    """How many requests a recording will take, about: where it is cut, its pauses decide."""
+def sent_s(source: Source, spec: JobSpec) -> float:
+    """Seconds of a recording that will be sent, once; 0 for what is none."""
+    return source.media.duration_s - trimmed_s(source, spec) if source.media is not None else 0.0
+
+
+def parts_of(source: Source, spec: JobSpec) -> PartCount:
+    """How many requests a recording will take."""
     media = source.media
     if media is None:
-        return 1
-    left_out_s = trimmed_s(source, spec)
-    sent_s = media.duration_s - left_out_s
-    if spec.max_part is None and fits_one_request(media, source.size_bytes, sent_s if left_out_s else None):
-        return 1
-    return max(1, math.ceil(sent_s / (spec.max_part * 60 if spec.max_part else PART_S)))
+        return PartCount()
+    length_s = sent_s(source, spec)
+    shortened_s = length_s if trimmed_s(source, spec) else None
+    if spec.max_part is None and fits_one_request(media, source.size_bytes, shortened_s):
+        return PartCount()
+    return count_parts(length_s, longest_s=spec.max_part * 60 if spec.max_part else PART_S)
 
 
 def finish_of(spec: JobSpec) -> Finish:
@@ -96,7 +100,11 @@ def unfit(source: Source, spec: JobSpec) -> str:
         )
     if spec.channels in {"left", "right"} and media.channels > 2:
         return f"it has {media.channels} channels: --channels {spec.channels} means nothing for it, mix does"
-    if _asks_parts_for_fields(spec) and parts_of(source, spec) > 1 and _parts_are_certain(source, spec):
+    if (
+        _asks_parts_for_fields(spec)
+        and parts_of(source, spec).expected > 1
+        and _parts_are_certain(source, spec)
+    ):
         return fields_of_parts(spec)
     return ""
 

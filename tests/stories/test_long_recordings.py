@@ -284,6 +284,19 @@ def test_silence_is_trimmed_and_the_times_stay_those_of_the_recording(emulator, 
     assert sum(lengths) == pytest.approx(100 - float(row["trimmed_s"]), abs=0.5)
 
 
+@pytest.mark.parametrize("seconds", [40, 90, 140])
+def test_the_plan_knows_how_many_parts_there_will_be(seconds, emulator, tmp_path):
+    from pipeline.estimates.forecast import forecast
+    from pipeline.jobspec import JobSpec
+
+    talk(tmp_path / "in" / "talk.wav", seconds)
+    how = {"modalities": "text", "max_part": 0.5, "transcribe_inputs": "whisper-1"}
+    spec = JobSpec(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator), **how)
+    planned = forecast(spec)
+    parts = int(the_row(job(emulator, tmp_path, **how))["parts"])
+    assert (planned.calls, planned.word_calls) == (parts, parts)
+
+
 def test_the_length_of_parts_is_part_of_what_was_asked_for(emulator, tmp_path):
     from pipeline.errors import ConfigError
 
