@@ -42,6 +42,7 @@ def lines(found: Forecast) -> Iterator[str]:
     """The plan in words."""
     from flows.closing import duration
     from pipeline.estimates.forecast import NEAR_DAYS
+    from pipeline.estimates.ranges import FIGURES
     from pipeline.redaction import redacted
 
     yield f"{found.items:,} inputs → {found.output}"
@@ -73,7 +74,7 @@ def lines(found: Forecast) -> Iterator[str]:
     if found.cost_usd is None:
         yield f"  {'cost':<22}  unknown: a model below has no known price (--prices, or price in [[deployments]])"
     else:
-        shown = "".join(f"{_dollars(found.cost_usd[name]):>14}" for name in ("low", "expected", "high"))
+        shown = "".join(f"{_dollars(found.cost_usd[name]):>14}" for name in FIGURES)
         yield f"  {'cost':<22}{shown}"
     rests_on = f"{found.earlier_replies} earlier replies" if found.earlier_replies else "a first guess"
     yield f"  Replies are expected by {rests_on}; high: each as long as it may be."

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from pipeline.estimates.estimate import CHARACTERS_PER_S, MESSAGE_TOKENS
-from pipeline.estimates.worst_case import BOUND_TOKENS
-from pipeline.inputs.sound_settings import parts_of, sent_s
-from pipeline.model import Usage
-from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, CHARACTERS_PER_TEXT_TOKEN
+from pipeline.estimates.conversation import HEARD, Conversation
+from pipeline.estimates.ranges import FIGURES, Range, tokens_of_words
+from pipeline.inputs.sound_settings import sent_s
+from pipeline.model import Status, Usage
+from pipeline.prices import AUDIO_IN_TOKENS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.estimates.conversation import TurnTokens
     from pipeline.estimates.estimate import ReplySizes
     from pipeline.jobspec import JobSpec
     from pipeline.model import Item
@@ -24,23 +24,6 @@ if TYPE_CHECKING:
     from pipeline.targets import Target
 
 KINDS = ("input_text_tokens", "input_audio_tokens", "output_text_tokens", "output_audio_tokens")
-_LEAST_SPOKEN_S = 0.3
-_LEAST_TEXT_TOKENS = 1
-_LOW_INPUT = 0.7
-_HIGH_INPUT = 1.4
-#: Silences may be trimmed, parts may overlap, and a second that was begun may be counted whole.
-_HEARD = {"low": 0.5, "expected": 1.0, "high": 1.15}
-#: Words in a recording, as shares of what speech of its length usually has.
-_WORDS = {"low": 0.0, "expected": 1.0, "high": 2.0}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
-    """An amount that is not known yet."""
-
-    low: float
-    expected: float
-    high: float
 
 
 @dataclass(slots=True)
@@ -48,77 +31,63 @@ class Amounts:
     """Tokens of all calls that would be made, counted while the queue streams past.
 
     Attributes:
-        written_down_s: seconds of recordings that their sessions write down; low, expected and high.
+        now_s: epoch seconds, at which earlier replies' audio ids are still good or are not.
+        tokens: by kind.
+        written_down_s: seconds of recordings that their sessions write down.
     """
 
+    now_s: float
     calls: int = 0
-    low: Counter[str] = field(default_factory=Counter)
-    expected: Counter[str] = field(default_factory=Counter)
-    high: Counter[str] = field(default_factory=Counter)
-    written_down_s: Counter[str] = field(default_factory=Counter)
+    tokens: dict[str, Range] = field(default_factory=lambda: dict.fromkeys(KINDS, Range()))
+    written_down_s: Range = field(default_factory=Range)
 
     def add(self, one: Recorded, item: Item, rules: Rules, sizes: ReplySizes, spec: JobSpec) -> None:
         """Every turn of an item that is to be sent."""
-        heard_s = sent_s(one.source, spec)
-        longest = item.max_completion_tokens or BOUND_TOKENS
-        text = len(item.system)
-        spoken = {"low": 0.0, "expected": 0.0, "high": 0.0}
+        conversation = Conversation(item=item, sizes=sizes, spec=spec, now_s=self.now_s)
         for turn in item.turns:
-            text += len(turn.text)
-            reply_s = len(turn.text) / CHARACTERS_PER_S if spec.read_aloud else sizes.reply_s(heard_s)
-            if turn.wants_audio:
-                audio_out = min(reply_s * AUDIO_OUT_TOKENS_PER_S, longest * 0.8)
-                text_out = reply_s * CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN
-                least = _LEAST_SPOKEN_S * AUDIO_OUT_TOKENS_PER_S
-                out = {
-                    "low": (1.0, least),
-                    "expected": (text_out, audio_out),
-                    "high": (longest * 0.3, longest),
-                }
-            else:
-                text_out = min(sizes.text_tokens, longest)
-                out = {"low": (_LEAST_TEXT_TOKENS, 0.0), "expected": (text_out, 0.0), "high": (longest, 0.0)}
+            outcome = one.outcomes.get(turn.number)
             if not rules.stands(one, turn):
-                parts = parts_of(one.source, spec).expected if turn.number == 1 else 1
-                self.calls += parts
+                tokens = conversation.asked(turn)
+                self._count(tokens)
+                self.calls += conversation.parts.expected if turn.number == 1 else 1
                 if spec.transcription_model and turn.number == 1:
-                    self.written_down_s.update({name: heard_s * share for name, share in _HEARD.items()})
-                texts = parts * (text / CHARACTERS_PER_TEXT_TOKEN + MESSAGE_TOKENS * 2 * turn.number)
-                for name, share in (("low", _LOW_INPUT), ("expected", 1.0), ("high", _HIGH_INPUT)):
-                    into: Counter[str] = getattr(self, name)
-                    into["input_text_tokens"] += texts * share  # type: ignore[assignment]
-                    into["input_audio_tokens"] += (
-                        heard_s * _HEARD[name] * AUDIO_IN_TOKENS_PER_S + spoken[name]
-                    )  # type: ignore[assignment]
-                    into["output_text_tokens"] += parts * out[name][0]  # type: ignore[assignment]
-                    into["output_audio_tokens"] += parts * out[name][1]  # type: ignore[assignment]
-            for name in spoken:
-                spoken[name] += out[name][1]
+                    self.written_down_s += HEARD * sent_s(one.source, spec)
+                conversation.replied(turn, tokens)
+            elif outcome is None or outcome.status is not Status.SUCCEEDED:
+                return  # nothing can follow it
+            else:
+                conversation.stands(turn, outcome)
 
-    def usage(self, name: str) -> Usage:
-        of: Counter[str] = getattr(self, name)
-        return Usage(**{kind: round(of[kind]) for kind in KINDS})
+    def _count(self, tokens: TurnTokens) -> None:
+        for kind in KINDS:
+            added: Range = getattr(tokens, kind)
+            self.tokens[kind] += added
+
+    def usage(self, figure: str) -> Usage:
+        """All calls' tokens, one of the figures of each."""
+        return Usage(**{kind: round(getattr(of, figure)) for kind, of in self.tokens.items()})
 
     def cost(self, targets: Sequence[Target]) -> dict[str, Decimal] | None:
         """Low at the cheapest place, high at the dearest, expected at the first in priority."""
-        costs = {name: [self._cost(name, one) for one in targets] for name in ("low", "expected", "high")}
+        costs = {name: [self._cost(name, one) for one in targets] for name in FIGURES}
         known = {name: [cost for cost in of if cost is not None] for name, of in costs.items()}
         if any(len(known[name]) < len(targets) for name in known):
             return None
         return {"low": min(known["low"]), "expected": known["expected"][0], "high": max(known["high"])}
 
-    def _cost(self, name: str, target: Target) -> Decimal | None:
-        heard_s = self.written_down_s[name]
+    def _cost(self, figure: str, target: Target) -> Decimal | None:
+        heard, written = self.written_down_s * AUDIO_IN_TOKENS_PER_S, tokens_of_words(self.written_down_s)
         words = Usage(
-            input_audio_tokens=round(heard_s * AUDIO_IN_TOKENS_PER_S),
-            output_text_tokens=round(heard_s * CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN * _WORDS[name]),
+            input_audio_tokens=round(getattr(heard, figure)),
+            output_text_tokens=round(getattr(written, figure)),
         )
-        costs = (target.cost_usd(self.usage(name)), target.transcription_usd(words if heard_s else None))
+        made = words if self.written_down_s.high else None
+        costs = (target.cost_usd(self.usage(figure)), target.transcription_usd(made))
         return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
 
     def time_s(self, targets: Sequence[Target], spec: JobSpec) -> float | None:
         """How long the quotas that are given make it; None where none is."""
-        tokens = sum(self.expected.values())
+        tokens = sum(of.expected for of in self.tokens.values())
         rpm = [one.rpm for one in targets]
         tpm = [one.tpm for one in targets]
         times = []

@@ -34,19 +34,27 @@ class ReplySizes:
         self._spoken = self._written = 0
 
     def saw(self, outcome: Outcome) -> None:
-        """Learn from a reply: the first ones count alike, then the newest a tenth."""
+        """Learn from a reply: the first ones count alike, then the newest a tenth; of parts, from their mean."""
+        replies = outcome.parts or 1
         if outcome.audio_duration_s is not None:
             self._spoken += 1
             weight = max(_WEIGHT, 1 / self._spoken)
-            self.audio_s += weight * (outcome.audio_duration_s - self.audio_s)
+            self.audio_s += weight * (outcome.audio_duration_s / replies - self.audio_s)
         elif outcome.usage is not None:
             self._written += 1
             weight = max(_WEIGHT, 1 / self._written)
-            self.text_tokens += weight * (outcome.usage.output_text_tokens - self.text_tokens)
+            self.text_tokens += weight * (outcome.usage.output_text_tokens / replies - self.text_tokens)
 
     def reply_s(self, heard_s: float) -> float:
         """How long a spoken reply is likely to be, to so many seconds of recording."""
         return self.audio_s if self._spoken else self.audio_s + FIRST_GUESS_A_SECOND_HEARD * heard_s
+
+    @property
+    def unasked_s(self) -> float:
+        """How long a reply is likely to be that was wanted in text and is spoken all the same."""
+        if not self._written:
+            return self.audio_s
+        return self.text_tokens * CHARACTERS_PER_TEXT_TOKEN / CHARACTERS_PER_S
 
     def call_tokens(self, request: Request, *, read_aloud: bool = False) -> CallTokens:
         """Input and output of one call."""

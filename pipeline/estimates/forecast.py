@@ -15,6 +15,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -23,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline import settings
 from pipeline.discover import Discovery, output_name
 from pipeline.errors import ConfigError, InputError
-from pipeline.estimates.amounts import KINDS, Amounts, Range
+from pipeline.estimates.amounts import Amounts
 from pipeline.estimates.estimate import ReplySizes
+from pipeline.estimates.ranges import FIGURES
 from pipeline.estimates.room import bytes_per_item
 from pipeline.estimates.word_amounts import WordAmounts
 from pipeline.inputs.sound_settings import unfit
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from pipeline import address
+    from pipeline.estimates.ranges import Range
     from pipeline.jobspec import JobSpec
     from pipeline.plan import Plan
     from pipeline.store.ledger import Ledger, Recorded
@@ -114,8 +117,7 @@ class Forecast:
             "trimmed_s": round(self.trimmed_s, 3),
             "trimmed_usd": None if self.trimmed_usd is None else float(self.trimmed_usd),
             "tokens": {
-                kind: {name: round(getattr(of, name)) for name in Range.__slots__}
-                for kind, of in self.tokens.items()
+                kind: {name: round(getattr(of, name)) for name in FIGURES} for kind, of in self.tokens.items()
             },
             "cost_usd": None
             if self.cost_usd is None
@@ -192,7 +194,7 @@ def _forecast(
                 earlier += 1
         if reason := _refusal(one, spec):
             refused[one.source.item_id] = reason
-    count = Amounts()
+    count = Amounts(now_s=time.time())
     words = WordAmounts(written=ledger.written_down() if word_models(spec) else frozenset())
     for one in ledger.recorded_to_do():
         item = build_item(one.source, spec)
@@ -214,10 +216,7 @@ def _forecast(
         trimmed_usd=targets[0].cost_usd(
             Usage(input_audio_tokens=round(plan.trimmed_s * AUDIO_IN_TOKENS_PER_S))
         ),
-        tokens={
-            kind: Range(low=count.low[kind], expected=count.expected[kind], high=count.high[kind])
-            for kind in KINDS
-        },
+        tokens=count.tokens,
         cost_usd=None
         if cost_usd is None or word_usd is None
         else {name: cost + word_usd.get(name, 0) for name, cost in cost_usd.items()},

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.audio.split import count_parts
-from pipeline.estimates.estimate import CHARACTERS_PER_S
+from pipeline.estimates.conversation import Conversation
+from pipeline.estimates.ranges import FIGURES, Range, tokens_of_words
 from pipeline.estimates.worst_case import BOUND_TOKENS
-from pipeline.inputs.sound_settings import parts_of, sent_s
+from pipeline.inputs.sound_settings import sent_s
 from pipeline.model import Usage
-from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, CHARACTERS_PER_TEXT_TOKEN
+from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S
 from pipeline.store.ledger_parts import PartKind
 from pipeline.wanted_words import LONGEST_S, wanted_of
 
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
     from pipeline.targets import Target
     from pipeline.wanted_words import Written
 
-_NAMES = ("low", "expected", "high")
-#: Seconds of sound, and words in them, as shares of what is expected.
-_SOUND = {"low": 0.3, "expected": 1.0, "high": 1.15}
-_WORDS = {"low": 0.0, "expected": 1.0, "high": 2.0}
+#: Seconds of sound, as shares of what is expected.
+_SOUND = Range(0.3, 1.0, 1.15)
 
 
 @dataclass(slots=True)
@@ -46,12 +44,13 @@ class WordAmounts:
 
     calls: int = 0
     written: AbstractSet[Written] = frozenset()
-    _audio: dict[str, Counter[str]] = field(default_factory=dict)
-    _text: dict[str, Counter[str]] = field(default_factory=dict)
+    _audio: dict[str, Range] = field(default_factory=dict)
+    _text: dict[str, Range] = field(default_factory=dict)
 
     def add(self, one: Recorded, item: Item, rules: Rules, sizes: ReplySizes, spec: JobSpec) -> None:
         """The words of every turn's result, those that are there and those that will be."""
         heard_s = sent_s(one.source, spec)
+        conversation = Conversation(item=item, sizes=sizes, spec=spec, now_s=0.0)
         for turn in item.turns:
             outcome = one.outcomes.get(turn.number)
             if not rules.stands(one, turn):
@@ -63,21 +62,20 @@ class WordAmounts:
                 lacks = wanted_of(outcome, one.source, spec, self.written) if outcome else ()
                 lacks_input, lacks_speech = PartKind.INPUT in lacks, PartKind.SPEECH in lacks
             if spec.transcribe_inputs and lacks_input:
-                parts = parts_of(one.source, spec).expected
+                parts = conversation.parts.expected
                 parts = parts if heard_s <= parts * LONGEST_S else count_parts(heard_s).expected
-                self._count(spec.transcribe_inputs, dict.fromkeys(_NAMES, heard_s), parts)
+                self._count(spec.transcribe_inputs, Range.exactly(heard_s), parts)
             if spec.verify_speech and lacks_speech:
                 there_s = outcome.audio_duration_s if outcome and rules.stands(one, turn) else None
-                spoken_s = _spoken_s(there_s, _expected_s(turn, heard_s, sizes, spec), item)
-                self._count(spec.verify_speech, spoken_s, _calls(spoken_s["expected"]))
+                spoken_s = _spoken_s(there_s, conversation, turn)
+                self._count(spec.verify_speech, spoken_s, _calls(spoken_s.expected))
 
-    def _count(self, model: str, sound_s: dict[str, float], calls: int) -> None:
+    def _count(self, model: str, sound_s: Range, calls: int) -> None:
         self.calls += calls
-        audio, text = self._audio.setdefault(model, Counter()), self._text.setdefault(model, Counter())
-        for name in _NAMES:
-            audio[name] += sound_s[name] * _SOUND[name] * AUDIO_IN_TOKENS_PER_S  # type: ignore[assignment]
-            words = sound_s[name] * _WORDS[name] * CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN
-            text[name] += min(words, calls * BOUND_TOKENS)  # type: ignore[assignment]
+        heard_s = sound_s * _SOUND
+        words = tokens_of_words(sound_s).at_most(calls * BOUND_TOKENS)
+        self._audio[model] = self._audio.get(model, Range()) + heard_s * AUDIO_IN_TOKENS_PER_S
+        self._text[model] = self._text.get(model, Range()) + words
 
     def cost(self, targets: Sequence[Target]) -> dict[str, Decimal] | None:
         """By low, expected and high; None where a price is not known.
@@ -86,12 +84,12 @@ class WordAmounts:
             targets: where words are written down, named by their models.
         """
         prices = {one.name: one for one in targets}
-        total = {name: prices[targets[0].name].cost_usd(Usage()) for name in _NAMES} if targets else {}
+        total = {name: prices[targets[0].name].cost_usd(Usage()) for name in FIGURES} if targets else {}
         for model in self._audio:
-            for name in _NAMES:
+            for name in FIGURES:
                 usage = Usage(
-                    input_audio_tokens=math.ceil(self._audio[model][name]),
-                    output_text_tokens=math.ceil(self._text[model][name]),
+                    input_audio_tokens=math.ceil(getattr(self._audio[model], name)),
+                    output_text_tokens=math.ceil(getattr(self._text[model], name)),
                 )
                 cost, before = prices[model].cost_usd(usage), total[name]
                 if cost is None or before is None:
@@ -105,13 +103,10 @@ def _calls(sound_s: float) -> int:
     return count_parts(sound_s).expected if sound_s > LONGEST_S else 1
 
 
-def _expected_s(turn: Turn, heard_s: float, sizes: ReplySizes, spec: JobSpec) -> float:
-    return len(turn.text) / CHARACTERS_PER_S if spec.read_aloud else sizes.reply_s(heard_s)
-
-
-def _spoken_s(there_s: float | None, expected_s: float, item: Item) -> dict[str, float]:
+def _spoken_s(there_s: float | None, conversation: Conversation, turn: Turn) -> Range:
     """How long a reply is that is there, or will be."""
     if there_s is not None:
-        return dict.fromkeys(_NAMES, there_s)
-    longest_s = (item.max_completion_tokens or BOUND_TOKENS) / AUDIO_OUT_TOKENS_PER_S
-    return {"low": 0.0, "expected": min(expected_s, longest_s), "high": longest_s}
+        return Range.exactly(there_s)
+    longest = conversation.item.max_completion_tokens or BOUND_TOKENS
+    longest_s = conversation.calls(turn).high * longest / AUDIO_OUT_TOKENS_PER_S
+    return Range(0.0, min(conversation.reply_s(turn), longest_s), longest_s)

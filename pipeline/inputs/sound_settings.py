@@ -103,7 +103,7 @@ def unfit(source: Source, spec: JobSpec) -> str:
     if (
         _asks_parts_for_fields(spec)
         and parts_of(source, spec).expected > 1
-        and _parts_are_certain(source, spec)
+        and parts_are_certain(source, spec)
     ):
         return fields_of_parts(spec)
     return ""
@@ -123,7 +123,7 @@ def fields_of_parts(spec: JobSpec) -> str:
     )
 
 
-def _parts_are_certain(source: Source, spec: JobSpec) -> bool:
+def parts_are_certain(source: Source, spec: JobSpec) -> bool:
     """Not where silence is left out of one side alone: what is known of it is the silence of all sides."""
     return not spec.trim_silence or side_of(source, spec) == "mix"
 

@@ -57,6 +57,11 @@ def body_of(
     return body
 
 
+def is_alive(expires_at: float | None, now_s: float) -> bool:
+    """Whether an audio id may still be named; both in epoch seconds, None: it does not expire."""
+    return expires_at is None or expires_at - EXPIRY_MARGIN_S > now_s
+
+
 def _user(text: str, audio: AudioPart | None, encode: Callable[[bytes], str]) -> dict[str, Any]:
     if audio is None:
         return {"role": "user", "content": text}
@@ -68,7 +73,6 @@ def _user(text: str, audio: AudioPart | None, encode: Callable[[bytes], str]) ->
 def _assistant(exchange: Exchange, now_s: float) -> dict[str, Any]:
     """The earlier reply: by its audio id while that lives, else by its words. It is never bought again."""
     reply = exchange.reply
-    alive = reply.audio_expires_at is None or reply.audio_expires_at - EXPIRY_MARGIN_S > now_s
-    if reply.audio_id and alive:
+    if reply.audio_id and is_alive(reply.audio_expires_at, now_s):
         return {"role": "assistant", "audio": {"id": reply.audio_id}}
     return {"role": "assistant", "content": reply.text}

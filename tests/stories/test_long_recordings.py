@@ -297,6 +297,83 @@ def test_the_plan_knows_how_many_parts_there_will_be(seconds, emulator, tmp_path
     assert (planned.calls, planned.word_calls) == (parts, parts)
 
 
+KINDS = ("input_text_tokens", "input_audio_tokens", "output_text_tokens", "output_audio_tokens")
+
+
+def taken(rows):
+    return {kind: sum(int(row[kind] or 0) for row in rows) for kind in KINDS}
+
+
+@pytest.mark.parametrize("turns", [2, 3, 4])
+@pytest.mark.parametrize("modalities", ["text", "text,audio"])
+def test_the_turns_after_a_recording_in_parts_are_planned_as_they_are_made(
+    turns, modalities, emulator, tmp_path
+):
+    """No follow-up hears the recording; the first one in text is asked for with sound, which the others hear."""
+    from pipeline.estimates.forecast import forecast
+    from pipeline.jobspec import JobSpec
+
+    prompt = ("What is said?", "And in short?", "Give it a title.", "Who speaks?")[:turns]
+    how = {"modalities": modalities, "max_part": 0.25, "prompt": prompt}
+    spec = JobSpec(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator), **how)
+    talk(tmp_path / "in" / "a.wav", 60)
+    planned = forecast(spec)
+    first = job(emulator, tmp_path, **how)
+    actual = taken(rows_of(first))
+    for kind, of in planned.tokens.items():
+        assert of.low <= actual[kind] <= of.high, kind
+    assert actual["output_audio_tokens"] > 0
+    assert actual["input_audio_tokens"] < 600 * turns
+    assert planned.cost_usd["low"] <= first.cost_usd <= planned.cost_usd["high"]
+
+    talk(tmp_path / "in" / "b.wav", 70)
+    learned = forecast(spec)
+    second = job(emulator, tmp_path, **how)
+    actual = taken([row for row in rows_of(second) if row["item_id"] == "b.wav"])
+    assert learned.tokens["input_audio_tokens"].expected == pytest.approx(
+        actual["input_audio_tokens"], rel=0.15
+    )
+    assert float(learned.cost_usd["expected"]) == pytest.approx(float(second.cost_usd), rel=0.15)
+
+
+def test_what_parts_repeat_of_a_recording_without_pauses_is_planned_for(emulator, tmp_path):
+    from running import write_wav
+
+    from pipeline.estimates.forecast import forecast
+    from pipeline.jobspec import JobSpec
+
+    write_wav(tmp_path / "in" / "hum.wav", seconds=60.0)
+    how = {"modalities": "text", "max_part": 0.25}
+    spec = JobSpec(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator), **how)
+    planned = forecast(spec).tokens["input_audio_tokens"]
+    actual = int(the_row(job(emulator, tmp_path, **how))["input_audio_tokens"])
+    assert 600 * 1.15 < actual <= planned.high
+
+
+def test_a_follow_up_to_a_reply_whose_sound_is_gone_is_planned_by_its_words(emulator, tmp_path, monkeypatch):
+    """It is asked for with sound, though text was wanted, and hears nothing."""
+    import time
+
+    from pipeline.estimates.forecast import forecast
+    from pipeline.jobspec import JobSpec
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("Tell me of rivers.")
+    where = {"inputs": [str(tmp_path / "in")], "output": str(tmp_path / "out"), **azure(emulator)}
+    run_job(**where)
+    spec = JobSpec(**where, prompt=("", "Shorter, please."), keep=True)
+    alive = forecast(spec).tokens
+    later_s = time.time() + 7 * 86_400
+    monkeypatch.setattr(time, "time", lambda: later_s)
+    gone = forecast(spec).tokens
+    assert alive["output_audio_tokens"].expected == 0 < gone["output_audio_tokens"].expected
+    assert alive["output_audio_tokens"].high == gone["output_audio_tokens"].high > 0, "it may be gone by then"
+    assert alive["input_audio_tokens"].expected > 0 == gone["input_audio_tokens"].high
+    last = rows_of(run_job(**where, prompt=("", "Shorter, please."), keep=True))[-1]
+    for kind in KINDS:
+        assert gone[kind].low <= int(last[kind]) <= gone[kind].high, kind
+
+
 def test_the_length_of_parts_is_part_of_what_was_asked_for(emulator, tmp_path):
     from pipeline.errors import ConfigError
 
