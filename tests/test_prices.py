@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.estimates.worst_case import BOUND_TOKENS, bounded, worst_usd
+from pipeline.estimates.worst_case import BOUND_TOKENS, bounded, worst_unknown_usd, worst_usd
+from pipeline.jobspec import JobSpec
 from pipeline.model import AudioPart, Exchange, PriorReply, Request, Usage
 from pipeline.prices import Price, price_of, price_table
+from pipeline.targets import Target
 
 REQUEST = {
     "item_id": "a",
@@ -103,3 +105,30 @@ def test_no_call_costs_more_than_its_worst_case(text, system, heard_s, longest, 
 def test_a_call_without_a_maximum_gets_one_where_a_limit_holds():
     request = Request(**REQUEST, text="Hello", modalities=("text", "audio"))
     assert bounded(request).max_completion_tokens == BOUND_TOKENS
+
+
+def test_a_follow_up_in_text_with_no_sound_left_is_bounded_as_one_that_speaks():
+    prior = PriorReply(audio_id=None, audio_expires_at=None, text="[0:00:00] Words.")
+    history = (Exchange(text="What is said?", audio=None, reply=prior),)
+    request = Request(
+        **{**REQUEST, "history": history}, text="And?", modalities=("text",), max_completion_tokens=100
+    )
+    usage = Usage(input_text_tokens=20, output_audio_tokens=100)
+    assert PRICE.cost_usd(usage) <= worst_usd(request, PRICE)
+
+
+@pytest.mark.parametrize(
+    ("job", "rate"),
+    [
+        ({"prompt": "a"}, 10),
+        ({"prompt": ("a", "b")}, 64),
+        ({"prompt": ("a", "b"), "transport": "realtime"}, 10),
+    ],
+)
+def test_a_call_with_an_unknown_end_may_have_spoken_where_a_follow_up_is_asked_for_with_sound(job, rate):
+    place = Target(
+        name="one", deployment="one", provider="azure", endpoint=None, api_version="v1", model="m",
+        credential=None, price=PRICE,
+    )  # fmt: skip
+    spec = JobSpec(modalities="text", max_completion_tokens=1000, **job)
+    assert worst_unknown_usd([place], spec) == Decimal(rate) * 1000 / 1_000_000

@@ -90,7 +90,10 @@ def worst_unknown_usd(targets: Iterable[Target], spec: JobSpec | None = None) ->
     longest, speaks = BOUND_TOKENS, True
     if spec is not None:
         longest = min(spec.max_completion_tokens or BOUND_TOKENS, BOUND_TOKENS)
-        speaks = any("audio" in (turn.modalities or ()) for turn in spec.turn_specs())
+        turns = spec.turn_specs()
+        # A follow-up in text is asked for with sound where none is left on either side.
+        unasked = spec.transport == "chat" and len(turns) > 1
+        speaks = unasked or any("audio" in (turn.modalities or ()) for turn in turns)
     prices = [one.price for one in targets if one.price is not None and not one.writes_words]
     rates = [max(price.audio_out, price.text_out) if speaks else price.text_out for price in prices]
     return max((rate * longest / _MILLION for rate in rates), default=Decimal(0))
