@@ -56,7 +56,7 @@ _RUN_ID = "plan"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class PlannedDeployment:
     """A deployment as the plan shows it."""
 
     name: str
@@ -105,7 +105,7 @@ class Forecast:
     free_bytes: int | None
     earlier_replies: int
     word_calls: int
-    places: tuple[Place, ...]
+    places: tuple[PlannedDeployment, ...]
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -159,7 +159,7 @@ def forecast(spec: JobSpec, *, today: date | None = None) -> Forecast:
         plan = make_plan(ledger, spec, _RUN_ID)
         targets = targets_of(spec, plan.deployments, with_credentials=False)
         check_prices(spec, (*targets, *word_targets(spec, targets[0])))
-        places = tuple(_place(one, today or datetime.now(UTC).date()) for one in targets)
+        places = tuple(_planned(one, today or datetime.now(UTC).date()) for one in targets)
         return _forecast(spec, ledger, plan, targets, output=where.place, places=places)
 
 
@@ -181,7 +181,7 @@ def _forecast(
     targets: Sequence[Target],
     *,
     output: address.Place,
-    places: tuple[Place, ...],
+    places: tuple[PlannedDeployment, ...],
 ) -> Forecast:
     sizes = ReplySizes()
     refused: dict[str, str] = {}
@@ -239,9 +239,9 @@ def _refusal(one: Recorded, spec: JobSpec) -> str:
     return ""
 
 
-def _place(one: Target, today: date) -> Place:
+def _planned(one: Target, today: date) -> PlannedDeployment:
     retires = one.price.retires if one.price else None
-    return Place(
+    return PlannedDeployment(
         name=one.name,
         provider=one.provider,
         model=one.model,
