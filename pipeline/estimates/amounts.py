@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from pipeline.estimates.conversation import HEARD, Conversation
 from pipeline.estimates.ranges import FIGURES, Range, tokens_of_words
-from pipeline.inputs.sound_settings import sent_s
 from pipeline.model import Status, Usage
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S
 
@@ -51,7 +50,7 @@ class Amounts:
                 self._count(tokens)
                 self.calls += conversation.parts.expected if turn.number == 1 else 1
                 if spec.transcription_model and turn.number == 1:
-                    self.written_down_s += HEARD * sent_s(one.source, spec)
+                    self.written_down_s += HEARD * conversation.heard_s
                 conversation.replied(turn, tokens)
             elif outcome is None or outcome.status is not Status.SUCCEEDED:
                 return  # nothing can follow it

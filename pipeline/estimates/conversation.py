@@ -36,6 +36,8 @@ _TEXT = Range(0.7, 1.0, 1.4)
 #: Text tokens around each message and each request. Source: OpenAI cookbook, "How to count tokens with tiktoken".
 _PER_MESSAGE = Range(0.0, 4.0, 12.0)
 _PER_REQUEST = Range(0.0, 3.0, 12.0)
+#: Of a Realtime session whose job has no system prompt: the service puts in instructions of its own.
+_SERVICE_INSTRUCTIONS = Range(0.0, 30.0, 200.0)
 _LEAST_SPOKEN_S = 0.3
 _LEAST_TEXT_TOKENS = 1.0
 #: Of a reply's tokens at most: the rest is the sound, or the words to it.
@@ -59,6 +61,7 @@ class Conversation:
     Attributes:
         now_s: epoch seconds, to tell whether earlier replies' audio ids still live.
         parts: how many calls the first turn takes.
+        heard_s: what is sent of the recording; 0 where there is none.
     """
 
     item: Item
@@ -66,8 +69,8 @@ class Conversation:
     spec: JobSpec
     now_s: float
     parts: PartCount = field(init=False)
+    heard_s: float = field(init=False)
     _parts_are_certain: bool = field(init=False)
-    _heard_s: float = field(init=False)
     _characters: int = field(init=False)
     _words: Range = field(default_factory=Range)
     _spoken: Range = field(default_factory=Range)
@@ -77,7 +80,7 @@ class Conversation:
     def __post_init__(self) -> None:
         self.parts = parts_of(self.item.source, self.spec)
         self._parts_are_certain = parts_are_certain(self.item.source, self.spec)
-        self._heard_s = sent_s(self.item.source, self.spec)
+        self.heard_s = sent_s(self.item.source, self.spec)
         self._characters = len(self.item.system)
 
     def asked(self, turn: Turn) -> TurnTokens:
@@ -86,6 +89,8 @@ class Conversation:
         messages = 2 * turn.number - (0 if self.item.system else 1)
         characters = self._characters + len(text_of(turn))
         text = _TEXT * (characters / CHARACTERS_PER_TEXT_TOKEN) + _PER_MESSAGE * messages + _PER_REQUEST
+        if self.spec.transport == "realtime" and not self.item.system:
+            text += _SERVICE_INSTRUCTIONS
         words, sound = self._reply(turn)
         return TurnTokens(
             input_text_tokens=text * calls + self._words,
@@ -139,7 +144,7 @@ class Conversation:
 
     def _heard(self, turn: Turn) -> Range:
         """Tokens of the recording, where it goes along."""
-        once = HEARD * (self._heard_s * AUDIO_IN_TOKENS_PER_S)
+        once = HEARD * (self.heard_s * AUDIO_IN_TOKENS_PER_S)
         if turn.number == 1:
             return once + Range(high=self.parts.repeated_s * AUDIO_IN_TOKENS_PER_S)
         if self.parts.expected == 1:

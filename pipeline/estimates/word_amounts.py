@@ -10,8 +10,7 @@ from pipeline.audio.split import count_parts
 from pipeline.estimates.conversation import Conversation
 from pipeline.estimates.ranges import FIGURES, Range, tokens_of_words
 from pipeline.estimates.worst_case import BOUND_TOKENS
-from pipeline.inputs.sound_settings import sent_s
-from pipeline.model import Usage
+from pipeline.model import SourceKind, Usage
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S
 from pipeline.store.ledger_parts import PartKind
 from pipeline.wanted_words import LONGEST_S, wanted_of
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from pipeline.estimates.estimate import ReplySizes
     from pipeline.jobspec import JobSpec
-    from pipeline.model import Item, Turn
+    from pipeline.model import Item, Outcome, Source, Turn
     from pipeline.redo import Rules
     from pipeline.store.ledger import Recorded
     from pipeline.targets import Target
@@ -49,29 +48,29 @@ class WordAmounts:
 
     def add(self, one: Recorded, item: Item, rules: Rules, sizes: ReplySizes, spec: JobSpec) -> None:
         """The words of every turn's result, those that are there and those that will be."""
-        heard_s = sent_s(one.source, spec)
         conversation = Conversation(item=item, sizes=sizes, spec=spec, now_s=0.0)
         for turn in item.turns:
-            outcome = one.outcomes.get(turn.number)
-            if not rules.stands(one, turn):
-                lacks_input = (
-                    turn.number == 1 and one.source.media is not None and spec.transport != "realtime"
-                )
-                lacks_speech = turn.wants_audio
+            there = one.outcomes.get(turn.number) if rules.stands(one, turn) else None
+            if there is not None:
+                lacks = wanted_of(there, one.source, spec, self.written)
             else:
-                lacks = wanted_of(outcome, one.source, spec, self.written) if outcome else ()
-                lacks_input, lacks_speech = PartKind.INPUT in lacks, PartKind.SPEECH in lacks
-            if spec.transcribe_inputs and lacks_input:
-                parts = conversation.parts.expected
-                parts = parts if heard_s <= parts * LONGEST_S else count_parts(heard_s).expected
-                self._count(spec.transcribe_inputs, Range.exactly(heard_s), parts)
-            if spec.verify_speech and lacks_speech:
-                there_s = outcome.audio_duration_s if outcome and rules.stands(one, turn) else None
-                spoken_s = _spoken_s(there_s, conversation, turn)
+                lacks = () if rules.stands(one, turn) else _will_lack(turn, one.source, spec)
+            if spec.transcribe_inputs and PartKind.INPUT in lacks:
+                in_session = there is None and spec.transcription_model is not None
+                self._count_input(spec.transcribe_inputs, conversation, in_session=in_session)
+            if spec.verify_speech and PartKind.SPEECH in lacks:
+                spoken_s = _spoken_s(there, conversation, turn)
                 self._count(spec.verify_speech, spoken_s, _calls(spoken_s.expected))
 
-    def _count(self, model: str, sound_s: Range, calls: int) -> None:
-        self.calls += calls
+    def _count_input(self, model: str, conversation: Conversation, *, in_session: bool) -> None:
+        """A recording's words; where its session writes them down too, only if that has found none."""
+        parts, heard_s = conversation.parts, conversation.heard_s
+        calls = parts.expected if heard_s <= parts.expected * LONGEST_S else count_parts(heard_s).expected
+        low_s = 0.0 if in_session else heard_s
+        self._count(model, Range(low_s, low_s, heard_s + parts.repeated_s), calls, are_likely=not in_session)
+
+    def _count(self, model: str, sound_s: Range, calls: int, *, are_likely: bool = True) -> None:
+        self.calls += calls if are_likely else 0
         heard_s = sound_s * _SOUND
         words = tokens_of_words(sound_s).at_most(calls * BOUND_TOKENS)
         self._audio[model] = self._audio.get(model, Range()) + heard_s * AUDIO_IN_TOKENS_PER_S
@@ -98,15 +97,24 @@ class WordAmounts:
         return {name: cost for name, cost in total.items() if cost is not None}
 
 
+def _will_lack(turn: Turn, source: Source, spec: JobSpec) -> tuple[PartKind, ...]:
+    """The words that a turn's result will lack once it is there."""
+    lacks_input = spec.transcribe_inputs and turn.number == 1 and source.kind is SourceKind.RECORDING
+    lacks_speech = spec.verify_speech and turn.wants_audio
+    return tuple(
+        kind for kind, lacks in ((PartKind.INPUT, lacks_input), (PartKind.SPEECH, lacks_speech)) if lacks
+    )
+
+
 def _calls(sound_s: float) -> int:
     """How many calls write a reply down."""
     return count_parts(sound_s).expected if sound_s > LONGEST_S else 1
 
 
-def _spoken_s(there_s: float | None, conversation: Conversation, turn: Turn) -> Range:
+def _spoken_s(there: Outcome | None, conversation: Conversation, turn: Turn) -> Range:
     """How long a reply is that is there, or will be."""
-    if there_s is not None:
-        return Range.exactly(there_s)
+    if there is not None and there.audio_duration_s is not None:
+        return Range.exactly(there.audio_duration_s)
     longest = conversation.item.max_completion_tokens or BOUND_TOKENS
     longest_s = conversation.calls(turn).high * longest / AUDIO_OUT_TOKENS_PER_S
     return Range(0.0, min(conversation.reply_s(turn), longest_s), longest_s)

@@ -182,6 +182,34 @@ def test_what_a_realtime_session_writes_down_is_planned_for_paid_for_and_limited
         run_job(**{**job, "transcription_model": "mystery"}, max_cost="1")
 
 
+def test_the_plan_counts_the_calls_that_write_down_what_a_realtime_session_hears(emulator, tmp_path):
+    model = {"deployment": "gpt-realtime", "model": "gpt-realtime", "transport": "realtime"}
+    how = azure(emulator, modalities="text", transcribe_inputs="whisper-1", **model)
+    job = {**recordings_of(tmp_path, 2), **how}
+    planned = forecast(JobSpec(**job))
+    summary = run_job(**job)
+    written = [call for call in emulator.journal() if call["deployment"] == "whisper-1"]
+    assert planned.word_calls == len(written) == 2
+    text_in = sum(int(row["input_text_tokens"]) for row in rows_of(summary))
+    of = planned.tokens["input_text_tokens"]
+    assert of.low <= text_in <= of.high, "a session without a system prompt has the service's own"
+    assert planned.cost_usd["low"] <= summary.cost_usd <= planned.cost_usd["high"]
+    plain = forecast(JobSpec(**{**job, "transcribe_inputs": None, "output": str(tmp_path / "other")}))
+    assert planned.cost_usd["expected"] - plain.cost_usd["expected"] == Decimal("0.004"), "40 s by whisper-1"
+
+
+def test_where_the_session_writes_down_too_a_second_writing_is_no_more_than_possible(emulator, tmp_path):
+    """These tones have no words: the session finds none, and the call is made all the same."""
+    model = {"deployment": "gpt-realtime", "model": "gpt-realtime", "transport": "realtime"}
+    model |= {"transcription_model": "whisper-1", "transcribe_inputs": "whisper-1", "modalities": "text"}
+    job = {**recordings_of(tmp_path, 1), **azure(emulator, **model)}
+    planned = forecast(JobSpec(**job))
+    summary = run_job(**job)
+    written = [call for call in emulator.journal() if call["deployment"] == "whisper-1"]
+    assert (planned.word_calls, len(written)) == (0, 1)
+    assert planned.cost_usd["expected"] < summary.cost_usd <= planned.cost_usd["high"]
+
+
 def test_calls_with_an_unknown_end_are_charged_for_no_longer_replies_than_the_job_asks_for(emulator, prompts):
     emulator.put_faults({"do": {"reset": "in"}})
     how = azure(
