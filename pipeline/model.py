@@ -6,12 +6,12 @@ below full scale. Text that came from a model or a user is data and is never use
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
     from decimal import Decimal
 
@@ -248,6 +248,16 @@ class Usage:
             + self.output_audio_tokens
         )
 
+    def __add__(self, other: Usage) -> Usage:
+        """Of two calls together."""
+        return Usage(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
+
+
+def total_usage(usages: Iterable[Usage | None]) -> Usage | None:
+    """Of several calls together, those without a count left out; None where no call has one."""
+    known = [usage for usage in usages if usage is not None]
+    return sum(known[1:], known[0]) if known else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cue:
@@ -362,3 +372,8 @@ class Outcome:
     input_sha256: str = ""
     settings_key: str = ""
     kept_as: str = ""
+
+
+def next_version(before: Outcome | None) -> int:
+    """Of what is recorded in the place of this: a success is kept as a version, anything else gives way."""
+    return before.version + (before.status is Status.SUCCEEDED) if before else 1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import date
 
     from pipeline.model import Usage
@@ -62,6 +62,16 @@ class Price:
             + self.audio_out * usage.output_audio_tokens
         )
         return total / _MILLION
+
+
+def total_usd(costs: Iterable[Decimal | None]) -> Decimal | None:
+    """The sum; None where one of them is not known."""
+    total = Decimal(0)
+    for cost in costs:
+        if cost is None:
+            return None
+        total += cost
+    return total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import settings
 from pipeline.errors import ConfigError
-from pipeline.prices import Price, price_of
+from pipeline.prices import Price, price_of, total_usd
 from pipeline.wanted_words import word_models
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ class Target:
 
     def reply_usd(self, reply: Reply) -> Decimal | None:
         """What a call cost here, with the transcript of what was said; None where that is not known."""
-        costs = (self.cost_usd(reply.usage), self.transcription_usd(reply.input_usage))
-        return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
+        return total_usd((self.cost_usd(reply.usage), self.transcription_usd(reply.input_usage)))
 
     def settings(self, spec: JobSpec) -> JobSpec:
         """The job as if this were its one deployment."""

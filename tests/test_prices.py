@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError
 from pipeline.estimates.worst_case import BOUND_TOKENS, bounded, worst_unknown_usd, worst_usd
 from pipeline.jobspec import JobSpec
-from pipeline.model import AudioPart, Exchange, PriorReply, Request, Usage
-from pipeline.prices import Price, price_of, price_table
+from pipeline.model import AudioPart, Exchange, PriorReply, Request, Usage, total_usage
+from pipeline.prices import Price, price_of, price_table, total_usd
 from pipeline.targets import Target
 
 REQUEST = {
@@ -61,6 +61,27 @@ def test_the_user_s_own_table_takes_the_place_of_ours_and_knows_providers(tmp_pa
     assert price_of("mine", "openai", prices=str(own)).audio_in == Decimal("3.1")
     assert price_of("mine", "azure", prices=str(own)).audio_out == Decimal(5)
     assert price_of("gpt-audio", prices=str(own)) is None
+
+
+def test_a_sum_with_an_unknown_cost_is_unknown():
+    assert total_usd([]) == Decimal(0)
+    assert total_usd(iter([Decimal("0.1"), Decimal("0.2")])) == Decimal("0.3")
+    assert total_usd([Decimal("0.1"), None]) is None
+
+
+def test_usages_add_up_count_by_count_and_calls_without_any_are_left_out():
+    one = Usage(input_text_tokens=1, input_audio_tokens=2, cached_tokens=3, output_text_tokens=4)
+    other = Usage(input_text_tokens=10, output_audio_tokens=50)
+    both = Usage(
+        input_text_tokens=11,
+        input_audio_tokens=2,
+        cached_tokens=3,
+        output_text_tokens=4,
+        output_audio_tokens=50,
+    )
+    assert one + other == both
+    assert total_usage([None, one, None, other]) == both
+    assert total_usage([None]) is None
 
 
 def test_a_table_that_cannot_be_read_says_so(tmp_path):

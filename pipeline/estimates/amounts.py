@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from pipeline.estimates.conversation import HEARD, Conversation
 from pipeline.estimates.ranges import FIGURES, Range, tokens_of_words
 from pipeline.model import Status, Usage
-from pipeline.prices import AUDIO_IN_TOKENS_PER_S
+from pipeline.prices import AUDIO_IN_TOKENS_PER_S, total_usd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from decimal import Decimal
 
     from pipeline.estimates.conversation import TurnTokens
     from pipeline.estimates.estimate import ReplySizes
@@ -81,8 +81,7 @@ class Amounts:
             output_text_tokens=round(getattr(written, figure)),
         )
         made = words if self.written_down_s.high else None
-        costs = (target.cost_usd(self.usage(figure)), target.transcription_usd(made))
-        return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
+        return total_usd((target.cost_usd(self.usage(figure)), target.transcription_usd(made)))
 
     def time_s(self, targets: Sequence[Target], spec: JobSpec) -> float | None:
         """How long the quotas that are given make it; None where none is."""

@@ -11,7 +11,7 @@ from pipeline.estimates.conversation import Conversation
 from pipeline.estimates.ranges import FIGURES, Range, tokens_of_words
 from pipeline.estimates.worst_case import BOUND_TOKENS
 from pipeline.model import SourceKind, Usage
-from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S
+from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, total_usd
 from pipeline.store.ledger_parts import PartKind
 from pipeline.wanted_words import LONGEST_S, wanted_of
 
@@ -83,18 +83,18 @@ class WordAmounts:
             targets: where words are written down, named by their models.
         """
         prices = {one.name: one for one in targets}
-        total = {name: prices[targets[0].name].cost_usd(Usage()) for name in FIGURES} if targets else {}
-        for model in self._audio:
-            for name in FIGURES:
-                usage = Usage(
-                    input_audio_tokens=math.ceil(getattr(self._audio[model], name)),
-                    output_text_tokens=math.ceil(getattr(self._text[model], name)),
-                )
-                cost, before = prices[model].cost_usd(usage), total[name]
-                if cost is None or before is None:
-                    return None
-                total[name] = before + cost
-        return {name: cost for name, cost in total.items() if cost is not None}
+        costs = {
+            name: total_usd(prices[model].cost_usd(self._usage(model, name)) for model in self._audio)
+            for name in FIGURES
+        }
+        known = {name: cost for name, cost in costs.items() if cost is not None}
+        return known if len(known) == len(costs) else None
+
+    def _usage(self, model: str, figure: str) -> Usage:
+        return Usage(
+            input_audio_tokens=math.ceil(getattr(self._audio[model], figure)),
+            output_text_tokens=math.ceil(getattr(self._text[model], figure)),
+        )
 
 
 def _will_lack(turn: Turn, source: Source, spec: JobSpec) -> tuple[PartKind, ...]:

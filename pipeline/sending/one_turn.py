@@ -29,7 +29,7 @@ from pipeline.errors import (
 )
 from pipeline.limits.pool import NoDeployment, Stopping
 from pipeline.limits.retry import AskAgain, Deferred, Tries, retrying
-from pipeline.model import Outcome, Request, Status
+from pipeline.model import Outcome, Request, Status, next_version
 from pipeline.redo import system_of, text_of
 from pipeline.sending.recording import record_failure, record_reply
 from pipeline.sending.repair import Repair, ask_again, check_answer
@@ -351,7 +351,6 @@ class OneTurn:
         return await record_failure(sender, outcome, end, raw, before)
 
     def _outcome(self, attempt: Attempt) -> Outcome:
-        before = self.before
         return Outcome(
             item_id=self.item.item_id,
             turn=self.turn.number,
@@ -360,7 +359,7 @@ class OneTurn:
             run_id=self.sender.run_id,
             started_at=self.started,
             finished_at=datetime.now(UTC),
-            version=before.version + (before.status is Status.SUCCEEDED) if before else 1,
+            version=next_version(self.before),
             prompt=self.turn.text,
             voice=self.turn.voice,
             format=self.turn.format,

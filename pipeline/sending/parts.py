@@ -11,8 +11,6 @@ import asyncio
 import logging
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from decimal import Decimal
-from functools import reduce
 from typing import TYPE_CHECKING
 
 from pipeline.audio.clips import join_replies
@@ -21,7 +19,8 @@ from pipeline.errors import InputError, StorageError
 from pipeline.inputs.sound_settings import fields_of_parts
 from pipeline.limits.pool import Stopping
 from pipeline.limits.retry import Tries
-from pipeline.model import Check, Outcome, Reply, Status, Usage
+from pipeline.model import Check, Outcome, Reply, Status, next_version, total_usage
+from pipeline.prices import total_usd
 from pipeline.sending.check_redo import asked_again
 from pipeline.sending.part_turn import JOINED_FORMAT, PartTurn, stretch
 from pipeline.sending.recording import record_reply
@@ -137,7 +136,9 @@ class LongTurn:
     def _recorded(self) -> dict[int, PartOutcome]:
         """Parts that are there from an earlier run: asked the same, of the same stretch, their sound on disk."""
         ledger, storage = self.sender.ledger, self.sender.storage
-        found = ledger.parts_of(self.item.item_id, self.turn.number, self._version, PartKind.REPLY)
+        found = ledger.parts_of(
+            self.item.item_id, self.turn.number, next_version(self.before), PartKind.REPLY
+        )
         planned = {part.number: part for part in self.sound.parts}
         return {
             number: one
@@ -147,16 +148,10 @@ class LongTurn:
             and (one.outcome.audio is None or storage.exists(one.outcome.audio.path))
         }
 
-    @property
-    def _version(self) -> int:
-        before = self.before
-        return before.version + (before.status is Status.SUCCEEDED) if before else 1
-
     async def _put_together(self, parts: Sequence[PartOutcome]) -> Outcome:
         """The whole turn's files and outcome, out of its parts'."""
         sender, outcomes = self.sender, [one.outcome for one in parts]
         reply = await sender.on_disk(self._joined, outcomes)
-        costs = [one.cost_usd for one in outcomes]
         finishes = [one.finish_reason for one in outcomes]
         outcome = replace(
             outcomes[-1],
@@ -170,8 +165,8 @@ class LongTurn:
             attempts=sum(one.attempts for one in outcomes),
             perhaps_billed=sum(one.perhaps_billed for one in outcomes),
             latency_s=sum(one.latency_s or 0.0 for one in outcomes),
-            usage=reduce(_added, (one.usage for one in outcomes)),
-            cost_usd=None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0)),
+            usage=total_usage(one.usage for one in outcomes),
+            cost_usd=total_usd(one.cost_usd for one in outcomes),
             finish_reason=next((reason for reason in finishes if reason != "stop"), "stop"),
             audio_id=None,
             audio_expires_at=None,
@@ -220,9 +215,3 @@ def _discard(sender: Sender, files: Sequence[SavedFile]) -> None:
             sender.storage.delete(file.path)
         except StorageError as failed:
             log.warning("%s", failed.message)
-
-
-def _added(one: Usage | None, other: Usage | None) -> Usage | None:
-    if one is None or other is None:
-        return one or other
-    return Usage(**{name: getattr(one, name) + getattr(other, name) for name in Usage.__slots__})

@@ -6,17 +6,18 @@ it. Both calls are paid for, and both are counted in the turn's tokens and cost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.answers import AnswerInvalid
 from pipeline.limits.retry import AskAgain
-from pipeline.model import Exchange, PriorReply, Usage
+from pipeline.model import Exchange, PriorReply, total_usage
+from pipeline.prices import total_usd
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from pipeline.model import Reply, Request, Turn
+    from pipeline.model import Reply, Request, Turn, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +46,11 @@ class Repair:
 
     def added_usage(self, usage: Usage | None) -> Usage | None:
         """Tokens of both calls."""
-        if usage is None or self.usage is None:
-            return usage or self.usage
-        names = [one.name for one in fields(Usage)]
-        return Usage(**{name: getattr(usage, name) + getattr(self.usage, name) for name in names})
+        return total_usage((self.usage, usage))
 
     def added_cost(self, cost_usd: Decimal | None) -> Decimal | None:
         """Dollars of both calls; None where one of them has no known price."""
-        return None if cost_usd is None or self.cost_usd is None else cost_usd + self.cost_usd
+        return total_usd((self.cost_usd, cost_usd))
 
 
 def check_answer(turn: Turn, reply: Reply, repair: Repair | None, cost_usd: Decimal | None) -> Repair | None:

@@ -11,7 +11,6 @@ import logging
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from pipeline.items import digest
 from pipeline.limits.pool import NoDeployment
 from pipeline.limits.retry import Deferred, Tries
 from pipeline.model import Cue, Status, Turn
+from pipeline.prices import total_usd
 from pipeline.sending.one_turn import OneTurn
 from pipeline.store.ledger_parts import PartKind, PartOutcome
 from pipeline.store.versions import subtitle_paths
@@ -196,8 +196,7 @@ class WriteDown:
         text = " ".join(passage.text for passage in passages if passage.text)
         cues = tuple(_in_order(parts, rows))
         costs = [outcome.cost_usd, *(row.outcome.cost_usd for row in rows)]
-        known = [cost for cost in costs if cost is not None]
-        outcome = replace(outcome, cost_usd=sum(known, Decimal(0)) if len(known) == len(costs) else None)
+        outcome = replace(outcome, cost_usd=total_usd(costs))
         if kind is PartKind.INPUT:
             outcome = replace(outcome, input_transcript=text)
             if cues and outcome.transcript_file is not None:
