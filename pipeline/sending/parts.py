@@ -159,6 +159,7 @@ class LongTurn:
             finished_at=datetime.now(UTC),
             run_id=sender.run_id,
             transcript=reply.text,
+            input_transcript=self._heard(outcomes),
             audio=None,
             audio_duration_s=None,
             format=self.turn.format,
@@ -188,6 +189,11 @@ class LongTurn:
         )
         await sender.on_disk(_discard, sender, [one.audio for one in outcomes if one.audio])
         return recorded
+
+    def _heard(self, outcomes: Sequence[Outcome]) -> str:
+        """What the parts' sessions wrote down of the recording."""
+        passages = join_transcripts(self.sound.parts, [one.input_transcript for one in outcomes])
+        return " ".join(passage.text for passage in passages if passage.text)
 
     def _joined(self, outcomes: Sequence[Outcome]) -> Reply:
         """The parts' words with their times, and their sound with pauses, as if they were one reply."""

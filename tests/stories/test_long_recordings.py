@@ -435,6 +435,24 @@ def test_the_words_of_a_long_recording_are_joined_with_their_own_times(tmp_path)
     assert len([path for path in server.paths if path.endswith("transcriptions")]) == 4
 
 
+def test_what_the_sessions_of_all_parts_wrote_down_is_the_recording_s_words(emulator, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from pipeline.transports.realtime import RealtimeTransport
+
+    send = RealtimeTransport.send
+
+    async def written(self, request, *arguments, **named):
+        reply = await send(self, request, *arguments, **named)
+        return replace(reply, input_transcript=f"stretch {request.item_id[-1]}")
+
+    monkeypatch.setattr(RealtimeTransport, "send", written)
+    talk(tmp_path / "in" / "talk.wav", 90)
+    model = {"deployment": "gpt-realtime", "model": "gpt-realtime", "transcription_model": "whisper-1"}
+    row = the_row(job(emulator, tmp_path, modalities="text", transport="realtime", **model))
+    assert row["input_transcript"] == "stretch 1 stretch 2 stretch 3 stretch 4"
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 @pytest.mark.timeout(900)
 def test_memory_does_not_grow_with_the_length(emulator, tmp_path, capsys):
