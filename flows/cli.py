@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _explain(failed: Exception) -> int:
-    from pipeline.errors import AudioBatchError, ConfigError, DeploymentFatal
+    from pipeline.errors import AudioBatchError, ConfigError, DeploymentFatal, InputError, StorageError
 
     if not isinstance(failed, AudioBatchError):
         import traceback
@@ -115,4 +115,5 @@ def _explain(failed: Exception) -> int:
     click.echo(f"audiobatch: {failed.message}", err=True)
     if isinstance(failed, DeploymentFatal):
         return 4
-    return USAGE if isinstance(failed, ConfigError) or failed.error_type == "storage" else INTERNAL
+    told = isinstance(failed, (ConfigError, InputError, StorageError))
+    return USAGE if told else INTERNAL

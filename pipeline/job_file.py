@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import secrets
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _SHOWN_VERSIONS = ("audiobatch", "openai", "prefect", "pandas")
 _NOTED = "job_id"
+_REPORTS = ("manifest.csv", "manifest.xlsx", "report.html", "manifest.jsonl", "manifest.parquet")
 _RESULT_FOLDERS = ("audio", "transcripts", "replies", VERSIONS)
 
 
@@ -54,29 +56,42 @@ def job_id(storage: Storage) -> str:
 
 
 def check_belongs(storage: Storage, ledger: Ledger, spec: JobSpec) -> None:
-    """See that a ledger which lies elsewhere is this output's, before either is changed.
+    """See that a ledger and an output belong together, before either is changed.
 
-    Without it, a second machine that names the same path, which there is another file, would buy everything anew
-    and write it over the first one's results.
+    Without it, a ledger that was lost, or a second machine that names the same path, which there is another file,
+    would have everything bought anew and written over the first results; and a folder of the user's own would lose
+    its files.
 
     Raises:
-        ConfigError: it is another output's, or a new one while results are there.
+        ConfigError: the ledger is another output's, or a new one while results or a stranger's files are there.
     """
-    if spec.ledger is None:
-        return
     theirs, ours = job_id(storage), ledger.noted(_NOTED)
     if theirs and ours and theirs != ours:
+        which = spec.ledger or "there"
         raise ConfigError(
-            f"the ledger {spec.ledger} belongs to another output than {storage.root}: name the right one with "
+            f"the ledger {which} belongs to another output than {storage.root}: name the right one with "
             "--ledger, or another --output"
         )
-    known = ours or next(ledger.all_outcomes(), None) is not None
-    if not known and any(next(iter(storage.walk(folder)), None) for folder in _RESULT_FOLDERS):
+    if ours or next(ledger.all_outcomes(), None) is not None:
+        return
+    # Reports are made again from the ledger; where there never was one, they are somebody else's.
+    reports = () if theirs else (name for name in _REPORTS if storage.exists(name))
+    results = (path for folder in _RESULT_FOLDERS for path in storage.walk(folder))
+    there = next(itertools.chain(reports, results), "")
+    if not there:
+        return
+    if not theirs:
         raise ConfigError(
-            f"{storage.root}: results are there already, and the ledger {spec.ledger} is new and knows none of "
-            f"them; all would be bought again. Name the ledger that they are recorded in (job.json there says "
-            "which), or another --output"
+            f"{storage.root}: {there} is there and was not made by audiobatch; it would be overwritten. Name "
+            "another --output"
         )
+    lost = (
+        f"the ledger {spec.ledger} is new and knows none of them; all would be bought again. Name the ledger that "
+        "they are recorded in (job.json there says which)"
+        if spec.ledger
+        else "the ledger that they are recorded in (ledger.db) is gone; all would be bought again. Put it back"
+    )
+    raise ConfigError(f"{storage.root}: results are there already, and {lost}, or name another --output")
 
 
 def note_belonging(storage: Storage, ledger: Ledger) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError, StorageError
-from pipeline.reports.manifest import write_csv
+from pipeline.errors import ConfigError, InputError, StorageError
+from pipeline.reports.manifest import read_csv, write_csv
 from pipeline.reports.placing import draft_beside, place
 from pipeline.store.storage import LocalStorage
 
@@ -42,7 +42,7 @@ def export_approved(
     there already with the same size and time is not copied again.
 
     Raises:
-        ConfigError: `target` is the output folder, or lies above it.
+        ConfigError: `target` is the output folder, lies above it, or holds files of the user's own.
         StorageError: a copy failed.
     """
     folder = storage.root
@@ -52,8 +52,14 @@ def export_approved(
     missing: list[str] = []
     try:
         target.mkdir(parents=True, exist_ok=True)
+        is_taken = any(target.iterdir()) and not _is_earlier_export(target / "manifest.csv")
     except OSError as error:
         raise StorageError(f"{target}: cannot be made: {error.strerror or error}") from error
+    if is_taken:
+        raise ConfigError(
+            f"--export {target}: files are there that could be overwritten; name a new folder, or that of an "
+            "earlier export"
+        )
 
     def copied() -> Iterator[list[ManifestRow]]:
         for chunk in chunks:
@@ -75,6 +81,14 @@ def export_approved(
             write_csv(copied(), out, extra_columns=extra_columns)
         placed = place(draft, target / "manifest.csv")
     return Exported(clips=counts["clips"], manifest=placed.path, missing=tuple(missing))
+
+
+def _is_earlier_export(manifest: Path) -> bool:
+    """Whether it is there and is one of ours."""
+    try:
+        return "item_id" in read_csv(manifest).columns
+    except InputError:
+        return False
 
 
 def _copy(storage: Storage, path: str, target: Path) -> str | None:

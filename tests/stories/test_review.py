@@ -279,6 +279,33 @@ def test_the_approved_clips_are_handed_out_alone(job, out, tmp_path):
     ]
 
 
+def test_what_is_handed_out_overwrites_no_file_of_the_user_s(job, out, tmp_path):
+    run_job(**job)
+    command("review", out, "--apply", marks_csv(tmp_path / "m.csv", ("c01", "1", "ok", "")))
+    mine = tmp_path / "mine"
+    for name, text in {"manifest.csv": "a,b\n1,2\n", "c01.wav": "my own", "notes.txt": "my own"}.items():
+        mine.mkdir(exist_ok=True)
+        (mine / name).write_text(text)
+        done = command("review", out, "--export", mine)
+        assert (done.returncode, "could be overwritten" in done.stderr) == (2, True)
+        assert [(path.name, path.read_text()) for path in mine.iterdir()] == [(name, text)]
+        (mine / name).unlink()
+    for _ in range(2):  # again into its own folder
+        assert command("review", out, "--export", mine).returncode == 0
+    assert {path.name for path in mine.iterdir()} == {"c01.wav", "manifest.csv"}
+
+
+@pytest.mark.parametrize("content", [None, "", "a,b\n1,2\n", "# A heading\n"])
+def test_a_file_that_holds_no_marks_is_a_mistake_that_is_told(job, out, tmp_path, content):
+    run_job(**job)
+    path = tmp_path / "marks.csv"
+    if content is not None:
+        path.write_text(content)
+    done = command("review", out, "--apply", path)
+    assert (done.returncode, "marks.csv" in done.stderr) == (2, True), done.stderr
+    assert "internal error" not in done.stderr
+
+
 def test_a_follow_up_is_marked_and_made_again_alone(tmp_path, out, emulator):
     settings = {
         "inputs": [str(table(tmp_path / "prompts.csv", 2))],

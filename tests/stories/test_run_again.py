@@ -94,6 +94,32 @@ def test_a_price_table_is_found_from_whatever_folder_the_next_command_runs_in(
     assert done.returncode == 0, done.stderr
 
 
+def test_a_ledger_that_is_lost_has_nothing_bought_again(job, folder, emulator):
+    run_job(**job)
+    (folder / "out" / "ledger.db").rename(folder / "safe.db")
+    for _ in range(2):  # the second time there is one, and it is empty
+        with pytest.raises(
+            ConfigError, match=r"\(ledger.db\) is gone; all would be bought again. Put it back"
+        ):
+            run_job(**job)
+    (folder / "safe.db").replace(folder / "out" / "ledger.db")
+    assert run_job(**job).sent == 0
+    assert len(emulator.settled_journal(3)) == 3
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "report.html", "audio/a.txt.wav", "transcripts/mine/x.txt"])
+def test_an_output_that_holds_files_of_the_user_s_is_refused(job, folder, emulator, name):
+    mine = folder / "out" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("my own")
+    with pytest.raises(ConfigError, match=f"{name} is there and was not made by audiobatch"):
+        run_job(**job)
+    assert mine.read_text() == "my own"
+    assert emulator.journal() == []
+    mine.rename(folder / "out" / "notes.txt")  # what no result is called is left in peace
+    assert run_job(**job).sent == 3
+
+
 def test_redo_makes_them_again(job, emulator):
     run_job(**job)
     again = run_job(**job, voice="echo", redo=True)
