@@ -97,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         failed.show()
         code = USAGE
     except click.Abort:
+        click.echo("audiobatch: interrupted", err=True)
         code = 130
     except Exception as failed:  # noqa: BLE001 - the last stop: every error becomes a message and a code
         code = _explain(failed)

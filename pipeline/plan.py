@@ -369,10 +369,11 @@ def _what_changed(ledger: Ledger, spec: JobSpec, planning: _Planning) -> str:
     assert planning.changed is not None
     before = ledger.settings_value(planning.changed.settings_key) or {}
     now = job_settings(spec)
+    names = (*now, *(name for name in before if name not in now))
     lines = [
-        f"  {name.replace('_', '-')}: {_shown(before.get(name))} → {_shown(value)}"
-        for name in (*now, *(name for name in before if name not in now))
-        if before.get(name) != (value := now.get(name))
+        f"  {name.replace('_', '-')}: {_short(was)} → {_short(is_now)}"
+        for name in names
+        if (was := _in_words(before.get(name))) != (is_now := _in_words(now.get(name)))
     ]
     return "\n".join(
         [
@@ -383,12 +384,13 @@ def _what_changed(ledger: Ledger, spec: JobSpec, planning: _Planning) -> str:
     )
 
 
-def _shown(value: Any) -> str:
-    if value is None or value in ("", []):
+def _in_words(value: Any) -> str:
+    if value is None or value == "" or (isinstance(value, list) and not any(value)):
         return "(none)"
-    if isinstance(value, list):
-        return " | ".join(_shown(one) for one in value)
-    text = str(value)
+    return " | ".join(map(_in_words, value)) if isinstance(value, list) else str(value)
+
+
+def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 

@@ -53,6 +53,10 @@ _TRUTH = {
 _NEVER_SHOWN = frozenset({"ledger"})
 
 
+#: Names that this process has from a `.env`: they are told from the shell's own when it is read again.
+_from_dotenv: set[str] = set()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """The process's variables over those of a `.env` file in the working folder."""
@@ -68,7 +72,9 @@ class Environment:
         values = dotenv_values((folder or Path.cwd()) / ".env")
         from_file = {name: value for name, value in values.items() if value and name not in os.environ}
         os.environ.update(from_file)
-        return cls(variables={**from_file, **os.environ}, dotenv=frozenset(from_file))
+        _from_dotenv.update(from_file)
+        here = {name for name in _from_dotenv if os.environ.get(name) == values.get(name)}
+        return cls(variables={**from_file, **os.environ}, dotenv=frozenset(here))
 
     def get(self, name: str) -> str | None:
         return self.variables.get(name) or None
@@ -175,7 +181,13 @@ def _paths_beside(job_file: Path, given: Any) -> Any:
 
 
 def _beside(job_file: Path, path: str) -> str:
-    return path if path == "-" or "://" in path else str(job_file.parent / path)
+    if path == "-" or "://" in path:
+        return path
+    found = job_file.parent / path
+    if ".." not in found.parts:
+        return str(found)
+    whole, here = found.resolve(), Path.cwd()
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
 
 
 def _known(key: str, allowed: Mapping[str, object], where: str) -> None:

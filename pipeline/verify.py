@@ -242,7 +242,9 @@ class Verification:
     def _manifest_differs(self) -> str:
         """How the manifest differs from the ledger; empty where it does not."""
         if not self.storage.exists(Views.MANIFEST):
-            return "is gone"
+            return (
+                "is gone" if self.ledger.has_finished_run() else ""
+            )  # a run that is killed early writes none
         with tempfile.TemporaryDirectory(prefix="audiobatch-") as scratch:
             Views(LocalStorage(Path(scratch)), self.ledger, self.spec, run_id=None).write_manifest()
             fresh = Path(scratch, Views.MANIFEST)

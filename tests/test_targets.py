@@ -1,5 +1,7 @@
 """The pool of a job file: entries completed from the job, credentials by variable, mistakes told."""
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.errors import ConfigError
@@ -112,6 +114,17 @@ def test_a_key_that_no_header_carries_is_told_by_its_variable_alone(key):
     assert "canary" not in refused.value.message
 
 
+def test_a_setting_of_a_dotenv_file_is_known_as_one_however_often_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "")
+    monkeypatch.delenv("AZURE_OPENAI_API_KEY")  # put back at the end
+    (tmp_path / ".env").write_text("AZURE_OPENAI_API_KEY=canary-key-77\n")
+    for _ in range(2):
+        found = Environment.read(tmp_path)
+        assert found.origin("AZURE_OPENAI_API_KEY") == ".env (AZURE_OPENAI_API_KEY)"
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "another-key-78")
+    assert Environment.read(tmp_path).origin("AZURE_OPENAI_API_KEY") == "environment (AZURE_OPENAI_API_KEY)"
+
+
 def test_what_copying_left_around_a_key_is_no_part_of_it():
     spec = JobSpec(endpoint=EAST["endpoint"], deployment="a")
     assert credential(spec, environment(AZURE_OPENAI_API_KEY=" \tcanary-key-77\r\n")).key == "canary-key-77"
@@ -128,6 +141,18 @@ def test_an_azure_address_with_the_api_s_path_is_told_the_resource_s(path):
         with pytest.raises(ConfigError, match=rf"what follows: {EAST['endpoint']}$"):
             check_service(spec)
     check_service(JobSpec(provider="openai", endpoint=endpoint))
+
+
+def test_a_job_file_s_paths_are_relative_to_it_and_shown_without_detours(tmp_path, monkeypatch):
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs" / "job.toml").write_text('inputs = ["in", "-", "az://c/x"]\noutput = "../out/a"\n')
+    spec = resolve({}, job_file=Path("jobs/job.toml"), environment=environment()).spec
+    assert spec.inputs == (str(Path("jobs/in")), "-", "az://c/x")
+    assert spec.output == str(Path("out/a"))
+    monkeypatch.chdir(tmp_path / "jobs")
+    spec = resolve({}, job_file=Path("job.toml"), environment=environment()).spec
+    assert (spec.inputs[0], spec.output) == ("in", str(tmp_path / "out" / "a"))
 
 
 def test_a_deployment_in_the_environment_does_not_meddle_with_the_pool(tmp_path):

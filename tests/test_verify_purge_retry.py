@@ -86,6 +86,13 @@ def test_what_is_gone_changed_left_over_or_stale_is_named(done):
     }
 
 
+def test_a_run_that_was_killed_before_it_wrote_a_manifest_lacks_none(done):
+    (done / "manifest.csv").unlink()
+    with closing(sqlite3.connect(done / "ledger.db")) as ledger, ledger:
+        ledger.execute("UPDATE runs SET finished_at = NULL")
+    assert found(done) == {}
+
+
 def test_repair_mends_views_and_left_overs_and_says_what_it_cannot_mend(done):
     (done / "audio/p0.wav").unlink()
     (done / "audio/stray.wav").write_bytes(b"kept all the same")

@@ -22,7 +22,7 @@ def purge(folder: Place, *, item_ids: tuple[str, ...], older_than: str | None, y
     """Delete what DIR's items said and were told: audio, transcripts, earlier versions, texts in the ledger.
 
     What was sent and when, how it ended, tokens and costs stay, and nothing is sent again for it. Inputs are not
-    touched; nor are copies that were exported from DIR.
+    touched, and a later run that still finds them notes their texts anew; nor are copies that were exported.
     """
     from pipeline.errors import ConfigError
     from pipeline.purge import age, chosen

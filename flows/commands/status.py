@@ -26,8 +26,9 @@ def status(folder: Place, *, as_json: bool) -> int:
     with opened(folder) as found:
         holder = at_work(found)
         seen = overview(found.ledger, found.spec)
-        since = datetime.now(UTC) - timedelta(minutes=1)
-        now = found.ledger.progress(since) if holder else None
+        at = datetime.now(UTC)
+        now = found.ledger.progress(at - timedelta(minutes=1)) if holder else None
+        rate = now.per_minute(at) if now else 0.0
         waiting = sum(1 for _ in found.spool.entries())
     if as_json:
         counts = {
@@ -43,7 +44,7 @@ def status(folder: Place, *, as_json: bool) -> int:
                 "queued": now.queued,
                 "ended": now.ended,
                 "in_flight": now.in_flight,
-                "rate_per_min": now.ended_since,
+                "rate_per_min": round(rate, 1),
             },
         }
         click.echo(json.dumps(counts, ensure_ascii=False))
@@ -51,9 +52,9 @@ def status(folder: Place, *, as_json: bool) -> int:
     click.echo(f"{folder}: {'a run is at work: ' + holder if holder else 'no run is at work'}")
     if now is not None:
         left = max(0, now.queued - now.ended)
-        pace = f", {now.ended_since:,}/min" if now.ended_since else ""
-        if left and now.ended_since:
-            pace += f", {closing.duration(60 * left / now.ended_since)} left"
+        pace = f", {rate:,.0f}/min" if rate else ""
+        if left and rate:
+            pace += f", {closing.duration(60 * left / rate)} left"
         click.echo(
             f"  {now.ended:,} of its {now.queued:,} items ended, {now.in_flight} calls in flight{pace}"
         )

@@ -28,7 +28,8 @@ def verify(folder: Place, *, repair: bool, as_json: bool) -> int:
 
     Nothing is sent and, without --repair, nothing is changed. --repair makes the reports again, deletes temporary
     files, puts back files of a redo that was killed, and moves files that belong to no recorded result to
-    versions/unrecorded. A result whose file is gone stays so; `run --redo` makes it again.
+    versions/unrecorded. A result whose file is gone stays so; mark its row `redo`, and `retry DIR --review redo`
+    makes it again.
 
     \b
     Exit codes: 0 all is well · 2 no folder of ours, or in use · 3 something is wrong

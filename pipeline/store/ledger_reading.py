@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from datetime import UTC
+from datetime import datetime
 from decimal import Decimal
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,22 @@ from pipeline.store.ledger_engine import damage
 from pipeline.store.ledger_marks import past_marks, reviews_of
 from pipeline.store.ledger_parts import TRANSCRIPTION, PartKind, PartOutcome, part_from_row
 from pipeline.store.ledger_rows import outcome_from_row, source_from_row
-from pipeline.store.ledger_schema import attempts, items, meta, outcomes, parts, queue, settings, versions
+from pipeline.store.ledger_schema import (
+    attempts,
+    items,
+    meta,
+    outcomes,
+    parts,
+    queue,
+    runs,
+    settings,
+    versions,
+)
+from pipeline.store.ledger_statements import time_text
 from pipeline.store.ledger_workers import QUEUE_NOTE, live_workers, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, Engine, RowMapping
 
@@ -59,7 +69,12 @@ class Progress:
     queued: int
     ended: int
     ended_since: int
+    since: datetime
     in_flight: int
+
+    def per_minute(self, now: datetime) -> float:
+        """Items that end a minute, of late."""
+        return 60 * self.ended_since / max(1.0, (now - self.since).total_seconds())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,17 +366,31 @@ class LedgerReader:
                 yield outcome_from_row(row)
 
     def progress(self, since: datetime) -> Progress:
-        """How far the work on the queue is, seen from outside."""
-        mine = queue.c.queue_id == select(meta.c.value).where(meta.c.key == QUEUE_NOTE).scalar_subquery()
-        queued = select(func.count()).select_from(queue).where(mine)
-        late = select(func.count(distinct(outcomes.c.item_id))).where(
-            outcomes.c.finished_at >= since.astimezone(UTC).isoformat(timespec="milliseconds")
-        )
+        """How far the work on the queue is, seen from outside.
+
+        Args:
+            since: items that ended after it are counted apart, or after the queue was begun if that was later.
+        """
+        this_queue = select(meta.c.value).where(meta.c.key == QUEUE_NOTE).scalar_subquery()
+        queued = select(func.count()).select_from(queue).where(queue.c.queue_id == this_queue)
         in_flight = select(func.count()).select_from(attempts).where(attempts.c.state == "open")
-        asked = (queued, queued.where(queue.c.lease_until.is_(None)), late, in_flight)
         with self._reading() as connection:
+            began = connection.scalar(select(runs.c.started_at).where(runs.c.run_id == this_queue))
+            since = max(since, datetime.fromisoformat(began)) if began else since
+            late = select(func.count(distinct(outcomes.c.item_id))).where(
+                outcomes.c.finished_at >= time_text(since)
+            )
+            asked = (queued, queued.where(queue.c.lease_until.is_(None)), late, in_flight)
             counts = [int(connection.execute(query).scalar_one()) for query in asked]
-        return Progress(queued=counts[0], ended=counts[1], ended_since=counts[2], in_flight=counts[3])
+        return Progress(
+            queued=counts[0], ended=counts[1], ended_since=counts[2], since=since, in_flight=counts[3]
+        )
+
+    def has_finished_run(self) -> bool:
+        """Whether a run has come to its end, and so has written the reports."""
+        query = select(runs.c.run_id).where(runs.c.finished_at.is_not(None)).limit(1)
+        with self._reading() as connection:
+            return connection.execute(query).first() is not None
 
     def live_workers(self) -> list[str]:
         """The runs that are at work on a ledger that several share, as a person knows them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -305,6 +305,15 @@ async def test_how_far_the_work_is(ledger):
     await ledger.record_outcome(outcome(finished_at=datetime.now(UTC)))
     seen = ledger.progress(NOW)
     assert (seen.queued, seen.ended, seen.ended_since, seen.in_flight) == (4, 1, 1, 1)
+    ledger.begin_run("q", spec="{}", settings_key="k", settings_value="{}")
+    assert not ledger.has_finished_run()
+    now = datetime.now(UTC)
+    late = ledger.progress(now - timedelta(minutes=1))
+    assert now - late.since < timedelta(seconds=30), "no longer than the run"
+    assert late.ended_since <= 1
+    assert replace(late, ended_since=3, since=now - timedelta(seconds=20)).per_minute(now) == 9
+    ledger.end_run("q", "{}")
+    assert ledger.has_finished_run()
 
 
 def test_it_is_opened_again_with_all_that_was_in_it(place, tmp_path):
