@@ -16,9 +16,10 @@ from flows import closing
 from pipeline.redaction import redacted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from pipeline.execute import Job
+    from pipeline.reports.overview import Reason
     from pipeline.sending.tally import RunSummary, Snapshot
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ TERMINAL_EVERY_S = 0.25
 PLAIN_FIRST_S = 2.0
 PLAIN_LONGEST_S = 60.0
 BAR_WIDTH = 24
+#: Why rows have no result is said up to so many times; the manifest has it all.
+MOST_REASONS = 3
 
 
 def line(now: Snapshot, *, bar: bool = False) -> str:
@@ -155,6 +158,14 @@ def warn(message: str) -> None:
     """A sentence that matters, above the progress line; also with `--quiet`."""
     with contextlib.suppress(OSError, ValueError):
         print(f"audiobatch: {redacted(message)}", file=sys.stderr, flush=True)
+
+
+def say_why(reasons: Sequence[Reason]) -> None:
+    """Why rows have no result, the most usual reasons, on standard error."""
+    for one in reasons[:MOST_REASONS]:
+        warn(str(one))
+    if len(reasons) > MOST_REASONS:
+        warn("other reasons are in the manifest's column error_message")
 
 
 def print_closing(summary: RunSummary, *, stream: IO[str] | None = None) -> None:

@@ -32,6 +32,7 @@ from pipeline.jobspec import KNOWN_VOICES
 from pipeline.model import Status
 from pipeline.plan import EMPTY_PLAN, deployments_noted, make_plan, settings_key
 from pipeline.redo import marked
+from pipeline.reports.overview import Reason, reasons
 from pipeline.reports.views import Views
 from pipeline.running.ending import summary_of, worth
 from pipeline.running.feed import Feed
@@ -353,6 +354,10 @@ class Job:
     def table_rows(self, limit: int = 200) -> list[dict[str, str]]:
         """The run's first rows, few columns, for a table in Prefect."""
         return self.views.table_rows(limit)
+
+    def reasons(self) -> list[Reason]:
+        """Why rows of this run have no result, the most usual reason first. Blocks."""
+        return reasons(self.ledger, self.spec, self.run_id)
 
     def _begin_background(self, *work: Coroutine[Any, Any, None]) -> None:
         if not self._background:

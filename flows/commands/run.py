@@ -219,6 +219,8 @@ async def _run(
                     summary = await _as_flow(await asyncio.wrap_future(flow), job, plan, server, workers)
         if not quiet and on_open is None:
             progress.print_closing(summary)
+            if summary.failed or summary.refused or summary.unknown:
+                progress.say_why(await asyncio.to_thread(job.reasons))
         elif not quiet:
             click.echo(f"{datetime.now().astimezone():%H:%M:%S} {closing.headline(summary)}")
         if summary.message:

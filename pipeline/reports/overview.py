@@ -1,4 +1,4 @@
-"""A folder's rows counted: by status, and failures by kind."""
+"""A folder's rows counted: by status, failures by kind, and a run's by what was said of them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,43 @@ class Overview:
     statuses: dict[str, int]
     error_types: dict[str, int]
     spent_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Rows of a run that have no result, for one and the same reason.
+
+    Attributes:
+        first: the first such item.
+    """
+
+    status: str
+    message: str
+    count: int
+    first: str
+
+    def __str__(self) -> str:
+        more = f" and {self.count - 1:,} more" if self.count > 1 else ""
+        return f"{self.status}: {self.first}{more}: {self.message}"
+
+
+_NO_RESULT = frozenset({Status.FAILED.value, Status.REFUSED.value, Status.UNKNOWN.value})
+
+
+def reasons(ledger: Ledger, spec: JobSpec, run_id: str) -> list[Reason]:
+    """Why rows of a run failed, were refused, or are unknown; the most usual first."""
+    counts: Counter[tuple[str, str]] = Counter()
+    first: dict[tuple[str, str], str] = {}
+    for chunk in manifest_rows(ledger.recorded(touched_by=run_id), spec, run_id=run_id):
+        for row in chunk:
+            if row["status"] in _NO_RESULT:
+                key = str(row["status"]), str(row.get("error_message") or row.get("error_type") or "")
+                counts[key] += 1
+                first.setdefault(key, str(row["item_id"]))
+    return [
+        Reason(status=status, message=message, count=count, first=first[status, message])
+        for (status, message), count in counts.most_common()
+    ]
 
 
 def overview(ledger: Ledger, spec: JobSpec) -> Overview:

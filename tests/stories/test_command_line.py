@@ -150,9 +150,32 @@ def test_a_run_a_second_run_status_and_report(service, emulator, tmp_path):
 def test_a_run_with_refused_inputs_ends_with_3(service, tmp_path):
     write_wav(tmp_path / "in" / "good.wav", seconds=0.3)
     (tmp_path / "in" / "bad.wav").write_bytes(b"")
+    (tmp_path / "in" / "worse.wav").write_bytes(b"")
     done = audiobatch("run", "in", "--no-prefect", "--output", "out", env=service, cwd=tmp_path)
     assert done.returncode == 3
     assert "refused" in done.stdout
+    assert "audiobatch: refused: bad.wav and 1 more: it is empty (0 bytes)\n" in done.stderr
+
+
+def test_a_run_says_why_rows_failed_the_most_usual_reasons_first(service, emulator, tmp_path):
+    for name in "abcdefg":
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.txt").write_text(f"Say {name}.")
+    rules = []
+    for name in "cdefg":
+        body = {"error": {"message": "No." if name in "fg" else f"Not {name}.", "code": "invalid_value"}}
+        rules.append({"when": {"text": f"Say {name}."}, "do": {"status": 400, "body": body}})
+    emulator.put_faults(*rules)
+    flags = ("--no-prefect", "--max-failures", "100%", "--output", "out")
+    done = audiobatch("run", "in", *flags, env=service, cwd=tmp_path)
+    assert done.returncode == 3
+    said = [line for line in done.stderr.splitlines() if line.startswith("audiobatch: ")]
+    assert said == [
+        "audiobatch: failed: f.txt and 1 more: No.",
+        "audiobatch: failed: c.txt: Not c.",
+        "audiobatch: failed: d.txt: Not d.",
+        "audiobatch: other reasons are in the manifest's column error_message",
+    ]
 
 
 def test_results_are_on_stdout_and_everything_else_on_stderr(service, tmp_path):
