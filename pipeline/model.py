@@ -191,11 +191,16 @@ class AudioPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriorReply:
-    """An earlier reply that a follow-up builds on: by its audio id while that lives, else by its words."""
+    """An earlier reply that a follow-up builds on: by its audio id while that lives, else by its words.
+
+    Attributes:
+        spoken_tokens: audio tokens that it took to speak; 0: it was not spoken, None: not known.
+    """
 
     audio_id: str | None
     audio_expires_at: float | None
     text: str
+    spoken_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """The most that one call can cost: what is set aside for it where a cost limit must never be passed.
 
 Text is at most a token a byte (a byte-level tokeniser cannot do worse); sound 10 tokens a second, and a tenth more
-for what is not documented; an earlier reply that is named by its id at most what its own call could give. The
-reply is at most `max_completion_tokens`, which goes with every call where there is a limit.
+for what is not documented; an earlier reply that is heard again what it took to speak it, or the longest that its
+model gives. The reply is at most `max_completion_tokens`, which goes with every call where there is a limit.
 """
 
 from __future__ import annotations
@@ -12,18 +12,27 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from pipeline.prices import AUDIO_IN_TOKENS_PER_S
+from pipeline.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pipeline.jobspec import JobSpec
-    from pipeline.model import Request
+    from pipeline.model import Request, Usage
     from pipeline.prices import Price
     from pipeline.targets import Target
 
 #: How long a reply may be where a cost limit holds and the job names no maximum: 3.4 minutes of speech.
 BOUND_TOKENS = 4096
+#: How long a reply can be that nothing bounds, by the beginning of its model's name; of others, the last.
+#: Source: developers.openai.com/api/docs/models, "max output tokens" (2026-11-20).
+_LONGEST_TOKENS = (
+    ("gpt-realtime-2", 32_000),
+    ("gpt-realtime", 4_096),
+    ("gpt-audio", 16_384),
+    ("gpt-4o", 16_384),
+    ("", 32_000),
+)
 _PER_MESSAGE = 16
 _AUDIO_MARGIN = 1.1
 #: Tokens of a transcript a second of speech, at the very most: fast speech has four words in one.
@@ -38,14 +47,34 @@ def bounded(request: Request) -> Request:
     return replace(request, max_completion_tokens=BOUND_TOKENS)
 
 
-def worst_usd(request: Request, price: Price) -> Decimal:
-    """What a bounded request costs at most."""
-    longest = request.max_completion_tokens or BOUND_TOKENS
+def longest_reply(model: str) -> int:
+    """Tokens of the longest reply that a model gives where nothing bounds it."""
+    return next(longest for family, longest in _LONGEST_TOKENS if model.startswith(family))
+
+
+def spoken_tokens(usage: Usage | None, duration_s: float | None) -> int | None:
+    """What a spoken reply took to speak, and takes to be heard again; None: not known.
+
+    Args:
+        usage: of its call. Where it tells no audio from text, all of it counts.
+        duration_s: of its sound as it was saved, which may be shorter than it came.
+    """
+    if usage is None:
+        return None
+    spoken = usage.output_audio_tokens or usage.output_text_tokens
+    return max(spoken, math.ceil((duration_s or 0.0) * AUDIO_OUT_TOKENS_PER_S))
+
+
+def worst_usd(request: Request, price: Price, *, model: str = "") -> Decimal:
+    """What a request costs at most; one that is not bounded, with the longest reply that the model gives."""
+    longest = request.max_completion_tokens or longest_reply(model)
     texts = [request.system, request.text, *(one.text for one in request.history)]
     spoken = 0
     for one in request.history:
         texts.append(one.reply.text)
-        spoken += longest if one.reply.audio_id else 0
+        if one.reply.audio_id:
+            known = one.reply.spoken_tokens
+            spoken += longest_reply(model) if known is None else known
     text_in = sum(len(text.encode()) for text in texts) + _PER_MESSAGE * (2 + 2 * len(request.history))
     sounds = [request.audio, *(one.audio for one in request.history)]
     heard_s = sum(sound.duration_s for sound in sounds if sound is not None)
@@ -74,7 +103,8 @@ def _may_speak(request: Request) -> bool:
 def worst_by_target(request: Request, targets: Iterable[Target]) -> dict[str, Decimal]:
     """The worst case at each place where the call may go."""
     return {
-        one.name: worst_usd(request, one.price) + transcription_usd(request, one.transcription_price)
+        one.name: worst_usd(request, one.price, model=one.model)
+        + transcription_usd(request, one.transcription_price)
         for one in targets
         if one.price is not None
     }

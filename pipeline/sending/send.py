@@ -25,7 +25,7 @@ from pipeline.errors import (
     StorageError,
 )
 from pipeline.estimates.estimate import ReplySizes
-from pipeline.estimates.worst_case import bounded, worst_by_target
+from pipeline.estimates.worst_case import bounded, spoken_tokens, worst_by_target
 from pipeline.inputs.sound_input import open_input
 from pipeline.items import build_item
 from pipeline.limits.pool import NoDeployment, Stopping
@@ -359,6 +359,16 @@ def exchange_of(turn: Turn, sound: SoundInput | None, outcome: Outcome) -> Excha
         text=text,
         audio=sound.whole() if sound and not in_parts else None,
         reply=PriorReply(
-            audio_id=outcome.audio_id, audio_expires_at=outcome.audio_expires_at, text=outcome.transcript
+            audio_id=outcome.audio_id,
+            audio_expires_at=outcome.audio_expires_at,
+            text=outcome.transcript,
+            spoken_tokens=_spoken_tokens(outcome),
         ),
     )
+
+
+def _spoken_tokens(outcome: Outcome) -> int | None:
+    """Of a reply that a later turn can be made to hear again: what was put together of parts goes by its words."""
+    if outcome.parts is not None or (outcome.audio is None and outcome.audio_id is None):
+        return 0
+    return spoken_tokens(outcome.usage, outcome.audio_duration_s)
