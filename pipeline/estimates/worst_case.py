@@ -65,14 +65,21 @@ def spoken_tokens(usage: Usage | None, duration_s: float | None) -> int | None:
     return max(spoken, math.ceil((duration_s or 0.0) * AUDIO_OUT_TOKENS_PER_S))
 
 
-def worst_usd(request: Request, price: Price, *, model: str = "") -> Decimal:
-    """What a request costs at most; one that is not bounded, with the longest reply that the model gives."""
+def worst_usd(request: Request, price: Price, *, model: str = "", hears_replies: bool = False) -> Decimal:
+    """What a request costs at most.
+
+    Args:
+        request: not bounded, it is taken for one of the longest reply that the model gives.
+        price: where it goes.
+        model: there.
+        hears_replies: in a session, which has heard its own replies and is billed for them again.
+    """
     longest = request.max_completion_tokens or longest_reply(model)
     texts = [request.system, request.text, *(one.text for one in request.history)]
     spoken = 0
     for one in request.history:
         texts.append(one.reply.text)
-        if one.reply.audio_id:
+        if one.reply.audio_id or hears_replies:
             known = one.reply.spoken_tokens
             spoken += longest_reply(model) if known is None else known
     text_in = sum(len(text.encode()) for text in texts) + _PER_MESSAGE * (2 + 2 * len(request.history))
@@ -100,10 +107,12 @@ def _may_speak(request: Request) -> bool:
     return request.wants_audio or not sound_in
 
 
-def worst_by_target(request: Request, targets: Iterable[Target]) -> dict[str, Decimal]:
-    """The worst case at each place where the call may go."""
+def worst_by_target(
+    request: Request, targets: Iterable[Target], *, hears_replies: bool = False
+) -> dict[str, Decimal]:
+    """The worst case at each place where the call may go; `hears_replies` as in `worst_usd`."""
     return {
-        one.name: worst_usd(request, one.price, model=one.model)
+        one.name: worst_usd(request, one.price, model=one.model, hears_replies=hears_replies)
         + transcription_usd(request, one.transcription_price)
         for one in targets
         if one.price is not None

@@ -35,7 +35,8 @@ class Repair:
         said = Exchange(
             text=first.text,
             audio=first.audio,
-            reply=PriorReply(audio_id=None, audio_expires_at=None, text=self.words),
+            # Fields are answered in text.
+            reply=PriorReply(audio_id=None, audio_expires_at=None, text=self.words, spoken_tokens=0),
         )
         return replace(
             first,

@@ -338,7 +338,10 @@ class Sender:
 
     def worst_usd(self, request: Request) -> Mapping[str, Decimal]:
         """The most that a call can cost, by deployment; empty where no cost limit holds."""
-        return worst_by_target(request, self.targets.values()) if self.pool.spending.is_capped else {}
+        if not self.pool.spending.is_capped:
+            return {}
+        in_session = self.spec.transport == "realtime"
+        return worst_by_target(request, self.targets.values(), hears_replies=in_session)
 
     def _stop_at_failure_limit(self) -> None:
         bad = self.tally.failed + self.tally.unknown

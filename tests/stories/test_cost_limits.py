@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 from emulator_process import EmulatorProcess
-from running import azure, rows_of, run_job, write_wav
+from running import azure, rows_of, run_job
 
 from pipeline.prices import price_of
 
@@ -53,3 +53,15 @@ def test_a_follow_up_counts_the_length_that_an_earlier_unbounded_reply_had(promp
         enough = run_job(**job, max_cost=str(heard_again + Decimal("0.30")))
         assert (enough.exit_code, enough.succeeded) == (0, 1)
         assert charged(emulator) - before <= heard_again + Decimal("0.30")
+
+
+@pytest.mark.parametrize("cap", ["0.37", "0.35", "0.25"])
+def test_a_session_that_hears_its_own_replies_again_passes_no_limit(prompts, cap):
+    with EmulatorProcess("--speech", "tone", "--reply-seconds", "60") as emulator:
+        job = {**prompts(1), **azure(emulator, max_concurrency=1, max_completion_tokens=600, **REALTIME)}
+        job["turns"] = [{}, *[{"prompt": "Go on.", "modalities": ["text", "audio"]}] * 4]
+        capped = run_job(**job, max_cost=cap)
+        assert (capped.exit_code, capped.stopped_by) == (6, "max_cost")
+        assert charged(emulator, "gpt-realtime") <= Decimal(cap)
+        turns = [row for row in rows_of(capped) if row["status"] == "succeeded"]
+        assert int(turns[-1]["input_audio_tokens"]) > 0, "it had heard what it said before"
