@@ -119,20 +119,19 @@ def worst_by_target(
     }
 
 
-def worst_unknown_usd(targets: Iterable[Target], spec: JobSpec | None = None) -> Decimal:
-    """What one call of an earlier run with an unknown end is taken to have cost: a whole reply.
+def worst_unknown_usd(targets: Iterable[Target], spec: JobSpec) -> Decimal:
+    """What one call of an earlier run is taken to have cost that has neither cost nor worst case on record.
+
+    An earlier version made it, or one that knew no price: it is taken for a whole reply.
 
     Args:
         targets: where it may have gone.
         spec: the job; where it bounds its replies, or asks for text alone, no longer or dearer one is charged for.
     """
-    longest, speaks = BOUND_TOKENS, True
-    if spec is not None:
-        longest = min(spec.max_completion_tokens or BOUND_TOKENS, BOUND_TOKENS)
-        turns = spec.turn_specs()
-        # A follow-up in text is asked for with sound where none is left on either side.
-        unasked = spec.transport == "chat" and len(turns) > 1
-        speaks = unasked or any("audio" in (turn.modalities or ()) for turn in turns)
+    longest, turns = spec.max_completion_tokens or BOUND_TOKENS, spec.turn_specs()
+    # A follow-up in text is asked for with sound where none is left on either side.
+    unasked = spec.transport == "chat" and len(turns) > 1
+    speaks = unasked or any("audio" in (turn.modalities or ()) for turn in turns)
     prices = [one.price for one in targets if one.price is not None and not one.writes_words]
     rates = [max(price.audio_out, price.text_out) if speaks else price.text_out for price in prices]
     return max((rate * longest / _MILLION for rate in rates), default=Decimal(0))

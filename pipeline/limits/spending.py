@@ -66,8 +66,8 @@ class Spending:
             which.append(f"--max-cost {self.run_cap}")
         total = self.spent_before + self.spent
         if self.total_cap is not None and total + self.reserved + worst > self.total_cap:
-            which.append(f"--max-total-cost {self.total_cap} (this folder has cost {total:.4f})")
+            which.append(f"--max-total-cost {self.total_cap} (this folder has cost up to ${total:.4f})")
         return (
             f"the next call could cost up to ${worst:.4f} and pass {' and '.join(which) or 'the limit'}; "
-            f"this run has cost ${self.spent:.4f}"
+            f"this run has cost up to ${self.spent:.4f}"
         )

@@ -8,6 +8,7 @@ import importlib
 import threading
 from typing import TYPE_CHECKING
 
+from pipeline.estimates.worst_case import worst_unknown_usd
 from pipeline.inputs.sound_settings import finish_of
 from pipeline.limits.gate import Gate
 from pipeline.limits.retry_budget import RetryBudget
@@ -73,13 +74,9 @@ async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib
         )
         transports[one.name] = transport
         stack.push_async_callback(transport.aclose)
-    unknown_before = await asyncio.to_thread(job.ledger.unknown_counts)
-    pool = pool_of(
-        job.spec,
-        targets,
-        spent_before=await asyncio.to_thread(job.ledger.spent_usd),
-        unknown_before=sum(unknown_before.values()),
-    )
+    not_on_record = worst_unknown_usd(targets, job.spec)
+    spent_before = await asyncio.to_thread(job.ledger.spent_at_most_usd, not_on_record)
+    pool = pool_of(job.spec, targets, spent_before=spent_before)
     sender = Sender(
         spec=job.spec,
         run_id=job.run_id,
@@ -92,7 +89,7 @@ async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib
         spool=job.spool,
         stop=job.stop,
         tally=Tally(),
-        unknown_before=unknown_before,
+        unknown_before=await asyncio.to_thread(job.ledger.unknown_counts),
         targets={one.name: one for one in targets},
         aftermath=Aftermath(
             pool=pool, stop=job.stop, budget=RetryBudget(clock=pool.clock), waits=job.spec.wait

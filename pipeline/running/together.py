@@ -138,11 +138,11 @@ class Together:
         if self._sender is None or (cap := self._sender.spec.max_total_cost) is None:
             return
         pool: Pool = self._sender.pool
-        worst = worst_unknown_usd(tuple(self._sender.targets.values()))
+        not_on_record = worst_unknown_usd(tuple(self._sender.targets.values()), self._sender.spec)
         used = pool.spending.spent + pool.spending.reserved
         # Nothing is set aside while it is asked for: what is not used may be handed to others.
         pool.spending.spent_before = cap - used
-        allowed = await self.ledger.workers.allowance(cap, used, worst)
+        allowed = await self.ledger.workers.allowance(cap, used, not_on_record)
         # What others have spent or may spend counts as spent before.
         pool.spending.spent_before = cap - allowed
         pool.serve()

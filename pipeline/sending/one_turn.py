@@ -37,6 +37,8 @@ from pipeline.stop import StopReason
 from pipeline.store.ledger import Attempt, AttemptEnd
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipeline.limits.pool import Lease
     from pipeline.limits.token_charge import CallTokens
     from pipeline.model import AudioPart, Exchange, Item, Reply, Turn
@@ -46,6 +48,9 @@ log = logging.getLogger(__name__)
 
 #: How a call may end that brought nothing and was perhaps charged all the same.
 _PERHAPS_BILLED = (OutcomeUnknown, BadReply, ContentFiltered)
+#: A refusal that is charged: the service has read the prompt. Source: Azure OpenAI, "Plan to manage costs" (a 400
+#: for a content filter or an input limit), 2026-11-20.
+_TOO_LONG = "context_length_exceeded"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,7 +64,7 @@ class OneTurn:
         before: what the ledger says of it so far.
         calls: how many were made for it in this run.
         open_end: why the last call's end is not known, if it is not.
-        paid_usd: what the last call cost, where that is known.
+        paid_usd: what the last call cost, where that is known: 0 where it was certainly not billed.
         repair: an answer that did not hold the fields asked for, while it is asked to be put right.
         spare: a reply in text alone, kept while the sound that was asked for is asked for once more.
         keeps: an outcome that stands, recorded, unless this brings a reply.
@@ -114,7 +119,9 @@ class OneTurn:
         sender = self.sender
         request = sender.bounded(self._request())
         tokens = sender.sizes.call_tokens(request, read_aloud=self.item.read_aloud)
-        lease = await self._lease(request, tokens)
+        worst = sender.worst_usd(request)
+        lease = await self._lease(tokens, worst)
+        reply: Reply | None = None
         used: float | None = None
         cost: Decimal | None = Decimal(0)
         proven = False
@@ -122,6 +129,7 @@ class OneTurn:
             if sender.stop.asked:
                 raise Stopping
             attempt = self._attempt(lease.deployment.name)
+            attempt = replace(attempt, worst_usd=worst.get(attempt.deployment))
             await sender.ledger.record_intent(attempt)
             leaves = await lease.leaves()
             if sender.stop.asked or not leaves:
@@ -143,8 +151,8 @@ class OneTurn:
                 raise
             except AudioBatchError as failed:
                 proven = not isinstance(failed, (DeploymentFatal, Disconnected))
-                if cost is None and not isinstance(failed, _PERHAPS_BILLED):
-                    cost = Decimal(0)
+                if reply is None and not _is_perhaps_billed(failed):
+                    self.paid_usd = cost = Decimal(0)
                 outcome = await sender.settle(self._ended_without(failed, attempt, lease))
                 if outcome is None:
                     raise
@@ -160,12 +168,13 @@ class OneTurn:
             AskAgain: its deployment rests, or is out of use: it goes to the next that has room.
         """
         self.calls -= 1
+        self.paid_usd = Decimal(0)
         await self.sender.settle(self.sender.ledger.record_end(self._end(attempt, Status.FAILED)))
         if self.sender.stop.asked:
             raise Stopping
         raise AskAgain(f"deployment {attempt.deployment} rests")
 
-    async def _lease(self, request: Request, tokens: CallTokens) -> Lease:
+    async def _lease(self, tokens: CallTokens, worst_usd: Mapping[str, Decimal]) -> Lease:
         """Wait for the right to call.
 
         Raises:
@@ -174,8 +183,7 @@ class OneTurn:
         """
         sender = self.sender
         try:
-            worst = sender.worst_usd(request)
-            return await sender.pool.acquire(tokens, only=self.bound, worst_usd=worst)
+            return await sender.pool.acquire(tokens, only=self.bound, worst_usd=worst_usd)
         except BudgetReached as reached:
             sender.stop.ask(StopReason.MAX_COST, reached.message)
             raise Stopping from reached
@@ -374,3 +382,7 @@ class OneTurn:
             kept_as=self.turn.kept_as,
             trimmed_s=self.trimmed_s,
         )
+
+
+def _is_perhaps_billed(failed: AudioBatchError) -> bool:
+    return isinstance(failed, _PERHAPS_BILLED) or getattr(failed, "code", None) == _TOO_LONG

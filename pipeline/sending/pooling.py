@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.estimates.worst_case import worst_unknown_usd
 from pipeline.limits.limiter import Limiter
 from pipeline.limits.pool import Deployment, Pool
 from pipeline.limits.spending import Spending
@@ -17,14 +16,13 @@ if TYPE_CHECKING:
     from pipeline.targets import Target
 
 
-def pool_of(spec: JobSpec, targets: Sequence[Target], *, spent_before: Decimal, unknown_before: int) -> Pool:
+def pool_of(spec: JobSpec, targets: Sequence[Target], *, spent_before: Decimal) -> Pool:
     """One for a run, shared by everything that calls.
 
     Args:
         spec: the job.
         targets: where its calls can go.
-        spent_before: what the folder's calls have cost so far, in USD.
-        unknown_before: calls of earlier runs with an unknown end; each is taken for a whole reply.
+        spent_before: what the folder's calls can have cost so far, in USD.
     """
     deployments = [
         Deployment(
@@ -35,11 +33,7 @@ def pool_of(spec: JobSpec, targets: Sequence[Target], *, spent_before: Decimal, 
         )
         for one in targets
     ]
-    spending = Spending(
-        run_cap=spec.max_cost,
-        total_cap=spec.max_total_cost,
-        spent_before=spent_before + unknown_before * worst_unknown_usd(targets, spec),
-    )
+    spending = Spending(run_cap=spec.max_cost, total_cap=spec.max_total_cost, spent_before=spent_before)
     return Pool(
         deployments,
         spending=spending,

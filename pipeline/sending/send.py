@@ -337,9 +337,7 @@ class Sender:
         return bounded(request) if self.pool.spending.is_capped else request
 
     def worst_usd(self, request: Request) -> Mapping[str, Decimal]:
-        """The most that a call can cost, by deployment; empty where no cost limit holds."""
-        if not self.pool.spending.is_capped:
-            return {}
+        """The most that a call can cost, by deployment; of one without a known price there is none."""
         in_session = self.spec.transport == "realtime"
         return worst_by_target(request, self.targets.values(), hears_replies=in_session)
 

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One call, as written down before it is sent; `part` is that of a long recording, from 1."""
+    """One call, as written down before it is sent.
+
+    Attributes:
+        part: that of a long recording, from 1.
+        worst_usd: what it costs at most; None: its price is not known.
+    """
 
     attempt_id: str
     item_id: str
@@ -34,11 +39,16 @@ class Attempt:
     input_sha256: str
     settings_key: str
     part: int | None = None
+    worst_usd: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnd:
-    """How a call ended: `succeeded`, `failed` (not billed, or billed and useless), or `unknown`."""
+    """How a call ended: `succeeded`, `failed` (not billed, or billed and useless), or `unknown`.
+
+    Attributes:
+        cost_usd: 0 where it was certainly not billed; None: not known, so its worst case counts.
+    """
 
     attempt_id: str
     state: Status

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from pipeline.errors import StorageError
 from pipeline.model import Outcome, Source, Status
 from pipeline.store.ledger_engine import damage
 from pipeline.store.ledger_marks import past_marks, reviews_of
+from pipeline.store.ledger_money import at_most_usd, counted_usd
 from pipeline.store.ledger_parts import TRANSCRIPTION, PartKind, PartOutcome, part_from_row
 from pipeline.store.ledger_rows import outcome_from_row, source_from_row
 from pipeline.store.ledger_schema import (
@@ -35,6 +35,7 @@ from pipeline.store.ledger_workers import QUEUE_NOTE, live_workers, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from decimal import Decimal
 
     from sqlalchemy import ColumnElement, Connection, Engine, RowMapping
 
@@ -313,11 +314,18 @@ class LedgerReader:
 
     def spent_usd(self, run_id: str | None = None) -> Decimal:
         """What calls have cost, in this run or in the folder's life. Decimal sums, never float."""
-        query = select(attempts.c.cost_usd).where(attempts.c.cost_usd.is_not(None))
-        if run_id is not None:
-            query = query.where(attempts.c.run_id == run_id)
+        which = () if run_id is None else (attempts.c.run_id == run_id,)
         with self._reading() as connection:
-            return sum((Decimal(text) for text in connection.execute(query).scalars()), Decimal(0))
+            return counted_usd(connection, *which)
+
+    def spent_at_most_usd(self, otherwise_usd: Decimal) -> Decimal:
+        """What calls can have cost in the folder's life, those whose cost is not known at their worst.
+
+        Args:
+            otherwise_usd: for each of which that was not written down.
+        """
+        with self._reading() as connection:
+            return at_most_usd(connection, otherwise_usd)
 
     def count_outcomes(self) -> dict[str, int]:
         """Rows by status."""

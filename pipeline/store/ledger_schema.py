@@ -201,6 +201,8 @@ attempts = Table(
     Column("request_id", Text, nullable=False, default=""),
     Column("cost_usd", Text),
     Column("part", Integer),
+    # What it costs at most, in US dollars, known before it is sent; NULL: its price is not known.
+    Column("worst_usd", Text),
     Index("attempts_by_item", "item_id", "turn"),
     Index("attempts_by_state", "state"),
     Index("attempts_by_run", "run_id"),
@@ -298,9 +300,14 @@ def _queue(connection: Connection) -> None:
         connection.execute(text(statement))
 
 
+def _worst(connection: Connection) -> None:
+    """What each call costs at most: where its end does not say what it cost, that counts."""
+    connection.execute(text("ALTER TABLE attempts ADD COLUMN worst_usd TEXT"))
+
+
 #: From each version to the next: the first makes version 2 of version 1. Append only; a step says in SQL of its
 #: own what it changes, since the tables above are those of today. A new ledger is made from the tables at once.
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_indexes_by_run, _marks, _parts, _queue)
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_indexes_by_run, _marks, _parts, _queue, _worst)
 VERSION = 1 + len(MIGRATIONS)
 
 

@@ -103,7 +103,8 @@ CHANGES_REPORTS = frozenset(
 
 def intent_row(attempt: Attempt) -> dict[str, Any]:
     row = {field.name: getattr(attempt, field.name) for field in fields(attempt)}
-    return row | {"started_at": time_text(attempt.started_at), "state": "open"}
+    worst = None if attempt.worst_usd is None else str(attempt.worst_usd)
+    return row | {"started_at": time_text(attempt.started_at), "state": "open", "worst_usd": worst}
 
 
 def time_text(moment: datetime) -> str:

@@ -18,11 +18,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Numeric, bindparam, cast, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from pipeline.errors import FolderInUse, LeaseLost
-from pipeline.model import Status
 from pipeline.store.ledger_moment import moment
+from pipeline.store.ledger_money import at_most_usd
 from pipeline.store.ledger_schema import attempts, meta, workers
 from pipeline.store.ledger_statements import PUT_NOTE, time_text
 
@@ -142,17 +142,17 @@ class Workers:
         me, queue_id = self._me, self._queue_id
         return self._writer.ask_now(lambda connection: _beat(connection, me, queue_id, _nothing_yet(me)))
 
-    async def allowance(self, cap: Decimal, used: Decimal, worst_unknown: Decimal) -> Decimal:
+    async def allowance(self, cap: Decimal, used: Decimal, otherwise_usd: Decimal) -> Decimal:
         """How much this run's calls may have cost in the end, so that all runs' together cost no more than `cap`.
 
         Args:
             cap: for the ledger's life.
             used: by this run so far, with what is set aside for its calls in flight.
-            worst_unknown: what a call with an unknown end is taken to have cost.
+            otherwise_usd: for each call of others that has no known cost and no worst case on record.
         """
         assert self._me is not None
         me = self._me
-        return await self._writer.ask(lambda connection: _allow(connection, me, cap, used, worst_unknown))
+        return await self._writer.ask(lambda connection: _allow(connection, me, cap, used, otherwise_usd))
 
     def leave(self) -> None:
         """Sign off. Blocks."""
@@ -235,34 +235,17 @@ def _beat(connection: Connection, me: Worker, queue_id: str, sharing: int) -> Be
 
 
 def _allow(
-    connection: Connection, me: Worker, cap: Decimal, used: Decimal, worst_unknown: Decimal
+    connection: Connection, me: Worker, cap: Decimal, used: Decimal, otherwise_usd: Decimal
 ) -> Decimal:
     # All rows, in one order: whoever else asks waits until this has been handed out.
     rows = list(connection.execute(select(workers).order_by(workers.c.run_id).with_for_update()).mappings())
     others = [one for one in rows if one["run_id"] != me.run_id]
     senders = [one for one in others if one["sharing"] != SENDS_NOTHING]
     known = [one["run_id"] for one in rows if one["allowance_usd"] or one["run_id"] == me.run_id]
-    spent = _spent(connection, known, worst_unknown)
+    spent = at_most_usd(connection, otherwise_usd, attempts.c.run_id.not_in(known))
     free = cap - spent - used - sum((Decimal(one["allowance_usd"] or 0) for one in others), Decimal(0))
     allowed = used + max(free, Decimal(0)) / (len(senders) + 1)
     connection.execute(
         update(workers).where(workers.c.run_id == me.run_id).values(allowance_usd=str(allowed))
     )
     return allowed
-
-
-def _spent(connection: Connection, without: list[str], worst_unknown: Decimal) -> Decimal:
-    """What the calls of all runs but these have cost; those whose end is not known, at their worst."""
-    theirs = attempts.c.run_id.not_in(without)
-    if connection.dialect.name == "postgresql":
-        known = connection.execute(
-            select(func.sum(cast(attempts.c.cost_usd, Numeric))).where(theirs)
-        ).scalar()
-    else:  # SQLite adds up floats
-        costs = connection.execute(
-            select(attempts.c.cost_usd).where(theirs, attempts.c.cost_usd.is_not(None))
-        )
-        known = sum((Decimal(text) for text in costs.scalars()), Decimal(0))
-    dark = attempts.c.state.in_(["open", Status.UNKNOWN.value])
-    count = select(func.count()).select_from(attempts).where(theirs, dark)
-    return Decimal(known or 0) + connection.execute(count).scalar_one() * worst_unknown

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from pipeline.errors import LeaseLost, StorageError
+from pipeline.errors import ErrorType, LeaseLost, StorageError
 from pipeline.model import Outcome, Review, Source, SourceKind, Status
 from pipeline.store.ledger import Attempt, AttemptEnd, Ledger
 
@@ -120,6 +120,35 @@ async def test_an_outcome_the_end_of_its_call_and_what_it_replaces_are_one_commi
     second = replace(second, fingerprint="f2")
     await ledger.record_outcome(second, end(), superseded=first)
     assert (ledger.outcome("i001", 1), ledger.earlier_outcomes("i001", 1)) == (second, [first])
+
+
+async def test_a_call_counts_what_it_cost_or_its_worst_or_else_what_it_is_taken_for(ledger):
+    worst, cost, free = (
+        {"worst_usd": Decimal("0.10")},
+        {"cost_usd": Decimal("0.01")},
+        {"cost_usd": Decimal(0)},
+    )
+    calls = {
+        "known": (worst, {**cost}),
+        "no token counts": (worst, {}),
+        "lost": (worst, {"state": Status.UNKNOWN}),
+        "in flight": (worst, None),
+        "refused": (worst, {"state": Status.FAILED, "error_type": ErrorType.UNAVAILABLE, **free}),
+        "bad": (worst, {"state": Status.FAILED, "error_type": ErrorType.BAD_REPLY}),
+        "of an earlier version, lost": ({}, {"state": Status.UNKNOWN}),
+        "of an earlier version, bad": ({}, {"state": Status.FAILED, "error_type": ErrorType.BAD_REPLY}),
+        "of an earlier version, refused": (
+            {},
+            {"state": Status.FAILED, "error_type": ErrorType.RATE_LIMITED},
+        ),
+        "of an earlier version, known": ({}, {**cost}),
+    }
+    for number, (given, ended) in enumerate(calls.values(), 1):
+        await ledger.record_intent(attempt(number, **given))
+        if ended is not None:
+            await ledger.record_end(end(number, **ended))
+    assert ledger.spent_usd() == Decimal("0.02")
+    assert ledger.spent_at_most_usd(Decimal(7)) == Decimal("0.02") + 4 * Decimal("0.10") + 2 * 7
 
 
 async def test_what_comes_back_is_what_was_put_in_whatever_its_characters(ledger):

@@ -1,15 +1,27 @@
 """No cost limit is ever passed, by what the service bills: in one run, over many, whatever replies come to."""
 
+import contextlib
 import json
+import sqlite3
 from decimal import Decimal
 
 import pytest
 from emulator_process import EmulatorProcess
-from running import azure, rows_of, run_job
+from running import azure, rows_of, run_job, write_wav
 
+from pipeline.plan import Retry
 from pipeline.prices import price_of
 
 REALTIME = {"deployment": "gpt-realtime", "model": "gpt-realtime", "transport": "realtime"}
+WITHOUT_USAGE = {
+    "id": "x",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "gpt-audio-1.5",
+    "choices": [
+        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello there."}}
+    ],
+}
 
 
 @pytest.fixture
@@ -65,3 +77,123 @@ def test_a_session_that_hears_its_own_replies_again_passes_no_limit(prompts, cap
         assert charged(emulator, "gpt-realtime") <= Decimal(cap)
         turns = [row for row in rows_of(capped) if row["status"] == "succeeded"]
         assert int(turns[-1]["input_audio_tokens"]) > 0, "it had heard what it said before"
+
+
+def run_often(emulator, job, cap, times=4, **first):
+    """Runs under one limit for all of them; what the service charged for each."""
+    before, costs = charged(emulator), []
+    for number in range(times):
+        summary = run_job(**job, max_total_cost=cap, **(first if number else {}))
+        assert summary.exit_code in {3, 6}
+        after = charged(emulator)
+        costs.append(after - before)
+        before = after
+    return costs
+
+
+def test_replies_that_are_paid_for_and_of_no_use_count_in_the_next_run_too(prompts):
+    with EmulatorProcess("--speech", "tone", "--reply-seconds", "12") as emulator:
+        emulator.put_faults({"do": {"corrupt": "base64"}})
+        job = {**prompts(6), **azure(emulator, max_concurrency=1, max_completion_tokens=300)}
+        costs = run_often(emulator, {**job, "max_failures": "1000"}, "0.07", retry=Retry())
+        assert costs[0] > Decimal("0.03")
+        assert sum(costs) <= Decimal("0.07")
+
+
+def test_what_the_content_filter_has_taken_from_a_reply_counts_in_the_next_run_too(emulator, tmp_path):
+    table = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": f"emulator_block_reply {number}"} for number in range(6)]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = {"inputs": [str(table)], "output": str(tmp_path / "out"), "reports": "none"}
+    job |= azure(emulator, max_concurrency=1, max_completion_tokens=300, max_failures="1000")
+    run_often(emulator, job, "0.07", retry=Retry())
+    assert [call["billed"] for call in emulator.journal()] == [True] * 3, "0.0194 each at worst"
+
+
+def test_replies_without_token_counts_count_at_their_worst_in_every_run(emulator, prompts):
+    emulator.put_faults({"do": {"status": 200, "body": WITHOUT_USAGE}})
+    job = {**prompts(40), **azure(emulator, max_concurrency=1, max_completion_tokens=300)}
+    run_often(emulator, job, "0.07", times=3)
+    assert len(emulator.journal()) == 3, "each of them can have cost 0.0194"
+
+
+def test_a_reply_without_token_counts_that_is_asked_for_again_is_not_free(emulator, prompts):
+    emulator.put_faults({"do": {"status": 200, "body": WITHOUT_USAGE}})
+    how = azure(emulator, max_concurrency=1, max_completion_tokens=300, retry_text_only=True)
+    assert run_job(**prompts(40), **how, max_cost="0.07").exit_code == 6
+    assert len(emulator.journal()) == 3
+
+
+@pytest.mark.parametrize("on_unknown", ["retry", "skip"])
+def test_recordings_whose_calls_have_an_unknown_end_count_with_what_was_heard(emulator, tmp_path, on_unknown):
+    for number in range(6):
+        write_wav(tmp_path / "in" / f"{number}.wav", seconds=60, pitch_hz=200 + number)
+    emulator.put_faults({"do": {"reset": "in"}})
+    job = {"inputs": [str(tmp_path / "in")], "output": str(tmp_path / "out"), "reports": "none"}
+    job |= azure(
+        emulator, max_concurrency=1, max_completion_tokens=50, max_failures="1000", on_unknown=on_unknown
+    )
+    job["turns"] = [{"prompt": "What?", "modalities": ["text"]}]
+    costs = run_often(emulator, job, "0.05")
+    assert costs[0] > 0
+    assert sum(costs) <= Decimal("0.05")
+
+
+def test_every_part_whose_end_is_unknown_counts(tmp_path):
+    write_wav(tmp_path / "in" / "long.wav", seconds=240)
+    with EmulatorProcess("--speech", "tone", "--reply-seconds", "12") as emulator:
+        emulator.put_faults({"do": {"reset": "in"}})
+        job = {"inputs": [str(tmp_path / "in")], "output": str(tmp_path / "out"), "reports": "none"}
+        job |= azure(
+            emulator, max_concurrency=1, max_completion_tokens=300, max_failures="1000", max_part=1.0
+        )
+        costs = run_often(emulator, {**job, "on_unknown": "skip"}, "0.13", retry=Retry())
+        assert len([call for call in emulator.journal() if call["billed"]]) > 1
+        assert sum(costs) <= Decimal("0.13")
+
+
+def test_calls_of_a_run_without_a_limit_count_in_full_under_a_later_one(prompts):
+    with EmulatorProcess("--speech", "tone", "--reply-seconds", "700") as emulator:
+        emulator.put_faults({"do": {"reset": "in"}})
+        job = {**prompts(3), **azure(emulator, max_concurrency=1, on_unknown="skip", max_failures="1000")}
+        assert run_job(**job, limit=1).unknown == 1
+        lost = charged(emulator)
+        assert lost > Decimal("0.80"), "longer than any reply under a limit"
+        emulator.put_faults()
+        capped = run_job(**job, max_completion_tokens=300, max_total_cost=str(lost), keep=True)
+        assert (capped.exit_code, charged(emulator)) == (6, lost)
+
+
+def test_refused_calls_cost_nothing_also_in_the_next_run(emulator, prompts):
+    emulator.put_faults({"when": {"attempt_below": 1}, "do": {"status": 500}})
+    job = {**prompts(3), **azure(emulator, max_concurrency=1, max_completion_tokens=300)}
+    assert run_job(**job, limit=2, max_total_cost="0.05").succeeded == 2
+    last = run_job(**job, max_total_cost="0.05")
+    assert (last.exit_code, last.succeeded) == (0, 1)
+    emulator.put_faults()
+
+
+def test_a_ledger_of_an_earlier_version_counts_what_it_lost_as_whole_replies(emulator, prompts):
+    emulator.put_faults({"do": {"reset": "in"}})
+    how = azure(
+        emulator, max_concurrency=1, on_unknown="skip", max_failures="100%", max_completion_tokens=300
+    )
+    lost = run_job(**prompts(2), **how)
+    assert lost.unknown == 2
+    with contextlib.closing(sqlite3.connect(lost.output / "ledger.db")) as ledger:
+        ledger.execute("UPDATE attempts SET worst_usd = NULL")
+        ledger.commit()
+    emulator.put_faults()
+    # Two replies of 300 tokens, $64 a million: 0.0384; another needs 0.0194 set aside.
+    assert run_job(**prompts(4), **how, max_total_cost="0.055").exit_code == 6
+    assert run_job(**prompts(4), **how, max_total_cost="0.10").succeeded == 2
+
+
+def test_a_prompt_that_is_refused_for_its_length_was_read_and_counts(emulator, tmp_path):
+    table = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": f"{number} " + "far too long " * 45_000} for number in range(3)]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = {"inputs": [str(table)], "output": str(tmp_path / "out"), "reports": "none"}
+    job |= azure(emulator, max_concurrency=1, max_completion_tokens=300)
+    run_often(emulator, job, "2.00", times=2)
+    assert [call["billed"] for call in emulator.journal()] == [True], "585,000 bytes: $1.46 at worst"
