@@ -259,6 +259,19 @@ async def test_what_calls_did_not_cost_is_free_for_others(make):
     assert await caller
 
 
+async def test_who_finds_too_little_money_while_more_is_asked_for_waits_for_the_answer(make):
+    spending = Spending(total_cap=Decimal("1.00"), spent_before=Decimal("1.00"))
+    pool = make(place("a", concurrency=2), spending=spending)
+    pool.asks_for_money = True
+    callers = [await waiting(pool, worst_usd={"a": Decimal("0.26")}) for _ in range(2)]
+    assert pool.binding() == "the budget: what other runs have left of it is asked for"
+    spending.spent_before, pool.asks_for_money = Decimal("0.70"), False
+    pool.serve()
+    (await callers[0]).release(cost_usd=Decimal("0.26"))
+    with pytest.raises(BudgetReached):
+        await callers[1]
+
+
 async def test_the_gate_lets_in_as_many_as_there_is_room_for_and_a_few():
     room = 4
     gate = Gate(lambda: room)

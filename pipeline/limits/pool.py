@@ -108,6 +108,7 @@ class Pool:
         waits_for_parked: callers wait for a parked deployment, however long, rather than end the run.
         max_concurrency: calls in flight on all deployments together; None: as many as each has room for.
         stopping: nobody may call any more.
+        asks_for_money: how much may be spent is not known just now: who finds too little waits for the answer.
     """
 
     deployments: Sequence[Deployment]
@@ -122,6 +123,7 @@ class Pool:
     _bound: dict[str, deque[_Caller]] = field(default_factory=dict)
     _timer: asyncio.TimerHandle | None = None
     stopping: bool = False
+    asks_for_money: bool = False
     _short_of_money: bool = False
 
     def __post_init__(self) -> None:
@@ -139,7 +141,7 @@ class Pool:
 
         Raises:
             NoDeployment: none is left that could.
-            BudgetReached: no call is in flight, and this one could pass the cap.
+            BudgetReached: no call is in flight, no more money is asked for, and this one could pass the cap.
             Stopping: the run is stopping.
         """
         caller = _Caller(tokens, only, worst_usd, asyncio.get_running_loop().create_future())
@@ -195,6 +197,8 @@ class Pool:
         if not self._line and not any(self._bound.values()):
             return ""
         if self._short_of_money:
+            if not self.in_flight:
+                return "the budget: what other runs have left of it is asked for"
             return f"the budget: ${self.spending.reserved:.2f} set aside for calls in flight"
         now_s = self.clock()
         usable = [one for one in self.deployments if one.usable(now_s)]
@@ -258,7 +262,7 @@ class Pool:
             return math.inf
         worst = caller.worst_usd.get(chosen.name, Decimal(0))
         if not self.spending.fits(worst):
-            if self.in_flight:
+            if self.in_flight or self.asks_for_money:
                 self._short_of_money = True
                 return math.inf
             caller.turn.set_exception(BudgetReached(self.spending.words(worst)))

@@ -142,7 +142,9 @@ class Together:
         used = pool.spending.spent + pool.spending.reserved
         # Nothing is set aside while it is asked for: what is not used may be handed to others.
         pool.spending.spent_before = cap - used
+        pool.asks_for_money = True
         allowed = await self.ledger.workers.allowance(cap, used, not_on_record)
         # What others have spent or may spend counts as spent before.
         pool.spending.spent_before = cap - allowed
+        pool.asks_for_money = False
         pool.serve()

@@ -1,5 +1,6 @@
 """No cost limit is ever passed, by what the service bills: in one run, over many, whatever replies come to."""
 
+import asyncio
 import contextlib
 import json
 import sqlite3
@@ -11,6 +12,8 @@ from running import azure, rows_of, run_job, write_wav
 
 from pipeline.plan import Retry
 from pipeline.prices import price_of
+from pipeline.running import together
+from pipeline.store.ledger_workers import Workers
 
 REALTIME = {"deployment": "gpt-realtime", "model": "gpt-realtime", "transport": "realtime"}
 WITHOUT_USAGE = {
@@ -197,3 +200,31 @@ def test_a_prompt_that_is_refused_for_its_length_was_read_and_counts(emulator, t
     job |= azure(emulator, max_concurrency=1, max_completion_tokens=300)
     run_often(emulator, job, "2.00", times=2)
     assert [call["billed"] for call in emulator.journal()] == [True], "585,000 bytes: $1.46 at worst"
+
+
+def test_a_limit_for_several_runs_does_not_end_one_that_has_money_left(
+    emulator, prompts, postgresql, monkeypatch
+):
+    allowance = Workers.allowance
+
+    async def slowly(*arguments):
+        await asyncio.sleep(0.2)  # longer than a call takes: none is in flight when the answer comes
+        return await allowance(*arguments)
+
+    monkeypatch.setattr(Workers, "allowance", slowly)
+    monkeypatch.setattr(together, "_BEAT_S", 0.05)
+    job = {**prompts(30), **azure(emulator, max_concurrency=1), "ledger": postgresql.url}
+    summary = run_job(**job, max_total_cost="100")
+    assert (summary.exit_code, summary.succeeded, summary.pending, summary.message) == (0, 30, 0, "")
+
+
+def test_runs_that_share_a_ledger_pass_no_limit_and_lose_no_row(emulator, prompts, postgresql):
+    job = {**prompts(30), **azure(emulator, max_concurrency=2, max_completion_tokens=300)}
+    job |= {"ledger": postgresql.url, "max_failures": "1000"}
+    emulator.put_faults({"when": {"every": 2}, "do": {"corrupt": "base64"}})
+    ended = [run_job(**job, max_total_cost="0.10") for _ in range(3)]
+    assert charged(emulator) <= Decimal("0.10")
+    assert {one.exit_code for one in ended} == {6}
+    first = ended[0]
+    assert first.sent >= 3
+    assert first.sent + first.pending == 30
