@@ -257,7 +257,7 @@ class WorkQueue:
     # What all may ask.
 
     def state(self) -> QueueState:
-        """What is left on the queue. Blocks."""
+        """What is left on the queue; what was let go here is committed first. Blocks."""
         overdue = queue.c.lease_until <= moment()
         kind = case((queue.c.lease_until == 0, "free"), (overdue, "overdue"), else_="held")
         query = (
@@ -267,11 +267,11 @@ class WorkQueue:
         )
         counts = {"free": 0, "held": 0, "overdue": 0}
         holders = set()
-        with self._reading() as connection:
-            for kind_of, holder, count in connection.execute(query):
-                counts[kind_of] += count
-                if kind_of == "held":
-                    holders.add(holder)
+        rows = self._writer.ask_now(lambda connection: connection.execute(query).all())
+        for kind_of, holder, count in rows:
+            counts[kind_of] += count
+            if kind_of == "held":
+                holders.add(holder)
         return QueueState(**counts, holders=tuple(sorted(holders)))
 
     def account(self, queue_id: str) -> Account:

@@ -199,6 +199,13 @@ def test_inputs_that_are_gone_and_never_had_a_result_are_forgotten(ledger):
 # The queue.
 
 
+async def test_what_was_let_go_is_not_counted_as_left_any_more(ledger):
+    filled(ledger, 100)
+    for left, one in zip(reversed(range(100)), await ledger.queue.claim(100), strict=True):
+        ledger.queue.ended(one.item_id)
+        assert ledger.queue.state().left == left
+
+
 async def test_items_are_claimed_in_order_of_position_each_by_one_run_alone(ledger, open_ledger):
     filled(ledger, 10)
     other = open_ledger("other")
