@@ -43,6 +43,11 @@ def rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
     yield "time", duration(summary.elapsed_s)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 item`, `1,250 items`."""
+    return f"{count:,} {noun if count == 1 else noun + 's'}"
+
+
 def money(cost_usd: object) -> str:
     """US dollars with as many digits as mean something; `price unknown` for None."""
     if cost_usd is None:

@@ -169,7 +169,8 @@ class Discovery:
                 raise ConfigError(f"{given}: there is no such file or folder")
             for earlier, name in seen.items():
                 if _is_within(place, earlier) or _is_within(earlier, place):
-                    raise ConfigError(f"{given}: is already part of {name}; give each input once")
+                    part, whole = (given, name) if _is_within(place, earlier) else (name, given)
+                    raise ConfigError(f"{part}: is already part of {whole}; give each input once")
             seen[place] = given
             roots[place if is_folder else place.parent] = None
         if len(roots) < 2:

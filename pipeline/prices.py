@@ -103,8 +103,14 @@ def price_table(path: Path = _TABLE) -> PriceTable:
             models=_prices(read.get("models", {})),
             by_provider={name: _prices(read.get(name, {})) for name in ("azure", "openai")},
         )
-    except (OSError, tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError, ArithmeticError) as failed:
-        raise ConfigError(f"price table {path}: {failed!r}") from failed
+    except OSError as failed:
+        raise ConfigError(f"price table {path}: cannot be read ({failed.strerror})") from failed
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failed:
+        raise ConfigError(f"price table {path}: not valid TOML: {failed}") from failed
+    except (AttributeError, KeyError, TypeError, ArithmeticError) as failed:
+        raise ConfigError(
+            f'price table {path}: each model needs text_in, text_out, audio_in and audio_out, numbers as "2.50"'
+        ) from failed
 
 
 def _prices(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Price]:

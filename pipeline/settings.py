@@ -158,7 +158,7 @@ def read_job_file(path: Path) -> dict[str, Any]:
         ConfigError: unreadable, not TOML, or with a key that does not exist.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as failed:
         raise ConfigError(f"job file {path}: cannot be read ({failed.strerror})") from failed
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failed:
@@ -194,7 +194,7 @@ def _known(key: str, allowed: Mapping[str, object], where: str) -> None:
     if key in allowed:
         return
     near = difflib.get_close_matches(key.replace("-", "_"), allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(allowed))}"
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(allowed))}."
     secret = " Credentials belong in the environment." if "key" in key or "token" in key else ""
     raise ConfigError(f"{where}: unknown key {key!r}{hint}{secret}")
 

@@ -86,8 +86,14 @@ def test_usages_add_up_count_by_count_and_calls_without_any_are_left_out():
 
 def test_a_table_that_cannot_be_read_says_so(tmp_path):
     bad = tmp_path / "bad.toml"
-    bad.write_text("[models.mine]\ntext_in = 'much'\n")
-    with pytest.raises(ConfigError, match="price table"):
+    with pytest.raises(ConfigError, match=r"price table .*bad.toml: cannot be read \(No such file"):
+        price_table(bad)
+    for text in ("[models.mine]\ntext_in = 'much'\n", "[models.mine]\ntext_in = '1'\n", "models = 3\n"):
+        bad.write_text(text)
+        with pytest.raises(ConfigError, match=r'needs text_in, .* numbers as "2.50"'):
+            price_table(bad)
+    bad.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not valid TOML"):
         price_table(bad)
 
 

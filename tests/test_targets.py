@@ -143,6 +143,12 @@ def test_an_azure_address_with_the_api_s_path_is_told_the_resource_s(path):
     check_service(JobSpec(provider="openai", endpoint=endpoint))
 
 
+def test_a_job_file_may_begin_with_a_byte_order_mark(tmp_path):
+    job = tmp_path / "job.toml"
+    job.write_text('voice = "echo"\n', encoding="utf-8-sig")
+    assert resolve({}, job_file=job, environment=environment()).spec.voice == "echo"
+
+
 def test_a_job_file_s_paths_are_relative_to_it_and_shown_without_detours(tmp_path, monkeypatch):
     (tmp_path / "jobs").mkdir()
     monkeypatch.chdir(tmp_path)

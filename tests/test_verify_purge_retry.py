@@ -279,7 +279,7 @@ def test_purge_by_age_takes_only_what_is_old_enough(done):
             "UPDATE outcomes SET finished_at = '2020-01-01T00:00:00.000+00:00' WHERE item_id = 'p1'"
         )
         connection.commit()
-    assert "1 items purged" in command("purge", done, "--older-than", "30d", "--yes")[1]
+    assert "1 item purged" in command("purge", done, "--older-than", "30d", "--yes")[1]
     assert sorted(path.name for path in (done / "audio").iterdir()) == ["p0.wav", "p2.wav"]
 
 

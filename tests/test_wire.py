@@ -284,6 +284,13 @@ def test_every_error_of_aiohttp_has_its_usual_name() -> None:
     assert isinstance(wire.translated(ConnectionResetError(104, "reset")), httpx2.ReadError)
 
 
+async def test_a_service_that_is_not_there_is_named_without_the_client_s_own_objects() -> None:
+    async with httpx2.AsyncClient(transport=wire.Wire()) as ours:
+        with pytest.raises(httpx2.ConnectError, match=r"^Cannot connect to host 127.0.0.1:9 \[") as failed:
+            await ours.get("https://127.0.0.1:9/")
+    assert "ssl" not in str(failed.value).lower()
+
+
 def test_proxies_are_the_standard_variables_and_never_for_this_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

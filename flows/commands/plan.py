@@ -40,12 +40,12 @@ def plan(inputs: tuple[str, ...], job_file: Path | None, *, as_json: bool, **fla
 
 def lines(found: Forecast) -> Iterator[str]:
     """The plan in words."""
-    from flows.closing import duration
+    from flows.closing import counted, duration
     from pipeline.estimates.forecast import NEAR_DAYS
     from pipeline.estimates.ranges import FIGURES
     from pipeline.redaction import redacted
 
-    yield f"{found.items:,} inputs → {found.output}"
+    yield f"{counted(found.items, 'input')} → {found.output}"
     for name, count in (
         ("to send", found.to_send),
         ("done before", found.done),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.closing import counted
 from flows.commands.folders import alone, folder_argument, opened
 
 if TYPE_CHECKING:
@@ -34,9 +35,11 @@ def purge(folder: Place, *, item_ids: tuple[str, ...], older_than: str | None, y
         if wanted and not yes:
             if not sys.stdin.isatty():
                 raise ConfigError(
-                    f"this would delete the results of {len(wanted):,} items for good; say --yes"
+                    f"this would delete the results of {counted(len(wanted), 'item')} for good; say --yes"
                 )
-            click.confirm(f"Delete the results of {len(wanted):,} items in {folder} for good?", abort=True)
+            click.confirm(
+                f"Delete the results of {counted(len(wanted), 'item')} in {folder} for good?", abort=True
+            )
         gone = take_out(found.storage, found.ledger, found.spool, found.spec, wanted)
-    click.echo(f"{folder}: {gone.items:,} items purged, {gone.files:,} files deleted")
+    click.echo(f"{folder}: {counted(gone.items, 'item')} purged, {counted(gone.files, 'file')} deleted")
     return 0

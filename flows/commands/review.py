@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.closing import counted
 from flows.commands.folders import alone, folder_argument, opened
 from pipeline.redaction import redacted
 
@@ -89,7 +90,7 @@ def _tell(folder: Place, reading: Reading, *, dry_run: bool) -> None:
     done = "would change" if dry_run else "changed"
     same = len(reading.marks) - len(reading.changed)
     refused = f", {len(reading.refused):,} refused" if reading.refused else ""
-    click.echo(f"{len(reading.changed):,} rows {done}, {same:,} as they were{refused}")
+    click.echo(f"{counted(len(reading.changed), 'row')} {done}, {same:,} as they were{refused}")
     click.echo(f"marked: {_counts(dict(reading.after))}")
     if reading.after.get("redo") and not dry_run:
         click.echo(f"next: audiobatch retry {folder} --review redo  (--with-notes sends the notes along)")
@@ -139,7 +140,7 @@ def _export(found: Folder, target: Path, *, as_json: bool) -> int:
         }
         click.echo(json.dumps(result, ensure_ascii=False))
     else:
-        click.echo(f"{exported.clips:,} approved clips in {target}")
+        click.echo(f"{counted(exported.clips, 'approved clip')} in {target}")
         click.echo(str(exported.manifest))
     return _PARTLY if exported.missing else 0
 
@@ -159,7 +160,7 @@ def _show(found: Folder, *, as_json: bool) -> int:
         ]
         click.echo(json.dumps({"output": str(found.path), "marks": counts, "rows": rows}, ensure_ascii=False))
         return 0
-    click.echo(f"{found.path}: {len(known):,} rows; marked: {_counts(counts)}")
+    click.echo(f"{found.path}: {counted(len(known), 'row')}; marked: {_counts(counts)}")
     for (item_id, turn), standing in marked[:_MOST_SHOWN]:
         note = " ".join(standing.note.split())
         turns = f" turn {turn}" if turn > 1 else ""

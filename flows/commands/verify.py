@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.closing import counted
 from flows.commands.folders import alone, at_work, folder_argument, opened
 
 if TYPE_CHECKING:
@@ -80,5 +81,9 @@ def _print(folder: Place, seen: Verified) -> None:
     for trouble, count in shown.items():
         if count > _SHOWN:
             click.echo(f"{trouble}: {count - _SHOWN:,} more")
-    words = "nothing is wrong" if not seen.wrong else f"{len(seen.wrong):,} things are wrong"
-    click.echo(f"{folder}: {seen.outcomes:,} outcomes and {seen.files:,} files checked; {words}")
+    wrong = len(seen.wrong)
+    words = (
+        f"{counted(wrong, 'thing')} {'is' if wrong == 1 else 'are'} wrong" if wrong else "nothing is wrong"
+    )
+    checked = f"{counted(seen.outcomes, 'outcome')} and {counted(seen.files, 'file')} checked"
+    click.echo(f"{folder}: {checked}; {words}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 import urllib.request
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ _READ_AHEAD_BYTES = 1 << 20
 #: A body past this goes out piece by piece, as the socket takes it.
 _PIECEWISE_BYTES = 1 << 20
 
+#: In aiohttp's words of a connection that failed: which TLS context it was given.
+_SSL_SETTING = re.compile(r" ssl:(<[^>]*>|\w+)")
 _HERE = frozenset({"127.0.0.1", "::1", "localhost"})
 
 #: What aiohttp raises → what the usual transport would. First match; the connection's own troubles come first,
@@ -124,7 +127,7 @@ def translated(failed: Exception) -> httpx2.TransportError:
     """The error that the usual transport would have raised."""
     for theirs, usual in ERRORS:
         if isinstance(failed, theirs):
-            return usual(str(failed) or type(failed).__name__)
+            return usual(_SSL_SETTING.sub("", str(failed)) or type(failed).__name__)
     return httpx2.ReadError(repr(failed))
 
 
