@@ -37,6 +37,8 @@ def status(folder: Place, *, as_json: bool) -> int:
             "statuses": seen.statuses,
             "error_types": seen.error_types,
             "spent_usd": float(seen.spent_usd),
+            "calls_of_unknown_cost": seen.uncounted,
+            "their_cost_at_most_usd": float(seen.at_most_usd) if seen.at_most_usd is not None else None,
             "kept_elsewhere": waiting,
             "run": None
             if now is None
@@ -64,5 +66,9 @@ def status(folder: Place, *, as_json: bool) -> int:
         click.echo(f"  {name:<10} {count:>8,}")
     for name, count in seen.error_types.items():
         click.echo(f"    {name:<16} {count:>6,}")
-    click.echo(f"  spent so far {closing.money(seen.spent_usd)}")
+    more = ""
+    if seen.uncounted:
+        most = f", at most {closing.money(seen.at_most_usd)}" if seen.at_most_usd is not None else ""
+        more = f", and {closing.counted(seen.uncounted, 'call')} whose cost is not known{most}"
+    click.echo(f"  spent so far {closing.money(seen.spent_usd)}{more}")
     return 0

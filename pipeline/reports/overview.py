@@ -18,11 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """Counts of manifest rows, most usual first, and what all calls of the folder's life have cost."""
+    """Counts of manifest rows, most usual first, and what all calls of the folder's life have cost.
+
+    Attributes:
+        uncounted: calls whose cost is not known: in flight, of an unknown end, or without a price.
+        at_most_usd: what those can have cost; None where one could be anything.
+    """
 
     statuses: dict[str, int]
     error_types: dict[str, int]
     spent_usd: Decimal
+    uncounted: int
+    at_most_usd: Decimal | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +78,11 @@ def overview(ledger: Ledger, spec: JobSpec) -> Overview:
             statuses[row["status"]] += 1
             if row["status"] != Status.SUCCEEDED.value and row.get("error_type"):
                 error_types[str(row["error_type"])] += 1
+    calls, at_most_usd = ledger.uncounted()
     return Overview(
         statuses={status.value: statuses[status.value] for status in Status if statuses[status.value]},
         error_types=dict(error_types.most_common()),
         spent_usd=ledger.spent_usd(),
+        uncounted=calls,
+        at_most_usd=at_most_usd,
     )

@@ -43,6 +43,16 @@ def at_most_usd(connection: Connection, otherwise_usd: Decimal, *which: ColumnEl
     return known + int(connection.execute(dark).scalar_one()) * otherwise_usd
 
 
+def uncounted(connection: Connection) -> tuple[int, Decimal | None]:
+    """Calls whose cost is not known: how many, and what they can have cost; None where one could be anything."""
+    at_worst = and_(attempts.c.cost_usd.is_(None), attempts.c.worst_usd.is_not(None))
+    bounded, dark = (
+        int(connection.execute(select(func.count()).select_from(attempts).where(which)).scalar_one())
+        for which in (at_worst, _IN_THE_DARK)
+    )
+    return bounded + dark, None if dark else _sum(connection, attempts.c.worst_usd, (at_worst,))
+
+
 def _sum(
     connection: Connection, amount: ColumnElement[Any], which: tuple[ColumnElement[bool], ...]
 ) -> Decimal:

@@ -16,7 +16,7 @@ from pipeline.errors import StorageError
 from pipeline.model import Outcome, Source, Status
 from pipeline.store.ledger_engine import damage
 from pipeline.store.ledger_marks import past_marks, reviews_of
-from pipeline.store.ledger_money import at_most_usd, counted_usd
+from pipeline.store.ledger_money import at_most_usd, counted_usd, uncounted
 from pipeline.store.ledger_parts import TRANSCRIPTION, PartKind, PartOutcome, part_from_row
 from pipeline.store.ledger_rows import outcome_from_row, source_from_row
 from pipeline.store.ledger_schema import (
@@ -326,6 +326,11 @@ class LedgerReader:
         """
         with self._reading() as connection:
             return at_most_usd(connection, otherwise_usd)
+
+    def uncounted(self) -> tuple[int, Decimal | None]:
+        """Calls whose cost is not known, and what they can have cost; None where one could be anything."""
+        with self._reading() as connection:
+            return uncounted(connection)
 
     def count_outcomes(self) -> dict[str, int]:
         """Rows by status."""

@@ -149,6 +149,7 @@ async def test_a_call_counts_what_it_cost_or_its_worst_or_else_what_it_is_taken_
             await ledger.record_end(end(number, **ended))
     assert ledger.spent_usd() == Decimal("0.02")
     assert ledger.spent_at_most_usd(Decimal(7)) == Decimal("0.02") + 4 * Decimal("0.10") + 2 * 7
+    assert ledger.uncounted() == (6, None)
 
 
 async def test_what_comes_back_is_what_was_put_in_whatever_its_characters(ledger):

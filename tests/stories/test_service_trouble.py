@@ -1,5 +1,8 @@
 """What the service can do to a run, and what must come of it: money first, then patience."""
 
+import json
+import re
+
 import pytest
 from emulator_process import EmulatorProcess
 from running import audiobatch, azure, rows_of, run_job
@@ -45,6 +48,16 @@ def test_a_reply_that_breaks_off_is_unknown_and_counted_as_perhaps_billed(emulat
     assert (rows["a.txt"]["attempts"], rows["a.txt"]["perhaps_billed"]) == ("2", "1")
     assert {rows[f"{name}.txt"]["perhaps_billed"] for name in "bcdef"} == {"0"}
     assert billed(emulator) == 7
+
+
+def test_status_says_what_calls_of_an_unknown_end_can_have_cost(emulator, folder):
+    emulator.put_faults({"when": {"text": "about a"}, "do": {"reset": "in"}})
+    send(emulator, folder, on_unknown="skip", max_completion_tokens=100)
+    said = audiobatch("status", folder / "out").stdout
+    assert re.search(r"spent so far \$0\.\d+, and 1 call whose cost is not known, at most \$0\.00\d+\n", said)
+    counts = json.loads(audiobatch("status", folder / "out", "--json").stdout)
+    assert counts["calls_of_unknown_cost"] == 1
+    assert 0 < counts["their_cost_at_most_usd"] < 0.01
 
 
 def test_on_unknown_skip_leaves_the_item_and_says_so(emulator, folder):
