@@ -27,16 +27,6 @@ WITHOUT_USAGE = {
 }
 
 
-@pytest.fixture
-def prompts(tmp_path):
-    def make(count):
-        path = tmp_path / "prompts.jsonl"
-        path.write_text("".join(json.dumps({"prompt": f"Say number {n}."}) + "\n" for n in range(count)))
-        return {"inputs": [str(path)], "output": str(tmp_path / "out"), "reports": "none"}
-
-    return make
-
-
 def charged(emulator, model="gpt-audio-1.5"):
     """What the real service would have charged for what the journal has."""
     price = price_of(model)

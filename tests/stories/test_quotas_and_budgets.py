@@ -22,16 +22,6 @@ from pipeline.prices import price_of
 POOL = ("gpt-audio-1.5", "gpt-audio", "gpt-4o-audio-preview")
 
 
-@pytest.fixture
-def prompts(tmp_path):
-    def make(count):
-        path = tmp_path / "prompts.jsonl"
-        path.write_text("".join(json.dumps({"prompt": f"Say number {n}."}) + "\n" for n in range(count)))
-        return {"inputs": [str(path)], "output": str(tmp_path / "out"), "reports": "none"}
-
-    return make
-
-
 def pooled(emulator, *entries, **settings):
     os.environ["AZURE_OPENAI_API_KEY"] = emulator.api_key
     model = {"model": "gpt-audio-1.5"}

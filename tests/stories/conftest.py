@@ -1,0 +1,17 @@
+"""What several stories begin with."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    """A table of so many prompts, as settings of a job without reports."""
+
+    def make(count):
+        path = tmp_path / "prompts.jsonl"
+        path.write_text("".join(json.dumps({"prompt": f"Say number {n}."}) + "\n" for n in range(count)))
+        return {"inputs": [str(path)], "output": str(tmp_path / "out"), "reports": "none"}
+
+    return make
