@@ -30,13 +30,17 @@ Retry decisions are made by class, never by message text.
 
 from __future__ import annotations
 
+import logging
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pipeline.redaction import redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+log = logging.getLogger(__name__)
 
 
 class ErrorType(StrEnum):
@@ -179,6 +183,27 @@ class BadReply(ServiceError):
     def __init__(self, message: str, *, raw: bytes = b"", request_id: str | None = None) -> None:
         super().__init__(message, status=200, request_id=request_id)
         self.raw = raw
+
+
+@contextmanager
+def working_on_reply(raw: bytes = b"", request_id: str | None = None) -> Iterator[None]:
+    """What is done to a reply that came. It was paid for: whatever goes wrong, it is kept and the run goes on.
+
+    Args:
+        raw: its body.
+        request_id: as the service named the request.
+
+    Raises:
+        BadReply: in place of every error that is none of this project's.
+    """
+    try:
+        yield
+    except AudioBatchError:
+        raise
+    except Exception as failed:
+        log.exception("a reply could not be worked on")
+        words = f"the reply could not be worked on: {failed!r}"
+        raise BadReply(words, raw=raw, request_id=request_id) from failed
 
 
 class OutcomeUnknown(ServiceError):

@@ -414,3 +414,28 @@ def test_where_the_service_detects_speech_its_end_is_waited_for() -> None:
     assert events[-1] == {"type": "input_audio_buffer.clear"}
     sent = b"".join(base64.b64decode(event["audio"]) for event in events[:-1])
     assert len(sent) == 48_000 + 48_000  # a second of silence ends the last word
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"input_tokens": 5, "input_token_details": [1]},
+        {"input_tokens": 5.5, "output_tokens": 1},
+        {"input_tokens": "many", "output_tokens": 1},
+    ],
+)
+def test_odd_token_counts_are_not_known_and_the_reply_is_kept(usage: dict[str, Any]) -> None:
+    one = turn(wants_audio=False)
+    one.reply.response, one.reply.text = {"id": "resp_1", "usage": usage}, "Hello"
+    reply = reply_of(request(), one.reply, "gpt-realtime", 1.0)
+    assert (reply.text, reply.usage) == ("Hello", None)
+
+
+@pytest.mark.parametrize(
+    "billed", [{"type": "duration", "seconds": "long"}, {"type": "tokens", "input_tokens": [1]}]
+)
+def test_an_odd_bill_for_the_input_s_words_is_taken_by_the_recording_s_length(billed: dict[str, Any]) -> None:
+    one = turn(wants_audio=False)
+    one.reply.text, one.reply.heard_usage = "Hello", {"item_1": billed}
+    sound = AudioPart(data=b"", format="wav", duration_s=2.0)
+    assert reply_of(request(audio=sound), one.reply, "m", 1.0).input_usage == Usage(input_audio_tokens=20)

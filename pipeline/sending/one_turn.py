@@ -26,6 +26,7 @@ from pipeline.errors import (
     OutcomeUnknown,
     RequestRejected,
     StorageError,
+    working_on_reply,
 )
 from pipeline.limits.pool import NoDeployment, Stopping
 from pipeline.limits.retry import AskAgain, Deferred, Tries, retrying
@@ -141,7 +142,8 @@ class OneTurn:
                 reply = await sender.call(lease.deployment.name, request)
                 proven = True
                 used = float(reply.usage.total_tokens) if reply.usage else None
-                self.paid_usd = cost = sender.targets[lease.deployment.name].reply_usd(reply)
+                with working_on_reply(reply.raw, reply.request_id):
+                    self.paid_usd = cost = sender.targets[lease.deployment.name].reply_usd(reply)
                 sender.tally.paid(reply.usage, self.paid_usd, lease.deployment.name)
                 sender.aftermath.went_well(lease, reply)
                 self._ask_for_sound_again(reply, attempt)
@@ -153,6 +155,7 @@ class OneTurn:
                 proven = not isinstance(failed, (DeploymentFatal, Disconnected))
                 if reply is None and not _is_perhaps_billed(failed):
                     self.paid_usd = cost = Decimal(0)
+                await sender.keep_body(failed, request)
                 outcome = await sender.settle(self._ended_without(failed, attempt, lease))
                 if outcome is None:
                     raise

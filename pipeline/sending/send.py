@@ -294,16 +294,16 @@ class Sender:
             raise
         finally:
             self._calls.discard(call)
-        try:
-            if call.cancelled():
-                words = "the run was stopped while this call was in flight; it was perhaps billed"
-                raise OutcomeUnknown(words)
-            reply = call.result()
-        except (BadReply, OutcomeUnknown) as failed:
-            if received is not None:
-                failed.raw = failed.raw or await self.on_disk(received.take)
-            raise
-        return reply
+        if call.cancelled():
+            words = "the run was stopped while this call was in flight; it was perhaps billed"
+            raise OutcomeUnknown(words)
+        return call.result()
+
+    async def keep_body(self, failed: AudioBatchError, request: Request) -> None:
+        """Add what had come of a streamed reply to the error that it ended by."""
+        received = self._received.get(request.item_id)
+        if received and isinstance(failed, (BadReply, OutcomeUnknown)) and not failed.raw:
+            failed.raw = await self.on_disk(received[-1].take)
 
     async def settle(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run to its end what writes down a call, also where the caller is cancelled meanwhile."""

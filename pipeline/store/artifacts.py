@@ -5,7 +5,6 @@ Everything here is CPU and disk work for a thread: repair the header, measure, c
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from pipeline.audio.checks import check_reply
 from pipeline.audio.finish import Finish, finish_reply
 from pipeline.audio.measure import measure
 from pipeline.audio.wav import pcm_to_wav, repair_header
-from pipeline.errors import AudioBatchError, BadReply, StorageError
+from pipeline.errors import BadReply, StorageError, working_on_reply
 from pipeline.store.names import output_path
 from pipeline.store.versions import bare_samples_path, clear, set_aside
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from pipeline.audio.measure import Clip
     from pipeline.model import Check, Item, Outcome, Reply, SavedFile, Turn
     from pipeline.store.storage import Storage
-
-log = logging.getLogger(__name__)
 
 #: The service's pcm16 is 24 kHz, one channel. Source: OpenAI API reference, `audio.format` (2026-11).
 PCM16_RATE_HZ = 24_000
@@ -73,8 +70,13 @@ def make(
         checks: of a reply that was put together of checked ones.
 
     Raises:
-        BadReply: its audio cannot be decoded or holds no samples.
+        BadReply: its audio cannot be decoded or holds no samples, or it is odd in another way.
     """
+    with working_on_reply(reply.raw, reply.request_id):
+        return _made(item, turn, reply, finish, checks)
+
+
+def _made(item: Item, turn: Turn, reply: Reply, finish: Finish, checks: tuple[Check, ...] | None) -> Made:
     filename = item.source.settings.filename
     files: Files = []
     audio_path = transcript_path = None
@@ -162,16 +164,7 @@ def save(  # noqa: PLR0917 - called in a thread, by position
         BadReply: the audio is unusable.
         NotSaved: the output cannot be written; carries the files.
     """
-    try:
-        made = make(item, turn, reply, finish, checks)
-    except AudioBatchError:
-        raise
-    except Exception as failed:
-        # Whatever it is, the reply was paid for: its body is kept, and the other items go on.
-        log.exception("%s: the reply could not be worked on", item.item_id)
-        raise BadReply(
-            f"the reply could not be worked on: {failed!r}", raw=reply.raw, request_id=reply.request_id
-        ) from failed
+    made = make(item, turn, reply, finish, checks)
     try:
         sure()
         if replaced is not None:

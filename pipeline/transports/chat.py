@@ -16,12 +16,12 @@ from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.audio.encode import encode_reply
-from pipeline.errors import AuthenticationFailed
+from pipeline.errors import AuthenticationFailed, working_on_reply
 from pipeline.transports.body import encoded_body
 from pipeline.transports.chat_reply import reply_of, streamed_reply
 from pipeline.transports.chat_stream import as_stream, read_stream
 from pipeline.transports.clients import ServiceClient, headers_of
-from pipeline.transports.translate import translate
+from pipeline.transports.translate import request_id, translate
 from pipeline.transports.watched import PROGRESS_WINDOW_S
 
 if TYPE_CHECKING:
@@ -106,11 +106,12 @@ class ChatTransport:
             raise translate(failed) from failed
         latency_s = time.perf_counter() - started_s
         audio = None
-        if streamed.pcm and request.wants_audio:
-            audio = await _off_loop(
-                len(streamed.pcm), encode_reply, bytes(streamed.pcm), request.format or "wav"
-            )
-        return streamed_reply(streamed, audio, headers, latency_s, request)
+        with working_on_reply(request_id=request_id(headers)):
+            if streamed.pcm and request.wants_audio:
+                audio = await _off_loop(
+                    len(streamed.pcm), encode_reply, bytes(streamed.pcm), request.format or "wav"
+                )
+            return streamed_reply(streamed, audio, headers, latency_s, request)
 
     async def _call(self, body: bytes | PiecewiseBody, request: Request, _sink: Sink | None) -> Reply:
         started_s = time.perf_counter()
@@ -124,7 +125,8 @@ class ChatTransport:
         raw = response.content
         del response
         async with self._large if len(raw) >= OFF_LOOP_BYTES else nullcontext():
-            reply: Reply = await _off_loop(len(raw), reply_of, raw, headers, latency_s, request)
+            with working_on_reply(raw, request_id(headers)):
+                reply: Reply = await _off_loop(len(raw), reply_of, raw, headers, latency_s, request)
         return reply
 
 

@@ -12,8 +12,9 @@ import orjson
 import pybase64
 
 from pipeline.errors import BadReply, ContentFiltered
-from pipeline.model import Reply, Usage
+from pipeline.model import Reply
 from pipeline.transports.headers import limits_in
+from pipeline.transports.reply_fields import CHAT_NAMES, seconds_of, usage_of, word_of
 from pipeline.transports.translate import request_id
 
 if TYPE_CHECKING:
@@ -41,12 +42,11 @@ def reply_of(raw: bytes, headers: Mapping[str, str], latency_s: float, request: 
             raise BadReply(f"an error with status 200: {body['error']}", raw=raw, request_id=identity)
         choice = body["choices"][0]
         message = choice["message"]
-        finish_reason = choice.get("finish_reason") or ""
+        finish_reason = word_of(choice.get("finish_reason"))
         sound = message.get("audio") or {}
         audio = pybase64.b64decode(sound["data"], validate=True) if sound else None
-        text = message.get("content") or ""
-        transcript = sound.get("transcript") or ""
-        usage = _usage(body.get("usage"))
+        text, refusal = _said(message, "content"), _said(message, "refusal")
+        transcript = _said(sound, "transcript")
     except binascii.Error as failed:
         raise BadReply(
             f"the reply's audio is broken base64: {failed}", raw=raw, request_id=identity
@@ -64,18 +64,18 @@ def reply_of(raw: bytes, headers: Mapping[str, str], latency_s: float, request: 
         )
     if audio is not None and not audio:
         raise BadReply("the reply's audio is empty", raw=raw, request_id=identity)
-    if not audio and not text and not message.get("refusal"):
+    if not audio and not text and not refusal:
         raise BadReply("the reply has neither audio nor text", raw=raw, request_id=identity)
     return Reply(
-        text=text or message.get("refusal") or "",
+        text=text or refusal,
         transcript=transcript,
         audio=audio,
         audio_format=request.format or "wav",
-        audio_id=sound.get("id"),
-        audio_expires_at=sound.get("expires_at"),
+        audio_id=word_of(sound.get("id")) or None,
+        audio_expires_at=seconds_of(sound.get("expires_at")),
         finish_reason=finish_reason,
-        usage=usage,
-        model=str(body.get("model") or ""),
+        usage=usage_of(body.get("usage"), CHAT_NAMES),
+        model=word_of(body.get("model")),
         request_id=identity,
         latency_s=latency_s,
         limits=limits_in(headers),
@@ -113,7 +113,7 @@ def streamed_reply(
         audio_id=streamed.audio_id,
         audio_expires_at=streamed.audio_expires_at,
         finish_reason=streamed.finish_reason,
-        usage=_usage(streamed.usage),
+        usage=usage_of(streamed.usage, CHAT_NAMES),
         model=streamed.model,
         request_id=identity,
         latency_s=latency_s,
@@ -121,18 +121,9 @@ def streamed_reply(
     )
 
 
-def _usage(found: Any) -> Usage | None:
-    """Token counts; audio and text apart. Where details are missing everything counts as text."""
-    if not isinstance(found, dict):
-        return None
-    into = found.get("prompt_tokens_details") or {}
-    out = found.get("completion_tokens_details") or {}
-    audio_in = into.get("audio_tokens") or 0
-    audio_out = out.get("audio_tokens") or 0
-    return Usage(
-        input_text_tokens=max(0, (found.get("prompt_tokens") or 0) - audio_in),
-        input_audio_tokens=audio_in,
-        cached_tokens=into.get("cached_tokens") or 0,
-        output_text_tokens=max(0, (found.get("completion_tokens") or 0) - audio_out),
-        output_audio_tokens=audio_out,
-    )
+def _said(found: Mapping[str, Any], name: str) -> str:
+    """Raises: TypeError: it is there, and is no text."""
+    words = found.get(name) or ""
+    if not isinstance(words, str):
+        raise TypeError(f"{name} is no text")
+    return words

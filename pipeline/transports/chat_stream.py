@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pybase64
 
-from pipeline.errors import BadReply, ContentFiltered, OutcomeUnknown, RequestRejected
+from pipeline.errors import BadReply, ContentFiltered, OutcomeUnknown, RequestRejected, working_on_reply
 from pipeline.transports.realtime_errors import of_error
+from pipeline.transports.reply_fields import seconds_of, word_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,18 +67,18 @@ class StreamedReply:
         """
         if isinstance(chunk.get("error"), dict):
             raise self._error(chunk["error"])
-        self.model = chunk.get("model") or self.model
+        self.model = word_of(chunk.get("model")) or self.model
         self.usage = chunk.get("usage") or self.usage
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta") or {}
-            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            self.finish_reason = word_of(choice.get("finish_reason")) or self.finish_reason
             self.text += delta.get("content") or ""
             self.refusal += delta.get("refusal") or ""
             sound = delta.get("audio")
             if isinstance(sound, dict):
                 self.has_audio = True
-                self.audio_id = sound.get("id") or self.audio_id
-                self.audio_expires_at = sound.get("expires_at") or self.audio_expires_at
+                self.audio_id = word_of(sound.get("id")) or self.audio_id
+                self.audio_expires_at = seconds_of(sound.get("expires_at")) or self.audio_expires_at
                 self.transcript += sound.get("transcript") or ""
                 try:
                     self.pcm += pybase64.b64decode(sound.get("data") or "", validate=True)
@@ -130,7 +131,8 @@ async def read_stream(pieces: AsyncIterator[bytes], sink: Sink | None, *, quiet_
             if data == _DONE:
                 done = True
             else:
-                reply.take(_chunk(data))
+                with working_on_reply():
+                    reply.take(_chunk(data))
     if not any_event:
         raise BadReply(f"the reply is no stream of events: {rest[:80]!r}")
     if not reply.finish_reason:

@@ -26,7 +26,13 @@ import orjson
 from websockets.exceptions import ConnectionClosed
 
 from pipeline.audio.samples import pcm_of
-from pipeline.errors import AudioBatchError, AuthenticationFailed, ServiceError, Unavailable
+from pipeline.errors import (
+    AudioBatchError,
+    AuthenticationFailed,
+    ServiceError,
+    Unavailable,
+    working_on_reply,
+)
 from pipeline.transports.realtime_errors import closed_words, not_opened
 from pipeline.transports.realtime_reply import limits_as_headers, reply_of
 from pipeline.transports.realtime_words import Hearing, Utterance, ask_of, session_of, stages_of
@@ -117,7 +123,8 @@ class RealtimeTransport:
         session, reply = found or await self._in_new(call)
         self.sessions.keep(session)
         latency_s = time.perf_counter() - started_s
-        return await asyncio.to_thread(reply_of, request, reply, session.model, latency_s)
+        with working_on_reply(request_id=str(reply.response.get("id") or "") or None):
+            return await asyncio.to_thread(reply_of, request, reply, session.model, latency_s)
 
     async def _in_kept(self, session: Session, call: _Call) -> tuple[Session, TurnReply] | None:
         """In the session that heard the earlier turns; None where it is gone, and nothing was asked of it."""
@@ -195,7 +202,9 @@ class RealtimeTransport:
                 event = await self._next(session, turn, call)
                 if event is not None:
                     self._note(session, event)
-                    await self._send(session, turn, turn.receive(event), call)
+                    with working_on_reply():
+                        answers = turn.receive(event)
+                    await self._send(session, turn, answers, call)
             whole = True
         except AudioBatchError as failed:
             log.info("%s: turn failed while %s: %s", call.request.item_id, turn.state, failed)

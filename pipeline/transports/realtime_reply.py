@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.audio.encode import encode_reply
 from pipeline.model import Reply, Usage
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S
+from pipeline.transports.reply_fields import EVENT_NAMES, count_of, seconds_of, usage_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipeline.model import Request
     from pipeline.transports.turn_reply import TurnReply
 
@@ -34,7 +37,7 @@ def reply_of(request: Request, found: TurnReply, model: str, latency_s: float) -
         audio_id=None,
         audio_expires_at=None,
         finish_reason=found.finish_reason,
-        usage=_usage(response.get("usage")),
+        usage=usage_of(response.get("usage"), EVENT_NAMES),
         model=model,
         request_id=str(response.get("id") or "") or None,
         latency_s=latency_s,
@@ -44,36 +47,29 @@ def reply_of(request: Request, found: TurnReply, model: str, latency_s: float) -
     )
 
 
-def _usage(found: Any) -> Usage | None:
-    """Token counts of `response.done`; where details are missing everything counts as text."""
-    if not isinstance(found, dict):
-        return None
-    into = found.get("input_token_details") or {}
-    out = found.get("output_token_details") or {}
-    audio_in, audio_out = into.get("audio_tokens") or 0, out.get("audio_tokens") or 0
-    return Usage(
-        input_text_tokens=max(0, (found.get("input_tokens") or 0) - audio_in),
-        input_audio_tokens=audio_in,
-        cached_tokens=into.get("cached_tokens") or 0,
-        output_text_tokens=max(0, (found.get("output_tokens") or 0) - audio_out),
-        output_audio_tokens=audio_out,
-    )
-
-
 def _input_usage(request: Request, found: TurnReply) -> Usage | None:
     """What writing the input down took: as the service says, or by the recording's length where it did not."""
     if not found.heard_usage or request.audio is None:
         return None
     audio_tokens = text_tokens = 0
     for billed in found.heard_usage.values():
-        if billed is None:
+        counts = _heard_tokens(billed)
+        if counts is None:
             return Usage(input_audio_tokens=math.ceil(request.audio.duration_s * AUDIO_IN_TOKENS_PER_S))
-        if billed.get("type") == "duration":
-            audio_tokens += math.ceil((billed.get("seconds") or 0) * AUDIO_IN_TOKENS_PER_S)
-        else:
-            audio_tokens += billed.get("input_tokens") or 0
-            text_tokens += billed.get("output_tokens") or 0
+        audio_tokens += counts[0]
+        text_tokens += counts[1]
     return Usage(input_audio_tokens=audio_tokens, output_text_tokens=text_tokens)
+
+
+def _heard_tokens(billed: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """Audio tokens in, text tokens out; None where the service does not say."""
+    if billed is None:
+        return None
+    if billed.get("type") == "duration":
+        seconds = seconds_of(billed.get("seconds") or 0)
+        return None if seconds is None else (math.ceil(seconds * AUDIO_IN_TOKENS_PER_S), 0)
+    audio, text = count_of(billed.get("input_tokens")), count_of(billed.get("output_tokens"))
+    return None if audio is None or text is None else (audio, text)
 
 
 def limits_as_headers(limits: list[Any]) -> dict[str, str]:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from pipeline.errors import AuthenticationFailed, BadReply, RequestRejected
+from pipeline.errors import AuthenticationFailed, BadReply, RequestRejected, working_on_reply
 from pipeline.model import Cue, Reply, Usage
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S
 from pipeline.transports.clients import ServiceClient
+from pipeline.transports.reply_fields import EVENT_NAMES, seconds_of, usage_of
 from pipeline.transports.translate import request_id, translate
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class TranscriptionTransport:
         except Exception as failed:
             raise translate(failed) from failed
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return decode(raw, headers, time.perf_counter() - started_s)
+        with working_on_reply(raw, request_id(headers)):
+            return decode(raw, headers, time.perf_counter() - started_s)
 
 
 def decode(raw: bytes, headers: Mapping[str, str], latency_s: float) -> Reply:
@@ -143,12 +145,6 @@ def _usage(body: Mapping[str, Any]) -> Usage | None:
     """Two shapes: tokens, or seconds for models that are billed by time, counted here as audio tokens."""
     found = body.get("usage")
     if isinstance(found, dict) and "input_tokens" in found:
-        details = found.get("input_token_details") or {}
-        audio = details.get("audio_tokens") or 0
-        return Usage(
-            input_text_tokens=max(0, found["input_tokens"] - audio),
-            input_audio_tokens=audio,
-            output_text_tokens=found.get("output_tokens") or 0,
-        )
-    seconds = found.get("seconds") if isinstance(found, dict) else body.get("duration")
+        return usage_of(found, EVENT_NAMES)
+    seconds = seconds_of(found.get("seconds") if isinstance(found, dict) else body.get("duration"))
     return None if seconds is None else Usage(input_audio_tokens=round(seconds * AUDIO_IN_TOKENS_PER_S))

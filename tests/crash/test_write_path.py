@@ -339,14 +339,14 @@ def test_a_reply_that_cannot_be_worked_on_is_kept_and_the_others_go_on(
 ):
     import pipeline.store.artifacts as artifacts
 
-    original = artifacts.make
+    original = artifacts._made
 
-    def make(item, *rest):
+    def made(item, *rest):
         if item.item_id == "p1":
             raise ZeroDivisionError("a bug of ours")
         return original(item, *rest)
 
-    monkeypatch.setattr(artifacts, "make", make)
+    monkeypatch.setattr(artifacts, "_made", made)
     summary = run_job(**job(emulator, prompts, tmp_path))
     assert (summary.exit_code, summary.succeeded, summary.failed) == (3, 3, 1)
     assert json.loads((tmp_path / "out/replies/p1.json").read_bytes())["choices"]

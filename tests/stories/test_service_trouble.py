@@ -1,5 +1,6 @@
 """What the service can do to a run, and what must come of it: money first, then patience."""
 
+import base64
 import json
 import re
 
@@ -88,6 +89,84 @@ def test_a_useless_reply_is_a_failed_row_with_its_body_kept(corrupt, emulator, f
     assert (summary.exit_code, row["status"], row["error_type"]) == (3, "failed", "bad_reply")
     assert any((folder / "out" / "replies").iterdir())
     assert row["attempts"] == "1", "buying again is the user's choice"
+
+
+def completion(**fields):
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello."}}
+    return {"id": "x", "choices": [choice | fields.pop("choice", {})], **fields}
+
+
+ODD_COUNTS = {
+    "fractions": {"prompt_tokens": 5.5, "completion_tokens": 5},
+    "more than any call takes": {"prompt_tokens": 1e20, "completion_tokens": 5},
+    "words": {"prompt_tokens": "many", "completion_tokens": 5},
+    "negative": {"prompt_tokens": -5, "completion_tokens": 5},
+    "details in a list": {"prompt_tokens": 5, "completion_tokens": 5, "prompt_tokens_details": [1]},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("usage", ODD_COUNTS.values(), ids=ODD_COUNTS)
+def test_a_reply_with_odd_token_counts_is_kept_and_its_cost_is_not_known(usage, stream, emulator, folder):
+    put_answer(emulator, completion(usage=usage), stream)
+    summary = send(emulator, folder, stream=stream)
+    row = rows_of(summary)[0]
+    assert (summary.exit_code, summary.succeeded, summary.cost_usd) == (0, 6, None)
+    assert (row["transcript"], row["cost_usd"], row["input_text_tokens"]) == ("Hello.", "", "")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_counts_that_are_whole_numbers_count_however_they_are_written(stream, emulator, folder):
+    put_answer(emulator, completion(usage={"prompt_tokens": "5", "completion_tokens": 7.0}), stream)
+    row = rows_of(send(emulator, folder, stream=stream))[0]
+    assert (row["input_text_tokens"], row["output_text_tokens"]) == ("5", "7")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_odd_reason_or_time_is_no_reason_to_lose_the_reply(stream, emulator, folder):
+    sound = {"id": {"a": 1}, "expires_at": "soon", "transcript": "Hi."}
+    sound["data"] = base64.b64encode(b"\1\2" * 999).decode()
+    message = {"role": "assistant", "content": None, "audio": sound}
+    answer = completion(choice={"finish_reason": {"type": "stop"}, "message": message})
+    put_answer(emulator, answer, stream)
+    summary = send(emulator, folder, stream=stream, format="pcm16")
+    row = rows_of(summary)[0]
+    assert (summary.exit_code, row["status"], row["transcript"]) == (0, "succeeded", "Hi.")
+    assert row["finish_reason"] == "{'type': 'stop'}"
+
+
+ODD_REPLIES = {
+    "no samples": {"message": {"audio": {"id": "a", "transcript": "Hi.", "data": "AQ=="}}},
+    "half a header": {"message": {"audio": {"id": "a", "data": base64.b64encode(b"RIFFxxxxWAVE").decode()}}},
+    "words in a list": {"message": {"content": [{"type": "text", "text": "Hi."}]}},
+    "no message": {"message": 5},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("choice", ODD_REPLIES.values(), ids=ODD_REPLIES)
+def test_a_reply_that_cannot_be_read_fails_its_row_alone_and_is_bought_once(choice, stream, emulator, folder):
+    put_answer(emulator, completion(choice=choice, usage={"prompt_tokens": 1}), stream)
+    summary = send(emulator, folder, stream=stream, format="mp3")
+    row = rows_of(summary)[0]
+    assert (summary.exit_code, summary.succeeded, summary.pending) == (3, 5, 0)
+    assert (row["status"], row["error_type"], row["attempts"]) == ("failed", "bad_reply", "1")
+    assert len(list((folder / "out" / "replies").iterdir())) == 1, "the body is kept"
+    assert send(emulator, folder, stream=stream, format="mp3").sent == 0
+    assert billed(emulator) <= 6
+
+
+def put_answer(emulator, body, stream):
+    """What the service says of a.txt."""
+    headers = {}
+    if stream:
+        (choice,) = body["choices"]
+        chunk = {**body, "choices": [{**choice, "delta": choice["message"]}]}
+        body = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+        headers = {"content-type": "text/event-stream"}
+    emulator.put_faults(
+        {"when": {"text": "about a"}, "do": {"status": 200, "body": body, "headers": headers}}
+    )
 
 
 def test_a_reply_of_text_alone_is_saved_and_flagged(emulator, folder):
