@@ -49,9 +49,9 @@ def counted(count: int, noun: str) -> str:
 
 
 def money(cost_usd: object) -> str:
-    """US dollars with as many digits as mean something; `price unknown` for None."""
+    """US dollars with as many digits as mean something; `cost unknown` for None."""
     if cost_usd is None:
-        return "price unknown"
+        return "cost unknown"
     amount = float(str(cost_usd))
     return f"${amount:.2f}" if amount >= 1 or amount == 0 else f"${amount:.4f}"
 

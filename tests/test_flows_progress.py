@@ -200,7 +200,7 @@ def test_the_headline_is_one_sentence():
 @pytest.mark.parametrize(
     ("cost", "text"),
     [
-        (None, "price unknown"),
+        (None, "cost unknown"),
         (Decimal("0.01234"), "$0.0123"),
         (Decimal(12), "$12.00"),
         (Decimal(0), "$0.00"),

@@ -40,7 +40,7 @@ def summary_of(job: Job, trouble: str) -> RunSummary:
         manifest=job.output / job.views.manifest.name,
         exit_code=_exit_code(job, plan),
         items=plan.items,
-        sent=tally.ended,
+        sent=tally.sent,
         succeeded=tally.succeeded,
         failed=tally.failed,
         refused=plan.refused,

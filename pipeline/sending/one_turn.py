@@ -136,7 +136,7 @@ class OneTurn:
             if sender.stop.asked or not leaves:
                 await self._withdraw(attempt)
             self.last = attempt
-            sender.tally.calls += 1
+            sender.tally.called(attempt.item_id)
             cost = None
             try:
                 reply = await sender.call(lease.deployment.name, request)
@@ -155,6 +155,8 @@ class OneTurn:
                 proven = not isinstance(failed, (DeploymentFatal, Disconnected))
                 if reply is None and not _is_perhaps_billed(failed):
                     self.paid_usd = cost = Decimal(0)
+                if cost is None:
+                    sender.tally.cost_is_known = False
                 await sender.keep_body(failed, request)
                 outcome = await sender.settle(self._ended_without(failed, attempt, lease))
                 if outcome is None:

@@ -159,7 +159,7 @@ class Sender:
             await self._let_go(one.source.item_id)
         if status is not None:
             self.ledger.queue.ended(one.source.item_id)
-            self.tally.item_ended(status)
+            self.tally.item_ended(status, one.source.item_id)
             self._stop_at_failure_limit()
         return status
 

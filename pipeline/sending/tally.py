@@ -29,9 +29,12 @@ class Tally:
     Attributes:
         unheard: results whose words could not be written down.
         trimmed_s: silence that was left out of what was sent.
+        sent: items of which at least one call was made.
+        cost_is_known: no call was billed, or perhaps billed, at a cost that nothing tells.
         by_deployment: calls that brought a reply, and what they cost; None where that is not known.
     """
 
+    sent: int = 0
     succeeded: int = 0
     failed: int = 0
     unknown: int = 0
@@ -50,9 +53,18 @@ class Tally:
     by_deployment: dict[str, tuple[int, Decimal | None]] = field(default_factory=dict)
     started_s: float = field(default_factory=time.monotonic)
     _ends_s: deque[float] = field(default_factory=deque)
+    _called: set[str] = field(default_factory=set)
 
-    def item_ended(self, status: Status) -> None:
+    def called(self, item_id: str) -> None:
+        """A call of an item leaves."""
+        self.calls += 1
+        if item_id not in self._called:
+            self._called.add(item_id)
+            self.sent += 1
+
+    def item_ended(self, status: Status, item_id: str = "") -> None:
         """An item has all its turns, or will get no further in this run."""
+        self._called.discard(item_id)
         match status:
             case Status.SUCCEEDED:
                 self.succeeded += 1
@@ -113,7 +125,7 @@ class Snapshot:
         total: items that this run sends; while discovering, inputs found so far.
         waiting: why calls wait, in words; empty when they do not.
         eta_s: None while there is no rate to go by.
-        cost_usd: None where a price is not known.
+        cost_usd: None where a price is not known, or what a call cost that was perhaps billed.
         projected_usd: what the run will have cost if all items cost as those so far; None: too early to tell.
     """
 
@@ -140,7 +152,7 @@ class RunSummary:
         sent: items of which at least one call was made.
         pending: items that a later run will send.
         skipped_done: items whose results were there already.
-        cost_usd: None where a price is not known.
+        cost_usd: None where a price is not known, or what a call cost that was perhaps billed.
         by_deployment: calls that brought a reply, and what they cost; None where that is not known.
         message: what a person should know or do; may be empty.
     """

@@ -11,7 +11,7 @@ from sqlalchemy import Numeric, and_, case, cast, func, select
 
 from pipeline.model import Status
 from pipeline.store.ledger_rows import media_from_text
-from pipeline.store.ledger_schema import attempts, items, outcomes, queue, runs
+from pipeline.store.ledger_schema import TAKEN_BACK, attempts, items, outcomes, queue, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,6 +130,14 @@ class Account:
             input_tokens=tokens_in,
             output_tokens=tokens_out,
         )
+
+    def sent_for(self, for_run: str) -> int:
+        """Items of which the runs that worked for `for_run` made a call, as opposed to taking all of them back."""
+        query = select(func.count(attempts.c.item_id.distinct())).where(
+            attempts.c.run_id.startswith(f"{for_run}.", autoescape=True), ~TAKEN_BACK
+        )
+        with self._reading() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def ends_of(self, for_run: str) -> list[dict[str, Any] | None]:
         """How the runs that worked for `for_run` ended; None: at work yet, or killed."""

@@ -29,6 +29,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    and_,
     insert,
     inspect,
     select,
@@ -207,6 +208,8 @@ attempts = Table(
     Index("attempts_by_state", "state"),
     Index("attempts_by_run", "run_id"),
 )
+#: A call that was announced and then not made: its run stopped, or its deployment had to rest.
+TAKEN_BACK = and_(attempts.c.state == "failed", attempts.c.error_type == "")
 
 marks = Table(
     "marks",

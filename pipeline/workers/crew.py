@@ -123,6 +123,7 @@ class Foreman:
             self._show(await asyncio.to_thread(account.counts))
             sums = await asyncio.to_thread(account.sums)
             tally = job.tally
+            tally.sent = await asyncio.to_thread(account.sent_for, job.run_id)
             tally.input_audio_s = sums.input_audio_s - sums_before.input_audio_s
             tally.output_audio_s = sums.output_audio_s - sums_before.output_audio_s
             tally.trimmed_s = sums.trimmed_s - sums_before.trimmed_s

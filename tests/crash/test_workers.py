@@ -122,6 +122,7 @@ def test_workers_that_are_all_killed_end_the_run_which_says_so(company):
     assert "killed by signal 9" in company.said(0)
     told = summary(company, 0)
     assert told["succeeded"] + told["pending"] == 40
+    assert told["sent"] == company.rows("SELECT count(DISTINCT item_id) FROM attempts")[0][0] > 0
 
 
 @pytest.mark.timeout(300)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from emulator_process import EmulatorProcess
-from running import audiobatch, azure, rows_of, run_job
+from running import audiobatch, azure, rows_of, run_job, write_wav
 
 
 @pytest.fixture
@@ -17,10 +17,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def send(emulator, folder, **settings):
+def send(emulator, folder, *, on_open=None, **settings):
     return run_job(
         inputs=[str(folder / "in")],
         output=str(folder / "out"),
+        on_open=on_open,
         **azure(emulator, max_concurrency=4, **settings),
     )
 
@@ -180,6 +181,45 @@ def test_a_reply_of_text_alone_is_asked_for_once_more_if_the_job_says_so(emulato
     row = rows_of(send(emulator, folder, retry_text_only=True))[0]
     assert (row["status"], row["checks"], row["attempts"]) == ("succeeded", "", "2")
     assert billed(emulator) == 7
+
+
+@pytest.mark.parametrize("fault", [{"corrupt": "json"}, {"reset": "in"}], ids=["useless", "lost"])
+def test_what_a_run_cost_is_not_known_where_a_call_was_perhaps_billed(fault, emulator, folder):
+    emulator.put_faults({"when": {"text": "about a"}, "do": fault})
+    summary = send(emulator, folder, on_unknown="skip")
+    assert (summary.succeeded, summary.cost_usd) == (5, None)
+    emulator.put_faults()
+    (folder / "in" / "g.txt").write_text("Say something about g.")
+    assert send(emulator, folder, on_unknown="skip").cost_usd is not None
+
+
+def test_sent_are_items_of_which_a_call_was_made_whether_or_not_they_ended(emulator, folder):
+    emulator.put_faults(
+        {"when": {"text": "Go on"}, "do": {"status": 429, "headers": {"retry-after": "7200"}}}
+    )
+    summary = send(emulator, folder, prompt=["", "Go on."])
+    assert (summary.stopped_by, summary.succeeded, summary.pending) == ("parked", 0, 6)
+    called = len({call["item_hash"] for call in emulator.journal() if call["status"] == 200})
+    assert summary.sent == called > 0
+
+
+def test_an_input_that_is_gone_when_its_turn_comes_was_not_sent(emulator, folder):
+    for path in (folder / "in").iterdir():
+        path.unlink()
+    write_wav(folder / "in" / "a.wav", seconds=1)
+
+    def lose_it(job):
+        prepare = job.prepare
+
+        async def then_lose():
+            plan = await prepare()
+            (folder / "in" / "a.wav").unlink()
+            return plan
+
+        job.prepare = then_lose
+
+    summary = send(emulator, folder, on_open=lose_it)
+    assert (summary.failed, summary.sent, emulator.journal()) == (1, 0, [])
 
 
 def test_a_filtered_prompt_is_final_and_names_the_filter(emulator, folder):
