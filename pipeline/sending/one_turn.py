@@ -34,6 +34,7 @@ from pipeline.model import Outcome, Request, Status, next_version
 from pipeline.redo import system_of, text_of
 from pipeline.sending.recording import record_failure, record_reply
 from pipeline.sending.repair import Repair, ask_again, check_answer
+from pipeline.sending.spent import Spent
 from pipeline.stop import StopReason
 from pipeline.store.ledger import Attempt, AttemptEnd
 
@@ -66,6 +67,7 @@ class OneTurn:
         calls: how many were made for it in this run.
         open_end: why the last call's end is not known, if it is not.
         paid_usd: what the last call cost, where that is known: 0 where it was certainly not billed.
+        spent: what the replies took that came so far, whatever became of them.
         repair: an answer that did not hold the fields asked for, while it is asked to be put right.
         spare: a reply in text alone, kept while the sound that was asked for is asked for once more.
         keeps: an outcome that stands, recorded, unless this brings a reply.
@@ -85,6 +87,7 @@ class OneTurn:
     last: Attempt | None = None
     open_end: OutcomeUnknown | None = None
     paid_usd: Decimal | None = None
+    spent: Spent = field(default_factory=Spent)
     without_audio_ids: bool = False
     spare: tuple[Reply, Attempt] | None = None
     repair: Repair | None = None
@@ -145,6 +148,7 @@ class OneTurn:
                 with working_on_reply(reply.raw, reply.request_id):
                     self.paid_usd = cost = sender.targets[lease.deployment.name].reply_usd(reply)
                 sender.tally.paid(reply.usage, self.paid_usd, lease.deployment.name)
+                self.spent.add(reply.usage, self.paid_usd)
                 sender.aftermath.went_well(lease, reply)
                 self._ask_for_sound_again(reply, attempt)
                 self._ask_for_answer_again(reply)
@@ -156,7 +160,7 @@ class OneTurn:
                 if reply is None and not _is_perhaps_billed(failed):
                     self.paid_usd = cost = Decimal(0)
                 if cost is None:
-                    sender.tally.cost_is_known = False
+                    self._cost_is_not_known(failed)
                 await sender.keep_body(failed, request)
                 outcome = await sender.settle(self._ended_without(failed, attempt, lease))
                 if outcome is None:
@@ -164,6 +168,12 @@ class OneTurn:
                 return outcome
         finally:
             lease.release(actual_tokens=used, proven=proven, cost_usd=cost)
+
+    def _cost_is_not_known(self, failed: AudioBatchError) -> None:
+        """A call was perhaps billed, and nothing says how much. A lost one is counted in `perhaps_billed`."""
+        self.sender.tally.cost_is_known = False
+        if not isinstance(failed, OutcomeUnknown):
+            self.spent.add(None, None)
 
     async def _withdraw(self, attempt: Attempt) -> NoReturn:
         """The call was announced and is not made.
@@ -296,7 +306,7 @@ class OneTurn:
 
     def _ask_for_answer_again(self, reply: Reply) -> None:
         """Raises: AskAgain: once, where the answer does not hold the fields; AnswerInvalid: after that."""
-        repair = check_answer(self.turn, reply, self.repair, self.paid_usd)
+        repair = check_answer(self.turn, reply, self.repair)
         if repair is not None:
             self.repair = repair
             raise ask_again(repair, reply)
@@ -323,8 +333,8 @@ class OneTurn:
             transcript=reply.words,
             input_transcript=reply.input_transcript,
             latency_s=reply.latency_s,
-            usage=self.repair.added_usage(reply.usage) if self.repair else reply.usage,
-            cost_usd=self.repair.added_cost(cost) if self.repair else cost,
+            usage=self.spent.usage,
+            cost_usd=self.spent.cost_usd,
             finish_reason=reply.finish_reason,
             request_id=reply.request_id or "",
             audio_id=reply.audio_id,
@@ -355,6 +365,8 @@ class OneTurn:
             status=Status.UNKNOWN if isinstance(failed, OutcomeUnknown) else Status.FAILED,
             error_type=failed.error_type,
             error_message=failed.message,
+            usage=self.spent.usage,
+            cost_usd=self.spent.cost_usd,
             request_id=getattr(failed, "request_id", None) or "",
         )
         if before is not None and (isinstance(failed, OutcomeUnknown) or failed.error_type in RETRYABLE):

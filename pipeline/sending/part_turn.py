@@ -28,11 +28,13 @@ class PartTurn(OneTurn):
     """One part of a turn on its way.
 
     Attributes:
+        earlier_calls: of this part, in earlier runs.
         kept: the part's outcome, recorded.
     """
 
     part: Part
     count: int
+    earlier_calls: int = 0
     kept: PartOutcome | None = None
 
     def _request(self) -> Request:
@@ -44,6 +46,9 @@ class PartTurn(OneTurn):
 
     def _attempt(self, deployment: str) -> Attempt:
         return replace(super()._attempt(deployment), part=self.part.number)
+
+    def _earlier_attempts(self) -> int:
+        return self.earlier_calls
 
     async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
         """The part's sound, then its row."""

@@ -24,6 +24,8 @@ from pipeline.prices import total_usd
 from pipeline.sending.check_redo import asked_again
 from pipeline.sending.part_turn import JOINED_FORMAT, PartTurn, stretch
 from pipeline.sending.recording import record_reply
+from pipeline.sending.spent import Spent
+from pipeline.store.ledger import PartCalls
 from pipeline.store.ledger_parts import PartKind, PartOutcome
 
 if TYPE_CHECKING:
@@ -70,12 +72,12 @@ class LongTurn:
         done = await sender.on_disk(self._recorded)
         if done:
             log.info("%s: %d of %d parts are there", self.item.item_id, len(done), len(parts))
-        unknown = await sender.on_disk(
-            sender.ledger.unknown_parts, self.item.item_id, self.turn.number, self.turn.fingerprint
+        calls = await sender.on_disk(
+            sender.ledger.part_calls, self.item.item_id, self.turn.number, self.turn.fingerprint
         )
         queue = iter([part for part in parts if part.number not in done])
         failures: list[Outcome] = []
-        workers = (self._work(queue, done, failures, unknown) for _ in range(PARTS_AT_ONCE))
+        workers = (self._work(queue, done, failures, calls) for _ in range(PARTS_AT_ONCE))
         for ended in await asyncio.gather(*workers, return_exceptions=True):
             if isinstance(ended, BaseException):
                 raise ended
@@ -88,7 +90,7 @@ class LongTurn:
         queue: Iterator[Part],
         done: dict[int, PartOutcome],
         failures: list[Outcome],
-        unknown: Mapping[int, int],
+        calls: Mapping[int, PartCalls],
     ) -> None:
         """Parts one after the other, until there are none, one of them failed, or the run stops."""
         for part in queue:
@@ -96,14 +98,15 @@ class LongTurn:
                 return
             if self.sender.stop.asked:
                 raise Stopping
-            kept, outcome = await self._one(part, unknown.get(part.number, 0))
+            kept, outcome = await self._one(part, calls.get(part.number, PartCalls()))
             if kept is None:
                 failures.append(outcome)
             else:
                 done[part.number] = kept
 
-    async def _one(self, part: Part, unknown_before: int) -> tuple[PartOutcome | None, Outcome]:
+    async def _one(self, part: Part, earlier: PartCalls) -> tuple[PartOutcome | None, Outcome]:
         """A part's outcome, asked for again where the job wants that of the flaws it has."""
+        made = 0 if self.before and self.before.status is Status.SUCCEEDED else earlier.made
         sound = await self.sender.on_disk(self.sound.of, part)
         best: PartOutcome | None = None
 
@@ -118,8 +121,11 @@ class LongTurn:
                 bound=self.bound,
                 before=self.before,
                 tries=Tries(
-                    retry_unknown=self.sender.spec.on_unknown == "retry", unknown_before=unknown_before
+                    retry_unknown=self.sender.spec.on_unknown == "retry",
+                    unknown_before=before.perhaps_billed if before else earlier.unknown,
                 ),
+                spent=Spent.of(before),
+                earlier_calls=0 if before else made,
                 calls=before.attempts if before else 0,
                 keeps=before,
                 part=part,

@@ -1,7 +1,7 @@
 """A reply that does not hold the fields that were asked for is asked to be put right, once.
 
 The repair is a second call of the same turn: what was said so far, the answer as it came, and what is wrong with
-it. Both calls are paid for, and both are counted in the turn's tokens and cost.
+it. Both calls are paid for.
 """
 
 from __future__ import annotations
@@ -11,23 +11,18 @@ from typing import TYPE_CHECKING
 
 from pipeline.answers import AnswerInvalid
 from pipeline.limits.retry import AskAgain
-from pipeline.model import Exchange, PriorReply, total_usage
-from pipeline.prices import total_usd
+from pipeline.model import Exchange, PriorReply
 
 if TYPE_CHECKING:
-    from decimal import Decimal
-
-    from pipeline.model import Reply, Request, Turn, Usage
+    from pipeline.model import Reply, Request, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """An answer that did not fit, why, and what it cost."""
+    """An answer that did not fit, and why."""
 
     words: str
     problem: str
-    usage: Usage | None
-    cost_usd: Decimal | None
 
     def request(self, first: Request, turn: Turn) -> Request:
         """The second request, made of the first."""
@@ -45,16 +40,8 @@ class Repair:
             audio=None,
         )
 
-    def added_usage(self, usage: Usage | None) -> Usage | None:
-        """Tokens of both calls."""
-        return total_usage((self.usage, usage))
 
-    def added_cost(self, cost_usd: Decimal | None) -> Decimal | None:
-        """Dollars of both calls; None where one of them has no known price."""
-        return total_usd((self.cost_usd, cost_usd))
-
-
-def check_answer(turn: Turn, reply: Reply, repair: Repair | None, cost_usd: Decimal | None) -> Repair | None:
+def check_answer(turn: Turn, reply: Reply, repair: Repair | None) -> Repair | None:
     """What is to be put right in a reply; None where nothing is.
 
     Args:
@@ -69,7 +56,7 @@ def check_answer(turn: Turn, reply: Reply, repair: Repair | None, cost_usd: Deci
         turn.answer.parse(reply.words)
     except AnswerInvalid as wrong:
         if repair is None:
-            return Repair(words=reply.words, problem=wrong.message, usage=reply.usage, cost_usd=cost_usd)
+            return Repair(words=reply.words, problem=wrong.message)
         message = f"the answer does not hold the fields, also after a second try: {wrong.message}"
         raise AnswerInvalid(message, raw=reply.words.encode(), request_id=reply.request_id) from wrong
     return None

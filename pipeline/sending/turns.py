@@ -59,7 +59,10 @@ class Asking:
 
     async def _ask(self, standing: Outcome | None) -> Outcome:
         """Ask at once; `standing` is recorded and stays unless a reply comes."""
-        again = standing is not None
+        tries = self.tries
+        if standing is not None:  # what it went through is over, and is counted all the same
+            retry_unknown = self.sender.spec.on_unknown == "retry"
+            tries = Tries(retry_unknown=retry_unknown, unknown_before=standing.perhaps_billed)
         one = OneTurn(
             sender=self.sender,
             item=self.item,
@@ -68,7 +71,7 @@ class Asking:
             sound=self.sound.whole() if self.sound else None,
             bound=self.bound,
             before=standing or self.before,
-            tries=Tries(retry_unknown=self.sender.spec.on_unknown == "retry") if again else self.tries,
+            tries=tries,
             calls=standing.attempts if standing else self.calls,
             keeps=standing,
             trimmed_s=self.sound.trimmed_s if self.sound else None,

@@ -26,7 +26,7 @@ from pipeline.store.ledger_marks import mark_rows
 from pipeline.store.ledger_parts import part_to_row
 from pipeline.store.ledger_postgresql import open_postgresql, schema_of, take_turn
 from pipeline.store.ledger_queue import WorkQueue
-from pipeline.store.ledger_reading import LedgerReader, Recorded, as_found
+from pipeline.store.ledger_reading import LedgerReader, PartCalls, Recorded, as_found
 from pipeline.store.ledger_rows import outcome_to_row, source_to_row
 from pipeline.store.ledger_statements import end_row, intent_row, time_text
 from pipeline.store.ledger_workers import Workers, this_process
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 #: A command that died while it had the ledger to itself keeps runs away no longer than this.
 _LONGEST_ALONE_S = 600.0
 
-__all__ = ["Attempt", "AttemptEnd", "Ledger", "Recorded"]
+__all__ = ["Attempt", "AttemptEnd", "Ledger", "PartCalls", "Recorded"]
 
 
 class Ledger(LedgerReader):

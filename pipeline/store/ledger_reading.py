@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Select, and_, distinct, func, not_, or_, select
+from sqlalchemy import Select, and_, case, distinct, func, not_, or_, select
 from sqlalchemy.exc import DBAPIError
 
 from pipeline.errors import StorageError
@@ -20,6 +20,7 @@ from pipeline.store.ledger_money import at_most_usd, counted_usd, uncounted
 from pipeline.store.ledger_parts import TRANSCRIPTION, PartKind, PartOutcome, part_from_row
 from pipeline.store.ledger_rows import outcome_from_row, source_from_row
 from pipeline.store.ledger_schema import (
+    TAKEN_BACK,
     attempts,
     items,
     meta,
@@ -61,6 +62,14 @@ class Recorded:
     outcomes: Mapping[int, Outcome]
     kept_as: Mapping[int, str]
     reviews: Mapping[int, Review] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartCalls:
+    """Calls that were made for one part, and how many of them have an unknown end."""
+
+    made: int = 0
+    unknown: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,21 +172,25 @@ class LedgerReader:
                 worst[item, turn, mark] = max(count, worst.get((item, turn, mark), 0))
         return worst
 
-    def unknown_parts(self, item_id: str, turn: int, fingerprint: str) -> dict[int, int]:
-        """Calls of one turn with an unknown end, by part."""
+    def part_calls(self, item_id: str, turn: int, fingerprint: str) -> dict[int, PartCalls]:
+        """The calls of one turn so far, by part."""
         query = (
-            select(attempts.c.part, func.count())
+            select(
+                attempts.c.part,
+                func.sum(case((TAKEN_BACK, 0), else_=1)),
+                func.sum(case((attempts.c.state == Status.UNKNOWN.value, 1), else_=0)),
+            )
             .where(
                 attempts.c.item_id == item_id,
                 attempts.c.turn == turn,
                 attempts.c.fingerprint == fingerprint,
-                attempts.c.state == Status.UNKNOWN.value,
                 attempts.c.part.is_not(None),
             )
             .group_by(attempts.c.part)
         )
         with self._reading() as connection:
-            return {int(part): int(count) for part, count in connection.execute(query)}
+            found = connection.execute(query).tuples().all()
+        return {part: PartCalls(made=int(made), unknown=int(unknown)) for part, made, unknown in found}
 
     def parts_of(self, item_id: str, turn: int, version: int, kind: PartKind) -> dict[int, PartOutcome]:
         """What is recorded of a turn's parts, by number."""

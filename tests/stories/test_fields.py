@@ -84,8 +84,10 @@ def test_an_answer_that_is_wrong_twice_is_a_failed_row_with_the_reason_and_the_a
     job, emulator, first_answers, tmp_path
 ):
     first_answers += ["I would rather not.", "Sorry?"]
-    (row,) = rows_of(run_job(**{**job, "inputs": [job["inputs"][0] + "/a.wav"]}))
+    summary = run_job(**{**job, "inputs": [job["inputs"][0] + "/a.wav"]})
+    (row,) = rows_of(summary)
     assert (row["status"], row["error_type"], row["attempts"]) == ("failed", "bad_reply", "2")
+    assert float(row["cost_usd"]) == pytest.approx(float(summary.cost_usd)), "both answers were paid for"
     assert "there is no JSON object in it" in row["error_message"]
     assert [path.read_text() for path in (tmp_path / "out" / "replies").iterdir()] == ["Sorry?"]
     assert len(emulator.settled_journal(2)) == 2

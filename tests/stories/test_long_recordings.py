@@ -198,6 +198,43 @@ def test_a_part_that_fails_leaves_the_others_recorded_and_only_it_is_sent_again(
     assert len({call["item_hash"] for call in billed}) == 4
 
 
+def test_attempts_are_the_calls_that_were_made_whatever_run_made_them(emulator, tmp_path):
+    from pipeline.plan import Retry
+
+    talk(tmp_path / "in" / "talk.wav", 140)
+    emulator.put_faults(
+        {"when": {"nth": 2}, "do": {"status": 503, "headers": {"retry-after-ms": "10"}}},
+        {"when": {"nth": 4}, "do": {"status": 400}},
+    )
+    first = job(emulator, tmp_path)
+    assert (first.exit_code, the_row(first)["status"]) == (3, "failed")
+    emulator.put_faults()
+    second = run_job(
+        inputs=[str(tmp_path / "in")],
+        output=str(tmp_path / "out"),
+        retry=Retry(),
+        **azure(emulator, max_part=0.5),
+    )
+    row = the_row(second)
+    assert (row["status"], row["parts"]) == ("succeeded", "6")
+    assert int(row["attempts"]) == len(emulator.settled_journal(8)) == 6 + 2
+
+
+def test_a_part_that_is_asked_again_for_a_flaw_costs_both_replies(emulator, tmp_path):
+    talk(tmp_path / "in" / "talk.wav", 60)
+    emulator.put_faults({"when": {"nth": 1}, "do": {"corrupt": "text_only"}})
+    summary = run_job(
+        inputs=[str(tmp_path / "in")],
+        output=str(tmp_path / "out"),
+        on_check=["text_only=redo"],
+        **azure(emulator, max_part=0.5),
+    )
+    row = the_row(summary)
+    assert (row["status"], row["checks"]) == ("succeeded", "")
+    assert int(row["attempts"]) == len(emulator.settled_journal(4)) == int(row["parts"]) + 1
+    assert float(row["cost_usd"]) == pytest.approx(float(summary.cost_usd))
+
+
 def test_a_run_that_stops_between_parts_is_resumed_where_it_was(emulator, tmp_path):
     talk(tmp_path / "in" / "talk.wav", 140)
 

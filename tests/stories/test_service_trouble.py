@@ -183,6 +183,38 @@ def test_a_reply_of_text_alone_is_asked_for_once_more_if_the_job_says_so(emulato
     assert billed(emulator) == 7
 
 
+def test_both_replies_are_in_the_row_when_the_first_was_of_text_alone(emulator, folder):
+    emulator.put_faults({"when": {"text": "about a", "attempt_below": 1}, "do": {"corrupt": "text_only"}})
+    summary = send(emulator, folder, retry_text_only=True)
+    rows = rows_of(summary)
+    billed_tokens = sum(
+        call["output_text_tokens"] + call["output_audio_tokens"] for call in emulator.journal()
+    )
+    assert paid_in(rows) == pytest.approx(float(summary.cost_usd))
+    assert (
+        sum(int(row["output_text_tokens"]) + int(row["output_audio_tokens"]) for row in rows) == billed_tokens
+    )
+
+
+def paid_in(rows):
+    return sum(float(row["cost_usd"]) for row in rows)
+
+
+def test_a_failed_row_says_what_its_reply_cost_where_that_is_known(emulator, folder):
+    emulator.put_faults({"when": {"text": "about a"}, "do": {"status": 200, "body": unusable_wav()}})
+    summary = send(emulator, folder)
+    row = rows_of(summary)[0]
+    assert (row["status"], row["error_type"]) == ("failed", "bad_reply")
+    assert (row["input_text_tokens"], row["output_audio_tokens"]) == ("5", "40")
+    assert paid_in(rows_of(summary)) == pytest.approx(float(summary.cost_usd))
+
+
+def unusable_wav():
+    sound = {"id": "a", "transcript": "Hi.", "data": base64.b64encode(b"no sound").decode(), "expires_at": 1}
+    usage = {"prompt_tokens": 5, "completion_tokens": 40, "completion_tokens_details": {"audio_tokens": 40}}
+    return completion(choice={"message": {"role": "assistant", "content": None, "audio": sound}}, usage=usage)
+
+
 @pytest.mark.parametrize("fault", [{"corrupt": "json"}, {"reset": "in"}], ids=["useless", "lost"])
 def test_what_a_run_cost_is_not_known_where_a_call_was_perhaps_billed(fault, emulator, folder):
     emulator.put_faults({"when": {"text": "about a"}, "do": fault})
@@ -220,6 +252,16 @@ def test_an_input_that_is_gone_when_its_turn_comes_was_not_sent(emulator, folder
 
     summary = send(emulator, folder, on_open=lose_it)
     assert (summary.failed, summary.sent, emulator.journal()) == (1, 0, [])
+
+
+def test_a_reply_that_is_asked_for_again_for_a_flaw_still_counts_the_lost_call(emulator, folder):
+    emulator.put_faults(
+        {"when": {"text": "about a", "attempt_below": 1}, "do": {"reset": "in"}},
+        {"when": {"text": "about a", "attempt_below": 2}, "do": {"corrupt": "silent"}},
+    )
+    row = rows_of(send(emulator, folder, on_check=["silent=redo"]))[0]
+    assert (row["status"], row["checks"], row["version"]) == ("succeeded", "", "2")
+    assert (row["attempts"], row["perhaps_billed"]) == ("3", "1")
 
 
 def test_a_filtered_prompt_is_final_and_names_the_filter(emulator, folder):

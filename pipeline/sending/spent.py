@@ -1,0 +1,41 @@
+"""What the replies to one turn took, all its calls together: the manifest's tokens and cost are of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Self
+
+from pipeline.model import total_usage
+from pipeline.prices import total_usd
+
+if TYPE_CHECKING:
+    from pipeline.model import Outcome, Usage
+
+
+@dataclass(slots=True, kw_only=True)
+class Spent:
+    """A running sum.
+
+    Attributes:
+        usage: None while no reply told any.
+        cost_usd: None where no reply came, or the cost of one of them is not known.
+    """
+
+    usage: Usage | None = None
+    cost_usd: Decimal | None = None
+    _any: bool = False
+
+    @classmethod
+    def of(cls, outcome: Outcome | None) -> Self:
+        """What a recorded reply took, which another one follows."""
+        if outcome is None:
+            return cls()
+        return cls(usage=outcome.usage, cost_usd=outcome.cost_usd, _any=True)
+
+    def add(self, usage: Usage | None, cost_usd: Decimal | None) -> None:
+        """Count one more reply; None: its tokens, or its cost, are not known."""
+        before = self.cost_usd if self._any else Decimal(0)
+        self.cost_usd = total_usd((before, cost_usd))
+        self.usage = total_usage((self.usage, usage))
+        self._any = True
