@@ -32,7 +32,7 @@ from pipeline.limits.pool import NoDeployment, Stopping
 from pipeline.limits.retry import AskAgain, Deferred, Tries, retrying
 from pipeline.model import Outcome, Request, Status, next_version
 from pipeline.redo import system_of, text_of
-from pipeline.sending.recording import record_failure, record_reply
+from pipeline.sending.recording import keep_reply, record_failure, record_reply
 from pipeline.sending.repair import Repair, ask_again, check_answer
 from pipeline.sending.spent import Spent
 from pipeline.stop import StopReason
@@ -104,7 +104,9 @@ class OneTurn:
         """
         try:
             return await retrying(self.tries, sleep=self.sender.back_off)(self._call)
-        except StorageError:
+        except StorageError as unwritten:
+            if self.spare is not None and self.keeps is None:
+                await self.sender.settle(self._spool(*self.spare, unwritten))
             raise
         except (Stopping, NoDeployment, AudioBatchError) as ended:
             if self.keeps is not None:
@@ -152,7 +154,7 @@ class OneTurn:
                 sender.aftermath.went_well(lease, reply)
                 self._ask_for_sound_again(reply, attempt)
                 self._ask_for_answer_again(reply)
-                return await sender.settle(self._keep(reply, attempt))
+                return await self._settled(reply, attempt)
             except StorageError:
                 raise
             except AudioBatchError as failed:
@@ -168,6 +170,14 @@ class OneTurn:
                 return outcome
         finally:
             lease.release(actual_tokens=used, proven=proven, cost_usd=cost)
+
+    async def _settled(self, reply: Reply, attempt: Attempt) -> Outcome:
+        """The outcome that a reply makes, recorded; where that fails, the reply is in the spool."""
+        try:
+            return await self.sender.settle(self._keep(reply, attempt))
+        except StorageError:
+            self.spare = None  # this reply is better, and brought home
+            raise
 
     def _cost_is_not_known(self, failed: AudioBatchError) -> None:
         """A call was perhaps billed, and nothing says how much. A lost one is counted in `perhaps_billed`."""
@@ -323,6 +333,11 @@ class OneTurn:
             end=end,
             replaced=self._success_before(),
         )
+
+    async def _spool(self, reply: Reply, attempt: Attempt, because: StorageError) -> None:
+        """Keep a reply elsewhere that the output can not be given any more."""
+        outcome, end = self._succeeded(reply, attempt)
+        await keep_reply(self.sender, self.item, self.turn, reply, outcome=outcome, end=end, because=because)
 
     def _succeeded(self, reply: Reply, attempt: Attempt) -> tuple[Outcome, AttemptEnd]:
         """The outcome that a reply makes, without its files, and the end of its call."""

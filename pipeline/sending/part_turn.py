@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.errors import AudioBatchError, LeaseLost, StorageError
+from pipeline.errors import AudioBatchError, StorageError
 from pipeline.sending.one_turn import OneTurn
+from pipeline.sending.recording import keep_in_spool
 from pipeline.store.artifacts import make
-from pipeline.store.homecoming import keep_elsewhere
 from pipeline.store.ledger_parts import PartKind, PartOutcome
 from pipeline.store.names import output_path
 
 if TYPE_CHECKING:
     from pipeline.audio.split import Part
     from pipeline.model import Outcome, Reply, Request
-    from pipeline.sending.send import Sender
     from pipeline.store.ledger import Attempt, AttemptEnd
 
 #: What the service is asked for, whatever the job's format: parts are joined first and encoded once.
@@ -53,9 +51,36 @@ class PartTurn(OneTurn):
     async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
         """The part's sound, then its row."""
         sender = self.sender
+        outcome, end, files = await self._made(reply, attempt)
+        try:
+            await sender.on_disk(sender.ledger.queue.make_sure, self.item.item_id)
+            saved = await sender.on_disk(sender.storage.write_many, files)
+            outcome = replace(outcome, audio=saved[0] if saved else None)
+            self.kept = _row(self.part, outcome)
+            await sender.ledger.record_part(self.kept, end)
+        except StorageError as failed:
+            await self._spool_part(outcome, end, files, failed)
+            raise
+        sender.sizes.saw(outcome)
+        return outcome
+
+    async def _spool(self, reply: Reply, attempt: Attempt, because: StorageError) -> None:
+        await self._spool_part(*await self._made(reply, attempt), because)
+
+    async def _spool_part(
+        self, outcome: Outcome, end: AttemptEnd, files: list[tuple[str, bytes]], because: StorageError
+    ) -> None:
+        roles = {"audio": files[0][0] if files else None}
+        part = _row(self.part, outcome)
+        await keep_in_spool(self.sender, outcome, end, files, roles, because=because, part=part)
+
+    async def _made(
+        self, reply: Reply, attempt: Attempt
+    ) -> tuple[Outcome, AttemptEnd, list[tuple[str, bytes]]]:
+        """The part's outcome without its file, its call's end, and that file if it has one."""
         outcome, end = self._succeeded(reply, attempt)
         plain = replace(self.turn, format=JOINED_FORMAT)
-        made = await sender.on_disk(make, self.item, plain, reply)
+        made = await self.sender.on_disk(make, self.item, plain, reply)
         outcome = replace(outcome, checks=made.checks, audio_duration_s=made.audio_duration_s)
         place = output_path(
             self.item.item_id,
@@ -65,21 +90,7 @@ class PartTurn(OneTurn):
             filename=self.item.source.settings.filename,
             part=self.part.number,
         )
-        sound = [data for path, data in made.files if path == made.audio_path]
-        files = [(place, data) for data in sound]
-        try:
-            await sender.on_disk(sender.ledger.queue.make_sure, self.item.item_id)
-            saved = await sender.on_disk(sender.storage.write_many, files)
-            outcome = replace(outcome, audio=saved[0] if saved else None)
-            self.kept = _row(self.part, outcome)
-            await sender.ledger.record_part(self.kept, end)
-        except StorageError as failed:
-            part = _row(self.part, outcome)
-            keep = partial(_keep_part, late=isinstance(failed, LeaseLost))
-            await sender.on_disk(keep, sender, part, end, files, place if files else None)
-            raise
-        sender.sizes.saw(outcome)
-        return outcome
+        return outcome, end, [(place, data) for path, data in made.files if path == made.audio_path]
 
     async def _failed(self, failed: AudioBatchError, end: AttemptEnd | None = None) -> Outcome:
         """A part that came to nothing is the turn's failure; what the others brought stays for the next run."""
@@ -95,15 +106,3 @@ def stretch(part: Part) -> tuple[float, float]:
 def _row(part: Part, outcome: Outcome) -> PartOutcome:
     start_s, end_s = stretch(part)
     return PartOutcome(kind=PartKind.REPLY, part=part.number, start_s=start_s, end_s=end_s, outcome=outcome)
-
-
-def _keep_part(
-    sender: Sender,
-    part: PartOutcome,
-    end: AttemptEnd,
-    files: list[tuple[str, bytes]],
-    audio: str | None,
-    *,
-    late: bool,
-) -> None:
-    keep_elsewhere(sender.spool, part.outcome, end, files, {"audio": audio}, part=part, late=late)

@@ -10,16 +10,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.errors import LeaseLost, StorageError
-from pipeline.store.artifacts import NotSaved, raw_path, save
+from pipeline.store.artifacts import NotSaved, make, raw_path, save
 from pipeline.store.homecoming import keep_elsewhere
 from pipeline.store.versions import clear, set_aside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pipeline.model import Check, Item, Outcome, Reply, SavedFile, Turn
     from pipeline.sending.send import Sender
     from pipeline.store.ledger import AttemptEnd
+    from pipeline.store.ledger_parts import PartOutcome
     from pipeline.store.storage import Storage
 
 
@@ -63,11 +64,9 @@ async def record_reply(
         made = failed.made
         outcome = replace(outcome, audio_duration_s=made.audio_duration_s, checks=made.checks)
         roles = {"audio": made.audio_path, "transcript_file": made.transcript_path}
-        late = failed.__cause__ if isinstance(failed.__cause__, LeaseLost) else None
-        await sender.on_disk(
-            partial(keep_elsewhere, late=late is not None), sender.spool, outcome, end, made.files, roles
-        )
-        raise late or failed from None
+        because = failed.__cause__ if isinstance(failed.__cause__, LeaseLost) else failed
+        await keep_in_spool(sender, outcome, end, made.files, roles, because=because)
+        raise because from None
     outcome = replace(
         outcome,
         audio=saved.audio,
@@ -82,8 +81,7 @@ async def record_reply(
     except StorageError as failed:
         # With its files, though they are on disk: a disk with such errors may not give them back.
         roles = {"audio": saved.made.audio_path, "transcript_file": saved.made.transcript_path}
-        keep = partial(keep_elsewhere, late=isinstance(failed, LeaseLost))
-        await sender.on_disk(keep, sender.spool, outcome, end, saved.made.files, roles)
+        await keep_in_spool(sender, outcome, end, saved.made.files, roles, because=failed)
         raise
     return outcome
 
@@ -111,10 +109,50 @@ async def record_failure(
         await sender.ledger.record_outcome(outcome, end, superseded=replaced)
     except StorageError as failed:
         files = [(path, raw)] if raw else []
-        keep = partial(keep_elsewhere, late=isinstance(failed, LeaseLost))
-        await sender.on_disk(keep, sender.spool, outcome, end, files, {"raw_reply": path})
+        await keep_in_spool(sender, outcome, end, files, {"raw_reply": path}, because=failed)
         raise
     return outcome
+
+
+async def keep_reply(
+    sender: Sender,
+    item: Item,
+    turn: Turn,
+    reply: Reply,
+    *,
+    outcome: Outcome,
+    end: AttemptEnd,
+    because: StorageError,
+) -> None:
+    """Keep a reply whose outcome was never tried to record: the output could not be written before that.
+
+    Raises:
+        BadReply: its audio is unusable.
+        StorageError: it cannot be kept in the spool either.
+    """
+    made = await sender.on_disk(make, item, turn, reply, sender.finish)
+    outcome = replace(outcome, audio_duration_s=made.audio_duration_s, checks=made.checks)
+    roles = {"audio": made.audio_path, "transcript_file": made.transcript_path}
+    await keep_in_spool(sender, outcome, end, made.files, roles, because=because)
+
+
+async def keep_in_spool(
+    sender: Sender,
+    outcome: Outcome,
+    end: AttemptEnd | None,
+    files: list[tuple[str, bytes]],
+    roles: Mapping[str, str | None],
+    *,
+    because: StorageError,
+    part: PartOutcome | None = None,
+) -> None:
+    """Keep what the output does not take; where another run holds the item by now, as what comes late.
+
+    Raises:
+        StorageError: it cannot be kept in the spool either.
+    """
+    keep = partial(keep_elsewhere, part=part, late=isinstance(because, LeaseLost))
+    await sender.on_disk(keep, sender.spool, outcome, end, files, roles)
 
 
 def _write(

@@ -8,6 +8,9 @@ import pytest
 from emulator_process import EmulatorProcess
 from running import audiobatch, azure, rows_of, run_job, write_wav
 
+from pipeline.errors import StorageError
+from pipeline.store.ledger import Ledger
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -194,6 +197,32 @@ def test_both_replies_are_in_the_row_when_the_first_was_of_text_alone(emulator, 
     assert (
         sum(int(row["output_text_tokens"]) + int(row["output_audio_tokens"]) for row in rows) == billed_tokens
     )
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_part": 0.5}], ids=["whole", "in parts"])
+def test_a_reply_that_waits_for_a_better_one_is_brought_home_when_the_ledger_fails(
+    settings, emulator, tmp_path, monkeypatch
+):
+    write_wav(tmp_path / "in" / "a.wav", seconds=60)
+    emulator.put_faults({"do": {"corrupt": "text_only"}})
+    wanted = {"retry_text_only": True, **settings}
+
+    async def full(_self, _end):
+        raise StorageError("no space left")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Ledger, "record_end", full)
+        first = send(emulator, tmp_path, **wanted)
+    assert (first.exit_code, first.stopped_by) == (2, "storage")
+    paid = [call["item_hash"] for call in emulator.journal()]
+    emulator.put_faults()
+    second = send(emulator, tmp_path, **wanted)
+    (row,) = rows_of(second)
+    parts = int(row["parts"] or 1)
+    assert row["status"] == "succeeded"
+    assert row["checks"] == "text_only"
+    assert len(emulator.journal()) == parts
+    assert set(paid).isdisjoint(call["item_hash"] for call in emulator.journal()[len(paid) :])
 
 
 def paid_in(rows):
