@@ -33,7 +33,7 @@ from pipeline.limits.retry import AskAgain, Deferred, Tries, retrying
 from pipeline.model import Outcome, Request, Status, next_version
 from pipeline.redo import system_of, text_of
 from pipeline.sending.recording import keep_reply, record_failure, record_reply
-from pipeline.sending.repair import Repair, ask_again, check_answer
+from pipeline.sending.repair import Repair, ask_again, check_answer, record_answer, recorded_answer
 from pipeline.sending.spent import Spent
 from pipeline.stop import StopReason
 from pipeline.store.ledger import Attempt, AttemptEnd
@@ -102,6 +102,7 @@ class OneTurn:
             Deferred: it goes on later in the run.
             StorageError: the outcome could not be recorded; a paid reply is kept in the spool.
         """
+        await self._go_on_with_answer()
         try:
             return await retrying(self.tries, sleep=self.sender.back_off)(self._call)
         except StorageError as unwritten:
@@ -153,7 +154,7 @@ class OneTurn:
                 self.spent.add(reply.usage, self.paid_usd)
                 sender.aftermath.went_well(lease, reply)
                 self._ask_for_sound_again(reply, attempt)
-                self._ask_for_answer_again(reply)
+                await self._ask_for_answer_again(reply, attempt)
                 return await self._settled(reply, attempt)
             except StorageError:
                 raise
@@ -314,12 +315,26 @@ class OneTurn:
             self.spare = (reply, attempt)
             raise AskAgain("the reply came without the audio asked for", request_id=reply.request_id)
 
-    def _ask_for_answer_again(self, reply: Reply) -> None:
+    async def _ask_for_answer_again(self, reply: Reply, attempt: Attempt) -> None:
         """Raises: AskAgain: once, where the answer does not hold the fields; AnswerInvalid: after that."""
-        repair = check_answer(self.turn, reply, self.repair)
+        repair = check_answer(self.turn, reply.words, self.repair, reply.request_id)
         if repair is not None:
             self.repair = repair
-            raise ask_again(repair, reply)
+            again = ask_again(repair, reply)
+            outcome, _ = self._succeeded(reply, attempt)
+            end = self._end(attempt, Status.FAILED, again)
+            await self.sender.settle(record_answer(self.sender, outcome, end))
+            raise again
+
+    async def _go_on_with_answer(self) -> None:
+        """Where a run ended between an answer and its repair, the repair comes next."""
+        if self.turn.answer is None or self.keeps is not None:
+            return
+        answer = await recorded_answer(self.sender, self.item.item_id, self.turn, self.before)
+        self.repair = check_answer(self.turn, answer.transcript) if answer else None
+        if answer is not None and self.repair is not None:
+            self.spent = Spent.of(answer)
+            self.calls = max(self.calls, answer.attempts - self._earlier_attempts())
 
     async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
         """Files, then the outcome; both before the call's place is given to another."""

@@ -62,7 +62,7 @@ def keep_elsewhere(
         "outcome": outcome_to_row(outcome),
         "end": None if end is None else _end_to_json(end),
         "roles": {role: path for role, path in roles.items() if path},
-        "part": None if part is None else [part.part, part.start_s, part.end_s],
+        "part": None if part is None else [part.part, part.start_s, part.end_s, part.kind.value],
         "late": late,
     }
     place = spool.keep(outcome.item_id, files, record)
@@ -102,8 +102,14 @@ def bring_home(spool: Spool, storage: Storage, ledger: Ledger) -> int:
             return
         coming = _written(entry, coming, saved)
         if place:
-            number, start_s, end_s = place
-            part = PartOutcome(kind=PartKind.REPLY, part=number, start_s=start_s, end_s=end_s, outcome=coming)
+            number, start_s, end_s, *kind = place  # earlier versions kept replies alone, and named no kind
+            part = PartOutcome(
+                kind=PartKind(kind[0] if kind else PartKind.REPLY),
+                part=number,
+                start_s=start_s,
+                end_s=end_s,
+                outcome=coming,
+            )
             ledger.record_part_now(part, end)
             return
         if known is not None:

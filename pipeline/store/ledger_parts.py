@@ -26,11 +26,16 @@ TRANSCRIPTION = "transcription"
 
 
 class PartKind(StrEnum):
-    """`reply`: the reply to a part. `input`: a recording's own words. `speech`: a spoken reply's, heard again."""
+    """What a row here is of.
+
+    `reply`: the reply to a part. `input`: a recording's own words. `speech`: a spoken reply's, heard again.
+    `answer`: an answer that does not hold the fields, while it is asked to be put right; of no stretch.
+    """
 
     REPLY = "reply"
     INPUT = "input"
     SPEECH = "speech"
+    ANSWER = "answer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

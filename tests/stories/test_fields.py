@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 from running import audiobatch, azure, rows_of, run_job, write_wav
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
+from pipeline.plan import Retry
+from pipeline.store.ledger import Ledger
 from pipeline.transports.chat import ChatTransport
 
 FIELDS = [
@@ -91,6 +93,57 @@ def test_an_answer_that_is_wrong_twice_is_a_failed_row_with_the_reason_and_the_a
     assert "there is no JSON object in it" in row["error_message"]
     assert [path.read_text() for path in (tmp_path / "out" / "replies").iterdir()] == ["Sorry?"]
     assert len(emulator.settled_journal(2)) == 2
+
+
+def stop_before_the_repair(running):
+    """As if somebody pressed Ctrl-C while the repair waits for a service in trouble."""
+    from pipeline.stop import StopReason
+
+    record = running.ledger.record_part
+
+    async def record_then_stop(*arguments):
+        await record(*arguments)
+        running.stop.ask(StopReason.SIGINT)
+
+    running.ledger.record_part = record_then_stop
+
+
+def test_a_run_that_stops_before_the_repair_leaves_the_answer_to_the_next_one(job, emulator, first_answers):
+    first_answers.append("I would rather not.")
+    one = {**job, "inputs": [job["inputs"][0] + "/a.wav"]}
+    stopped = run_job(**one, on_open=stop_before_the_repair)
+    assert (stopped.exit_code, stopped.pending, len(emulator.settled_journal(1))) == (130, 1, 1)
+    summary = run_job(**one)
+    (row,) = rows_of(summary)
+    first, second = emulator.settled_journal(2)
+    assert (row["status"], row["attempts"]) == ("succeeded", "2")
+    assert second["input_text_tokens"] > first["input_text_tokens"], "the repair shows what was said"
+    assert int(row["input_text_tokens"]) == first["input_text_tokens"] + second["input_text_tokens"]
+    assert float(row["cost_usd"]) == pytest.approx(float(stopped.cost_usd + summary.cost_usd))
+
+
+def test_an_answer_that_cannot_be_recorded_is_brought_home_and_put_right(
+    job, emulator, first_answers, monkeypatch
+):
+    async def full(_self, *_arguments):
+        raise StorageError("no space left")
+
+    first_answers.append("I would rather not.")
+    one = {**job, "inputs": [job["inputs"][0] + "/a.wav"]}
+    with monkeypatch.context() as broken:
+        broken.setattr(Ledger, "record_part", full)
+        assert run_job(**one).exit_code == 2
+    (row,) = rows_of(run_job(**one))
+    assert (row["status"], row["attempts"], len(emulator.settled_journal(2))) == ("succeeded", "2", 2)
+
+
+def test_a_retry_after_two_wrong_answers_asks_anew(job, emulator, first_answers):
+    first_answers += ["I would rather not.", "Sorry?"]
+    one = {**job, "inputs": [job["inputs"][0] + "/a.wav"]}
+    assert run_job(**one).failed == 1
+    (row,) = rows_of(run_job(**one, retry=Retry()))
+    first, _, third = emulator.settled_journal(3)
+    assert (row["status"], third["input_text_tokens"]) == ("succeeded", first["input_text_tokens"])
 
 
 def test_fields_are_asked_of_the_last_turn_and_earlier_turns_are_not_bought_again(job, emulator):
