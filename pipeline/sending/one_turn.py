@@ -56,6 +56,21 @@ _TOO_LONG = "context_length_exceeded"
 
 
 @dataclass(slots=True, kw_only=True)
+class _Bill:
+    """What a call came to, for the pool to hear when its place is given back.
+
+    Attributes:
+        tokens: as the service counted them; None: it did not say.
+        cost_usd: None: perhaps billed, the worst case stays reserved.
+        reached: the service let the call in.
+    """
+
+    tokens: float | None = None
+    cost_usd: Decimal | None = Decimal(0)
+    reached: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
 class OneTurn:
     """A turn on its way.
 
@@ -128,49 +143,68 @@ class OneTurn:
         tokens = sender.sizes.call_tokens(request, read_aloud=self.item.read_aloud)
         worst = sender.worst_usd(request)
         lease = await self._lease(tokens, worst)
-        reply: Reply | None = None
-        used: float | None = None
-        cost: Decimal | None = Decimal(0)
-        proven = False
+        bill = _Bill()
         try:
-            if sender.stop.asked:
-                raise Stopping
-            attempt = self._attempt(lease.deployment.name)
-            attempt = replace(attempt, worst_usd=worst.get(attempt.deployment))
-            await sender.ledger.record_intent(attempt)
-            leaves = await lease.leaves()
-            if sender.stop.asked or not leaves:
-                await self._withdraw(attempt)
-            self.last = attempt
-            sender.tally.called(attempt.item_id)
-            cost = None
-            try:
-                reply = await sender.call(lease.deployment.name, request)
-                proven = True
-                used = float(reply.usage.total_tokens) if reply.usage else None
-                with working_on_reply(reply.raw, reply.request_id):
-                    self.paid_usd = cost = sender.targets[lease.deployment.name].reply_usd(reply)
-                sender.tally.paid(reply.usage, self.paid_usd, lease.deployment.name)
-                self.spent.add(reply.usage, self.paid_usd)
-                sender.aftermath.went_well(lease, reply)
-                self._ask_for_sound_again(reply, attempt)
-                await self._ask_for_answer_again(reply, attempt)
-                return await self._settled(reply, attempt)
-            except StorageError:
-                raise
-            except AudioBatchError as failed:
-                proven = not isinstance(failed, (DeploymentFatal, Disconnected))
-                if reply is None and not _is_perhaps_billed(failed):
-                    self.paid_usd = cost = Decimal(0)
-                if cost is None:
-                    self._cost_is_not_known(failed)
-                await sender.keep_body(failed, request)
-                outcome = await sender.settle(self._ended_without(failed, attempt, lease))
-                if outcome is None:
-                    raise
-                return outcome
+            return await self._in_lease(request, lease, worst.get(lease.deployment.name), bill)
         finally:
-            lease.release(actual_tokens=used, proven=proven, cost_usd=cost)
+            lease.release(actual_tokens=bill.tokens, proven=bill.reached, cost_usd=bill.cost_usd)
+
+    async def _in_lease(
+        self, request: Request, lease: Lease, worst_usd: Decimal | None, bill: _Bill
+    ) -> Outcome:
+        """Announce the call, make it, write down how it ended."""
+        sender = self.sender
+        attempt = await self._announced(lease, worst_usd)
+        bill.cost_usd = None
+        try:
+            reply = await self._reply(request, lease, bill)
+            self._ask_for_sound_again(reply, attempt)
+            await self._ask_for_answer_again(reply, attempt)
+            return await self._settled(reply, attempt)
+        except StorageError:
+            raise
+        except AudioBatchError as failed:
+            if not bill.reached and not _is_perhaps_billed(failed):
+                self.paid_usd = bill.cost_usd = Decimal(0)
+            bill.reached = bill.reached or not isinstance(failed, (DeploymentFatal, Disconnected))
+            if bill.cost_usd is None:
+                self._cost_is_not_known(failed)
+            await sender.keep_body(failed, request)
+            outcome = await sender.settle(self._ended_without(failed, attempt, lease))
+            if outcome is None:
+                raise
+            return outcome
+
+    async def _announced(self, lease: Lease, worst_usd: Decimal | None) -> Attempt:
+        """The call, written down; it leaves now.
+
+        Raises:
+            Stopping, AskAgain: it is not made after all.
+        """
+        sender = self.sender
+        if sender.stop.asked:
+            raise Stopping
+        attempt = replace(self._attempt(lease.deployment.name), worst_usd=worst_usd)
+        await sender.ledger.record_intent(attempt)
+        leaves = await lease.leaves()
+        if sender.stop.asked or not leaves:
+            await self._withdraw(attempt)
+        self.last = attempt
+        sender.tally.called(attempt.item_id)
+        return attempt
+
+    async def _reply(self, request: Request, lease: Lease, bill: _Bill) -> Reply:
+        """What the call brings, with its cost counted."""
+        sender, name = self.sender, lease.deployment.name
+        reply = await sender.call(name, request)
+        bill.reached = True
+        bill.tokens = float(reply.usage.total_tokens) if reply.usage else None
+        with working_on_reply(reply.raw, reply.request_id):
+            self.paid_usd = bill.cost_usd = sender.targets[name].reply_usd(reply)
+        sender.tally.paid(reply.usage, self.paid_usd, name)
+        self.spent.add(reply.usage, self.paid_usd)
+        sender.aftermath.went_well(lease, reply)
+        return reply
 
     async def _settled(self, reply: Reply, attempt: Attempt) -> Outcome:
         """The outcome that a reply makes, recorded; where that fails, the reply is in the spool."""
