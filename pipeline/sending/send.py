@@ -136,14 +136,12 @@ class Sender:
     async def run(self, one: Recorded) -> Status | None:
         """Everything that is still to do for one item; None when the run stopped before it ended."""
         try:
-            status = await self._item(one)
+            status = await self._served(one)
         except Stopping:
             return None
         except Deferred:
             self.later.append(one)
             return None
-        except NoDeployment as ended:
-            status = await self._without_deployment(one, ended)
         except LeaseLost as lost:
             log.warning("%s", lost.message)
             return None
@@ -163,6 +161,12 @@ class Sender:
             self._stop_at_failure_limit()
         return status
 
+    async def _served(self, one: Recorded) -> Status | None:
+        try:
+            return await self._item(one)
+        except NoDeployment as ended:
+            return await self._without_deployment(one, ended)
+
     async def _without_deployment(self, one: Recorded, ended: NoDeployment) -> Status | None:
         """What a row names cannot serve it: others go on; without others the run ends."""
         if not self.aftermath.others_usable or (ended.cause is None and self.is_last_pass):
@@ -171,6 +175,7 @@ class Sender:
         if ended.cause is None:
             self.later.append(one)
             return None
+        self._begun.pop(one.source.item_id, None)
         return await self._not_sent(one, ended.cause)
 
     async def _item(self, one: Recorded) -> Status | None:
@@ -253,11 +258,18 @@ class Sender:
                 await self.on_disk(received.discard)
 
     async def _not_sent(self, one: Recorded, refused: AudioBatchError) -> Status:
-        """An input that was good when it was found, and can not be sent after all: a failed row."""
+        """What was good when it was found, and can not be sent after all: its first turn without a result fails.
+
+        A result is never replaced here: it was paid for, in this run or an earlier one.
+        """
+        turn = await self.on_disk(self._first_without_result, one.source.item_id)
+        if turn is None:
+            log.warning("%s: its earlier results stay: %s", one.source.item_id, refused.message)
+            return Status.FAILED
         now = datetime.now(UTC)
         outcome = Outcome(
             item_id=one.source.item_id,
-            turn=1,
+            turn=turn,
             fingerprint="",
             status=Status.FAILED,
             run_id=self.run_id,
@@ -268,10 +280,16 @@ class Sender:
             input_sha256=one.source.sha256,
             settings_key=self.settings_key,
         )
-        known = one.outcomes.get(1)
-        if known is None or known.status is not Status.SUCCEEDED:
-            await self.ledger.record_outcome(outcome)
+        await self.ledger.record_outcome(outcome)
         return Status.FAILED
+
+    def _first_without_result(self, item_id: str) -> int | None:
+        """As the ledger knows it now: this run may have made turns since the item was claimed."""
+        for turn in range(1, len(self.spec.turn_specs()) + 1):
+            known = self.ledger.outcome(item_id, turn)
+            if known is None or known.status is not Status.SUCCEEDED:
+                return turn
+        return None
 
     # What a turn asks of the run.
 

@@ -6,6 +6,7 @@ import pytest
 from running import audiobatch, azure, rows_of, run_job, write_wav
 
 from pipeline.errors import ConfigError
+from pipeline.limits.retry_budget import RetryBudget
 
 GOOD = "good.wav"
 
@@ -71,6 +72,30 @@ def test_a_file_that_is_gone_when_its_turn_comes_is_a_failed_row(emulator, tmp_p
     assert (rows["lost.wav"]["status"], rows["lost.wav"]["error_type"]) == ("failed", "input")
     assert "gone" in rows["lost.wav"]["error_message"]
     assert rows[GOOD]["status"] == "succeeded"
+
+
+def test_a_file_that_is_gone_before_the_second_turn_takes_nothing_from_the_first(
+    emulator, tmp_path, monkeypatch
+):
+    lost = write_wav(tmp_path / "in" / "lost.wav", seconds=0.3)
+
+    def allows(_budget):
+        lost.unlink()
+        return False
+
+    monkeypatch.setattr(RetryBudget, "allows", allows)
+    emulator.put_faults({"when": {"text": "Shorter", "nth": 1}, "do": {"status": 503}})
+    summary = run_job(
+        inputs=[str(tmp_path / "in")],
+        output=str(tmp_path / "out"),
+        turns=[{"prompt": "What?"}, {"prompt": "Shorter."}],
+        **azure(emulator),
+    )
+    first, second = rows_of(summary)
+    assert (summary.failed, first["status"]) == (1, "succeeded")
+    assert (tmp_path / "out" / (first["audio_file"] or first["transcript_file"])).exists()
+    assert (second["status"], second["error_type"]) == ("failed", "input")
+    assert "gone" in second["error_message"]
 
 
 def test_bad_rows_of_a_table_are_refused_and_the_good_ones_sent(emulator, tmp_path):

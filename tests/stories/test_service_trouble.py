@@ -11,6 +11,8 @@ from running import audiobatch, azure, rows_of, run_job, write_wav
 from pipeline.errors import StorageError
 from pipeline.store.ledger import Ledger
 
+from pipeline.errors import StorageError
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -350,6 +352,58 @@ def test_no_credit_stops_the_run_and_is_never_retried(emulator, folder):
     emulator.put_faults({"when": {}, "do": {"status": 429, "body": body}})
     summary = send(emulator, folder)
     assert (summary.exit_code, len(emulator.journal())) == (4, 1)
+
+
+def test_a_named_deployment_that_dies_between_two_turns_costs_no_reply(emulator, tmp_path):
+    rows = [{"id": f"p{n}", "prompt": f"Say number {n}.", "deployment": "gpt-audio"} for n in range(3)]
+    rows.append({"id": "other", "prompt": "Say hello."})
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spent = {"code": "insufficient_quota", "type": "insufficient_quota", "message": "no credit"}
+    emulator.put_faults(
+        {
+            "when": {"deployment": "gpt-audio", "text": "Shorter", "nth": 1},
+            "do": {"status": 429, "body": {"error": spent}},
+        },
+        {"when": {"deployment": "gpt-audio", "nth": 1}, "do": {}},
+        {"do": {"latency_s": 0.5}},
+    )
+    job = {
+        "inputs": [str(tmp_path / "p.jsonl")],
+        "output": str(tmp_path / "out"),
+        "turns": [{}, {"prompt": "Shorter, please."}],
+        "max_failures": "100%",
+        **azure(emulator, max_concurrency=3),
+    }
+    summary = run_job(**job)
+    assert (summary.exit_code, summary.succeeded, summary.failed) == (3, 1, 3)
+    by_turn = {(row["item_id"], row["turn"]): row for row in rows_of(summary)}
+    for name in ("p0", "p1", "p2"):
+        assert by_turn[name, "1"]["status"] == "succeeded"
+        assert (tmp_path / "out" / by_turn[name, "1"]["audio_file"]).exists()
+        assert by_turn[name, "2"]["error_type"] == "credit"
+    emulator.put_faults()
+    before = billed(emulator)
+    assert run_job(**job).succeeded == 3
+    assert billed(emulator) - before == 3, "no first turn was bought a second time"
+
+
+def test_a_row_that_could_not_be_sent_nor_recorded_ends_the_run_in_order(emulator, tmp_path):
+    rows = [{"id": f"p{n}", "prompt": f"Say number {n}.", "deployment": "gone"} for n in range(3)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def break_ledger(job):
+        async def record_outcome(*_arguments, **_named):
+            raise StorageError("no space is left")
+
+        job.ledger.record_outcome = record_outcome
+
+    summary = run_job(
+        inputs=[str(tmp_path / "p.jsonl")],
+        output=str(tmp_path / "out"),
+        on_open=break_ledger,
+        **azure(emulator),
+    )
+    assert (summary.exit_code, summary.stopped_by, summary.pending) == (2, "storage", 3)
 
 
 def test_a_refused_token_is_renewed_once_for_all_and_no_row_fails(folder, monkeypatch):
