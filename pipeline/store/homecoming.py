@@ -85,7 +85,7 @@ def bring_home(spool: Spool, storage: Storage, ledger: Ledger) -> int:
             return entry
         coming, _ = _read(entry)
         known = _in_its_place(ledger, coming)
-        if entry.record.get("late"):
+        if entry.record.get("late") or _is_over(coming, known):
             return _among_versions(entry, coming, known)
         if known is None:
             return entry
@@ -96,7 +96,8 @@ def bring_home(spool: Spool, storage: Storage, ledger: Ledger) -> int:
         coming, end = _read(entry)
         place = entry.record.get("part")
         known = None if place else _in_its_place(ledger, coming)
-        if entry.record.get("late") and (known is not None or coming.status is not Status.SUCCEEDED):
+        late = entry.record.get("late") and (known is not None or coming.status is not Status.SUCCEEDED)
+        if late or _is_over(coming, known):
             here = [replace(file, path=_own_path(file.path)) for file in saved]
             _record_late(ledger, _written(entry, coming, here), end, known)
             return
@@ -129,6 +130,11 @@ def _among_versions(entry: SpoolEntry, coming: Outcome, known: Outcome | None) -
         return entry
     files = tuple((version_path(path, known.version), data) for path, data in entry.files)
     return replace(entry, files=files)
+
+
+def _is_over(coming: Outcome, known: Outcome | None) -> bool:
+    """Whether this is a failure whose turn has succeeded since; one of a redo came after what it was to replace."""
+    return known is not None and coming.status is not Status.SUCCEEDED and coming.version <= known.version
 
 
 def _record_late(ledger: Ledger, coming: Outcome, end: AttemptEnd | None, known: Outcome | None) -> None:

@@ -1,6 +1,7 @@
 """The write path under every fault of the machine: what is paid for is kept, once; messages say what to do."""
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import json
@@ -310,11 +311,8 @@ def test_a_redo_on_a_full_disk_loses_neither_the_old_nor_the_new(emulator, promp
 # Replies that were paid for and are no use.
 
 
-def test_a_bad_reply_is_final_and_its_body_kept_though_the_disk_was_full(
-    emulator, prompts, tmp_path, monkeypatch
-):
-    settings = job(emulator, prompts, tmp_path)
-    emulator.put_faults({"when": {"text": TEXTS["p2"]}, "do": {"corrupt": "base64"}})
+@contextlib.contextmanager
+def no_room_for_bad_replies(monkeypatch):
     original = durable.NewFile.pour
 
     def pour(file, data):
@@ -324,6 +322,15 @@ def test_a_bad_reply_is_final_and_its_body_kept_though_the_disk_was_full(
 
     with monkeypatch.context() as patch:
         patch.setattr(durable.NewFile, "pour", pour)
+        yield
+
+
+def test_a_bad_reply_is_final_and_its_body_kept_though_the_disk_was_full(
+    emulator, prompts, tmp_path, monkeypatch
+):
+    settings = job(emulator, prompts, tmp_path)
+    emulator.put_faults({"when": {"text": TEXTS["p2"]}, "do": {"corrupt": "base64"}})
+    with no_room_for_bad_replies(monkeypatch):
         assert run_job(**settings).exit_code == 2
     again = run_job(**settings)
     assert billed(emulator, TEXTS["p2"]) == 1
@@ -332,6 +339,43 @@ def test_a_bad_reply_is_final_and_its_body_kept_though_the_disk_was_full(
     assert (tmp_path / "out/replies/p2.json").stat().st_size > 1000
     assert run_job(**settings, retry=Retry()).failed == 1
     assert billed(emulator, TEXTS["p2"]) == 2
+
+
+def test_a_bad_reply_that_another_machine_kept_takes_no_later_success_s_place(
+    emulator, prompts, tmp_path, monkeypatch
+):
+    settings = job(emulator, prompts, tmp_path)
+    emulator.put_faults({"when": {"text": TEXTS["p2"]}, "do": {"corrupt": "base64"}})
+    with no_room_for_bad_replies(monkeypatch):
+        assert run_job(**settings).exit_code == 2
+    emulator.put_faults()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+        assert run_job(**settings).exit_code == 0
+    results = observing.look(tmp_path / "out").results
+    again = run_job(**settings)
+    assert (again.exit_code, again.sent) == (0, 0)
+    assert not (tmp_path / "out/replies/p2.json").exists()
+    seen = observing.look(tmp_path / "out")
+    assert (seen.results, seen.earlier) == (results, set())
+    all_there(tmp_path)
+
+
+def test_a_bad_reply_to_a_redo_takes_the_earlier_result_s_place_when_it_comes_home(
+    emulator, prompts, tmp_path, monkeypatch
+):
+    settings = job(emulator, prompts, tmp_path)
+    run_job(**settings)
+    before = observing.look(tmp_path / "out").results
+    emulator.put_faults({"when": {"text": TEXTS["p2"]}, "do": {"corrupt": "base64"}})
+    redo = {**settings, "voice": "ash", "redo": True}
+    with no_room_for_bad_replies(monkeypatch):
+        assert run_job(**redo).exit_code == 2
+    assert run_job(**redo).exit_code in {0, 3}
+    seen = observing.look(tmp_path / "out")
+    assert seen.statuses == Counter(succeeded=3, failed=1)
+    assert seen.earlier == before
+    assert all(observing.is_there(tmp_path / "out", one) for one in seen.results | seen.earlier)
 
 
 def test_a_reply_that_cannot_be_worked_on_is_kept_and_the_others_go_on(
