@@ -4,6 +4,9 @@
     the same again            calls in flight are given up and become `unknown`; the same code
     a third time              the process ends where it stands; the ledger knows what was sent
 
+A run that stops by itself already, at a limit for example, gives calls in flight all their time, and from a signal
+on as little; it keeps the exit code of its own reason.
+
 Each of the two is counted for itself: Ctrl-C under `audiobatch serve` reaches a flow from the terminal, and the
 server of schedules passes its own stop on as SIGTERM; that is one wish, not two.
 
@@ -95,7 +98,7 @@ async def on_cancellation(stop: Stop, cancelled: Callable[[], Awaitable[bool]]) 
     """
 
     async def watch() -> None:
-        while not stop.asked:
+        while not stop.hurried.is_set():
             await asyncio.sleep(POLL_S)
             try:
                 if await cancelled():

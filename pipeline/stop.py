@@ -1,7 +1,8 @@
 """The wish to stop, as everything that sends can see it.
 
-Two levels: *soft* (send nothing more; what is in flight may end) and *hard* (at once). Both only ever go from
-unset to set, so whoever reads them needs no lock. The first reason is kept: it decides the exit code.
+Three levels: *soft* (send nothing more; what is in flight may end), *hurried* (somebody waits for the end: what is
+in flight has `drain_timeout_s`) and *hard* (at once). Each only ever goes from unset to set, so whoever reads them
+needs no lock. The first reason is kept: it decides the exit code.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ class StopReason(StrEnum):
     INTERNAL = "internal"
 
 
+#: Somebody waits for the process to end.
+HURRIED = frozenset({StopReason.SIGINT, StopReason.SIGTERM, StopReason.CANCELLED})
+
+
 class Stop:
     """One per run; made inside its event loop.
 
@@ -36,6 +41,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.soft = asyncio.Event()
+        self.hurried = asyncio.Event()
         self.hard = asyncio.Event()
         self.reason: StopReason | None = None
         self.detail = ""
@@ -46,10 +52,13 @@ class Stop:
             self.reason = reason
             self.detail = detail
         self.soft.set()
+        if reason in HURRIED:  # also where the run stops already, and has all the time it wants
+            self.hurried.set()
 
     def force(self, reason: StopReason) -> None:
         """End now: calls in flight are given up and become `unknown`."""
         self.ask(reason)
+        self.hurried.set()
         self.hard.set()
 
     @property

@@ -226,6 +226,7 @@ async def test_a_signal_while_another_stop_drains_does_not_abort():
     with stopping.on_signals(stop, in_flight=str):
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.sleep(0.05)
+    assert stop.hurried.is_set()
     assert not stop.hard.is_set()
     assert stop.reason is StopReason.MAX_COST
 
@@ -245,6 +246,19 @@ async def test_a_state_that_cannot_be_read_stops_nothing(monkeypatch):
         await asyncio.wait_for(stop.soft.wait(), 5)
     assert stop.reason is StopReason.CANCELLED
     assert next(answers, None) is None
+
+
+async def test_a_cancellation_is_heard_while_another_stop_drains(monkeypatch):
+    monkeypatch.setattr(stopping, "POLL_S", 0.01)
+
+    async def cancelled():
+        return True
+
+    stop = Stop()
+    stop.ask(StopReason.MAX_COST)
+    async with stopping.on_cancellation(stop, cancelled):
+        await asyncio.wait_for(stop.hurried.wait(), 5)
+    assert stop.reason is StopReason.MAX_COST
 
 
 def test_a_process_that_hangs_at_its_end_is_ended():

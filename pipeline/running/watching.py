@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Reasons to stop that leave calls in flight only `drain_timeout_s`: somebody waits for the process to end.
-HURRIED = frozenset({StopReason.SIGINT, StopReason.SIGTERM, StopReason.CANCELLED})
-
 
 async def watch_stop(job: Job, sender: Sender | None) -> None:
     """When a stop is asked for: let nobody call any more, then give calls in flight their time."""
@@ -36,9 +33,9 @@ async def watch_stop(job: Job, sender: Sender | None) -> None:
     if sender is None:
         return
     sender.pool.stop()
-    drain_s = job.spec.drain_timeout_s if job.stop.reason in HURRIED else None
+    await job.stop.hurried.wait()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(job.stop.hard.wait(), drain_s)
+        await asyncio.wait_for(job.stop.hard.wait(), job.spec.drain_timeout_s)
     sender.give_up()
 
 

@@ -1,5 +1,6 @@
 """Stops of the real engine, with the flows and without: what is in flight ends and is recorded, the rest waits."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,9 @@ from pathlib import Path
 import flows_prefect
 import pytest
 from crash import observing
+from running import azure, run_job
+
+from pipeline.stop import StopReason
 
 ROOT = Path(__file__).resolve().parents[2]
 CALL_S = 1.0
@@ -156,6 +160,34 @@ def test_calls_that_outlive_the_drain_time_become_unknown(emulator, tmp_path):
     assert returned == 143, err
     assert 17 < time.monotonic() - began < 30, "service managers kill after 30 s"
     assert observing.look(run.out).statuses["unknown"] == 4
+
+
+def test_a_signal_starts_the_drain_time_also_where_the_run_stops_at_a_limit(emulator, tmp_path):
+    texts = {"good": "Say one.", "slow": "Take your time.", "bad": "Say two."}
+    table = tmp_path / "prompts.jsonl"
+    table.write_text("".join(json.dumps({"id": id_, "prompt": text}) + "\n" for id_, text in texts.items()))
+    emulator.put_faults(
+        {"when": {"text": texts["slow"]}, "do": {"latency_s": 40}},
+        {"when": {"text": texts["bad"]}, "do": {"status": 400, "latency_s": 0.5}},
+    )
+    stopped = []
+
+    def signal_when_it_drains(job):
+        async def wait():
+            await job.stop.soft.wait()
+            await asyncio.sleep(1)
+            stopped.append(time.monotonic())
+            job.stop.ask(StopReason.SIGTERM)
+
+        stopped.append(asyncio.get_running_loop().create_task(wait()))
+
+    settings = azure(emulator, max_concurrency=4, max_failures="0", drain_timeout_s=1)
+    summary = run_job(
+        inputs=[str(table)], output=str(tmp_path / "out"), on_open=signal_when_it_drains, **settings
+    )
+    assert time.monotonic() - stopped[-1] < 15
+    assert (summary.exit_code, summary.stopped_by) == (6, "max_failures")
+    assert (summary.succeeded, summary.failed, summary.unknown) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
