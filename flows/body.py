@@ -30,7 +30,8 @@ from flows import artifacts, closing, engine_context, left_behind, progress, sha
 from flows.endings import RunFailed, RunInterrupted
 from pipeline import execute
 from pipeline.errors import AudioBatchError, FolderInUse, NothingFound
-from pipeline.stop import StopReason
+from pipeline.exit_codes import ExitCode
+from pipeline.stop import HURRIED
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -41,10 +42,6 @@ if TYPE_CHECKING:
     from pipeline.sending.tally import RunSummary
 
 log = logging.getLogger(__name__)
-
-PARTIAL = 3
-PARKED = 5
-INTERRUPTED = (StopReason.SIGINT, StopReason.SIGTERM, StopReason.CANCELLED)
 
 
 def run_name() -> str:
@@ -100,9 +97,9 @@ async def _run(spec: JobSpec) -> State[Any]:
                 await (engine.send or shards.run_all)(job, plan)
                 engine.summary = summary = await job.finish()
         await artifacts.at_the_end(job, summary)
-        if summary.exit_code == PARTIAL:
+        if summary.exit_code == ExitCode.PARTIAL:
             await tag(run_id, "partial")
-        if ends_with_run and job.stop.reason in INTERRUPTED:
+        if ends_with_run and job.stop.hurried.is_set():
             stopping.end_process_after(summary.exit_code)
     return state_of(summary)
 
@@ -111,12 +108,12 @@ def state_of(summary: RunSummary) -> State[Any]:
     """The flow run's last state; its data is what the flow's caller gets or has raised."""
     told = closing.headline(summary)
     message = f"{summary.message} {told}".strip() if summary.message else told
-    if summary.exit_code in (0, PARTIAL):
+    if summary.exit_code in {ExitCode.DONE, ExitCode.PARTIAL}:
         return Completed(message=message, data=summary)
-    if summary.stopped_by in INTERRUPTED:
+    if summary.stopped_by in HURRIED:
         return Cancelled(message=message, data=RunInterrupted(message, summary))
     failed: State[Any] = Failed(message=message, data=RunFailed(message, summary))
-    if summary.exit_code == PARKED:
+    if summary.exit_code == ExitCode.PARKED:
         failed.name = "Parked"
     return failed
 

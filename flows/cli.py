@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from flows.proxies import spare_this_machine
+from pipeline.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,8 +43,6 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "config": ("flows.commands.config", "config", "Show where each setting comes from."),
     "emulator": ("pipeline.emulator.command", "emulator", "Run the local stand-in for the service."),
 }
-USAGE = 2
-INTERNAL = 1
 
 
 class _Commands(click.Group):
@@ -95,16 +94,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = cli.main(args=arguments, standalone_mode=False)
     except click.ClickException as failed:
         failed.show()
-        code = USAGE
+        code = ExitCode.USAGE
     except click.Abort:
         click.echo("audiobatch: interrupted", err=True)
-        code = 130
+        code = ExitCode.SIGINT
     except Exception as failed:  # noqa: BLE001 - the last stop: every error becomes a message and a code
         code = _explain(failed)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _explain(failed: Exception) -> int:
+def _explain(failed: Exception) -> ExitCode:
     from pipeline.errors import AudioBatchError, ConfigError, DeploymentFatal, InputError, StorageError
 
     if not isinstance(failed, AudioBatchError):
@@ -112,9 +111,9 @@ def _explain(failed: Exception) -> int:
 
         traceback.print_exception(failed)
         click.echo(f"audiobatch: internal error: {failed!r}. Nothing that was recorded is lost.", err=True)
-        return INTERNAL
+        return ExitCode.INTERNAL
     click.echo(f"audiobatch: {failed.message}", err=True)
     if isinstance(failed, DeploymentFatal):
-        return 4
+        return ExitCode.NO_DEPLOYMENT
     told = isinstance(failed, (ConfigError, InputError, StorageError))
-    return USAGE if told else INTERNAL
+    return ExitCode.USAGE if told else ExitCode.INTERNAL

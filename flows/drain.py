@@ -60,7 +60,7 @@ async def _state(orders: Orders) -> State[Any]:
                 async with stopping.on_cancellation(job.stop, lambda: body.is_cancelling(run_id)):
                     await body.tag(run_id, "audiobatch", "worker")
                     summary = await job.drain()
-            if ends_with_run and job.stop.reason in body.INTERRUPTED:
+            if ends_with_run and job.stop.hurried.is_set():
                 stopping.end_process_after(summary.exit_code)
     except AudioBatchError as failed:
         return Failed(message=failed.message, data=failed)

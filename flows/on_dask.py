@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import AudioBatchError, ConfigError
-from pipeline.workers.crew import Hand, Phase
+from pipeline.workers.crew import TELLING, Hand, Phase
 
 if TYPE_CHECKING:
     from pipeline.workers.orders import Orders
@@ -75,7 +75,7 @@ def drain(orders: str) -> str:
     async def work() -> str:
         async with at_work(Orders.model_validate_json(orders)) as job:
             summary = await job.drain()
-        return summary.message if summary.exit_code in {1, 2, 4} else ""
+        return summary.message if summary.exit_code in TELLING else ""
 
     try:
         return asyncio.run(work())

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pipeline.workers.crew import Hand, Phase
+from pipeline.workers.crew import TELLING, Hand, Phase
 
 if TYPE_CHECKING:
     from pipeline.workers.orders import Orders
@@ -81,7 +81,7 @@ def _hand(child: subprocess.Popen[bytes], said: IO[bytes]) -> Hand:
     trouble = ""
     if code < 0:
         trouble = f"killed by signal {-code}"
-    elif code in {1, 2, 4}:
+    elif code in TELLING:
         said.seek(max(0, said.seek(0, os.SEEK_END) - _TAIL_BYTES))
         lines = said.read().decode(errors="replace").strip().splitlines()
         trouble = lines[-1] if lines else f"ended with code {code}"

@@ -80,7 +80,7 @@ def on_signals(stop: Stop, *, in_flight: Callable[[str], str], keep: bool = Fals
 
 def _signalled(stop: Stop, reason: StopReason, count: int, in_flight: Callable[[str], str]) -> None:
     name = "Ctrl-C" if reason is StopReason.SIGINT else "SIGTERM"
-    if count == 1 and stop.reason in REASONS.values():
+    if count == 1 and not stop.reasons.keys().isdisjoint(REASONS.values()):
         return
     if count == 1:
         stop.ask(reason, f"stopped by {name}")

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from flows import stopping
 from pipeline.errors import FolderInUse
+from pipeline.exit_codes import ExitCode
 from pipeline.running.arrivals import Arrivals
-from pipeline.stop import Stop, StopReason
+from pipeline.stop import EXIT_CODES, Stop, StopReason
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,8 +30,7 @@ LOOK_EVERY_S = 5.0
 #: After a batch that left something to be sent again: as long as a run waits for a service that refuses.
 AGAIN_AFTER_S = 900.0
 #: Ends of a batch after which the next would end the same way, until somebody has done something.
-FINAL_CODES = frozenset({1, 2, 4, 6, 130, 143})
-_CODES = {StopReason.SIGINT: 130, StopReason.SIGTERM: 143, StopReason.STOP_AT: 5}
+FINAL_CODES = frozenset(ExitCode) - {ExitCode.DONE, ExitCode.PARTIAL, ExitCode.PARKED}
 
 
 @dataclass
@@ -70,10 +70,10 @@ class Watch:
                         return code
                 await self._pause()
                 if self._stop.reason is not None:
-                    return _CODES[self._stop.reason]
+                    return EXIT_CODES[self._stop.reason]
                 if stop_time is not None and datetime.now().astimezone() >= stop_time:
                     self.said(f"Ended: --stop-at {self.spec.stop_at}.")
-                    return _CODES[StopReason.STOP_AT]
+                    return EXIT_CODES[StopReason.STOP_AT]
 
     async def _pause(self) -> None:
         with contextlib.suppress(TimeoutError):

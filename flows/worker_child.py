@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from flows import progress, stopping
 from pipeline.errors import AudioBatchError
+from pipeline.exit_codes import ExitCode
 from pipeline.stop import StopReason
 from pipeline.workers.orders import Orders, at_work
 
@@ -29,7 +30,7 @@ def main() -> int:
         return asyncio.run(_drain(orders))
     except AudioBatchError as failed:
         print(failed.message, file=sys.stderr)
-        return 2
+        return ExitCode.USAGE
 
 
 async def _drain(orders: Orders) -> int:

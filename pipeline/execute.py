@@ -280,7 +280,7 @@ class Job:
             if not self.stop.asked:
                 await asyncio.to_thread(self._tidy_up)
         await self._feed.close()
-        if self.together is not None and self.stop.reason is not StopReason.STORAGE:
+        if self.together is not None and StopReason.STORAGE not in self.stop.reasons:
             with contextlib.suppress(StorageError):
                 self.left = (await asyncio.to_thread(self.ledger.queue.state)).left
 

@@ -248,6 +248,18 @@ async def test_a_state_that_cannot_be_read_stops_nothing(monkeypatch):
     assert next(answers, None) is None
 
 
+@posix
+async def test_two_signals_of_different_kinds_are_one_wish_also_while_another_stop_drains(capsys):
+    stop = Stop()
+    stop.ask(StopReason.MAX_COST)
+    with stopping.on_signals(stop, in_flight=str):
+        for number in stopping.REASONS:
+            os.kill(os.getpid(), number)
+            await asyncio.sleep(0.05)
+    assert not stop.hard.is_set()
+    assert capsys.readouterr().err.count("Stopping") == 1
+
+
 async def test_a_cancellation_is_heard_while_another_stop_drains(monkeypatch):
     monkeypatch.setattr(stopping, "POLL_S", 0.01)
 

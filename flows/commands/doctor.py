@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.job_options import JobCommand, job_options, resolve_job
+from pipeline.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from pipeline.doctor import Finding
     from pipeline.jobspec import JobSpec
 
-_SOMETHING_WRONG = 4
 _TIMEOUT_S = 5.0
 
 
@@ -40,7 +40,7 @@ async def _examine(spec: JobSpec, *, call: bool) -> int:
     async for finding in examine(spec, call=call):
         well = _show(finding) and well
     well = _show(await asyncio.to_thread(prefect_server)) and well
-    return 0 if well else _SOMETHING_WRONG
+    return ExitCode.DONE if well else ExitCode.NO_DEPLOYMENT
 
 
 def prefect_server() -> Finding:

@@ -10,6 +10,7 @@ import click
 
 from flows.closing import counted
 from flows.commands.folders import alone, folder_argument, opened
+from pipeline.exit_codes import ExitCode
 from pipeline.redaction import redacted
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pipeline.reports.applying import Reading
 
 _MOST_SHOWN = 50
-_PARTLY = 3
 
 
 @click.command(short_help="Take in a reviewer's marks; hand out the approved clips.")
@@ -78,7 +78,7 @@ def _apply(found: Folder, file: Path, *, dry_run: bool, as_json: bool) -> int:
         click.echo(json.dumps(_as_json(found.path, reading, applied=not dry_run), ensure_ascii=False))
     else:
         _tell(found.path, reading, dry_run=dry_run)
-    return _PARTLY if reading.refused else 0
+    return ExitCode.PARTIAL if reading.refused else ExitCode.DONE
 
 
 def _tell(folder: Place, reading: Reading, *, dry_run: bool) -> None:
@@ -142,7 +142,7 @@ def _export(found: Folder, target: Path, *, as_json: bool) -> int:
     else:
         click.echo(f"{counted(exported.clips, 'approved clip')} in {target}")
         click.echo(str(exported.manifest))
-    return _PARTLY if exported.missing else 0
+    return ExitCode.PARTIAL if exported.missing else ExitCode.DONE
 
 
 def _show(found: Folder, *, as_json: bool) -> int:
@@ -159,7 +159,7 @@ def _show(found: Folder, *, as_json: bool) -> int:
             for (item_id, turn), standing in marked
         ]
         click.echo(json.dumps({"output": str(found.path), "marks": counts, "rows": rows}, ensure_ascii=False))
-        return 0
+        return ExitCode.DONE
     click.echo(f"{found.path}: {counted(len(known), 'row')}; marked: {_counts(counts)}")
     for (item_id, turn), standing in marked[:_MOST_SHOWN]:
         note = " ".join(standing.note.split())
@@ -169,7 +169,7 @@ def _show(found: Folder, *, as_json: bool) -> int:
         )
     if len(marked) > _MOST_SHOWN:
         click.echo(f"  … and {len(marked) - _MOST_SHOWN:,} more")
-    return 0
+    return ExitCode.DONE
 
 
 def _counts(marks: dict[str, int]) -> str:

@@ -10,12 +10,12 @@ import click
 
 from flows.closing import counted
 from flows.commands.folders import alone, at_work, folder_argument, opened
+from pipeline.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from pipeline.address import Place
     from pipeline.verify import Verified
 
-SOMETHING_WRONG = 3
 #: Of one kind, so many are shown; `--json` has them all.
 _SHOWN = 20
 
@@ -53,7 +53,7 @@ def verify(folder: Place, *, repair: bool, as_json: bool) -> int:
         click.echo(json.dumps(_as_json(folder, seen), ensure_ascii=False))
     else:
         _print(folder, seen)
-    return SOMETHING_WRONG if seen.wrong else 0
+    return ExitCode.PARTIAL if seen.wrong else ExitCode.DONE
 
 
 def _as_json(folder: Place, seen: Verified) -> dict[str, object]:

@@ -5,28 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from pipeline.exit_codes import ExitCode
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S, price_of
 from pipeline.sending.tally import RunSummary
-from pipeline.stop import StopReason
+from pipeline.stop import EXIT_CODES
 
 if TYPE_CHECKING:
     from pipeline.execute import Job
     from pipeline.jobspec import JobSpec
     from pipeline.plan import Plan
-
-_EXIT_CODES = {
-    StopReason.INTERNAL: 1,
-    StopReason.STORAGE: 2,
-    StopReason.NO_DEPLOYMENT: 4,
-    StopReason.MAX_COST: 6,
-    StopReason.MAX_FAILURES: 6,
-    StopReason.PARKED: 5,
-    StopReason.STOP_AT: 5,
-    StopReason.OUTAGE: 5,
-    StopReason.SIGINT: 130,
-    StopReason.SIGTERM: 143,
-    StopReason.CANCELLED: 130,
-}
 
 
 def summary_of(job: Job, trouble: str) -> RunSummary:
@@ -34,6 +21,7 @@ def summary_of(job: Job, trouble: str) -> RunSummary:
     plan, tally = job.plan, job.tally
     assert plan is not None
     left = plan.to_send - tally.ended if job.left is None else job.left
+    trouble = "" if trouble in job.stop.detail else trouble
     return RunSummary(
         run_id=job.run_id,
         output=job.output,
@@ -59,11 +47,11 @@ def summary_of(job: Job, trouble: str) -> RunSummary:
     )
 
 
-def _exit_code(job: Job, plan: Plan) -> int:
+def _exit_code(job: Job, plan: Plan) -> ExitCode:
     if job.stop.reason is not None:
-        return _EXIT_CODES[job.stop.reason]
+        return EXIT_CODES[job.stop.reason]
     bad = job.tally.failed + job.tally.unknown + plan.refused
-    return 3 if bad else 0
+    return ExitCode.PARTIAL if bad else ExitCode.DONE
 
 
 def _what_is_left(job: Job, plan: Plan) -> str:

@@ -19,8 +19,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.errors import ConfigError, StorageError
+from pipeline.exit_codes import ExitCode
 from pipeline.model import Status
-from pipeline.stop import StopReason
+from pipeline.stop import StopReason, most_severe
 from pipeline.store.ledger_account import Counts
 from pipeline.workers.orders import Orders, tell_to_stop
 
@@ -41,12 +42,8 @@ _HINT_AFTER_S = 20.0
 ENDING_S = 60.0
 #: … beyond the time that its calls in flight may take, once it was told to stop.
 STOPPING_S = 45.0
-#: Of several reasons, the one to end with: by the exit codes' own order.
-_SEVERITY = (
-    *(StopReason.INTERNAL, StopReason.STORAGE, StopReason.NO_DEPLOYMENT, StopReason.MAX_COST),
-    *(StopReason.MAX_FAILURES, StopReason.PARKED, StopReason.STOP_AT, StopReason.OUTAGE),
-    *(StopReason.CANCELLED, StopReason.SIGINT, StopReason.SIGTERM),
-)
+#: Ends of a worker that a person has to know of, and not only the run's.
+TELLING = frozenset({ExitCode.INTERNAL, ExitCode.USAGE, ExitCode.NO_DEPLOYMENT})
 
 
 class Phase(StrEnum):
@@ -250,7 +247,5 @@ def _why(ends: Sequence[dict[str, Any] | None]) -> tuple[StopReason, str]:
         for one in ends
         if one and one["stopped_by"]
     }
-    for reason in _SEVERITY:
-        if reason in stopped:
-            return reason, stopped[reason]
-    return StopReason.INTERNAL, ""
+    reason = most_severe(stopped)
+    return (StopReason.INTERNAL, "") if reason is None else (reason, stopped[reason])

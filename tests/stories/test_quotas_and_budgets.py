@@ -14,7 +14,7 @@ from running import audiobatch, azure, last_json, rows_of, run_job, write_wav
 
 from flows import closing
 from flows.artifacts import markdown
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
 from pipeline.estimates.forecast import forecast
 from pipeline.jobspec import JobSpec
 from pipeline.prices import price_of
@@ -108,6 +108,21 @@ def test_the_cost_limit_is_never_passed_with_64_in_flight(prompts):
         assert summary.cost_usd + again.cost_usd <= Decimal("1.60")
         rest = run_job(**job, max_cost="5")
         assert (rest.exit_code, rest.pending) == (0, 0)
+
+
+def test_a_run_that_stops_for_two_reasons_ends_with_the_more_severe_and_tells_both(emulator, prompts):
+    def break_reports(job):
+        def write_all(**_named):
+            raise StorageError("the disk is full")
+
+        job.views.write_all = write_all
+
+    job = {**prompts(10), **azure(emulator, max_concurrency=1, max_completion_tokens=300)}
+    summary = run_job(**job, max_cost="0.03", on_open=break_reports)
+    assert 0 < summary.succeeded < 10
+    assert (summary.exit_code, summary.stopped_by) == (2, "storage")
+    assert summary.message.count("the disk is full") == 1
+    assert "--max-cost 0.03" in summary.message
 
 
 def recordings_of(tmp_path, count):
