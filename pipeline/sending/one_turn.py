@@ -248,7 +248,8 @@ class OneTurn:
             sender.stop.ask(StopReason.MAX_COST, reached.message)
             raise Stopping from reached
         except NoDeployment as ended:
-            if self.bound is None or self.item.deployment or not sender.aftermath.others_usable:
+            # Of those that are left, parked ones too: the pool knows whether they are waited for.
+            if self.bound is None or self.item.deployment or not sender.aftermath.others_left:
                 raise
             self.bound, self.without_audio_ids = None, True
             raise AskAgain(str(ended)) from ended

@@ -169,7 +169,8 @@ class Sender:
 
     async def _without_deployment(self, one: Recorded, ended: NoDeployment) -> Status | None:
         """What a row names cannot serve it: others go on; without others the run ends."""
-        if not self.aftermath.others_usable or (ended.cause is None and self.is_last_pass):
+        others = self.aftermath.others_left if ended.cause else self.aftermath.others_usable
+        if not others or (ended.cause is None and self.is_last_pass):
             self.aftermath.nobody(ended)
             return None
         if ended.cause is None:

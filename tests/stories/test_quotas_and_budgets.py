@@ -52,6 +52,34 @@ def test_a_deployment_that_dies_is_left_and_no_row_is_lost(emulator, prompts):
     assert len(emulator.journal()) == 61
 
 
+def two_turns_and_one_that_dies_between(emulator, prompts, wait_s):
+    emulator.put_faults(
+        {
+            "when": {"deployment": "gpt-audio", "nth": 1},
+            "do": {"status": 429, "headers": {"retry-after": str(wait_s)}},
+        },
+        {"when": {"deployment": "gpt-audio-1.5", "text": "Shorter"}, "do": {"status": 404}},
+        {"when": {"deployment": "gpt-audio-1.5"}, "do": {"latency_s": 0.3}},
+    )
+    entries = [{"deployment": "gpt-audio-1.5", "max_concurrency": 2}, {"deployment": "gpt-audio"}]
+    return {**prompts(4), **pooled(emulator, *entries, turns=[{}, {"prompt": "Shorter, please."}])}
+
+
+def test_a_follow_up_whose_deployment_died_is_parked_with_the_one_that_is_left(emulator, prompts):
+    job = two_turns_and_one_that_dies_between(emulator, prompts, 1000)
+    summary = run_job(**job)
+    assert (summary.exit_code, summary.stopped_by, summary.failed) == (5, "parked", 0)
+    assert "wait until" in summary.message
+
+
+def test_a_follow_up_whose_deployment_died_waits_for_the_one_that_is_left(emulator, prompts, monkeypatch):
+    monkeypatch.setattr("pipeline.sending.aftermath.PARKED_AFTER_S", 1)
+    job = two_turns_and_one_that_dies_between(emulator, prompts, 4)
+    summary = run_job(**job, wait=True)
+    assert (summary.exit_code, summary.succeeded) == (0, 4)
+    assert {row["deployment"] for row in rows_of(summary) if row["turn"] == "2"} == {"gpt-audio"}
+
+
 def test_priority_fills_the_first_and_overflows_to_the_second(emulator, prompts):
     emulator.put_faults({"do": {"latency_s": 0.05}})
     entries = [
