@@ -1,6 +1,7 @@
 """Where a job's calls can go: the entries of its pool, each complete, with its credential and its price.
 
-A job without `[[deployments]]` has one entry of its own, and one for each deployment that rows of its table name.
+A job without `[[deployments]]` has one entry of its own, and one for each deployment that rows of its table name,
+which serves those rows alone.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Target:
         transcription_model: writes down in the session what is said to it, and is billed beside the reply.
         transcription_price: None where it is not known.
         writes_words: it writes down what is said, and makes no replies.
+        named_only: it serves what names it and nothing else: no part of the pool that the job asked for.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Target:
     max_concurrency: int | None = None
     priority: int = 0
     writes_words: bool = False
+    named_only: bool = False
 
     def cost_usd(self, usage: Usage | None) -> Decimal | None:
         """What a reply cost here; None where the price or the usage is not known."""
@@ -118,7 +121,7 @@ def targets_of(
         max_concurrency=spec.max_concurrency,
     )
     others = sorted(set(named_by_rows) - {name})
-    return (own, *(replace(own, name=one, deployment=one, priority=1) for one in others))
+    return (own, *(replace(own, name=one, deployment=one, priority=1, named_only=True) for one in others))
 
 
 def word_targets(spec: JobSpec, base: Target) -> tuple[Target, ...]:
@@ -132,6 +135,7 @@ def word_targets(spec: JobSpec, base: Target) -> tuple[Target, ...]:
             price=price_of(model, base.provider, prices=spec.prices),
             transcription_model=None,
             writes_words=True,
+            named_only=True,
         )
         for model in word_models(spec)
     )

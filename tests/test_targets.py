@@ -181,8 +181,14 @@ def test_rows_may_name_only_entries_of_the_pool():
 
 def test_without_entries_rows_add_deployments_beside_the_job_s():
     spec = JobSpec(endpoint="https://x.openai.azure.com", deployment="main", rpm=60)
-    names = [one.name for one in targets_of(spec, ["other"], environment(AZURE_OPENAI_API_KEY="k"))]
-    assert names == ["main", "other"]
+    targets = targets_of(spec, ["other"], environment(AZURE_OPENAI_API_KEY="k"))
+    assert [(one.name, one.named_only) for one in targets] == [("main", False), ("other", True)]
+
+
+def test_an_entry_of_the_pool_takes_the_overflow_also_where_rows_name_it():
+    spec = JobSpec(deployments=[EAST, WEST])
+    names = [one.name for one in targets_of(spec, with_credentials=False)]
+    assert not any(one.named_only for one in targets_of(spec, names, with_credentials=False))
 
 
 def test_a_cost_limit_wants_every_price_known():

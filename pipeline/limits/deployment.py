@@ -22,7 +22,7 @@ class Deployment:
         out: why it can serve no call in this run.
         proven: a call of it has ended without a fatal error.
         served: calls that it has taken.
-        named_only: takes only callers that are bound to it, since it does something else than the others.
+        named_only: takes only callers that are bound to it: it does something else, or was asked for by name.
     """
 
     name: str

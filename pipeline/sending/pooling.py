@@ -29,7 +29,7 @@ def pool_of(spec: JobSpec, targets: Sequence[Target], *, spent_before: Decimal) 
             name=one.name,
             limiter=Limiter(max_concurrency=one.max_concurrency, rpm=one.rpm, tpm=one.tpm),
             priority=one.priority,
-            named_only=one.writes_words,
+            named_only=one.named_only,
         )
         for one in targets
     ]

@@ -52,6 +52,29 @@ def test_a_deployment_that_dies_is_left_and_no_row_is_lost(emulator, prompts):
     assert len(emulator.journal()) == 61
 
 
+def one_row_of_ten_names_a_deployment(tmp_path):
+    rows = [{"id": f"p{n}", "prompt": f"Say number {n}."} for n in range(10)]
+    rows[0]["deployment"] = "gpt-audio"
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"inputs": [str(path)], "output": str(tmp_path / "out"), "reports": "none"}
+
+
+def test_a_deployment_that_a_row_names_takes_no_other_rows(emulator, tmp_path):
+    emulator.put_faults({"do": {"latency_s": 0.1}})
+    summary = run_job(**one_row_of_ten_names_a_deployment(tmp_path), **azure(emulator, max_concurrency=2))
+    assert summary.succeeded == 10
+    served = {row["item_id"]: row["deployment"] for row in rows_of(summary)}
+    assert [name for name, deployment in served.items() if deployment == "gpt-audio"] == ["p0"]
+
+
+def test_without_the_job_s_own_deployment_its_rows_go_to_no_other(emulator, tmp_path):
+    emulator.put_faults({"when": {"deployment": "gpt-audio-1.5"}, "do": {"status": 404}})
+    summary = run_job(**one_row_of_ten_names_a_deployment(tmp_path), **azure(emulator, max_concurrency=2))
+    assert (summary.exit_code, summary.stopped_by) == (4, "no_deployment")
+    assert summary.succeeded <= 1
+
+
 def two_turns_and_one_that_dies_between(emulator, prompts, wait_s):
     emulator.put_faults(
         {
