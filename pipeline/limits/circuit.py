@@ -4,7 +4,8 @@
     open        no call for 2 s, then twice as long each time, up to two minutes (drawn at random, ± 25 %)
     half open   one call goes, a scout: a success closes it, a failure opens it again
 
-Failures are the service's troubles (500 to 529, time-outs, no connection), not refusals for rate.
+Failures are the service's troubles (500 to 529, time-outs, no connection), not refusals for rate: those close
+nothing, but whoever refuses is there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Circuit:
 
     Attributes:
         failures: since the last success.
-        since_s: when the first of them came; infinite while there is none.
+        since_s: when the first of them came that no answer has followed; infinite while there is none.
         open_until_s: no call before this moment.
         half_open: the next call is a scout.
     """
@@ -52,6 +53,10 @@ class Circuit:
         self._opened += 1
         self.open_until_s = now_s + wait_s
         self.half_open = True
+
+    def answered(self) -> None:
+        """A call was answered, though not with a reply: the service is there."""
+        self.since_s = math.inf
 
     def succeeded(self) -> None:
         """A call ended well."""

@@ -8,8 +8,8 @@
 | `Disconnected` | the same; one that was never reached is given up: a wrong address |
 | `DeploymentFatal` | is out for this run |
 
-The run ends when no deployment is left, when all that are left are parked, or when none answered for 15 minutes;
-with `--wait` it waits instead.
+The run ends when no deployment is left, when all that are left are parked, or when none answered for 15 minutes
+(a refusal for rate and a reply of no use are answers); with `--wait` it waits instead.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import (
     AudioBatchError,
+    BadReply,
     DeploymentFatal,
     DeploymentGone,
     Disconnected,
@@ -83,6 +84,7 @@ class Aftermath:
             self._heard(lease, failed.limits)
         match failed:
             case RateLimited(retry_after_s=wait_s) as failed:
+                deployment.circuit.answered()
                 rest = deployment.limiter.refused(lease.taken, now_s, wait_s)
                 failed.wait_alone_s = rest.this_call_s
                 self._pause(deployment, rest.all_s, named=wait_s is not None)
@@ -99,6 +101,8 @@ class Aftermath:
                 log.error("deployment %s is out: %s", deployment.name, failed.message)
             case RequestRejected():
                 deployment.circuit.succeeded()
+            case BadReply():
+                deployment.circuit.answered()
             case _:
                 pass
         self._end_at_outage(now_s, failed)

@@ -1,0 +1,76 @@
+"""What ends of calls mean for the run, in simulated time: an outage is when nobody answers."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.errors import BadReply, RateLimited, Unavailable
+from pipeline.limits.limiter import Limiter
+from pipeline.limits.pool import Deployment, Pool
+from pipeline.limits.retry_budget import RetryBudget
+from pipeline.limits.token_charge import CallTokens
+from pipeline.sending.aftermath import Aftermath
+from pipeline.stop import Stop, StopReason
+
+CALL = CallTokens(expected=10)
+
+
+class Run:
+    """Calls one after the other, to the one deployment that there is."""
+
+    def __init__(self):
+        self.now_s = 0.0
+        self.stop = Stop()
+        self.pool = Pool(
+            [Deployment(name="a", limiter=Limiter(max_concurrency=1), proven=True)],
+            clock=lambda: self.now_s,
+            call_later=lambda _delay_s, _act: SimpleNamespace(cancel=lambda: None),
+        )
+        budget = RetryBudget(clock=self.pool.clock)
+        self.aftermath = Aftermath(pool=self.pool, stop=self.stop, budget=budget)
+
+    async def call(self, failed):
+        lease = await self.pool.acquire(CALL)
+        lease.deployment.limiter.leaves_in_s(lease.taken, self.now_s)
+        self.now_s += 1
+        self.aftermath.went_wrong(lease, failed)
+        lease.release(proven=True)
+
+    async def calls(self, failure, *, for_s):
+        end_s = self.now_s + for_s
+        while self.now_s < end_s and not self.stop.asked:
+            self.now_s += 150
+            self.pool.serve()
+            await self.call(failure())
+
+
+def refused():
+    return RateLimited("429", retry_after_s=55)
+
+
+def useless():
+    return BadReply("a page, no reply")
+
+
+def away():
+    return Unavailable("503", status=503)
+
+
+@pytest.mark.parametrize("answer", [refused, useless])
+async def test_a_service_that_answers_is_there_whatever_it_answers(answer):
+    run = Run()
+    await run.call(away())
+    await run.calls(answer, for_s=3600)
+    assert run.stop.reason is None
+
+
+@pytest.mark.parametrize("answer", [refused, useless])
+async def test_fifteen_minutes_without_an_answer_are_an_outage_counted_from_the_last_answer(answer):
+    run = Run()
+    await run.calls(away, for_s=600)
+    await run.calls(answer, for_s=100)
+    assert run.stop.reason is None
+    answered_s = run.now_s
+    await run.calls(away, for_s=3600)
+    assert run.stop.reason is StopReason.OUTAGE
+    assert run.now_s - answered_s > 900
