@@ -15,7 +15,7 @@ from pipeline.discover import JOB_FILE
 from pipeline.errors import ConfigError, StorageError
 from pipeline.ledger_address import is_database
 from pipeline.output_place import with_full_paths
-from pipeline.store.versions import VERSIONS
+from pipeline.store.versions import RESULT_FOLDERS
 
 if TYPE_CHECKING:
     from pipeline.jobspec import JobSpec
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _SHOWN_VERSIONS = ("audiobatch", "openai", "prefect", "pandas")
 _NOTED = "job_id"
 _REPORTS = ("manifest.csv", "manifest.xlsx", "report.html", "manifest.jsonl", "manifest.parquet")
-_RESULT_FOLDERS = ("audio", "transcripts", "replies", VERSIONS)
 
 
 def write_job_file(storage: Storage, spec: JobSpec) -> None:
@@ -76,7 +75,7 @@ def check_belongs(storage: Storage, ledger: Ledger, spec: JobSpec) -> None:
         return
     # Reports are made again from the ledger; where there never was one, they are somebody else's.
     reports = () if theirs else (name for name in _REPORTS if storage.exists(name))
-    results = (path for folder in _RESULT_FOLDERS for path in storage.walk(folder))
+    results = (path for folder in RESULT_FOLDERS for path in storage.walk(folder))
     there = next(itertools.chain(reports, results), "")
     if not there:
         return

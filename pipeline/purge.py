@@ -19,8 +19,8 @@ from pipeline.errors import ConfigError
 from pipeline.reports.manifest import read_csv, write_csv
 from pipeline.reports.parts import FOLDER as PARTS
 from pipeline.reports.views import Views
-from pipeline.store.names import OUTPUT_ENDINGS, output_path
-from pipeline.store.versions import UNRECORDED, VERSIONS, files_of, version_path
+from pipeline.store.names import OUTPUT_ENDINGS, RAW_ENDINGS, output_path, part_id
+from pipeline.store.versions import RESULT_FOLDERS, UNRECORDED, VERSIONS, files_of, version_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -46,8 +46,6 @@ _WORDS = frozenset(
 )
 #: Reports that are made again, or would keep what was purged.
 _REPORTS = ("manifest.xlsx", "report.html", "manifest.parquet", "manifest.jsonl")
-_RAW_ENDINGS = (".json", ".html", ".bin")
-_RESULT_FOLDERS = ("audio", "transcripts", "replies", "parts", VERSIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +101,8 @@ def purge(storage: Storage, ledger: Ledger, spool: Spool, spec: JobSpec, item_id
     paths = {path for path in _paths_of(ledger, item_ids) if storage.exists(path)}
     ledger.forget_words(sorted(item_ids))
     size_bytes = 0
-    for path in sorted(paths | set(_unrecorded(storage, ledger, item_ids))):
+    paths.update(_unrecorded(storage, ledger, item_ids))
+    for path in sorted(paths):
         size_bytes += storage.size(path)
         storage.delete(path)
     kept = [entry for entry in spool.entries() if entry.record["outcome"]["item_id"] in item_ids]
@@ -116,7 +115,7 @@ def purge(storage: Storage, ledger: Ledger, spool: Spool, spec: JobSpec, item_id
     # From nothing: what a manifest held before is not carried over.
     storage.delete(Views.MANIFEST)
     Views(storage, ledger, spec, run_id=None).write_all()
-    for top in _RESULT_FOLDERS:
+    for top in RESULT_FOLDERS:
         storage.prune(top)
     return Purged(items=len(item_ids), files=len(paths), size_bytes=size_bytes, kept_replies=len(kept))
 
@@ -125,7 +124,7 @@ def _paths_of(ledger: Ledger, item_ids: frozenset[str]) -> Iterator[str]:
     for outcome in ledger.all_outcomes():
         if outcome.item_id in item_ids:
             yield from files_of(outcome)
-            for ending in _RAW_ENDINGS:
+            for ending in RAW_ENDINGS:
                 yield output_path(outcome.item_id, folder="replies", ending=ending, turn=outcome.turn)
     for outcome in ledger.all_outcomes(earlier=True):
         if outcome.item_id in item_ids:
@@ -135,10 +134,8 @@ def _paths_of(ledger: Ledger, item_ids: frozenset[str]) -> Iterator[str]:
 def _unrecorded(storage: Storage, ledger: Ledger, item_ids: frozenset[str]) -> Iterator[str]:
     """Files of results that were never recorded, or whose record an earlier purge has taken: by their names."""
     everything = item_ids >= {one.source.item_id for one in ledger.recorded()}
-    stems = {output_path(one, folder="audio", ending=".bin").removesuffix(".bin") for one in item_ids}
-    stems = {stem.partition("/")[2] for stem in stems}
-    stems |= {stem.removesuffix(ending) for stem in stems for ending in OUTPUT_ENDINGS}
-    for top in _RESULT_FOLDERS:
+    stems = _stems_of(ledger, item_ids)
+    for top in RESULT_FOLDERS:
         for relative in storage.walk(top):
             own = relative.removeprefix(UNRECORDED + "/")
             own = re.sub(rf"^{VERSIONS}/v\d+/", "", own).partition("/")[2]
@@ -146,8 +143,18 @@ def _unrecorded(storage: Storage, ledger: Ledger, item_ids: frozenset[str]) -> I
                 yield relative
 
 
+def _stems_of(ledger: Ledger, item_ids: frozenset[str]) -> set[str]:
+    """What these items' files are called, without folder and ending; their parts' replies have their own."""
+    called = ledger.parts_called()
+    ids = [*item_ids, *(part_id(one, n) for one in item_ids for n in range(1, called.get(one, 0) + 1))]
+    stems = {output_path(one, folder="audio", ending=".bin").removesuffix(".bin") for one in ids}
+    stems = {stem.partition("/")[2] for stem in stems}
+    return stems | {stem.removesuffix(ending) for stem in stems for ending in OUTPUT_ENDINGS}
+
+
 def _stem_of(name: str) -> str:
-    return re.sub(r"(\.t\d+)?(\.part\d+)?\.[a-z0-9]+$", "", name)
+    """Of a file's name, also where a kill left it as the copy of a reply that was coming: `anna.bin.part`."""
+    return re.sub(r"(\.t\d+)?(\.part\d+)?\.[a-z0-9]+$", "", name.removesuffix(".part"))
 
 
 def _blank_run_lists(storage: Storage, item_ids: frozenset[str]) -> None:

@@ -20,9 +20,16 @@ from pipeline.model import Status
 from pipeline.reports.manifest import read_csv
 from pipeline.reports.views import Views
 from pipeline.store.durable import TEMPORARY_PREFIX
-from pipeline.store.names import output_path
+from pipeline.store.names import RAW_ENDINGS, output_path
 from pipeline.store.storage import LocalStorage
-from pipeline.store.versions import UNRECORDED, VERSIONS, bare_samples_path, files_of, restore, version_path
+from pipeline.store.versions import (
+    RESULT_FOLDERS,
+    UNRECORDED,
+    bare_samples_path,
+    files_of,
+    restore,
+    version_path,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,11 +40,10 @@ if TYPE_CHECKING:
     from pipeline.store.spool import Spool
     from pipeline.store.storage import Storage
 
-#: Where results lie; what else is in the folder is the user's, or a view.
-RESULT_FOLDERS = ("audio", "transcripts", "replies", VERSIONS)
+#: Without `parts`: what lies there is on its way, no outcome names it, and the next run goes on with it.
+_CHECKED_FOLDERS = tuple(name for name in RESULT_FOLDERS if name != "parts")
 #: A reviewer's, not the ledger's.
 _REVIEWERS = frozenset({"review", "review_note"})
-_RAW_ENDINGS = (".json", ".html", ".bin")
 
 
 class Trouble(StrEnum):
@@ -149,7 +155,7 @@ class Verification:
         self.seen.outcomes += 1
         self._count(outcome)
         self._known.update(files_of(outcome))
-        for ending in _RAW_ENDINGS:  # a bad reply is kept also when a good one has come since
+        for ending in RAW_ENDINGS:  # a bad reply is kept also when a good one has come since
             self._known.add(output_path(outcome.item_id, folder="replies", ending=ending, turn=outcome.turn))
         if before and self.repair and outcome.status is Status.SUCCEEDED and restore(self.storage, outcome):
             after = self._wrong_files(outcome)
@@ -211,7 +217,7 @@ class Verification:
         return [path for path in self.storage.walk() if _name(path).startswith(TEMPORARY_PREFIX)]
 
     def _results(self) -> list[str]:
-        found = (path for name in RESULT_FOLDERS for path in self.storage.walk(name))
+        found = (path for name in _CHECKED_FOLDERS for path in self.storage.walk(name))
         return [
             path
             for path in found

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from crash import observing
-from running import azure, read_manifest, run_job
+from running import azure, read_manifest, run_job, write_wav
 
 from flows.cli import cli
 from pipeline.errors import AudioBatchError
+from pipeline.store.received import Received
 
 TEXTS = {"p0": "Please say zero.", "p1": "Please say one.", "p2": "Please say two, canary-prompt."}
 
@@ -298,6 +299,42 @@ def test_purge_takes_replies_that_wait_in_the_spool(done, tmp_path):
     assert holding(tmp_path / "state", b"canary-sound")
     command("purge", done, "--yes")
     assert holding(tmp_path, b"canary-sound") == []
+
+
+def leave_copies(monkeypatch):
+    """What has come of each reply stays where it is, as after a kill."""
+
+    def stay(copy):
+        copy._pour()
+        copy._shut()
+
+    monkeypatch.setattr(Received, "discard", stay)
+
+
+def test_purge_takes_what_had_come_of_a_reply_when_its_run_was_killed(emulator, tmp_path, monkeypatch):
+    with monkeypatch.context() as killed:
+        leave_copies(killed)
+        folder = make(emulator, tmp_path, stream=True)
+    copies = sorted(path.name for path in (folder / "replies").iterdir())
+    assert copies == ["p0.bin.part", "p1.bin.part", "p2.bin.part"]
+    code, said = command("purge", folder, "--item", "p1", "--yes")
+    assert (code, "3 files" in said) == (0, True), said
+    assert sorted(path.name for path in (folder / "replies").iterdir()) == ["p0.bin.part", "p2.bin.part"]
+
+
+@pytest.mark.parametrize("name", ["talk.wav", "My Talk.wav"])
+def test_purge_takes_what_had_come_of_the_replies_to_parts(name, emulator, tmp_path, monkeypatch):
+    for other in (name, "x.wav"):
+        write_wav(tmp_path / "in" / other, seconds=40, rate_hz=8000)
+    with monkeypatch.context() as killed:
+        leave_copies(killed)
+        given = azure(emulator, inputs=(str(tmp_path / "in"),), output=str(tmp_path / "out"))
+        assert run_job(**given, stream=True, max_part=0.3).succeeded == 2
+    copies = {path.name for path in (tmp_path / "out/replies").iterdir()}
+    assert len(copies) > 4
+    assert command("purge", tmp_path / "out", "--item", name, "--yes")[0] == 0
+    left = {path.name for path in (tmp_path / "out/replies").iterdir()}
+    assert left == {one for one in copies if one.startswith("x.wav#part")} != set()
 
 
 def test_purge_asks_nobody_where_nobody_is(done):

@@ -10,7 +10,7 @@ from pipeline.sending.one_turn import OneTurn
 from pipeline.sending.recording import keep_in_spool
 from pipeline.store.artifacts import make
 from pipeline.store.ledger_parts import PartKind, PartOutcome
-from pipeline.store.names import output_path
+from pipeline.store.names import output_path, part_id
 
 if TYPE_CHECKING:
     from pipeline.audio.split import Part
@@ -38,7 +38,7 @@ class PartTurn(OneTurn):
     def _request(self) -> Request:
         return replace(
             super()._request(),
-            item_id=f"{self.item.item_id}#part{self.part.number}",
+            item_id=part_id(self.item.item_id, self.part.number),
             format=JOINED_FORMAT if self.turn.wants_audio else "",
         )
 

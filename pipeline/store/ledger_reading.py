@@ -192,6 +192,16 @@ class LedgerReader:
             found = connection.execute(query).tuples().all()
         return {part: PartCalls(made=int(made), unknown=int(unknown)) for part, made, unknown in found}
 
+    def parts_called(self) -> dict[str, int]:
+        """The highest part of each item that was ever called in parts."""
+        query = (
+            select(attempts.c.item_id, func.max(attempts.c.part))
+            .where(attempts.c.part.is_not(None))
+            .group_by(attempts.c.item_id)
+        )
+        with self._reading() as connection:
+            return {str(item): int(part) for item, part in connection.execute(query)}
+
     def parts_of(self, item_id: str, turn: int, version: int, kind: PartKind) -> dict[int, PartOutcome]:
         """What is recorded of a turn's parts, by number."""
         query = select(parts).where(

@@ -32,6 +32,8 @@ OUTPUT_ENDINGS: Final = frozenset(
     {".wav", ".mp3", ".flac", ".opus", ".aac", ".m4a", ".ogg", ".pcm", ".pcm16"}
     | {".txt", ".srt", ".vtt", ".json", ".html", ".bin"}
 )
+#: Of bodies that are kept as they came, in `replies/`.
+RAW_ENDINGS: Final = (".json", ".html", ".bin")
 #: Endings that inputs come with: `a.m4a` and `a.m4a.wav` would both be written to `a.m4a.wav`.
 _INPUT_ENDINGS: Final = OUTPUT_ENDINGS | frozenset(
     {".m4b", ".mp4", ".mov", ".mkv", ".webm", ".oga", ".wma", ".amr", ".aif", ".aiff", ".au"}
@@ -116,6 +118,11 @@ def output_path(
     if part is not None:
         name += f".part{part}"
     return str(PurePosixPath(folder) / stem.parent / (name + ending))
+
+
+def part_id(item_id: str, part: int) -> str:
+    """What stands in the item_id's place for a call that is one of several."""
+    return f"{item_id}#part{part}"
 
 
 def stem_of(item_id: str, filename: str | None = None) -> PurePosixPath:

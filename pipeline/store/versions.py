@@ -21,6 +21,9 @@ VERSIONS = "versions"
 #: Below it: files that lay in a result's place and belong to no outcome, moved aside (`verify --repair`).
 UNRECORDED = f"{VERSIONS}/unrecorded"
 
+#: Where results lie, whole and in parts, now and before; what else is in the folder is the user's, or a view.
+RESULT_FOLDERS = ("audio", "transcripts", "replies", "parts", VERSIONS)
+
 
 def bare_samples_path(audio_path: str) -> str:
     """Where a pcm16 reply's samples lie as they came, beside the WAV that plays."""

@@ -16,6 +16,7 @@ from bare_server import bare_server, completion
 from running import ROOT, azure, rows_of, run_job
 
 from pipeline.audio.probe import probe
+from pipeline.errors import ConfigError
 
 RATE = 16_000
 #: Looked at when the tests are collected: each test runs without this project's variables.
@@ -73,6 +74,18 @@ def test_a_long_recording_goes_out_in_parts_and_comes_back_as_one(emulator, tmp_
     )
     assert not [path for path in (summary.output / "parts").rglob("*") if path.is_file()]
     assert job(emulator, tmp_path).sent == 0
+
+
+def test_parts_that_a_new_ledger_does_not_know_are_not_bought_again(emulator, tmp_path):
+    talk(tmp_path / "in" / "talk.wav", 40)
+    emulator.put_faults({"when": {"nth": 2}, "do": {"status": 400}})
+    assert job(emulator, tmp_path, ledger=str(tmp_path / "old.db"), max_concurrency=1).failed == 1
+    files = [path.relative_to(tmp_path / "out").parts for path in (tmp_path / "out").rglob("talk*")]
+    assert {folder for folder, _ in files} == {"parts"}
+    calls = len(emulator.journal())
+    with pytest.raises(ConfigError, match=r"is new and knows none of them"):
+        job(emulator, tmp_path, ledger=str(tmp_path / "new.db"))
+    assert len(emulator.journal()) == calls
 
 
 @pytest.mark.parametrize("audio_format", ["mp3", "m4a"])
