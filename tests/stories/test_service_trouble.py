@@ -11,8 +11,6 @@ from running import audiobatch, azure, rows_of, run_job, write_wav
 from pipeline.errors import StorageError
 from pipeline.store.ledger import Ledger
 
-from pipeline.errors import StorageError
-
 
 @pytest.fixture
 def folder(tmp_path):
