@@ -210,12 +210,6 @@ class Sender:
                 if self.stop.asked:
                     return None
                 turn = self.rules.asked(one, turn)  # noqa: PLW2901 - the same turn, as this run asks it
-                key = (item.item_id, turn.number, turn.fingerprint)
-                tries = begun.tries or Tries(
-                    retry_unknown=self.spec.on_unknown == "retry",
-                    unknown_before=self.unknown_before.get(key, 0),
-                    budget=self.aftermath.budget,
-                )
                 asking = Asking(
                     sender=self,
                     item=item,
@@ -224,18 +218,10 @@ class Sender:
                     sound=spoken,
                     bound=bound,
                     before=outcome,
-                    tries=tries,
+                    tries=begun.tries or self._tries(item, turn),
                     calls=begun.calls,
                 )
-                try:
-                    outcome = await asking.run()
-                except (Deferred, NoDeployment):
-                    tries.deferred = False
-                    begun.tries, begun.calls = tries, asking.calls
-                    self._begun[item.item_id] = begun
-                    raise
-                begun.outcomes[turn.number] = outcome
-                begun.tries, begun.calls = None, 0
+                outcome = await self._made(asking, begun)
                 self.tally.turn_ended(outcome, input_audio_s=spoken.duration_s if spoken else 0.0)
             if outcome is None:  # not wanted, so nothing can follow it
                 break
@@ -248,6 +234,31 @@ class Sender:
             for outcome in outcomes:
                 await WriteDown(sender=self, item=item, sound=sound).add_to(outcome)
         return Status.SUCCEEDED
+
+    def _tries(self, item: Item, turn: Turn) -> Tries:
+        key = (item.item_id, turn.number, turn.fingerprint)
+        return Tries(
+            retry_unknown=self.spec.on_unknown == "retry",
+            unknown_before=self.unknown_before.get(key, 0),
+            budget=self.aftermath.budget,
+        )
+
+    async def _made(self, asking: Asking, begun: _Begun) -> Outcome:
+        """A turn's outcome; where it is put off, what it went through is kept until its item's next try.
+
+        Raises:
+            Deferred, NoDeployment: it is put off.
+        """
+        try:
+            outcome = await asking.run()
+        except (Deferred, NoDeployment):
+            asking.tries.deferred = False
+            begun.tries, begun.calls = asking.tries, asking.calls
+            self._begun[asking.item.item_id] = begun
+            raise
+        begun.outcomes[asking.turn.number] = outcome
+        begun.tries, begun.calls = None, 0
+        return outcome
 
     async def _let_go(self, item_id: str) -> None:
         """What was kept for an item's next turn: sessions, and copies of replies that are recorded now."""
