@@ -127,6 +127,7 @@ def test_nothing_is_written_through_a_link_in_the_target(tmp_path: Path):
     rows = approved_job(tmp_path / "job")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
+    (tmp_path / "out/manifest.csv").write_text("item_id\n")  # of an earlier export
     (tmp_path / "out/lessons").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="symbolic link"):
         export_approved([rows], LocalStorage(tmp_path / "job"), tmp_path / "out")
