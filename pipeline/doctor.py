@@ -10,7 +10,6 @@ import base64
 import binascii
 import contextlib
 import http.client
-import importlib.util
 import json
 import shutil
 import ssl
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 10.0
 #: A token's times are checked by the service, and HTTP dates of waits are read: more than this is told.
 LARGEST_CLOCK_ERROR_S = 60.0
+_INSTALL_AGAIN = "install audiobatch again with the versions that it names"
 _OPENAI = "https://api.openai.com"
 
 
@@ -59,7 +59,7 @@ class Finding:
 
 async def examine(spec: JobSpec, *, call: bool = False) -> AsyncIterator[Finding]:
     """All checks, in the order in which a run would meet them."""
-    yield _codecs()
+    yield await asyncio.to_thread(_codecs)
     yield _ffmpeg()
     yield _output(spec)
     try:
@@ -80,13 +80,17 @@ async def examine(spec: JobSpec, *, call: bool = False) -> AsyncIterator[Finding
 
 
 def _codecs() -> Finding:
-    missing = [name for name in ("soundfile", "soxr", "av") if importlib.util.find_spec(name) is None]
-    return Finding(
-        what="codecs",
-        ok=not missing,
-        words=f"{', '.join(missing)} missing" if missing else "wav, mp3, flac, ogg, m4a and more can be read",
-        advice="install the package again: `uv sync`",
-    )
+    """Every format is decoded and encoded here: a library that is present may still be unfit."""
+    try:
+        from pipeline.audio.codec_check import check_codecs
+
+        found = check_codecs()
+    except ImportError as missing:
+        return Finding(what="codecs", ok=False, words=str(missing), advice=_INSTALL_AGAIN)
+    if found.failed:
+        return Finding(what="codecs", ok=False, words="; ".join(found.failed), advice=_INSTALL_AGAIN)
+    words = f"reads {', '.join(found.read)}; writes {', '.join(found.written)}"
+    return Finding(what="codecs", ok=True, words=words)
 
 
 def _ffmpeg() -> Finding:

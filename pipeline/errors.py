@@ -206,6 +206,25 @@ def working_on_reply(raw: bytes = b"", request_id: str | None = None) -> Iterato
         raise BadReply(words, raw=raw, request_id=request_id) from failed
 
 
+@contextmanager
+def working_on_input(name: str) -> Iterator[None]:
+    """What is done to one input. Whatever goes wrong is that input's refusal, and the run goes on.
+
+    Args:
+        name: the file's name or the item's id, for the log.
+
+    Raises:
+        InputError: in place of every error that is none of this project's.
+    """
+    try:
+        yield
+    except AudioBatchError:
+        raise
+    except Exception as failed:
+        log.exception("%s: cannot be worked on", name)
+        raise InputError(f"it cannot be read: {type(failed).__name__}: {failed}") from failed
+
+
 class OutcomeUnknown(ServiceError):
     """The request was sent and its end was not seen: perhaps answered, perhaps billed."""
 

@@ -16,6 +16,8 @@ import numpy as np
 import soundfile
 
 SPEECH_S = 2.0
+#: `speech(SPEECH_S, 8_000)` by the encoder libopencore_amrnb of PyAV 18; PyAV 19 has none.
+AMR = Path(__file__).resolve().parent / "fixtures" / "amr"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,16 +239,8 @@ def make(folder: Path) -> list[Case]:
     high = speech(SPEECH_S, 48_000)
     opus = by_ffmpeg(high, 48_000, "webm", "libopus")
     put("browser.webm", opus, container="webm", sample_rate_hz=48_000, slack_s=0.03)
-    low = speech(SPEECH_S, 8_000)
-    amr = by_ffmpeg(low, 8_000, "amr", "libopencore_amrnb")
-    put("phone.amr", amr, container="amr", sample_rate_hz=8_000, slack_s=0.05)
-    put(
-        "phone.3gp",
-        by_ffmpeg(low, 8_000, "3gp", "libopencore_amrnb"),
-        container="mp4",
-        sample_rate_hz=8_000,
-        slack_s=0.05,
-    )
+    for name, container in (("phone.amr", "amr"), ("phone.3gp", "mp4")):
+        put(name, (AMR / name).read_bytes(), container=container, sample_rate_hz=8_000, slack_s=0.05)
     stereo_48 = np.stack((high, high), axis=1)
     wma = by_ffmpeg(stereo_48, 48_000, "asf", "wmav2", kind="fltp", bits_per_s=128_000)
     put("old.wma", wma, container="wma", channels=2, sample_rate_hz=48_000, slack_s=0.15)
@@ -266,6 +260,7 @@ def make(folder: Path) -> list[Case]:
     for name, data in (("counted", finer), ("uncounted", uncounted(finer))):
         put(f"{name}-and-a-cover.mp3", data + _ape_cover(), container="mp3", slack_s=0.12, note="damaged")
     put("zeros-behind.mp3", finer + bytes(200_000), container="mp3", slack_s=0.12, note="damaged")
+    put("latin-title.mp3", tagged(finer), container="mp3", slack_s=0.12)
     put("half-counted.mp3", _half(finer), refusal=r"promises 2\.. s")
     put("mp3-named.wav", mp3, container="mp3", slack_s=0.12, note="extension says .wav, content is mp3")
     put("wav-named.mp3", plain, note="extension says .mp3, content is wav")
@@ -316,6 +311,13 @@ def make(folder: Path) -> list[Case]:
 
 def _half(data: bytes) -> bytes:
     return data[: len(data) // 2]
+
+
+def tagged(mp3: bytes) -> bytes:
+    """The same with a title whose bytes are not the UTF-8 that its tag claims."""
+    title = b"\x03caf\xe9 \xff\xfe"
+    frame = b"TIT2" + struct.pack(">I", len(title)) + bytes(2) + title
+    return b"ID3\x03\0\0" + bytes((0, 0, 0, len(frame))) + frame + mp3
 
 
 def uncounted(mp3: bytes) -> bytes:

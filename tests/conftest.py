@@ -12,7 +12,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from emulator_process import EmulatorProcess
-from postgresql_server import PostgresqlServer
 
 #: Properties are about what is computed; how long it takes is the benchmarks' matter.
 #: The gate asks the same each time; who runs them by hand asks anew.
@@ -45,6 +44,8 @@ def shared_emulator():
 @pytest.fixture(scope="session")
 def postgresql():
     """A PostgreSQL server. Each output has a schema of its own, so that tests are apart by their folders."""
+    from postgresql_server import PostgresqlServer  # needs an extra that a plain installation does not have
+
     with PostgresqlServer() as server:
         yield server
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import struct
 import subprocess
 import sys
 import time
@@ -14,9 +16,20 @@ import audio_corpus as corpus
 import numpy as np
 import pytest
 
+from pipeline.audio import decode
+from pipeline.audio import probe as probe_module
 from pipeline.audio.convert import prepare
 from pipeline.audio.measure import measure
-from pipeline.audio.probe import is_silent, looks_like_audio, probe, probe_many, sendable_as_is
+from pipeline.audio.probe import (
+    is_plain_wav,
+    is_silent,
+    looks_like_audio,
+    probe,
+    probe_many,
+    sendable_as_is,
+)
+from pipeline.audio.probe_pool import ProbePool
+from pipeline.audio.probe_worker import answer
 from pipeline.errors import InputError
 
 FULL = os.environ.get("AUDIOBATCH_FULL") == "1"
@@ -314,3 +327,91 @@ def test_an_rf64_of_more_than_four_gigabytes_is_read_by_blocks(tmp_path):
     )
     assert float(output) == pytest.approx(duration_s)
     assert above_mb < MOST_MEMORY_MB
+
+
+def _claims_4_ghz() -> bytes:
+    header = b"RIFF" + struct.pack("<I", 36 + 1600) + b"WAVEfmt "
+    header += struct.pack("<IHHIIHH", 16, 1, 1, 0xFFFFFFFF, 0xFFFFFFFF, 2, 16)
+    return header + b"data" + struct.pack("<I", 1600) + bytes(1600)
+
+
+def _in_an_unknown_codec() -> bytes:
+    whole = bytearray(corpus.wav(corpus.speech(1, 16_000), 16_000))
+    whole[20:22] = b"\x99\x99"
+    return bytes(whole)
+
+
+HOSTILE = {"4ghz.wav": (_claims_4_ghz, "sample rate"), "codec.wav": (_in_an_unknown_codec, "codec")}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_header_that_no_decoder_can_follow_is_a_refusal(name, tmp_path):
+    make, reason = HOSTILE[name]
+    path = tmp_path / name
+    path.write_bytes(make())
+    with pytest.raises(InputError, match=reason):
+        probe(path)
+
+
+@pytest.mark.parametrize("processes", [None, 1])
+@pytest.mark.parametrize(
+    "raised", [TypeError("open() got an unexpected keyword argument"), MemoryError(), AssertionError("odd")]
+)
+def test_whatever_a_decoder_raises_refuses_its_file_alone(raised, processes, tmp_path, monkeypatch, caplog):
+    """In this process; a worker has its own, see the next test."""
+    good, odd = tmp_path / "a.wav", tmp_path / "odd.wav"
+    for path in (good, odd):
+        path.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000))
+    whole = decode._Linear.blocks
+
+    def blocks(self, first_frame=0):
+        if self._file.raw._raw.name.endswith("odd.wav"):
+            raise raised
+        return whole(self, first_frame)
+
+    monkeypatch.setattr(decode._Linear, "blocks", blocks)
+    monkeypatch.setattr(probe_module, "ProbePool", _InThisProcess)
+    found = dict(probe_many([good, odd], processes))
+    assert found[good].media.duration_s == 1.0
+    assert type(raised).__name__ in found[odd].message
+    assert any("odd.wav" in record.getMessage() and record.exc_info for record in caplog.records)
+
+
+class _InThisProcess(contextlib.nullcontext):
+    """Answers as a worker does, where it can be watched."""
+
+    def __init__(self, _count):
+        super().__init__(self)
+
+    def answers(self, paths):
+        return ((path, answer(os.fspath(path))) for path in paths)
+
+
+def test_a_file_that_kills_its_worker_is_refused_and_the_rest_is_read(tmp_path):
+    """A signal from outside is to the pool what a crash is."""
+    for number in range(8):
+        path = tmp_path / f"{number}.flac"
+        path.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000, "PCM_16", "FLAC"))
+    with ProbePool(1) as pool:
+        paths = iter(sorted(tmp_path.glob("*.flac")))
+        first = pool.submit(next(paths)).result()
+        (worker,) = pool._workers
+        worker.kill()
+        worker.wait()
+        killed = pool.submit(next(paths)).result()
+        rest = [pool.submit(path).result() for path in paths]
+    assert "media" in first
+    assert "crashed" in killed["refusal"]
+    assert all("media" in answer for answer in rest)
+
+
+def test_only_plain_wavs_are_read_in_this_process(tmp_path):
+    plain = tmp_path / "plain.wav"
+    plain.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000))
+    packed = tmp_path / "packed.wav"
+    packed.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000, "IMA_ADPCM"))
+    other = tmp_path / "other.flac"
+    other.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000, "PCM_16", "FLAC"))
+    assert [is_plain_wav(path) for path in (plain, packed, other, tmp_path / "gone.wav")] == [
+        *(True, False, False, False)
+    ]

@@ -2,15 +2,19 @@
 
 import asyncio
 import http.server
+import sys
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+import av
 import pytest
 from emulator_process import EmulatorProcess
 
 from pipeline import doctor
+from pipeline.audio.encode import REPLY_FORMATS
+from pipeline.audio.probe import EXTENSIONS
 from pipeline.jobspec import JobSpec
 
 
@@ -137,8 +141,32 @@ def test_the_prefect_server_that_a_run_would_use_is_asked(monkeypatch, tmp_path)
     assert (found.ok, "--no-prefect" in found.advice) == (False, True)
 
 
-def test_codecs_that_are_missing_are_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "av" else object())
+def test_every_format_is_decoded_and_encoded_and_named(tmp_path):
     finding = examined(provider="local", output=str(tmp_path))["codecs"]
-    assert (finding.ok, finding.words) == (False, "av missing")
+    assert finding.ok
+    for name in (*EXTENSIONS, *REPLY_FORMATS):
+        assert name in finding.words
+
+
+def test_a_decoder_that_is_there_and_does_not_work_is_named(monkeypatch, tmp_path):
+    whole = av.open
+
+    def without_mp3(file, *args, **kwargs):
+        if kwargs.get("format") == "mp3":
+            raise TypeError("open() got an unexpected keyword argument 'metadata_errors'")
+        return whole(file, *args, **kwargs)
+
+    monkeypatch.setattr(av, "open", without_mp3)
+    finding = examined(provider="local", output=str(tmp_path))["codecs"]
+    assert not finding.ok
+    assert "reading mp3: TypeError: open()" in finding.words
+    assert "writing mp3" in finding.words
+    assert "m4a" not in finding.words
     assert finding.advice
+
+
+def test_codecs_that_are_missing_are_told(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "av", None)
+    finding = examined(provider="local", output=str(tmp_path))["codecs"]
+    assert not finding.ok
+    assert "import of av halted" in finding.words

@@ -11,11 +11,13 @@ import struct
 import sys
 from pathlib import Path
 
+import audio_corpus
 import numpy as np
 import pytest
 import soundfile
 
 from pipeline.emulator import pocketsphinx_ear
+from pipeline.emulator.decoding import decode
 from pipeline.emulator.pocketsphinx_ear import PocketsphinxEar
 from pipeline.emulator.pocketsphinx_engine import pieces
 from pipeline.emulator.recognition import EngineCrashed, Undecodable, open_ear
@@ -201,6 +203,12 @@ async def test_every_flavour_of_audio_is_decoded_whole(flavour):
 async def test_a_recording_cut_off_is_heard_up_to_there():
     hearing = await open_ear("tone").hear(wav(sine(200, 4.0))[:64_044])
     assert hearing.duration_s == pytest.approx(2.0)
+
+
+def test_a_tag_that_is_not_utf_8_does_no_harm():
+    sound = audio_corpus.speech(1.0, 16_000)
+    mp3 = audio_corpus.tagged(audio_corpus.wav(sound, 16_000, "MPEG_LAYER_III", "MP3"))
+    assert sum(len(block) for block in decode(mp3)) == pytest.approx(16_000, abs=2_000)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pipeline.audio.encode import encode, encode_reply, to_int16
 from pipeline.audio.probe import LARGEST_SENT_BYTES, sendable_as_is
 from pipeline.audio.sound import NotAudio
 from pipeline.audio.wav import pcm_to_wav
-from pipeline.errors import InputError
+from pipeline.errors import InputError, working_on_input
 from pipeline.model import AudioPart
 
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ def prepare(
     """
     if channels != "mix" and media.channels > 2:
         raise InputError(f"it has {media.channels} channels: 'left' and 'right' mean nothing, use 'mix'")
+    with working_on_input(path.name):
+        return _prepared(path, media, channels, timeline)
+
+
+def _prepared(path: Path, media: Media, channels: Channels, timeline: Timeline | None) -> AudioPart:
     try:
         with path.open("rb") as file:
             size_bytes = file.seek(0, 2)

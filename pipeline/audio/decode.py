@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+#: libsndfile takes a sample rate as a C int.
+_MOST_HZ = 2**31 - 1
 _SUBTYPES = {
     "pcm_u8": "PCM_U8",
     "pcm_s16le": "PCM_16",
@@ -87,6 +89,8 @@ class _Linear:
     """A WAV whose samples stand one after the other."""
 
     def __init__(self, file: BinaryIO, layout: WavLayout) -> None:
+        if layout.sample_rate_hz > _MOST_HZ:
+            raise NotAudio(f"its header is damaged: a sample rate of {layout.sample_rate_hz} Hz")
         self.container = "wav"
         self.codec = layout.codec
         self.sample_rate_hz = layout.sample_rate_hz

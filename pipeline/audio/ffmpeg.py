@@ -51,13 +51,30 @@ def open_ffmpeg(file: BinaryIO, head: bytes, size_bytes: int) -> Iterator[Sound]
     ending = ogg_end(file, size_bytes) if head.startswith(b"OggS") else "whole"
     file.seek(0)
     try:
-        container = av.open(file, mode="r", options={"format_whitelist": READERS}, metadata_errors="replace")
+        container = _open(file)
     except (av.error.FFmpegError, ValueError) as error:
         raise NotAudio(describe_bytes(head, size_bytes)) from error
     with container:
         if not container.streams.audio:
             raise NotAudio("it holds no sound" + (", only pictures" if container.streams.video else ""))
         yield _Decoded(container, file, head, ending)
+
+
+def _open(file: BinaryIO) -> av.container.InputContainer:
+    """FFmpeg's view of a recording; tags that are not UTF-8 do no harm.
+
+    PyAV 18 raises for such a tag unless `metadata_errors` says otherwise; PyAV 19 has no such argument and keeps
+    the bytes. Source: av/container/core.py of both releases, checked 2026-11-30.
+    """
+    import av
+
+    tolerant: dict[str, Any] = {}
+    if int(av.__version__.partition(".")[0]) < 19:
+        tolerant = {"metadata_errors": "replace"}
+    container: av.container.InputContainer = av.open(
+        file, mode="r", options={"format_whitelist": READERS}, **tolerant
+    )
+    return container
 
 
 class _Decoded:
@@ -76,6 +93,8 @@ class _Decoded:
         if self.container == "webm" and b"webm" not in head:
             self.container = "mkv"
         context = stream.codec_context
+        if context is None:
+            raise NotAudio("its sound is in a codec that is not known here")
         self.codec = context.name.removesuffix("float")
         if not context.sample_rate or not context.channels:
             raise NotAudio("its header is damaged: no sample rate")

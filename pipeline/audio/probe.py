@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
 import time
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,9 +17,10 @@ from pipeline.audio.decode import open_sound
 from pipeline.audio.hashing import HashingFile
 from pipeline.audio.levels import LevelMeter
 from pipeline.audio.probe_pool import ProbePool, usable_cores
+from pipeline.audio.riff import RIFF_BYTES, is_wav, read_layout
 from pipeline.audio.sound import NotAudio, Sound
 from pipeline.audio.trim import plan_trim, saved_s
-from pipeline.errors import InputError
+from pipeline.errors import InputError, working_on_input
 from pipeline.model import Media
 
 if TYPE_CHECKING:
@@ -110,6 +113,11 @@ def probe(path: Path) -> Probed:
         InputError: it is no recording, is cut short, holds no samples, or cannot be read; the message is the
             reason without the file's name.
     """
+    with working_on_input(path.name):
+        return _probe(path)
+
+
+def _probe(path: Path) -> Probed:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -131,28 +139,45 @@ def probe_many(
 ) -> Iterator[tuple[Path, Probed | InputError]]:
     """Probes recordings, in the order given; on all cores when they are many, a few ahead of the caller.
 
+    Only plain WAVs are ever read in this process: a damaged file can crash FFmpeg, and takes a worker with it then.
+
     Args:
         paths: may be endless; it is drawn from as results are taken.
-        processes: how many at once, from the start; 1 keeps it all in this process. None: in this process for
-            `ALONE_S` (a thousand short WAVs), then on all cores.
+        processes: how many workers, from the start. None: in this process for `ALONE_S` (a thousand short WAVs) or
+            until a recording is no plain WAV, then on all cores.
 
     Yields:
         Each path with what was found, or why it is refused.
     """
     source = iter(paths)
-    count = processes or usable_cores()
     alone_until = time.monotonic() + (ALONE_S if processes is None else 0.0)
-    while count < 2 or time.monotonic() < alone_until:
-        path = next(source, None)
-        if path is None:
-            return
-        try:
-            yield path, probe(path)
-        except InputError as refusal:
-            yield path, refusal
-    with ProbePool(count) as pool:
+    for path in source:
+        if time.monotonic() >= alone_until or not is_plain_wav(path):
+            source = chain([path], source)
+            break
+        yield path, probe_or_refusal(path)
+    else:
+        return
+    with ProbePool(processes or usable_cores()) as pool:
         for path, answer in pool.answers(source):
             yield path, result_of(answer)
+
+
+def probe_or_refusal(path: Path) -> Probed | InputError:
+    """What `probe` finds, or raises."""
+    try:
+        return probe(path)
+    except InputError as refusal:
+        return refusal
+
+
+def is_plain_wav(path: Path) -> bool:
+    """Whether a file is a WAV of linear samples, or nothing at all: FFmpeg has no part in reading it."""
+    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        head = file.read(RIFF_BYTES)
+        return not head or (is_wav(head) and read_layout(file, size_bytes).linear)
+    return False
 
 
 def result_of(answer: dict[str, Any]) -> Probed | InputError:

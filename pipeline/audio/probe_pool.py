@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+_log = logging.getLogger(__name__)
 
 #: Files a worker takes at a time.
 FILES_A_BATCH = 16
@@ -96,9 +99,10 @@ class ProbePool:
             line = b""
         finally:
             watch.cancel()
-        if line:
+        with contextlib.suppress(ValueError):  # a worker that died may leave half a line
             answer: dict[str, Any] = json.loads(line)
             return answer
+        _log.warning("%s: %s", path.name, _DIED)
         self._mine.worker = None
         with self._lock:
             self._workers.discard(worker)

@@ -35,7 +35,7 @@ _MAGICS = (b"RIFF", b"RF64", b"BW64")
 #: the largest positive int or a block less (sox). They promise nothing.
 _UNKNOWN_SIZES = (range(1), range(0xFFFFF000, 0x1_0000_0000), range(0x7FFFF000, 0x8000_0000))
 _LARGEST_HEADER_BYTES = 1 << 20
-_RIFF_BYTES = 12
+RIFF_BYTES = 12
 _CHUNK_BYTES = 8
 #: As far as its three sizes: of the file, of the samples, and the count of frames.
 _DS64_BYTES = 24
@@ -105,11 +105,11 @@ def read_layout(file: BinaryIO, size_bytes: int) -> WavLayout:
         NotWav: with what is missing, in words for a person.
     """
     file.seek(0)
-    if not is_wav(file.read(_RIFF_BYTES)):
+    if not is_wav(file.read(RIFF_BYTES)):
         raise NotWav("it does not begin as a WAV file does")
     shape: tuple[str, int, int, int] | None = None
     ds64_offset = ds64_bytes = fact_offset = None
-    for name, offset, size in _chunks(file, _RIFF_BYTES):
+    for name, offset, size in _chunks(file, RIFF_BYTES):
         if name == b"data":
             break
         if name == b"fmt ":

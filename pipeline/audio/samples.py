@@ -9,7 +9,7 @@ from pipeline.audio.convert import HIGH_RATE_HZ, resampled
 from pipeline.audio.decode import open_sound
 from pipeline.audio.encode import to_int16
 from pipeline.audio.sound import NotAudio
-from pipeline.errors import InputError
+from pipeline.errors import InputError, working_on_input
 
 __all__ = ["BYTES_A_SECOND", "pcm_of", "silence"]
 
@@ -22,13 +22,14 @@ def pcm_of(recording: bytes) -> bytes:
     Raises:
         InputError: the bytes are no recording.
     """
-    try:
-        with open_sound(io.BytesIO(recording), len(recording)) as sound:
-            one_channel = (pick_channel(block, "mix") for block in sound.blocks())
-            blocks = resampled(one_channel, sound.sample_rate_hz, HIGH_RATE_HZ)
-            return b"".join(to_int16(block).astype("<i2").tobytes() for block in blocks)
-    except NotAudio as error:
-        raise InputError(str(error)) from error
+    with working_on_input("a recording"):
+        try:
+            with open_sound(io.BytesIO(recording), len(recording)) as sound:
+                one_channel = (pick_channel(block, "mix") for block in sound.blocks())
+                blocks = resampled(one_channel, sound.sample_rate_hz, HIGH_RATE_HZ)
+                return b"".join(to_int16(block).astype("<i2").tobytes() for block in blocks)
+        except NotAudio as error:
+            raise InputError(str(error)) from error
 
 
 def silence(seconds: float) -> bytes:

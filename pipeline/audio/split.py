@@ -17,6 +17,7 @@ from pipeline.audio.channels import pick_channel
 from pipeline.audio.decode import open_recording
 from pipeline.audio.levels import LevelMeter, Levels, quiet_below_dbfs, runs_below, to_power
 from pipeline.audio.timeline import Span, Timeline
+from pipeline.errors import working_on_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +106,7 @@ def survey(path: Path, channels: Channels = "mix") -> Levels:
     Raises:
         InputError: it cannot be read.
     """
-    with open_recording(path) as sound:
+    with working_on_input(path.name), open_recording(path) as sound:
         meter = LevelMeter(sound.sample_rate_hz)
         for block in sound.blocks():
             meter.add(block if channels == "mix" else pick_channel(block, channels))

@@ -5,16 +5,25 @@ among its guesses are playlists, which open other files, and subtitle formats, w
 """
 
 import io
+import logging
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import av
 import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+logger = logging.getLogger(__name__)
+
 EAR_RATE_HZ = 16_000
 BLOCK_SAMPLES = EAR_RATE_HZ  # a second
+
+# PyAV 18 raises for a tag that is not UTF-8 unless this says otherwise; PyAV 19 has no such argument, and does not.
+_TOLERANT: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+)
 
 # Matched against the first bytes, in this order; the name is FFmpeg's demuxer. Source: the registries of
 # each format; for MP3 and ADTS the eleven sync bits and the layer (ISO 11172-3, 13818-7).
@@ -91,7 +100,7 @@ def _frames(audio: bytes, container: str) -> Iterator[tuple[int, NDArray[np.floa
     """Each decoded frame: its rate in Hz and its samples, mono, full scale 1.0."""
     started = False
     try:
-        with av.open(io.BytesIO(audio), "r", format=container) as opened:
+        with av.open(io.BytesIO(audio), "r", format=container, **_TOLERANT) as opened:
             if not opened.streams.audio:
                 raise Undecodable(f"no audio stream in the {container} container")
             # Packed, one plane for all channels: PyAV 18.1 reads past its planes when there are eight and more.
@@ -101,6 +110,9 @@ def _frames(audio: bytes, container: str) -> Iterator[tuple[int, NDArray[np.floa
                     started = True
                     channels = converted.to_ndarray().reshape(-1, converted.layout.nb_channels)
                     yield converted.sample_rate, np.nan_to_num(channels.mean(axis=1, dtype=np.float32))
-    except (av.FFmpegError, ValueError, OverflowError, MemoryError) as error:
+    except Undecodable:
+        raise
+    except Exception as error:  # a file can make a decoder raise anything
+        logger.info("decoding %s ended: %r", container, error)
         if not started:
             raise Undecodable(f"the {container} data cannot be read ({error})") from error

@@ -19,7 +19,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Self
 
 from pipeline.address import Address, place_of
-from pipeline.audio.probe import ALONE_S, looks_like_audio, probe, result_of
+from pipeline.audio.probe import (
+    ALONE_S,
+    is_plain_wav,
+    looks_like_audio,
+    probe,
+    probe_or_refusal,
+    result_of,
+)
 from pipeline.audio.probe_pool import ProbePool, usable_cores
 from pipeline.errors import ConfigError, InputError, StorageError
 from pipeline.inputs.tables import MAX_PROMPT_CHARACTERS
@@ -123,11 +130,8 @@ class Prober:
         return replace(found, size_bytes=entry.size_bytes, mtime_ns=entry.version)
 
     def _probed(self, here: Path) -> Probed | InputError:
-        if time.monotonic() < self._alone_until:
-            try:
-                return probe(here)
-            except InputError as refusal:
-                return refusal
+        if time.monotonic() < self._alone_until and is_plain_wav(here):
+            return probe_or_refusal(here)
         with self._opening:
             if self._pool is None:
                 self._pool = self._stack.enter_context(ProbePool(usable_cores()))

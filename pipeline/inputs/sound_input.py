@@ -18,7 +18,7 @@ from pipeline.audio.convert import fits_one_request, prepare, unpack
 from pipeline.audio.probe import probe
 from pipeline.audio.split import PART_S, plan_parts, survey
 from pipeline.audio.trim import plan_trim, saved_s
-from pipeline.errors import InputError
+from pipeline.errors import InputError, working_on_input
 from pipeline.inputs.sound_settings import side_of
 
 if TYPE_CHECKING:
@@ -98,8 +98,11 @@ def open_input(source: Source, spec: JobSpec) -> tuple[Source, SoundInput]:
         InputError: it is gone, or is no recording any more.
         StorageError: the store that it is in is away.
     """
-    if is_remote(source.root):
-        return _from_store(source, spec)
+    with working_on_input(source.item_id):
+        return _from_store(source, spec) if is_remote(source.root) else _from_disk(source, spec)
+
+
+def _from_disk(source: Source, spec: JobSpec) -> tuple[Source, SoundInput]:
     path = Path(source.root) / source.path
     try:
         found = path.stat()

@@ -52,7 +52,7 @@ class Drawing:
             with self._borrowed(path) as here:
                 return waveform_path(here)
         except StorageError as failed:  # a picture is not worth a failure
-            log.debug("no waveform: %s", failed)
+            log.warning("%s: no waveform: %s", path.name, failed)
             return None
 
     def notes(self, folder: Place) -> list[str]:

@@ -1,15 +1,18 @@
 """A recording as a picture: loudest and softest sample of each slice, as the path of an SVG.
 
-Files are read by blocks, so an hour of audio takes no more memory than a second. What neither soundfile nor
-PyAV can read has no picture, which is never an error: the page is a view.
+Files are read by blocks, so an hour of audio takes no more memory than a second. What cannot be read has no
+picture, which is never an error: the page is a view.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pipeline.audio.decode import open_recording
+from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,10 +28,8 @@ _LOG = logging.getLogger(__name__)
 BINS = 100
 STEP = 2
 HEIGHT = 32
-_BLOCK_FRAMES = 1 << 16
 _COARSE_FRAMES = 64
 _LOUDEST_GAIN = 8.0
-_SNDFILE_MAGIC = frozenset({b"RIFF", b"RF64", b"RIFX", b"fLaC", b"FORM"})
 
 
 def waveform_path(path: Path) -> str | None:
@@ -38,8 +39,11 @@ def waveform_path(path: Path) -> str | None:
     """
     try:
         peaks = read_peaks(path)
-    except Exception as error:  # noqa: BLE001 - decoders raise what they like; a picture is not worth a failure
-        _LOG.debug("no waveform: %s", error)
+    except InputError as refusal:
+        _LOG.info("%s: no waveform: %s", path.name, refusal.message)
+        return None
+    except Exception:  # noqa: BLE001 - a picture is not worth a failure
+        _LOG.exception("%s: no waveform", path.name)
         return None
     return None if peaks is None else svg_path(peaks)
 
@@ -84,24 +88,5 @@ def _coarse(block: Samples) -> Samples:
 
 
 def _blocks(path: Path) -> Iterator[Samples]:
-    with path.open("rb") as file:
-        magic = file.read(4)
-    # libsndfile takes any other bytes for MPEG and complains on stderr; FFmpeg's libraries are quiet.
-    return _blocks_by_sndfile(path) if magic in _SNDFILE_MAGIC else _blocks_by_ffmpeg(path)
-
-
-def _blocks_by_sndfile(path: Path) -> Iterator[Samples]:
-    import soundfile as sf
-
-    with sf.SoundFile(str(path)) as file:
-        yield from file.blocks(_BLOCK_FRAMES, dtype="float32", always_2d=True)
-
-
-def _blocks_by_ffmpeg(path: Path) -> Iterator[Samples]:
-    import av
-
-    with av.open(str(path), metadata_errors="ignore") as container:
-        mono: Any = av.AudioResampler(format="flt", layout="mono")
-        for frame in container.decode(audio=0):
-            for part in mono.resample(frame):
-                yield part.to_ndarray().reshape(-1, 1)
+    with open_recording(path) as sound:
+        yield from sound.blocks()

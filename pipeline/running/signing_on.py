@@ -6,7 +6,7 @@ is theirs, and what a silent one held is taken over item by item.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,16 @@ from pipeline.store.ledger_workers import QUEUE_NOTE
 from pipeline.store.recovery import recover
 
 if TYPE_CHECKING:
+    import contextlib
+
     from pipeline.jobspec import JobSpec
     from pipeline.store.ledger import Ledger
     from pipeline.store.ledger_workers import Worker
     from pipeline.store.spool import Spool
     from pipeline.store.storage import Storage
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +92,8 @@ def _put_right(queue_id: str, ledger: Ledger, storage: Storage, spool: Spool) ->
 
 def _sign_off(ledger: Ledger) -> None:
     """What is still held goes to others at once; where the ledger is gone, the leases end by themselves."""
-    with contextlib.suppress(Exception):
+    try:
         ledger.queue.release(ledger.queue.held)
         ledger.workers.leave()
+    except Exception:
+        log.warning("what this run held could not be released", exc_info=True)

@@ -151,7 +151,7 @@ class NewFile:
 
     def discard(self) -> None:
         """Nothing is left of it; after `rename` it changes nothing."""
-        with suppress(Exception):
+        with suppress(OSError, StorageError):  # the write that failed has been reported
             self._close()
         with suppress(OSError):
             self.temporary.unlink()

@@ -56,7 +56,7 @@ class LockHolder:
     @classmethod
     def this_process(cls, run_id: str) -> Self:
         user = ""
-        with suppress(Exception):  # no name for this user id, as in many containers
+        with suppress(OSError, KeyError, ImportError):  # no name for this user id, as in many containers
             user = getpass.getuser()
         return cls(
             run_id=run_id,

@@ -26,7 +26,7 @@ from pipeline.store.ledger_account import Counts
 from pipeline.workers.orders import Orders, tell_to_stop
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from pipeline.execute import Job
     from pipeline.store.ledger_account import Account
@@ -114,8 +114,7 @@ class Foreman:
             await crew.start(Orders(job=job.spec, for_run=job.run_id), self.count)
             await self._follow(account)
         finally:
-            with contextlib.suppress(Exception):
-                await crew.close()
+            await _logging_failure("the workers could not be closed", crew.close())
         with contextlib.suppress(StorageError):
             self._show(await asyncio.to_thread(account.counts))
             sums = await asyncio.to_thread(account.sums)
@@ -202,8 +201,7 @@ class Foreman:
         """Wait until nobody works any more; who has not begun never will."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + patience_s
-        with contextlib.suppress(Exception):
-            await self.crew.dismiss(by_force=False)
+        await _logging_failure("the workers could not be told to stop", self.crew.dismiss(by_force=False))
         while any(one.phase is Phase.WORKING for one in await self._hands()):
             if loop.time() > end_s or (until_hard and self.job.stop.hard.is_set()):
                 return False
@@ -220,8 +218,7 @@ class Foreman:
             await asyncio.to_thread(tell_to_stop, job.ledger, job.run_id, now=True)
         if await self._see_off(STOPPING_S):
             return
-        with contextlib.suppress(Exception):
-            await self.crew.dismiss(by_force=True)
+        await _logging_failure("the workers could not be stopped", self.crew.dismiss(by_force=True))
         if not await self._see_off(STOPPING_S):
             job.warn(
                 "some workers do not end; they send nothing more than they hold, and the ledger knows it"
@@ -249,3 +246,11 @@ def _why(ends: Sequence[dict[str, Any] | None]) -> tuple[StopReason, str]:
     }
     reason = most_severe(stopped)
     return (StopReason.INTERNAL, "") if reason is None else (reason, stopped[reason])
+
+
+async def _logging_failure(what: str, work: Awaitable[None]) -> None:
+    """Await what must not end the run, and log how it failed."""
+    try:
+        await work
+    except Exception:
+        log.warning(what, exc_info=True)

@@ -17,12 +17,28 @@ def broken_wav(path, keep):
     path.write_bytes(data[: int(len(data) * keep)])
 
 
+def other_codec(path):
+    """A WAV whose codec has a number that nobody knows."""
+    data = bytearray(write_wav(path, seconds=1).read_bytes())
+    data[20:22] = b"\x99\x99"
+    path.write_bytes(data)
+
+
+def other_rate(path):
+    """A WAV of 4 294 967 295 samples a second."""
+    data = bytearray(write_wav(path, seconds=1).read_bytes())
+    data[24:28] = b"\xff" * 4
+    path.write_bytes(data)
+
+
 BAD_FILES = {
     "empty.wav": (lambda path: path.write_bytes(b""), "0 bytes"),
     "text.wav": (lambda path: path.write_text("this is no sound"), "text"),
     "random.wav": (lambda path: path.write_bytes(os.urandom(4000)), ""),
     "truncated.wav": (lambda path: broken_wav(path, 0.5), "cut short"),
     "header.wav": (lambda path: broken_wav(path, 0.0009), ""),
+    "codec.wav": (other_codec, "codec"),
+    "4ghz.wav": (other_rate, "sample rate"),
     "nothing.mp3": (lambda path: path.write_bytes(b"\0" * 5000), ""),
 }
 
@@ -40,6 +56,25 @@ def test_a_bad_recording_is_refused_with_its_reason_and_the_good_one_is_sent(nam
     assert rows[name]["error_type"] == "input"
     assert reason in rows[name]["error_message"]
     assert rows[name]["attempts"] == ""
+    assert len(emulator.settled_journal(1)) == 1
+
+
+def test_a_recording_that_cannot_be_converted_fails_alone_whatever_the_decoder_raises(
+    emulator, tmp_path, monkeypatch
+):
+    """A decoder may fail when a file is sent that it could read when it was found."""
+    write_wav(tmp_path / "in" / GOOD, seconds=0.3)
+    write_wav(tmp_path / "in" / "odd.wav", seconds=0.3, rate_hz=96_000)  # is resampled before it goes
+
+    def refuse(*_arguments):
+        raise TypeError("open() got an unexpected keyword argument")
+
+    monkeypatch.setattr("pipeline.audio.convert._convert", refuse)
+    summary = run_job(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator))
+    rows = {row["item_id"]: row for row in rows_of(summary)}
+    assert (rows["odd.wav"]["status"], rows["odd.wav"]["error_type"]) == ("failed", "input")
+    assert "unexpected keyword argument" in rows["odd.wav"]["error_message"]
+    assert (summary.exit_code, rows[GOOD]["status"]) == (3, "succeeded")
     assert len(emulator.settled_journal(1)) == 1
 
 
