@@ -48,6 +48,7 @@ class Scheduled:
     Attributes:
         cron: empty where it has no cron schedule (one made in Prefect's pages may have none).
         work_pool: the pool whose workers run it; None: `audiobatch serve` does.
+        has_pull_steps: it has commands to be run before each flow run; `register` writes none.
         job: the flow's parameter, as registered.
         next_at: None where it is paused, or nothing is planned.
         last: state and time of the newest run that has begun; empty where there is none.
@@ -61,6 +62,7 @@ class Scheduled:
     paused: bool
     work_pool: str | None
     job: dict[str, Any]
+    has_pull_steps: bool = False
     next_at: datetime | None = None
     last: str = ""
 
@@ -125,6 +127,13 @@ async def registered(*, planned: bool = False) -> list[Scheduled]:
     return sorted(found, key=lambda one: one.name)
 
 
+async def current(deployment_id: UUID) -> Scheduled:
+    """A registered job as it is at this moment."""
+    async with get_client() as client:
+        found = await client.read_deployment(deployment_id)
+        return _scheduled(found, (await client.read_flow(found.flow_id)).name)
+
+
 async def named(name: str) -> Scheduled:
     """The registered job of this name.
 
@@ -168,6 +177,7 @@ def _scheduled(found: DeploymentResponse, flow: str) -> Scheduled:
         paused=found.paused or not any(one.active for one in found.schedules),
         work_pool=found.work_pool_name,
         job=job if isinstance(job, dict) else {},
+        has_pull_steps=bool(found.pull_steps),
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from flows.deployments import Scheduled
     from pipeline.jobspec import JobSpec
 
 _NAME = re.compile(r"[\w][\w .-]{0,99}")
@@ -69,6 +71,46 @@ def name_for(spec: JobSpec, given: str | None) -> str:
             "spaces, '.', '-' and '_'"
         )
     return name
+
+
+def destinations(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a job's calls go, with which credential, and where its ledger is: what a run may not change.
+
+    Args:
+        job: a flow's parameter.
+    """
+    found = {name: job.get(name) for name in ("provider", "endpoint", "auth", "ledger")}
+    found["deployments"] = [
+        {name: one.get(name) for name in ("provider", "endpoint")}
+        for one in job.get("deployments") or ()
+        if isinstance(one, Mapping)
+    ]
+    return found
+
+
+def refusal(accepted: Mapping[str, Any], now: Scheduled, parameters: Mapping[str, Any]) -> str:
+    """Why a run of a registered job is not started; empty where it is.
+
+    Whoever reaches Prefect's server can change a job and start runs with parameters of their own. The credentials
+    are this process's, so that they go nowhere but where the job pointed when it was taken up.
+
+    Args:
+        accepted: its `destinations` when it was taken up.
+        now: the job as it is.
+        parameters: of the flow run.
+    """
+    if now.has_pull_steps:
+        return "it has pull steps, and `audiobatch schedule` writes none: register it again"
+    job = parameters.get("job")
+    for what, found in (("the job", now.job), ("this run", job if isinstance(job, Mapping) else {})):
+        other = [name for name, value in destinations(found).items() if value != accepted[name]]
+        if other:
+            names = " and ".join(other)
+            return (
+                f"{what} names another {names} than the job that `audiobatch serve` took up. Where that is meant, "
+                "register it with `audiobatch schedule` and start `serve` again"
+            )
+    return ""
 
 
 def missing_inputs(spec: JobSpec) -> list[str]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import base64
 import contextlib
 import os
 import subprocess
@@ -27,7 +28,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
+from flows import prefect_settings
+from pipeline.emulator import page_guard
 from pipeline.errors import ConfigError
 
 DEADLINE_S = 120.0
@@ -61,6 +65,24 @@ def quiet_prefect() -> None:
     """Keep Prefect's log off this process's terminal. Its pages still get it. The user's own settings hold."""
     for name, value in CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    share_login()
+
+
+def share_login() -> None:
+    """Use the login of a server of this machine for its client too: one variable is enough for both.
+
+    The login goes to loopback addresses alone; `PREFECT_API_AUTH_STRING` is for servers elsewhere.
+    """
+    login = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    address = prefect_settings.api_url()
+    if login and (address is None or page_guard.is_loopback(urlsplit(address).hostname or "")):
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", login)
+
+
+def login_header() -> dict[str, str]:
+    """What a question to the server carries where it has a login; empty where none is known."""
+    login = os.environ.get("PREFECT_API_AUTH_STRING")
+    return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()} if login else {}
 
 
 class EmbeddedServer:

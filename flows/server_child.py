@@ -21,6 +21,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from flows import server_guard
+from pipeline.emulator import page_guard
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -43,14 +46,19 @@ def main() -> None:
     on_started: list[Callable[[], None]] = []
     threading.Thread(target=_watch_input, args=(gone,), daemon=True).start()
     threading.Thread(target=_watch_parent, args=(gone, parent), daemon=True).start()
-    server = http_server(on_started)
+    server = http_server(on_started, page_guard.LOOPBACK_NAMES)
     threading.Thread(target=_end, args=(gone, server), daemon=True).start()
     with migration(on_started):
         server.run(sockets=[listener])
 
 
-def http_server(on_started: list[Callable[[], None]]) -> uvicorn.Server:
-    """The HTTP server; `on_started` is called once the application answers."""
+def http_server(on_started: list[Callable[[], None]], hosts: frozenset[str]) -> uvicorn.Server:
+    """The HTTP server.
+
+    Args:
+        on_started: called once the application answers.
+        hosts: the names by which it may be addressed.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -63,7 +71,7 @@ def http_server(on_started: list[Callable[[], None]]) -> uvicorn.Server:
                 gc.enable()
 
     config = uvicorn.Config(
-        "prefect.server.api.server:create_app",
+        partial(server_guard.prefect_app, hosts),
         factory=True,
         lifespan="on",
         log_level="error",

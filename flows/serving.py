@@ -12,17 +12,24 @@ import contextlib
 import logging
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+import anyio
+from prefect.client.orchestration import get_client
 from prefect.runner import Runner
+from prefect.runner._starter_engine import EngineCommandStarter
+from prefect.states import Failed
 
-from flows import deployments, stopping
+from flows import deployments, registered_job, stopping
+from flows.flow_choice import flow_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
+
+    from prefect.client.schemas.objects import FlowRun
 
     from flows.deployments import Scheduled
 
@@ -45,6 +52,87 @@ class _Known:
         return self.id
 
 
+class RunRefused(Exception):
+    """A flow run that is not started; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Guard:
+    """Which runs are started, and as what.
+
+    Attributes:
+        accepted: where each job's calls go, as it was when it was taken up.
+    """
+
+    said: Callable[[str], None]
+    accepted: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+
+    def take_up(self, one: Scheduled) -> None:
+        """Accept where a job's calls go; a later change of that is not accepted."""
+        self.accepted.setdefault(one.id, registered_job.destinations(one.job))
+
+    async def entrypoint_of(self, run: FlowRun) -> str:
+        """The flow to start, of ours, whatever the deployment says by now.
+
+        Raises:
+            RunRefused: the run would send the credentials elsewhere, or run what we did not write.
+        """
+        if run.deployment_id is None or run.deployment_id not in self.accepted:
+            raise RunRefused("refused: this process does not serve its job")
+        now = await deployments.current(run.deployment_id)
+        if why := registered_job.refusal(self.accepted[now.id], now, run.parameters):
+            self.said(f"Refused a run of {now.name}: {why}")
+            async with get_client() as client:  # what is raised here, Prefect tells as "1 sub-exception"
+                await client.set_flow_run_state(run.id, Failed(message=f"refused: {why}"), force=True)
+            raise RunRefused(f"refused: {why}")
+        function = flow_named(now.flow).fn
+        return f"{function.__module__}.{function.__name__}"
+
+
+@dataclass(frozen=True, slots=True)
+class _GuardedStarter:
+    """Starts a flow run by an entrypoint of ours, once the guard has let it in."""
+
+    guard: _Guard
+    starter: EngineCommandStarter
+
+    async def start(self, flow_run: FlowRun, task_status: Any = anyio.TASK_STATUS_IGNORED) -> None:
+        # The engine runs an entrypoint that is given instead of the deployment's own, and no pull steps.
+        self.starter._entrypoint = await self.guard.entrypoint_of(flow_run)  # noqa: SLF001
+        await self.starter.start(flow_run, task_status=task_status)
+
+
+class _GuardedRunner(Runner):
+    """Prefect's runner, asking the guard before each start.
+
+    It has no public place for that. Source: prefect 3.8.8, `runner/runner.py`, `Runner.__aenter__`.
+    """
+
+    def __init__(self, guard: _Guard, *, limit: int) -> None:
+        super().__init__(name="audiobatch", pause_on_shutdown=False, limit=limit, query_seconds=LOOK_EVERY_S)
+        self._guard = guard
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        poller = self._scheduled_run_poller
+        resolve = poller._resolve_starter  # noqa: SLF001
+
+        def guarded(flow_run: FlowRun) -> _GuardedStarter:
+            starter = resolve(flow_run)
+            assert isinstance(starter, EngineCommandStarter)
+            return _GuardedStarter(self._guard, starter)
+
+        poller._resolve_starter = guarded  # noqa: SLF001
+        return self
+
+
+def _is_no_refusal(record: logging.LogRecord) -> bool:
+    """A refusal is said in a line; Prefect's traceback of it is no use to anybody."""
+    raised = record.exc_info[1] if record.exc_info else None
+    inner = raised.subgroup(RunRefused) if isinstance(raised, ExceptionGroup) else raised
+    return not isinstance(inner, RunRefused | ExceptionGroup)
+
+
 async def serve(*, limit: int, said: Callable[[str], None]) -> None:
     """Run what is due until Ctrl-C or SIGTERM; runs at work are then stopped in order, and waited for.
 
@@ -53,11 +141,14 @@ async def serve(*, limit: int, said: Callable[[str], None]) -> None:
         said: is told, in lines for people, what is served and what becomes of it.
     """
     prepare_children()
-    runner = Runner(name="audiobatch", pause_on_shutdown=False, limit=limit, query_seconds=LOOK_EVERY_S)
+    logging.getLogger("prefect.runner").addFilter(_is_no_refusal)
+    logging.getLogger("prefect.runner.flow_run_executor").addFilter(_is_no_refusal)
     served: dict[UUID, Scheduled] = {}
+    guard = _Guard(said)
+    runner = _GuardedRunner(guard, limit=limit)
     stopped = asyncio.Event()
     running = asyncio.create_task(_started(runner, stopped))
-    watching = asyncio.create_task(_keep_up(runner, served, said))
+    watching = asyncio.create_task(_keep_up(runner, guard, served, said))
     asked = asyncio.create_task(stopped.wait())
     await asyncio.wait([running, watching, asked], return_when=asyncio.FIRST_COMPLETED)
     watching.cancel()
@@ -98,7 +189,9 @@ async def _started(runner: Runner, stopped: asyncio.Event) -> None:
         await runner.start()
 
 
-async def _keep_up(runner: Runner, served: dict[UUID, Scheduled], said: Callable[[str], None]) -> None:
+async def _keep_up(
+    runner: Runner, guard: _Guard, served: dict[UUID, Scheduled], said: Callable[[str], None]
+) -> None:
     """Let the runner know of every job that is registered, from now on and later."""
     while True:
         try:
@@ -109,6 +202,7 @@ async def _keep_up(runner: Runner, served: dict[UUID, Scheduled], said: Callable
             continue
         for one in now.values():
             if one.id not in served:
+                guard.take_up(one)
                 await runner.aadd_deployment(_Known(one.id, one.name))  # type: ignore[arg-type]
         for text in changes(served, now):
             said(text)

@@ -4,7 +4,8 @@
     PREFECT_API_URL=… …         in all others
 
 It is Prefect's own server; what is added are the settings without which it loses states of task runs under load,
-looks for the network, or sends its pages' questions to another port. What the user has set otherwise holds.
+looks for the network, or sends its pages' questions to another port, and a guard that keeps other sites' pages out
+(`server_guard`). What the user has set otherwise holds.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipeline.emulator import page_guard
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 DEFAULT_PORT = 4200
 #: Events wait in queues of fixed length, and what finds one full is dropped. These services empty theirs one by
@@ -34,20 +36,36 @@ ENVIRONMENT = {
 PAGES_ASK = ("PREFECT_SERVER_UI_API_URL", "PREFECT_UI_API_URL")
 
 
-def serve(host: str, port: int, *, ready: Callable[[str], None]) -> None:
+def serve(
+    host: str,
+    port: int,
+    *,
+    names: Sequence[str] = (),
+    without_auth: bool = False,
+    ready: Callable[[str], None],
+) -> None:
     """Serve until Ctrl-C or SIGTERM; both end it in order.
 
     Args:
         host: address to listen on.
         port: 0 takes a free one.
+        names: other names by which it may be addressed (`--allow-host`).
+        without_auth: let others reach it without a login.
         ready: is told the origin (`http://127.0.0.1:4200`) once the server answers.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on, or others could reach it without a login.
     """
+    prepare_environment()
+    if not (without_auth or page_guard.is_loopback(host) or _has_login()):
+        raise ConfigError(
+            f"--host {host}: others could reach the server without a login, read the jobs and start runs. Set "
+            "PREFECT_SERVER_API_AUTH_STRING=user:password, for it and PREFECT_API_AUTH_STRING for its clients, or "
+            "say --no-auth."
+        )
     listener = _listen(host, port)
-    origin = f"http://{_reachable(host)}:{listener.getsockname()[1]}"
-    prepare_environment(origin)
+    shown = names[0] if names and not page_guard.is_loopback(host) else _reachable(host)
+    origin = f"http://{shown}:{listener.getsockname()[1]}"
     # uvicorn raises a signal again once it has ended in order; by then there is nothing left to do.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _ended_in_order)
@@ -55,18 +73,25 @@ def serve(host: str, port: int, *, ready: Callable[[str], None]) -> None:
 
     on_started: list[Callable[[], Any]] = [partial(ready, origin)]
     with listener, server_child.migration(on_started):
-        server_child.http_server(on_started).run(sockets=[listener])
+        hosts = page_guard.allowed_hosts(host, names)
+        server_child.http_server(on_started, hosts).run(sockets=[listener])
 
 
-def prepare_environment(origin: str) -> None:
+def prepare_environment() -> None:
     """Set what this process's server needs, before Prefect is imported and reads it."""
     from flows.server import CLIENT_ENVIRONMENT, SERVER_ENVIRONMENT
 
     for name, value in {**CLIENT_ENVIRONMENT, **SERVER_ENVIRONMENT, **ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
     if not any(os.environ.get(name) for name in PAGES_ASK):
-        os.environ[PAGES_ASK[0]] = f"{origin}/api"
+        os.environ[PAGES_ASK[0]] = "/api"  # the origin that the page is from, by whichever of its names
     os.environ["PREFECT__SERVER_FINAL"] = "1"
+
+
+def _has_login() -> bool:
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
+
+    return bool(PREFECT_SERVER_API_AUTH_STRING.value())
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -83,13 +108,13 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _reachable(host: str) -> str:
-    """How others write this host: a name for "every address", brackets around IPv6."""
+    """How this host is written in an address; "every address" is reached from here at the loopback one."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return host
     if address.is_unspecified:
-        return socket.getfqdn()
+        return "127.0.0.1" if address.version == 4 else "[::1]"
     return f"[{host}]" if address.version == 6 else host
 
 

@@ -10,7 +10,7 @@ import urllib.request
 from typing import Any
 
 from flows import prefect_settings
-from flows.server import answers
+from flows.server import answers, login_header
 from pipeline.errors import ConfigError
 
 TIMEOUT_S = 10.0
@@ -64,5 +64,6 @@ def trouble_with(address: str, *, timeout_s: float = TIMEOUT_S) -> str:
 
 
 def _settings(address: str, timeout_s: float) -> Any:
-    with urllib.request.urlopen(f"{address.rstrip('/')}/admin/settings", timeout=timeout_s) as reply:  # noqa: S310
+    asked = urllib.request.Request(f"{address.rstrip('/')}/admin/settings", headers=login_header())  # noqa: S310
+    with urllib.request.urlopen(asked, timeout=timeout_s) as reply:  # noqa: S310
         return json.load(reply)

@@ -193,6 +193,74 @@ async def test_a_fire_while_the_last_run_is_at_work_is_skipped(tmp_path, serving
     serving.says("skipped: the last run is still at work")
 
 
+async def refused(out, run):
+    """How a run ended that was not started."""
+    from prefect.client.orchestration import get_client
+
+    async def look():
+        async with get_client() as client:
+            return (await client.read_flow_run(run.id)).state
+
+    end = asyncio.get_running_loop().time() + standing.PATIENCE_S
+    while not (state := await look()).is_final():
+        assert asyncio.get_running_loop().time() < end
+        await asyncio.sleep(0.2)
+    assert not out.exists()
+    return state.message
+
+
+async def test_a_run_that_would_send_the_credentials_elsewhere_is_not_started(
+    tmp_path, serving, service, server
+):
+    from prefect.client.orchestration import get_client
+
+    inbox, out = recordings(tmp_path / "inbox", "a.wav"), tmp_path / "out"
+    with EmulatorProcess("--speech", "tone") as elsewhere:
+        async with scheduled(server, service, inbox, out) as job:
+            await until(lambda: f"Serving {job.name}: " in serving.err)
+            for changed in (
+                {"endpoint": elsewhere.base_url},
+                {"provider": "openai", "endpoint": f"{elsewhere.base_url}/v1"},
+                {"deployments": [{"deployment": "gpt-audio-1.5", "endpoint": elsewhere.base_url}]},
+                {"ledger": "postgresql+psycopg://127.0.0.1:9/x"},
+            ):
+                async with get_client() as client:
+                    run = await client.create_flow_run_from_deployment(
+                        job.id, parameters={"job": {**job.job, **changed}}
+                    )
+                assert "names another" in await refused(out, run)
+            async with get_client() as client:  # whoever may change the job itself gets no further
+                await client._client.patch(
+                    f"/deployments/{job.id}",
+                    json={"parameters": {"job": {**job.job, "endpoint": elsewhere.base_url}}},
+                )
+            assert "names another endpoint" in await refused(out, await due(job))
+        assert elsewhere.journal() == []
+    assert f"Refused a run of {job.name}: " in serving.err
+    assert "Traceback" not in serving.err
+    assert service.journal() == []
+
+
+async def test_commands_that_somebody_has_put_before_a_run_are_not_run(tmp_path, serving, service, server):
+    from prefect.client.orchestration import get_client
+
+    inbox, out = recordings(tmp_path / "inbox", "a.wav"), tmp_path / "out"
+    mark = tmp_path / "mark"
+    steps = [{"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}]
+    async with scheduled(server, service, inbox, out) as job:
+        await until(lambda: f"Serving {job.name}: " in serving.err)
+        async with get_client() as client:
+            await client._client.patch(f"/deployments/{job.id}", json={"pull_steps": steps})
+        assert "pull steps" in await refused(out, await due(job))
+        async with get_client() as client:
+            await client._client.patch(
+                f"/deployments/{job.id}", json={"pull_steps": [], "entrypoint": "antigravity.flow"}
+            )
+        await due(job)
+        await standing.until_run(out, is_completed)
+    assert not mark.exists()
+
+
 async def test_what_finds_nothing_yet_is_no_failure(tmp_path, serving, service, server):
     (tmp_path / "inbox").mkdir()
     async with scheduled(server, service, tmp_path / "inbox", tmp_path / "out") as job:
@@ -387,7 +455,7 @@ def test_the_server_is_set_up_to_lose_nothing_and_its_pages_ask_its_own_port(ser
     assert user_server.trouble_with(server.address) == ""
     pages = server.address.removesuffix("/api")
     with urllib.request.urlopen(f"{pages}/ui-settings") as reply:
-        assert json.load(reply)["api_url"] == server.address
+        assert json.load(reply)["api_url"] == "/api", "of the page's own origin, whichever name it has"
     services = user_server._settings(server.address, 10)["server"]["services"]
     assert services["triggers"]["enabled"]
     assert services["event_persister"]["enabled"]

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
@@ -18,8 +17,10 @@ from typing import Any
 import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Middleware
 
-from pipeline.emulator.admin import Admin
+from pipeline.emulator import page_guard
+from pipeline.emulator.admin import PREFIX, Admin
 from pipeline.emulator.chat import Chat
 from pipeline.emulator.config import EmulatorConfig
 from pipeline.emulator.identity import APP_SERVICE_PATH
@@ -39,7 +40,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def build_app(service: Service) -> web.Application:
     """Every route of the emulator."""
-    app = web.Application(client_max_size=MOST_BODY_BYTES, middlewares=[_in_the_services_words])
+    hosts = page_guard.allowed_hosts(service.config.host, service.config.allowed_hosts)
+    app = web.Application(
+        client_max_size=MOST_BODY_BYTES, middlewares=[_guard_of(hosts), _in_the_services_words]
+    )
     for part in (Chat(service), Realtime(service), Transcriptions(service), service.identity, Admin(service)):
         part.register(app)
     return app
@@ -63,6 +67,25 @@ async def _in_the_services_words(request: web.Request, handler: Handler) -> web.
             headers=reply_headers(surface, model=None, elapsed_s=0.0, rate=None),
             content_type="application/json",
         )
+
+
+def _guard_of(hosts: frozenset[str]) -> Middleware:
+    """Keeps web pages away from the administrative surface, which has no key."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith(PREFIX):
+            why = page_guard.refusal(
+                hosts=hosts,
+                host=request.headers.getall("Host", []),
+                origin=request.headers.getall("Origin", []),
+                fetch_site=request.headers.get("Sec-Fetch-Site", ""),
+            )
+            if why:
+                return web.Response(status=403, text=f"audiobatch emulator: {why}\n")
+        return await handler(request)
+
+    return guard
 
 
 def _not_the_clients_fault(record: logging.LogRecord) -> bool:
@@ -125,7 +148,7 @@ async def serve(config: EmulatorConfig) -> None:
 
     Prints the ready line, one JSON object, on standard output as soon as requests are taken.
     """
-    if not _is_loopback(config.host):
+    if not page_guard.is_loopback(config.host):
         print(
             f"warning: the emulator listens on {config.host}, where others can reach it; its administrative "
             "surface has no key",
@@ -155,12 +178,3 @@ def _watch_stdin(closed: Callable[[], object]) -> None:
             closed()
 
     threading.Thread(target=watch, name="stdin", daemon=True).start()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

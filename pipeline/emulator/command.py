@@ -31,6 +31,13 @@ def _quota_words(text: str) -> dict[str, int]:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--allow-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Another name by which /_emulator may be addressed. Repeatable.",
+)
 @click.option("--port", default=0, help="Plain HTTP; 0 takes a free one.")
 @click.option("--tls-port", default=0, help="TLS; 0 takes a free one.")
 @click.option("--api-key", default="emulator-key", show_default=True, help="The key that is let in.")

@@ -57,6 +57,7 @@ class EmulatorConfig:
     """
 
     host: str = "127.0.0.1"
+    allowed_hosts: tuple[str, ...] = ()
     port: int = 0
     tls_port: int = 0
     api_key: str = "emulator-key"

@@ -1,7 +1,7 @@
 """Does an installation do its job? The README's first command, each container and codec, reports, the doctor.
 
 `.ci/smoke` runs this against wheels on every supported Python; by hand, against the checkout:
-`uv run pytest tests/smoke -n 0`.
+`uv run pytest -c tests/smoke.ini tests/smoke`.
 """
 
 from __future__ import annotations
