@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, event
@@ -28,19 +29,20 @@ def open_engine(path: Path) -> Engine:
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_S, "check_same_thread": False})
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
-    try:
-        with engine.connect() as connection:
-            had = version_of(connection)
-        if had < VERSION:
-            # The lock first: of two that open an older ledger at once, the second finds it migrated.
-            with engine.connect().execution_options(begin="IMMEDIATE") as connection, connection.begin():
-                migrate(connection)
-    except ValueError as failed:
-        engine.dispose()
-        raise ConfigError(f"{path}: cannot be used: {failed}") from failed
-    except DBAPIError as failed:
-        engine.dispose()
-        raise ConfigError(_explained(path, failed)) from failed
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(engine.dispose)
+        try:
+            with engine.connect() as connection:
+                had = version_of(connection)
+            if had < VERSION:
+                # The lock first: of two that open an older ledger at once, the second finds it migrated.
+                with engine.connect().execution_options(begin="IMMEDIATE") as connection, connection.begin():
+                    migrate(connection)
+        except ValueError as failed:
+            raise ConfigError(f"{path}: cannot be used: {failed}") from failed
+        except DBAPIError as failed:
+            raise ConfigError(_explained(path, failed)) from failed
+        on_failure.pop_all()
     return engine
 
 
