@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from pipeline import settings
+from pipeline import descriptors, settings
 from pipeline.errors import StorageError
 from pipeline.estimates.room import check_room, give_back, reserve
 from pipeline.items import job_settings
@@ -40,7 +40,7 @@ from pipeline.running.finding import find_inputs
 from pipeline.running.opening import opened_folder
 from pipeline.running.senders import open_sender
 from pipeline.running.together import Together, this_worker
-from pipeline.running.watching import keep_manifest_fresh, watch_stop
+from pipeline.running.watching import keep_manifest_fresh, keep_room, watch_stop
 from pipeline.running.working import send_deferred, wait_for_others, work_through
 from pipeline.sending.tally import RunSummary, Snapshot, Tally
 from pipeline.stop import Stop, StopReason
@@ -142,6 +142,7 @@ class Job:
         settings.check_service(spec)
         targets = targets_of(spec)
         check_prices(spec, targets)
+        descriptors.raise_limit()
         run_id = run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         me = this_worker(spec, run_id, retry, drains=worker, sends=sends)
         with opened_folder(spec, me) as found:
@@ -216,6 +217,8 @@ class Job:
             await asyncio.to_thread(self._make_room, plan)
             self._sender = await open_sender(self, plan.deployments, self._stack)
         self._begin_background(watch_stop(self, self._sender), keep_manifest_fresh(self))
+        if self._sender is not None:
+            self._begin_background(keep_room(self, self._sender))
         await self._begin_sending()
         return plan
 
@@ -262,7 +265,7 @@ class Job:
         self.plan = replace(EMPTY_PLAN, deployments=deployments)
         self.phase = "sending"
         self._sender = await open_sender(self, deployments, self._stack)
-        self._begin_background(watch_stop(self, self._sender))
+        self._begin_background(watch_stop(self, self._sender), keep_room(self, self._sender))
         await self._begin_sending()
         await self._end_sending()
         await self._end_background()

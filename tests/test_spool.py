@@ -1,11 +1,14 @@
 """Replies that were paid for are kept when the output cannot be written, and come home once it can."""
 
+import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -222,11 +225,67 @@ def test_on_one_full_disk_the_replies_in_flight_fit_into_the_reserved_room(tmp_p
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_replies_that_are_kept_at_once_do_not_take_each_other_s_room(kind, tmp_path: Path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if kind == "ext4":
+        image = tmp_path / "image"
+        image.write_bytes(bytes(24 << 20))
+        subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+        if subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=False).returncode:
+            pytest.skip("no loop device here")
+    else:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], check=True)
+    try:
+        for number in range(4):
+            spool = Spool(f"/nowhere/{number}", base=disk)
+            spool.reserve(3_000_000)
+            with contextlib.suppress(OSError), (disk / "fill").open("wb", buffering=0) as fill:
+                while True:
+                    fill.write(bytes(65_536))
+            with ThreadPoolExecutor(8) as threads:
+                kept = [
+                    threads.submit(spool.keep, f"item {n}", [("a.wav", os.urandom(200_000))], {"n": n})
+                    for n in range(8)
+                ]
+            assert all(one.exception() is None for one in kept)
+            assert len(list(spool.entries())) == 8
+            (disk / "fill").unlink()
+            shutil.rmtree(spool.folder)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_room_that_somebody_else_frees_in_time_is_waited_for(spool: Spool, monkeypatch):
+    free = time.monotonic() + 0.5
+    write = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if time.monotonic() < free:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", full)
+    spool.keep("a", FILES, RECORD)
+    assert [entry.name for entry in spool.entries()] == ["a"]
+
+
+def test_the_room_set_aside_grows_and_is_used_up_by_what_is_kept(spool: Spool):
+    spool.reserve(1_000_000)
+    spool.reserve(500_000)
+    assert spool.reserved_bytes == 1_000_000
+    spool.reserve(2_500_000)
+    assert spool.reserved_bytes == 2_500_000
+
+
 def test_when_it_cannot_be_kept_either_the_message_says_where(spool: Spool, monkeypatch):
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr("pipeline.store.spool.FULL_DISK_S", 0.3)
     with pytest.raises(StorageError, match=rf"cannot write {spool.folder}.*no space is left"):
         spool.keep("a", FILES, RECORD)
 

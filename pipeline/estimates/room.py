@@ -35,6 +35,10 @@ _LONG_REPLY = 3
 #: Calls in flight, where nobody says how many.
 _USUAL_CALLS = 64
 _LARGEST_RESERVE_BYTES = 256_000_000
+#: While calls are in flight, for each: a reply of twice the usual length, and a quarter more at a time.
+_MORE_THAN_USUAL = 2
+_AHEAD = 1.25
+_LARGEST_GROWN_BYTES = 4_000_000_000
 
 
 def bytes_per_item(spec: JobSpec, reply_s: float = FIRST_GUESS_AUDIO_S) -> float:
@@ -78,6 +82,23 @@ def reserve(spec: JobSpec, spool: Spool, *, items: int) -> str:
             "Should its disk fill up, replies that are paid for could be lost."
         )
     return ""
+
+
+def reserve_for_calls(spec: JobSpec, spool: Spool, *, calls: int, reply_s: float) -> None:
+    """Set more room aside, where more calls are in flight, or replies are longer, than was thought.
+
+    Args:
+        spec: the job.
+        spool: whose room.
+        calls: in flight now.
+        reply_s: how long replies are on average.
+
+    Raises:
+        StorageError: that much is not free.
+    """
+    size = min(_MORE_THAN_USUAL * calls * bytes_per_item(spec, reply_s), _LARGEST_GROWN_BYTES)
+    if size > spool.reserved_bytes:
+        spool.reserve(int(size * _AHEAD))
 
 
 def give_back(spool: Spool) -> None:

@@ -8,6 +8,8 @@ import importlib
 import threading
 from typing import TYPE_CHECKING
 
+from pipeline import descriptors
+from pipeline.address import is_remote
 from pipeline.estimates.worst_case import worst_unknown_usd
 from pipeline.inputs.sound_settings import finish_of
 from pipeline.limits.gate import Gate
@@ -29,12 +31,17 @@ if TYPE_CHECKING:
     from pipeline.transports.base import Transport
 
 
+#: The SDK takes a second; what a run needs at its end must be there when descriptors and disk are used up.
+_NEEDED_LATER = ("pipeline.transports.choose", "soundfile", "av", "soxr", "pandas", "xlsxwriter", "jinja2")
+
+
 def import_ahead() -> None:
-    """Import the SDK, which takes a second, in a thread that nothing waits for; what needs it then finds it."""
+    """Import what a run needs later, in a thread that nothing waits for; what needs it then finds it."""
 
     def work() -> None:
-        with contextlib.suppress(ImportError):  # whoever needs it says so
-            importlib.import_module("pipeline.transports.choose")
+        for name in _NEEDED_LATER:
+            with contextlib.suppress(ImportError):  # whoever needs it says so
+                importlib.import_module(name)
 
     threading.Thread(target=work, daemon=True, name="import-sdk").start()
 
@@ -50,6 +57,7 @@ async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib
     Raises:
         ConfigError: settings or credentials that cannot work.
     """
+    import_ahead()
     targets = targets_of(job.spec, deployments)
     targets = (*targets, *word_targets(job.spec, targets[0]))
     check_prices(job.spec, targets)
@@ -57,6 +65,13 @@ async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib
     if local := [one for one in targets if one.provider == "local"]:
         models = {one.deployment: one.model for one in local}
         service = await stack.enter_async_context(local_service(models))
+    most = descriptors.calls_allowed(
+        in_stores=any(map(is_remote, (str(job.output), *job.spec.inputs))), streams=job.spec.stream
+    )
+    if most is not None and (job.spec.max_concurrency or 0) > most:
+        job.warn(
+            f"at most {most} calls at once: this process may have {descriptors.limit()} files open (`ulimit -n`)"
+        )
     tokens = EntraTokens()
     from pipeline.transports.choose import open_transport  # the SDK takes a second to import
 
@@ -71,12 +86,13 @@ async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib
             key=here.api_key if here else one.credential.key if one.credential else None,
             tokens=tokens if keyless else None,
             writes_words=one.writes_words,
+            most_sessions=most,
         )
         transports[one.name] = transport
         stack.push_async_callback(transport.aclose)
     not_on_record = worst_unknown_usd(targets, job.spec)
     spent_before = await asyncio.to_thread(job.ledger.spent_at_most_usd, not_on_record)
-    pool = pool_of(job.spec, targets, spent_before=spent_before)
+    pool = pool_of(job.spec, targets, spent_before=spent_before, most_calls=most)
     sender = Sender(
         spec=job.spec,
         run_id=job.run_id,

@@ -9,12 +9,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pipeline.errors import StorageError
+from pipeline.estimates.room import reserve_for_calls
 from pipeline.reports.views import Views
 from pipeline.stop import StopReason
 
 if TYPE_CHECKING:
     from pipeline.execute import Job
     from pipeline.sending.send import Sender
+
+ROOM_EVERY_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,18 @@ async def watch_stop(job: Job, sender: Sender | None) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(job.stop.hard.wait(), job.spec.drain_timeout_s)
     sender.give_up()
+
+
+async def keep_room(job: Job, sender: Sender) -> None:
+    """See that the room set aside covers the calls in flight, however many they become."""
+    while True:
+        await asyncio.sleep(ROOM_EVERY_S)
+        calls, reply_s = sender.pool.in_flight, sender.sizes.audio_s
+        try:
+            await asyncio.to_thread(reserve_for_calls, job.spec, job.spool, calls=calls, reply_s=reply_s)
+        except StorageError as failed:
+            job.warn(f"not all replies in flight have room set aside: {failed.message}")
+            return
 
 
 async def keep_manifest_fresh(job: Job) -> None:

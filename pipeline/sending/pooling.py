@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from pipeline.targets import Target
 
 
-def pool_of(spec: JobSpec, targets: Sequence[Target], *, spent_before: Decimal) -> Pool:
+def pool_of(
+    spec: JobSpec, targets: Sequence[Target], *, spent_before: Decimal, most_calls: int | None = None
+) -> Pool:
     """One for a run, shared by everything that calls.
 
     Args:
         spec: the job.
         targets: where its calls can go.
         spent_before: what the folder's calls can have cost so far, in USD.
+        most_calls: that this process has room for at once; None: as many as wanted.
     """
     deployments = [
         Deployment(
@@ -38,5 +41,8 @@ def pool_of(spec: JobSpec, targets: Sequence[Target], *, spent_before: Decimal) 
         deployments,
         spending=spending,
         waits_for_parked=spec.wait,
-        max_concurrency=spec.max_concurrency if len(targets) > 1 else None,
+        max_concurrency=min(
+            (most for most in (spec.max_concurrency if len(targets) > 1 else None, most_calls) if most),
+            default=None,
+        ),
     )

@@ -13,6 +13,7 @@ import os
 import secrets
 import sys
 import threading
+import time
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Final
 
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 #: A leading dot and our own word: no output name begins so, and a sweep can tell them from everything else.
 TEMPORARY_PREFIX: Final = ".audiobatch-tmp-"
 
+#: A reply that is paid for waits so long for a descriptor.
+OPENING_S: Final = 120.0
+_LOOK_S: Final = 0.05
+_TOO_MANY: Final = frozenset({errno.EMFILE, errno.ENFILE})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _STREAM_BUFFER_BYTES: Final = 1 << 20
 _CREATE: Final = (
     os.O_WRONLY
@@ -60,6 +66,8 @@ _WORDS: Final = {
     errno.EISDIR: ("a folder has that name", "Move the folder away, " + _AGAIN),
     errno.ENOTDIR: ("a file stands where a folder is needed", "Move the file away, " + _AGAIN),
     errno.EEXIST: ("a file stands where a folder is needed", "Move the file away, " + _AGAIN),
+    errno.EMFILE: ("this process has too many files open", "Raise `ulimit -n`, " + _AGAIN),
+    errno.ENFILE: ("the machine has too many files open", "End what holds them, " + _AGAIN),
     errno.ENAMETOOLONG: (
         "the path is too long for this system",
         "Name an --output with a shorter path, " + _AGAIN,
@@ -73,6 +81,29 @@ def storage_error(exc: OSError, path: str, *, verb: str = "write") -> StorageErr
         exc.errno or 0, (exc.strerror or type(exc).__name__, "Mend that, or name another --output, " + _AGAIN)
     )
     return StorageError(f"cannot {verb} {path}: {what}. {advice}")
+
+
+def is_full(failed: StorageError) -> bool:
+    """Whether a write failed for want of room: others may free some, or have just done so."""
+    return isinstance(failed.__cause__, OSError) and failed.__cause__.errno in _FULL
+
+
+def open_patiently(path: Path, flags: int, mode: int = 0o777) -> int:
+    """As `os.open`; waits while this process, or the machine, has too many files open.
+
+    What is written has been paid for, and calls that end close what they hold. Blocks for `OPENING_S` at most.
+
+    Raises:
+        OSError: as `os.open`.
+    """
+    ends_s = time.monotonic() + OPENING_S
+    while True:
+        try:
+            return os.open(path, flags, mode)
+        except OSError as failed:
+            if failed.errno not in _TOO_MANY or time.monotonic() > ends_s:
+                raise
+            time.sleep(_LOOK_S)
 
 
 @contextmanager
@@ -102,7 +133,7 @@ class NewFile:
         self.temporary = target.with_name(TEMPORARY_PREFIX + secrets.token_hex(8))
         self._shown = str(target)
         self._stream: IO[bytes] | None = None
-        self._descriptor = os.open(self.temporary, _CREATE, mode)
+        self._descriptor = open_patiently(self.temporary, _CREATE, mode)
 
     def pour(self, data: bytes | memoryview | Iterable[bytes]) -> tuple[int, str]:
         """Writes all of `data`, flushes it to the disk and closes; its length in bytes and its SHA-256.
@@ -191,7 +222,7 @@ def sync_folder(folder: Path) -> None:
     """Makes the names in `folder` durable. Windows cannot and need not: NTFS journals its names."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_patiently(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as exc:

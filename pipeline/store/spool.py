@@ -6,7 +6,7 @@ files' bytes one after another. One file, so that an entry is whole or not there
     StorageError in mid-run → keep → the run stops → … → the next run → bring_home → entry deleted
 
 A disk that is full for the output is often full for the spool too: `reserve` sets room aside before money is
-spent, and `keep` uses it up.
+spent, and `keep` gives back as much of it as an entry needs, and writes the entry, in one step.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import platformdirs
 
 from pipeline.errors import StorageError
+from pipeline.store.durable import is_full, open_patiently, sync_file, translating
 from pipeline.store.storage import LocalStorage
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ _log = logging.getLogger(__name__)
 _ENDING: Final = ".reply"
 _RESERVE: Final = "reserve"
 _BLOCK_BYTES: Final = 1 << 20
+#: A full disk is tried for so long: somebody frees room, or a file system gives back late what was freed.
+FULL_DISK_S: Final = 10.0
+_LOOK_S: Final = 0.1
+#: What an entry takes beside its bytes: its name, and the rest of a block.
+_ENTRY_BYTES: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +75,7 @@ class Spool:
         self._storage = LocalStorage(self.folder, private=True)
         self._reserve = _RESERVE
         self._counting = threading.Lock()
+        self._keeping = threading.Lock()  # of the reserve and of what uses it up
         self._last_ns = 0
 
     def share(self, owner: str, *, alone: bool) -> None:
@@ -84,14 +91,33 @@ class Spool:
         self._reserve = f"{_RESERVE}.{owner}"
 
     def reserve(self, size_bytes: int) -> None:
-        """Sets room aside on the spool's disk, so that `keep` works when it is full.
+        """Sets room aside on the spool's disk, so that `keep` works when it is full; adds to what is set aside.
 
         Raises:
-            StorageError: that much is not free.
+            StorageError: that much is not free; what was set aside before is as it was.
         """
-        whole, rest = divmod(size_bytes, _BLOCK_BYTES)
-        block = os.urandom(_BLOCK_BYTES)  # no file system compresses it, or stores it as a hole
-        self._storage.write(self._reserve, (block[:n] for n in (*[_BLOCK_BYTES] * whole, rest)))
+        with self._keeping:
+            before = self.reserved_bytes
+            if not before:
+                self._storage.write(self._reserve, b"")
+            path = self.folder / self._reserve
+            with translating(str(path)):
+                descriptor = open_patiently(path, os.O_WRONLY | os.O_APPEND)
+                try:
+                    _fill(descriptor, size_bytes - before)
+                except OSError:
+                    os.ftruncate(descriptor, before)
+                    raise
+                finally:
+                    os.close(descriptor)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What is set aside now."""
+        try:
+            return (self.folder / self._reserve).stat().st_size
+        except OSError:
+            return 0
 
     def release(self) -> None:
         """Gives the room back, and leaves no empty folder behind."""
@@ -120,15 +146,44 @@ class Spool:
         }
         parts = [json.dumps(head).encode() + b"\n", *(data for _, data in files)]
         path = f"{self._next_ns()}-{secrets.token_hex(4)}{_ENDING}"
-        try:
-            self._storage.write(path, parts)
-        except StorageError:
-            # Again even where there is no reserve: another thread may have given it up just now, or another run
-            # on the same output has ended and left no empty folder behind.
-            self._storage = LocalStorage(self.folder, private=True)
-            self._storage.delete(self._reserve)
-            self._storage.write(path, parts)
+        with self._keeping:
+            self._write(path, parts)
         return self.folder / path
+
+    def _write(self, path: str, parts: list[bytes]) -> None:
+        """Writes an entry, with the help of the reserve; one at a time, so that no other takes its room."""
+        ends_s = time.monotonic() + FULL_DISK_S
+        again = True
+        while True:
+            try:
+                self._storage.write(path, parts)
+            except StorageError as failed:
+                # Another run on the same output may have ended, and left no empty folder behind.
+                self._storage = LocalStorage(self.folder, private=True)
+                full = is_full(failed)
+                if full and self._give_back(sum(map(len, parts)) + _ENTRY_BYTES):
+                    continue
+                if not (full and time.monotonic() < ends_s) and not (again and not full):
+                    raise
+                again = False
+                if full:
+                    time.sleep(_LOOK_S)
+            else:
+                return
+
+    def _give_back(self, size_bytes: int) -> bool:
+        """Frees so much of the reserve; whether there was any."""
+        try:
+            descriptor = open_patiently(self.folder / self._reserve, os.O_WRONLY)
+        except OSError:
+            return False
+        try:
+            left = os.fstat(descriptor).st_size
+            os.ftruncate(descriptor, max(0, left - size_bytes))
+            sync_file(descriptor)  # journals hold freed blocks until they commit
+        finally:
+            os.close(descriptor)
+        return left > 0
 
     def entries(self) -> Iterator[SpoolEntry]:
         """The kept replies, oldest first, read one at a time. A damaged one is logged and left where it is."""
@@ -186,6 +241,14 @@ class Spool:
             return
         # It may be needed again in this run.
         self._storage = LocalStorage(self.folder, private=True)
+
+
+def _fill(descriptor: int, size_bytes: int) -> None:
+    """Appends bytes that no file system compresses or stores as a hole, and flushes them."""
+    block = os.urandom(_BLOCK_BYTES)
+    while size_bytes > 0:
+        size_bytes -= os.write(descriptor, block[:size_bytes])
+    sync_file(descriptor)
 
 
 def _read(path: Path, data: bytes) -> SpoolEntry:

@@ -21,11 +21,13 @@ def open_transport(
     key: str | None,
     tokens: EntraTokens | None,
     writes_words: bool = False,
+    most_sessions: int | None = None,
 ) -> Transport:
     """To one deployment; connections are made when they are needed.
 
     Args:
         writes_words: it writes down what is said, and makes no replies.
+        most_sessions: realtime sessions that this process has room for; None: as many as the job wants.
     """
     provider: Literal["azure", "openai"] = "openai" if spec.provider == "openai" else "azure"
     if writes_words:
@@ -57,7 +59,7 @@ def open_transport(
                 prefix_padding_ms=spec.vad_prefix_padding_ms,
                 silence_ms=spec.vad_silence_ms,
             ),
-            max_sessions=spec.concurrency_ceiling,
+            max_sessions=min(spec.concurrency_ceiling, most_sessions or spec.concurrency_ceiling),
         )
     return ChatTransport(
         provider=provider,
