@@ -350,7 +350,7 @@ class Job:
             rate_per_min=rate,
             eta_s=left / rate * 60 if rate and left else None,
             cost_usd=tally.cost_usd if tally.cost_is_known else None,
-            waiting=self.waiting or (pool.binding() if pool else ""),
+            waiting=self.ledger.trouble or self.waiting or (pool.binding() if pool else ""),
             projected_usd=tally.projected_usd(plan.to_send) if plan else None,
         )
 

@@ -184,6 +184,8 @@ def make_plan(ledger: Ledger, spec: JobSpec, queue_id: str, *, retry: Retry | No
         raise ConfigError(planning.bad_prompt)
     if planning.deployments and ledger.is_shared:
         ledger.note(_DEPLOYMENTS_NOTE, "\n".join(sorted(planning.deployments | deployments_noted(ledger))))
+    if ledger.is_shared:
+        ledger.queue.hold_for_others()
     positions = ledger.queue.positions()
     shards = shards_of(positions)
     size = shards[0].size if shards else 1

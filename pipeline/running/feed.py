@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import StorageError
 from pipeline.model import Status
 from pipeline.plan import Decision, plan_again
+from pipeline.store.homecoming import bring_home
 from pipeline.store.recovery import recover
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class Feed:
     async def _taken_over(self, item_ids: Sequence[str]) -> list[Recorded]:
         """Items of a run that fell silent: its open calls have an unknown end; then they are planned again."""
         sender, ledger = self.sender, self._ledger
+        if brought := await asyncio.to_thread(self._search_spool, item_ids):
+            log.warning("%d replies that a run of this machine could not write were brought home", brought)
         lost = await asyncio.to_thread(recover, ledger, sender.storage, item_ids)
         log.warning(
             "%d items of a run that fell silent are taken over; %d calls of it were perhaps billed",
@@ -130,6 +133,11 @@ class Feed:
                 sender.tally.item_ended(Status.UNKNOWN)
             ledger.queue.ended(item_id)
         return [one for one in found if decided[one.source.item_id] is Decision.SEND]
+
+    def _search_spool(self, item_ids: Sequence[str]) -> int:
+        """Bring home what a run of this machine has paid for and could not write; how many replies."""
+        with self._ledger.one_at_a_time():
+            return bring_home(self.sender.spool, self.sender.storage, self._ledger, only=frozenset(item_ids))
 
     async def close(self) -> None:
         """What was claimed and not handed out is anybody's."""

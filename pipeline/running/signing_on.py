@@ -68,7 +68,9 @@ def sign_on(  # noqa: PLR0917 - all of it is one run's
         stack.callback(_sign_off, ledger)
         spool.share(me.run_id, alone=joined.alone)
         if not joined.alone or me.drains:
-            return SignedOn(queue_id=joined.queue_id, alone=joined.alone)
+            # What a run of this machine could not record, others would soon take for lost.
+            brought = bring_home(spool, storage, ledger, beside_others=True)
+            return SignedOn(queue_id=joined.queue_id, alone=joined.alone, brought=brought)
         # One that was taken for dead may write yet: its files are young.
         storage.sweep_temporary(older_than_s=me.lease_s)
         done = _put_right(joined.queue_id, ledger, storage, spool)
@@ -87,7 +89,9 @@ def _bind(ledger: Ledger, storage: Storage, spec: JobSpec) -> None:
 def _put_right(queue_id: str, ledger: Ledger, storage: Storage, spool: Spool) -> SignedOn:
     ledger.queue.empty()
     brought = bring_home(spool, storage, ledger)
-    return SignedOn(queue_id=queue_id, alone=True, brought=brought, lost=recover(ledger, storage))
+    elsewhere = ledger.workers.silent_elsewhere() if ledger.is_shared else frozenset[str]()
+    lost = recover(ledger, storage, but_of=elsewhere)
+    return SignedOn(queue_id=queue_id, alone=True, brought=brought, lost=lost)
 
 
 def _sign_off(ledger: Ledger) -> None:

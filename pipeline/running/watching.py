@@ -40,6 +40,7 @@ async def watch_stop(job: Job, sender: Sender | None) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(job.stop.hard.wait(), job.spec.drain_timeout_s)
     sender.give_up()
+    job.ledger.hurry()
 
 
 async def keep_room(job: Job, sender: Sender) -> None:

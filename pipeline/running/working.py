@@ -75,6 +75,8 @@ async def wait_for_others(job: Job, feed: Feed) -> None:
             job.warn(f"waiting for {state.held:,} items that other runs hold: {who}")
             told = who
         job.waiting = f"{state.held:,} items that other runs hold"
+        if not state.held:
+            job.waiting = f"{state.overdue:,} items of runs that fell silent: their replies may yet come"
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(job.stop.soft.wait(), _LOOK_S)
     job.waiting = ""

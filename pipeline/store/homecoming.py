@@ -20,7 +20,7 @@ from pipeline.store.ledger_rows import outcome_from_row, outcome_to_row
 from pipeline.store.versions import VERSIONS, clear, set_aside, version_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from pipeline.model import SavedFile
@@ -70,8 +70,22 @@ def keep_elsewhere(
     return place
 
 
-def bring_home(spool: Spool, storage: Storage, ledger: Ledger) -> int:
+def bring_home(
+    spool: Spool,
+    storage: Storage,
+    ledger: Ledger,
+    *,
+    only: Collection[str] | None = None,
+    beside_others: bool = False,
+) -> int:
     """Write kept replies to the output and the ledger; the kept copy goes only after both are on disk.
+
+    Args:
+        spool: of this machine.
+        storage: the output.
+        ledger: that of the output.
+        only: those of these items; None: all.
+        beside_others: other runs are at work: what they hold by now is left to them.
 
     Returns:
         How many there were.
@@ -119,7 +133,13 @@ def bring_home(spool: Spool, storage: Storage, ledger: Ledger) -> int:
         ledger.record_outcome_now(coming, end, superseded=known)
         log.info("%s turn %d: brought home", coming.item_id, coming.turn)
 
-    return len(spool.bring_home(storage, record, first=make_room))
+    holders = ledger.queue.holders() if beside_others else {}
+
+    def comes_home(entry: SpoolEntry) -> bool:
+        run_id = entry.record["outcome"]["run_id"]
+        return (only is None or entry.name in only) and holders.get(entry.name, run_id) == run_id
+
+    return len(spool.bring_home(storage, record, first=make_room, which=comes_home))
 
 
 def _among_versions(entry: SpoolEntry, coming: Outcome, known: Outcome | None) -> SpoolEntry:

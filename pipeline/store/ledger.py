@@ -24,6 +24,7 @@ from pipeline.store.ledger_attempts import Attempt, AttemptEnd
 from pipeline.store.ledger_engine import open_engine, shrink
 from pipeline.store.ledger_marks import mark_rows
 from pipeline.store.ledger_parts import part_to_row
+from pipeline.store.ledger_patience import PATIENCE_S, Patience
 from pipeline.store.ledger_postgresql import open_postgresql, schema_of, take_turn
 from pipeline.store.ledger_queue import WorkQueue
 from pipeline.store.ledger_reading import LedgerReader, PartCalls, Recorded, as_found
@@ -56,11 +57,11 @@ class Ledger(LedgerReader):
     def __init__(
         self, engine: Engine, where: str, *, writing: Engine | None = None, schema: str = ""
     ) -> None:
-        super().__init__(engine)
+        super().__init__(engine, Patience(PATIENCE_S if schema else 0.0))
         self._writing = writing or engine
         self._where = where
         self._schema = schema
-        self._writer = LedgerWriter(self._writing, where)
+        self._writer = LedgerWriter(self._writing, where, self._patience)
         self.queue = WorkQueue(self._reading, self._writer)
         self.workers = Workers(self._writer)
 
@@ -106,12 +107,21 @@ class Ledger(LedgerReader):
             yield
             return
         try:
-            connection = self._engine.connect()
+            connection = self._connected()
         except DBAPIError as failed:
             raise StorageError(f"{self._where}: {failed.orig}") from failed
         with connection, connection.begin():
             take_turn(connection, self._schema)
             yield
+
+    @property
+    def trouble(self) -> str:
+        """What the run waits for, where its database does not answer; empty otherwise."""
+        return self._patience.trouble
+
+    def hurry(self) -> None:
+        """Wait no more for a database that does not answer; what cannot be written fails at once."""
+        self._patience.hurry()
 
     def close(self) -> None:
         """Commit what waits and close every connection."""

@@ -57,7 +57,9 @@ def open_postgresql(url: str, output: str, *, writes: bool = False) -> Engine:
     try:
         given = make_url(url).query
         options = {name: value for name, value in _CONNECTING.items() if name not in given}
-        engine = create_engine(url, connect_args=options, pool_size=1 if writes else 5)
+        engine = create_engine(
+            url, connect_args=options, pool_size=1 if writes else 5, pool_pre_ping=not writes
+        )
     except ImportError as failed:
         raise ConfigError(
             "a PostgreSQL ledger needs a driver that is not installed: pip install 'audiobatch[postgres]'"

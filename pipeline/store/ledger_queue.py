@@ -2,7 +2,8 @@
 
     free → claimed → ended                        the usual way
            claimed → free                         its run ended first, or changed its mind
-           claimed → overdue → claimed            its run fell silent: another takes it over
+           claimed → overdue → claimed            its run fell silent: another takes it over, once no machine
+                                                  can hold its reply in a spool (`_grace`)
 
 Each claim raises the item's fence. What is written of an item carries the fence that its writer claimed it with,
 and is refused once another has claimed it since: a run that was stopped for an hour cannot write over what others
@@ -14,18 +15,19 @@ Measured (PostgreSQL 15, 4 processes, claim and end of an item): 2 049 items a s
 
 from __future__ import annotations
 
+import platform
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, case, func, or_, select, update
+from sqlalchemy import Float, and_, bindparam, case, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from pipeline.errors import LeaseLost
 from pipeline.store.ledger_account import Account
 from pipeline.store.ledger_fences import refused
 from pipeline.store.ledger_moment import moment
-from pipeline.store.ledger_schema import queue
+from pipeline.store.ledger_schema import attempts, queue, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -76,6 +78,42 @@ class QueueState:
         return self.free + self.held + self.overdue
 
 
+def _grace() -> Any:
+    """How long an overdue item is left alone, in seconds: another machine may hold its reply in its spool.
+
+    A run that ended because its database was away signed nothing off. What it had paid for and could not record, it
+    records when it starts again. This machine's spool is searched; of others only time is known.
+    """
+    is_open = exists().where(attempts.c.item_id == queue.c.item_id, attempts.c.state == "open")
+    elsewhere = exists().where(workers.c.run_id == queue.c.holder, workers.c.host != bindparam("host"))
+    waits = and_(queue.c.lease_until > 0, is_open, elsewhere)
+    return case((waits, bindparam("grace_s", type_=Float)), else_=0.0)
+
+
+def _holding() -> Any:
+    """Leaves free items that a run elsewhere, silent for less than its grace, has open calls of, to that run."""
+    silent = (
+        select(workers.c.run_id, workers.c.alive_until)
+        .join(attempts, attempts.c.run_id == workers.c.run_id)
+        .where(
+            attempts.c.item_id == queue.c.item_id,
+            attempts.c.state == "open",
+            workers.c.host != bindparam("host"),
+            workers.c.alive_until <= moment(),
+        )
+        .order_by(workers.c.alive_until.desc())
+        .limit(1)
+    )
+    return (
+        update(queue)
+        .where(queue.c.lease_until == 0, silent.exists())
+        .values(
+            lease_until=silent.with_only_columns(workers.c.alive_until).scalar_subquery(),
+            holder=silent.with_only_columns(workers.c.run_id).scalar_subquery(),
+        )
+    )
+
+
 def _claiming() -> Any:
     free = (
         select(queue.c.item_id)
@@ -83,7 +121,7 @@ def _claiming() -> Any:
             # What is free in order of position; or anything that nobody holds any more.
             queue.c.lease_until >= 0,
             or_(queue.c.lease_until == 0, bindparam("any")),
-            queue.c.lease_until <= case((bindparam("any"), moment()), else_=0.0),
+            queue.c.lease_until + _grace() <= case((bindparam("any"), moment()), else_=0.0),
             queue.c.position > bindparam("after"),
         )
         .order_by(queue.c.lease_until, queue.c.position)
@@ -125,6 +163,7 @@ def _filling() -> Any:
 
 _CLAIM = _claiming()
 _FILL = _filling()
+_HOLD = _holding()
 _END = update(queue).where(*_MINE).values(lease_until=None, holder="", overdue=0)
 _RELEASE = update(queue).where(*_MINE).values(lease_until=0.0, holder="", overdue=0)
 _RENEW = (
@@ -149,6 +188,7 @@ class WorkQueue:
         self._writer = writer
         self._fences: dict[str, int] = {}
         self._held: set[str] = set()
+        self._strays: dict[str, int] = {}
         self._sure_until_s = 0.0
         self.me = ""
         self.lease_s = FOR_EVER_S
@@ -171,6 +211,10 @@ class WorkQueue:
         ]
         self._writer.write_now((_FILL, rows))
 
+    def hold_for_others(self) -> None:
+        """Let no item go at once whose reply a run elsewhere, which fell silent lately, may hold. Blocks."""
+        self._writer.write_now((_HOLD, [{"host": platform.node()}]))
+
     # What a run sends.
 
     async def claim(self, count: int, *, after: int | None = None) -> list[Claim]:
@@ -186,6 +230,8 @@ class WorkQueue:
             "after": -1 if after is None else after,
             "length_s": self.lease_s,
             "me": self.me,
+            "host": platform.node(),
+            "grace_s": self.lease_s,
         }
         asked_s = now_s()
         rows = await self._writer.ask(lambda connection: connection.execute(_CLAIM, given).all())
@@ -227,10 +273,26 @@ class WorkQueue:
         given = {"me": self.me, "length_s": self.lease_s}
         rows = await self._writer.ask(lambda connection: connection.execute(_RENEW, given).all())
         mine = {item_id for item_id, fence in rows if self._fences.get(item_id) == fence}
+        self._let_strays_go({item_id: fence for item_id, fence in rows if item_id not in before})
         lost = (before - mine) & self._held
         self._held -= lost
         self._sure_until_s = asked_s + self.lease_s
         return lost
+
+    def _let_strays_go(self, unknown: dict[str, int]) -> None:
+        """Free what is held in this run's name and unknown here: claims whose answer was lost on its way.
+
+        Twice in a row: one that was claimed a moment ago is not among them the second time.
+        """
+        strays = {one: fence for one, fence in unknown.items() if one not in self._held}
+        rows = [
+            {"which": one, "claimed_with": fence}
+            for one, fence in strays.items()
+            if self._strays.get(one) == fence
+        ]
+        self._strays = strays
+        if rows:
+            self._writer.write_later((_RELEASE, rows))
 
     # What is refused to one who no longer holds an item.
 
@@ -273,6 +335,12 @@ class WorkQueue:
             if kind_of == "held":
                 holders.add(holder)
         return QueueState(**counts, holders=tuple(sorted(holders)))
+
+    def holders(self) -> dict[str, str]:
+        """Who holds what at the moment: runs by item. Blocks."""
+        query = select(queue.c.item_id, queue.c.holder).where(queue.c.lease_until > moment())
+        with self._reading() as connection:
+            return {row.item_id: row.holder for row in connection.execute(query)}
 
     def account(self, queue_id: str) -> Account:
         """What became of the items of a queue."""

@@ -18,6 +18,7 @@ from pipeline.store.ledger_engine import damage
 from pipeline.store.ledger_marks import past_marks, reviews_of
 from pipeline.store.ledger_money import at_most_usd, counted_usd, uncounted
 from pipeline.store.ledger_parts import TRANSCRIPTION, PartKind, PartOutcome, part_from_row
+from pipeline.store.ledger_patience import Patience
 from pipeline.store.ledger_rows import outcome_from_row, source_from_row
 from pipeline.store.ledger_schema import (
     TAKEN_BACK,
@@ -119,17 +120,32 @@ def _is_unchanged(which: Unchanged) -> ColumnElement[bool]:
 class LedgerReader:
     """Every question is a connection of its own; none waits for the writer."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, patience: Patience | None = None) -> None:
         self._engine = engine
+        self._patience = patience or Patience(0.0)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Connection]:
         """Raises: StorageError: the database is gone, or broken."""
         try:
-            with self._engine.connect() as connection:
+            with self._connected() as connection:
                 yield connection
         except DBAPIError as failed:
             raise StorageError(f"the ledger cannot be read: {failed.orig}") from failed
+
+    def _connected(self) -> Connection:
+        """A connection that works, from a database that may have been away. Raises: DBAPIError."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                connection = self._engine.connect()
+            except DBAPIError as failed:
+                if not self._patience.waits(failed, tries):
+                    raise
+            else:
+                self._patience.answered()
+                return connection
 
     def outcome(self, item_id: str, turn: int) -> Outcome | None:
         query = select(outcomes).where(outcomes.c.item_id == item_id, outcomes.c.turn == turn)

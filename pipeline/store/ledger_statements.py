@@ -6,7 +6,7 @@ from dataclasses import fields
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, select, update
 
 # SQLite takes this form too; its own is not taken by PostgreSQL.
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -39,7 +39,8 @@ def _upsert(table: Table) -> Executable:
     return statement.on_conflict_do_update(index_elements=keys, set_=changed)
 
 
-ADD_INTENT = insert(attempts)
+#: A commit whose answer was lost is made again; the row is there then.
+ADD_INTENT = upsert(attempts).on_conflict_do_nothing()
 END_ATTEMPT = (
     update(attempts)
     .where(attempts.c.attempt_id == bindparam("which"))

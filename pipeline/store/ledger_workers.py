@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from pipeline.errors import FolderInUse, LeaseLost
 from pipeline.store.ledger_moment import moment
@@ -154,6 +154,13 @@ class Workers:
         me = self._me
         return await self._writer.ask(lambda connection: _allow(connection, me, cap, used, otherwise_usd))
 
+    def silent_elsewhere(self) -> frozenset[str]:
+        """Runs of other machines that fell silent lately: their spools may hold what they paid for. Blocks."""
+        assert self._me is not None
+        me = self._me
+        query = select(workers.c.run_id).where(workers.c.host != me.host, workers.c.alive_until <= moment())
+        return frozenset(self._writer.ask_now(lambda connection: connection.execute(query).scalars().all()))
+
     def leave(self) -> None:
         """Sign off. Blocks."""
         if self._me is not None:
@@ -190,7 +197,9 @@ def _join(connection: Connection, me: Worker) -> Joined:
     else:
         queue_id = me.run_id
     if not others:
-        connection.execute(delete(workers))
+        # Those of other machines that fell silent lately stay: see `WorkQueue.hold_for_others`.
+        over = or_(workers.c.host == me.host, workers.c.alive_until + me.lease_s <= moment())
+        connection.execute(delete(workers).where(or_(over, workers.c.run_id == me.run_id)))
         connection.execute(PUT_NOTE, {"key": QUEUE_NOTE, "value": queue_id})
     _sign_on(connection, me, queue_id, _nothing_yet(me))
     return Joined(queue_id=queue_id, alone=not others)

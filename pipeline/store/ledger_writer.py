@@ -11,7 +11,8 @@ too.
 
 A batch that fails is replayed entry by entry, so that one bad row fails alone. Where the database itself is gone
 (disk full, connection lost) every entry fails with it: to write on, entry by entry, would take as long as the
-batch is long and end the same.
+batch is long and end the same. A server that does not answer is asked again first (`Patience`); nothing of a batch
+is there twice, since every statement may be run again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 
 from pipeline.errors import AudioBatchError, LeaseLost, StorageError
 from pipeline.store import ledger_statements as statements
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import Connection, Engine, Executable
+
+    from pipeline.store.ledger_patience import Patience
 
     Row = Mapping[str, Any]
     Write = tuple[Executable, Sequence[Row]]
@@ -76,8 +79,9 @@ class _Entry:
 class LedgerWriter:
     """Owns the only connection that writes."""
 
-    def __init__(self, engine: Engine, where: str) -> None:
+    def __init__(self, engine: Engine, where: str, patience: Patience) -> None:
         self._engine = engine
+        self._patience = patience
         self._where = where
         self._queue: queue.Queue[_Entry | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
@@ -168,7 +172,9 @@ class LedgerWriter:
             with self._engine.begin() as connection:
                 changed = self._apply(connection, batch)
         except Exception as failed:  # noqa: BLE001 - whatever it is, somebody waits for the answer
-            if getattr(getattr(failed, "orig", None), "sqlstate", None) in _IN_THE_WAY and tries < _TRIES:
+            if (
+                getattr(getattr(failed, "orig", None), "sqlstate", None) in _IN_THE_WAY and tries < _TRIES
+            ) or (isinstance(failed, DBAPIError) and self._patience.waits(failed, tries)):
                 self._commit(batch, tries + 1)
             elif len(batch) == 1 and isinstance(failed, DataError) and (clean := _without_nul(batch[0])):
                 self._commit([clean], tries)
@@ -181,6 +187,7 @@ class LedgerWriter:
                 for entry in batch:
                     self._commit([entry])
         else:
+            self._patience.answered()
             self._changed = changed
             _answer(batch)
 

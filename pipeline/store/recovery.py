@@ -17,7 +17,7 @@ from pipeline.store.ledger_parts import TRANSCRIPTION
 from pipeline.store.versions import restore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from sqlalchemy import RowMapping
 
@@ -30,13 +30,20 @@ log = logging.getLogger(__name__)
 KILLED = "the run ended while this call was in flight; it was perhaps billed"
 
 
-def recover(ledger: Ledger, storage: Storage, item_ids: Sequence[str] | None = None) -> int:
+def recover(
+    ledger: Ledger,
+    storage: Storage,
+    item_ids: Sequence[str] | None = None,
+    *,
+    but_of: Collection[str] = (),
+) -> int:
     """Close the calls that a killed run left open.
 
     Args:
         ledger: no other run works on these items.
         storage: where their results are.
         item_ids: None: all items.
+        but_of: runs whose calls are left open: their machines may still hold the replies.
 
     Returns:
         How many there were.
@@ -44,7 +51,7 @@ def recover(ledger: Ledger, storage: Storage, item_ids: Sequence[str] | None = N
     Raises:
         StorageError: the output cannot be written.
     """
-    open_calls = ledger.open_calls(item_ids)
+    open_calls = [call for call in ledger.open_calls(item_ids) if call["run_id"] not in but_of]
     now = datetime.now(UTC)
     for call in open_calls:
         end = AttemptEnd(

@@ -199,6 +199,7 @@ class Spool:
         record: Callable[[SpoolEntry, list[SavedFile]], None],
         *,
         first: Callable[[SpoolEntry], SpoolEntry] | None = None,
+        which: Callable[[SpoolEntry], bool] = lambda _: True,
     ) -> list[str]:
         """Writes every kept reply to the output, has its outcome recorded, and only then deletes the entry.
 
@@ -209,6 +210,7 @@ class Spool:
             storage: the output.
             record: is given the entry and its files as saved.
             first: is given the entry before its files are written, and gives it back, perhaps with other paths.
+            which: says of an entry whether it comes home now.
 
         Returns:
             The names of the entries that are home.
@@ -218,6 +220,8 @@ class Spool:
         """
         home = []
         for entry in self.entries():
+            if not which(entry):
+                continue
             if first is not None:
                 entry = first(entry)  # noqa: PLW2901 - the same entry, as it is to be written
             saved = storage.write_many(entry.files)
