@@ -329,6 +329,20 @@ class Review:
     note: str = ""
 
 
+class CostBasis(StrEnum):
+    """What a cost stands on: the service's own counts, our estimate, or nothing."""
+
+    USAGE = "usage"
+    ESTIMATE = "estimate"
+    UNKNOWN = "unknown"
+
+
+def weakest_basis(found: Iterable[CostBasis | None]) -> CostBasis | None:
+    """That of several costs together; those that cost nothing left out."""
+    known = set(found)
+    return next((one for one in reversed(CostBasis) if one in known), None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of one turn of one item; final once recorded.
@@ -336,6 +350,7 @@ class Outcome:
     Attributes:
         kept_as: another fingerprint that it counts for: the one asked for today where `--keep` accepted it, the
             one without the note where a note steered it.
+        cost_basis: None where nothing was bought, or an earlier version recorded it.
     """
 
     item_id: str
@@ -367,6 +382,7 @@ class Outcome:
     latency_s: float | None = None
     usage: Usage | None = None
     cost_usd: Decimal | None = None
+    cost_basis: CostBasis | None = None
     finish_reason: str = ""
     request_id: str = ""
     audio_id: str | None = None
@@ -377,6 +393,15 @@ class Outcome:
     input_sha256: str = ""
     settings_key: str = ""
     kept_as: str = ""
+
+
+def basis_of(outcome: Outcome) -> CostBasis | None:
+    """What an outcome's cost stands on, also of one that was recorded before that was written down."""
+    if outcome.cost_basis is not None:
+        return outcome.cost_basis
+    if outcome.cost_usd is not None:
+        return CostBasis.USAGE
+    return CostBasis.UNKNOWN if outcome.status is Status.SUCCEEDED or outcome.perhaps_billed else None
 
 
 def next_version(before: Outcome | None) -> int:

@@ -30,11 +30,12 @@ def test_jobs_share_a_database_each_in_a_schema_of_its_own(postgresql, tmp_path)
         one.close()
 
 
-@pytest.mark.parametrize("before", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("before", [1, 2, 3, 4, 5, 6])
 def test_a_schema_of_an_earlier_version_is_migrated_with_all_that_is_in_it(postgresql, tmp_path, before):
     with closing(Ledger.at(postgresql.url, str(tmp_path))) as ledger:
         ledger.begin_run("run", spec="{}", settings_key="k", settings_value="{}")
     back = {
+        7: tuple(f"ALTER TABLE {name} DROP COLUMN cost_basis" for name in ("outcomes", "versions", "parts")),
         6: ("ALTER TABLE attempts DROP COLUMN worst_usd",),
         5: ("DROP TABLE queue", "DROP TABLE workers", "ALTER TABLE items ADD COLUMN todo_run TEXT",
             "CREATE INDEX items_to_do ON items (todo_run, position)"),

@@ -21,7 +21,7 @@ PINNED = (
     "voice, format, model, deployment, provider, transport, attempts, perhaps_billed, latency_s, "
     "input_text_tokens, input_audio_tokens, cached_tokens, output_text_tokens, output_audio_tokens, "
     "cost_usd, finish_reason, error_type, error_message, request_id, run_id, started_at, "
-    "finished_at, parts, trimmed_s, word_error_rate, input_sha256, fingerprint"
+    "finished_at, parts, trimmed_s, word_error_rate, input_sha256, fingerprint, cost_basis"
 )
 ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.text(
     st.sampled_from(list("=+-@'\"\t\r\n ,;x_0195F\x00\x1b\x85\u2028\ud800\U0001f600"))

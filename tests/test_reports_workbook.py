@@ -64,7 +64,7 @@ def test_it_has_the_rows_a_summary_and_the_settings_on_three_sheets(book_path: P
 def test_header_and_id_stay_in_sight_and_every_column_can_be_filtered(book_path: Path):
     sheet = openpyxl.load_workbook(book_path)["manifest"]
     assert sheet.freeze_panes == "B2"
-    assert sheet.auto_filter.ref == "A1:AP61"
+    assert sheet.auto_filter.ref == "A1:AQ61"
 
 
 def test_amounts_durations_and_times_are_numbers_and_ids_are_text(book_path: Path):

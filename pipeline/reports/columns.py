@@ -70,6 +70,7 @@ _KINDS: dict[str, Kind] = {
     "word_error_rate": Kind.RATIO,
     "input_sha256": Kind.TEXT,
     "fingerprint": Kind.TEXT,
+    "cost_basis": Kind.TEXT,
 }
 
 #: Every column of our own, in the order in which scripts and spreadsheets rely on it.

@@ -11,7 +11,7 @@ from pipeline.answers import answer_fields
 from pipeline.errors import ErrorType, InputError
 from pipeline.inputs.sound_settings import unfit
 from pipeline.items import build_item
-from pipeline.model import MEANT_COLUMNS, SourceKind, Status
+from pipeline.model import MEANT_COLUMNS, SourceKind, Status, basis_of
 from pipeline.reports.links import AUDIO_STAMP, INPUT_LINK, link_to_input
 
 if TYPE_CHECKING:
@@ -142,6 +142,8 @@ def _outcome_columns(outcome: Outcome) -> dict[str, Any]:
     row["audio_file"] = outcome.audio.path if outcome.audio else None
     row["transcript_file"] = outcome.transcript_file.path if outcome.transcript_file else None
     row["checks"] = tuple(check.value for check in outcome.checks)
+    basis = basis_of(outcome)
+    row["cost_basis"] = basis.value if basis else None
     row |= {name: getattr(outcome.usage, name) if outcome.usage else None for name in _USAGE}
     return row
 

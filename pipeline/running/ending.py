@@ -56,6 +56,11 @@ def _exit_code(job: Job, plan: Plan) -> ExitCode:
 
 def _what_is_left(job: Job, plan: Plan) -> str:
     parts = []
+    if job.tally.estimated:
+        parts.append(
+            f"{job.tally.estimated} replies came without token counts: their cost is estimated, and cost limits "
+            "count their worst case."
+        )
     if plan.final:
         parts.append(f"{plan.final} items failed for good earlier; `audiobatch retry` sends them again.")
     if plan.unknown:

@@ -28,9 +28,10 @@ from pipeline.errors import (
     StorageError,
     working_on_reply,
 )
+from pipeline.estimates.unstated import estimated_usd
 from pipeline.limits.pool import NoDeployment, Stopping
 from pipeline.limits.retry import AskAgain, Deferred, Tries, retrying
-from pipeline.model import Outcome, Request, Status, next_version
+from pipeline.model import CostBasis, Outcome, Request, Status, next_version
 from pipeline.redo import system_of, text_of
 from pipeline.sending.recording import keep_reply, record_failure, record_reply
 from pipeline.sending.repair import Repair, ask_again, check_answer, record_answer, recorded_answer
@@ -63,11 +64,13 @@ class _Bill:
         tokens: as the service counted them; None: it did not say.
         cost_usd: None: perhaps billed, the worst case stays reserved.
         reached: the service let the call in.
+        counted: a reply came, and its cost, or an estimate of it, is counted.
     """
 
     tokens: float | None = None
     cost_usd: Decimal | None = Decimal(0)
     reached: bool = False
+    counted: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -167,7 +170,7 @@ class OneTurn:
             if not bill.reached and not _is_perhaps_billed(failed):
                 self.paid_usd = bill.cost_usd = Decimal(0)
             bill.reached = bill.reached or not isinstance(failed, (DeploymentFatal, Disconnected))
-            if bill.cost_usd is None:
+            if bill.cost_usd is None and not bill.counted:
                 self._cost_is_not_known(failed)
             await sender.keep_body(failed, request)
             outcome = await sender.settle(self._ended_without(failed, attempt, lease))
@@ -199,10 +202,18 @@ class OneTurn:
         reply = await sender.call(name, request)
         bill.reached = True
         bill.tokens = float(reply.usage.total_tokens) if reply.usage else None
+        target, basis = sender.targets[name], CostBasis.USAGE
         with working_on_reply(reply.raw, reply.request_id):
-            self.paid_usd = bill.cost_usd = sender.targets[name].reply_usd(reply)
-        sender.tally.paid(reply.usage, self.paid_usd, name)
-        self.spent.add(reply.usage, self.paid_usd)
+            cost_usd = self.paid_usd = bill.cost_usd = target.reply_usd(reply)
+            if cost_usd is None and target.price is not None:
+                # For people alone: limits of cost count the call's worst case.
+                cost_usd, basis = (
+                    await sender.on_disk(estimated_usd, target, request, reply),
+                    CostBasis.ESTIMATE,
+                )
+        bill.counted = True
+        sender.tally.paid(reply.usage, cost_usd, name, basis)
+        self.spent.add(reply.usage, cost_usd, basis)
         sender.aftermath.went_well(lease, reply)
         return reply
 
@@ -218,7 +229,7 @@ class OneTurn:
         """A call was perhaps billed, and nothing says how much. A lost one is counted in `perhaps_billed`."""
         self.sender.tally.cost_is_known = False
         if not isinstance(failed, OutcomeUnknown):
-            self.spent.add(None, None)
+            self.spent.add(None, None, CostBasis.UNKNOWN)
 
     async def _withdraw(self, attempt: Attempt) -> NoReturn:
         """The call was announced and is not made.
@@ -400,6 +411,7 @@ class OneTurn:
             latency_s=reply.latency_s,
             usage=self.spent.usage,
             cost_usd=self.spent.cost_usd,
+            cost_basis=self.spent.basis,
             finish_reason=reply.finish_reason,
             request_id=reply.request_id or "",
             audio_id=reply.audio_id,
@@ -432,6 +444,7 @@ class OneTurn:
             error_message=failed.message,
             usage=self.spent.usage,
             cost_usd=self.spent.cost_usd,
+            cost_basis=self.spent.basis,
             request_id=getattr(failed, "request_id", None) or "",
         )
         if before is not None and (isinstance(failed, OutcomeUnknown) or failed.error_type in RETRYABLE):

@@ -19,7 +19,16 @@ from pipeline.errors import InputError, StorageError
 from pipeline.inputs.sound_settings import fields_of_parts
 from pipeline.limits.pool import Stopping
 from pipeline.limits.retry import Tries
-from pipeline.model import Check, Outcome, Reply, Status, next_version, total_usage
+from pipeline.model import (
+    Check,
+    Outcome,
+    Reply,
+    Status,
+    basis_of,
+    next_version,
+    total_usage,
+    weakest_basis,
+)
 from pipeline.prices import total_usd
 from pipeline.sending.check_redo import asked_again
 from pipeline.sending.part_turn import JOINED_FORMAT, PartTurn, stretch
@@ -174,6 +183,7 @@ class LongTurn:
             latency_s=sum(one.latency_s or 0.0 for one in outcomes),
             usage=total_usage(one.usage for one in outcomes),
             cost_usd=total_usd(one.cost_usd for one in outcomes),
+            cost_basis=weakest_basis(basis_of(one) for one in outcomes),
             finish_reason=next((reason for reason in finishes if reason != "stop"), "stop"),
             audio_id=None,
             audio_expires_at=None,

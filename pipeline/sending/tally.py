@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from pipeline.model import Status
+from pipeline.model import CostBasis, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,7 @@ class Tally:
         unheard: results whose words could not be written down.
         trimmed_s: silence that was left out of what was sent.
         sent: items of which at least one call was made.
+        estimated: replies without token counts: their cost is our estimate.
         cost_is_known: no call was billed, or perhaps billed, at a cost that nothing tells.
         by_deployment: calls that brought a reply, and what they cost; None where that is not known.
     """
@@ -50,6 +51,7 @@ class Tally:
     output_audio_tokens: int = 0
     cost_usd: Decimal = Decimal(0)
     cost_is_known: bool = True
+    estimated: int = 0
     by_deployment: dict[str, tuple[int, Decimal | None]] = field(default_factory=dict)
     started_s: float = field(default_factory=time.monotonic)
     _ends_s: deque[float] = field(default_factory=deque)
@@ -82,8 +84,15 @@ class Tally:
         self.trimmed_s += outcome.trimmed_s or 0.0
         self.output_audio_s += outcome.audio_duration_s or 0.0
 
-    def paid(self, usage: Usage | None, cost_usd: Decimal | None, deployment: str = "") -> None:
-        """A call was billed, at this deployment; what it cost may not be known."""
+    def paid(
+        self,
+        usage: Usage | None,
+        cost_usd: Decimal | None,
+        deployment: str = "",
+        basis: CostBasis = CostBasis.USAGE,
+    ) -> None:
+        """A call was billed, at this deployment; what it cost may be an estimate, or not known."""
+        self.estimated += cost_usd is not None and basis is CostBasis.ESTIMATE
         calls, paid = self.by_deployment.get(deployment, (0, Decimal(0)))
         known = None if paid is None or cost_usd is None else paid + cost_usd
         self.by_deployment[deployment] = (calls + 1, known)

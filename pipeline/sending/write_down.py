@@ -24,7 +24,7 @@ from pipeline.inputs.sound_input import open_bytes
 from pipeline.items import digest
 from pipeline.limits.pool import NoDeployment
 from pipeline.limits.retry import Deferred, Tries
-from pipeline.model import Cue, Status, Turn
+from pipeline.model import Cue, Status, Turn, basis_of, weakest_basis
 from pipeline.prices import total_usd
 from pipeline.sending.one_turn import OneTurn
 from pipeline.store.ledger_parts import PartKind, PartOutcome
@@ -196,7 +196,8 @@ class WriteDown:
         text = " ".join(passage.text for passage in passages if passage.text)
         cues = tuple(_in_order(parts, rows))
         costs = [outcome.cost_usd, *(row.outcome.cost_usd for row in rows)]
-        outcome = replace(outcome, cost_usd=total_usd(costs))
+        bases = (basis_of(outcome), *(basis_of(row.outcome) for row in rows))
+        outcome = replace(outcome, cost_usd=total_usd(costs), cost_basis=weakest_basis(bases))
         if kind is PartKind.INPUT:
             outcome = replace(outcome, input_transcript=text)
             if cues and outcome.transcript_file is not None:

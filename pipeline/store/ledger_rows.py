@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pipeline.errors import ErrorType
-from pipeline.model import Check, Media, Outcome, RowSettings, SavedFile, Source, SourceKind, Status, Usage
+from pipeline.model import (
+    Check,
+    CostBasis,
+    Media,
+    Outcome,
+    RowSettings,
+    SavedFile,
+    Source,
+    SourceKind,
+    Status,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,6 +95,7 @@ def outcome_to_row(outcome: Outcome) -> dict[str, Any]:
     row["error_type"] = outcome.error_type.value if outcome.error_type else ""
     row["checks"] = " ".join(check.value for check in outcome.checks)
     row["cost_usd"] = None if outcome.cost_usd is None else str(outcome.cost_usd)
+    row["cost_basis"] = outcome.cost_basis.value if outcome.cost_basis else ""
     usage = outcome.usage
     row["usage"] = "" if usage is None else _json({name: getattr(usage, name) for name in _USAGE})
     for name in _FILES:
@@ -100,6 +112,7 @@ def outcome_from_row(row: RowMapping | Mapping[str, Any]) -> Outcome:
         error_type=ErrorType(row["error_type"]) if row["error_type"] else None,
         checks=tuple(Check(name) for name in row["checks"].split()),
         cost_usd=None if row["cost_usd"] is None else Decimal(row["cost_usd"]),
+        cost_basis=CostBasis(row["cost_basis"]) if row["cost_basis"] else None,
         usage=Usage(**orjson.loads(row["usage"])) if row["usage"] else None,
         audio=_file(row["audio"]),
         transcript_file=_file(row["transcript_file"]),

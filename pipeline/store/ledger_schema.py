@@ -132,6 +132,8 @@ def _outcome_columns() -> list[Column[object]]:
         Column("latency_s", Float),
         Column("usage", Text, nullable=False, default=""),
         Column("cost_usd", Text),
+        # What it stands on: usage, estimate or unknown; empty: nothing was bought, or an earlier version wrote it.
+        Column("cost_basis", Text, nullable=False, default="", server_default=""),
         Column("finish_reason", Text, nullable=False, default=""),
         Column("request_id", Text, nullable=False, default=""),
         Column("audio_id", Text),
@@ -308,9 +310,17 @@ def _worst(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE attempts ADD COLUMN worst_usd TEXT"))
 
 
+def _cost_basis(connection: Connection) -> None:
+    """Whether a cost is the service's own count or an estimate."""
+    for table in ("outcomes", "versions", "parts"):
+        connection.execute(text(f"ALTER TABLE {table} ADD COLUMN cost_basis TEXT NOT NULL DEFAULT ''"))
+
+
 #: From each version to the next: the first makes version 2 of version 1. Append only; a step says in SQL of its
 #: own what it changes, since the tables above are those of today. A new ledger is made from the tables at once.
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_indexes_by_run, _marks, _parts, _queue, _worst)
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    *(_indexes_by_run, _marks, _parts, _queue, _worst, _cost_basis),
+)
 VERSION = 1 + len(MIGRATIONS)
 
 

@@ -74,7 +74,9 @@ def reply_of(raw: bytes, headers: Mapping[str, str], latency_s: float, request: 
         audio_id=word_of(sound.get("id")) or None,
         audio_expires_at=seconds_of(sound.get("expires_at")),
         finish_reason=finish_reason,
-        usage=usage_of(body.get("usage"), CHAT_NAMES),
+        usage=usage_of(
+            body.get("usage"), CHAT_NAMES, heard=request.audio is not None, spoken=audio is not None
+        ),
         model=word_of(body.get("model")),
         request_id=identity,
         latency_s=latency_s,
@@ -113,7 +115,7 @@ def streamed_reply(
         audio_id=streamed.audio_id,
         audio_expires_at=streamed.audio_expires_at,
         finish_reason=streamed.finish_reason,
-        usage=usage_of(streamed.usage, CHAT_NAMES),
+        usage=usage_of(streamed.usage, CHAT_NAMES, heard=request.audio is not None, spoken=audio is not None),
         model=streamed.model,
         request_id=identity,
         latency_s=latency_s,

@@ -37,7 +37,9 @@ def reply_of(request: Request, found: TurnReply, model: str, latency_s: float) -
         audio_id=None,
         audio_expires_at=None,
         finish_reason=found.finish_reason,
-        usage=usage_of(response.get("usage"), EVENT_NAMES),
+        usage=usage_of(
+            response.get("usage"), EVENT_NAMES, heard=request.audio is not None, spoken=bool(found.pcm)
+        ),
         model=model,
         request_id=str(response.get("id") or "") or None,
         latency_s=latency_s,

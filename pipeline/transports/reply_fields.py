@@ -12,7 +12,6 @@ from pipeline.model import Usage
 #: More than any call takes, and few enough for any database.
 _MOST_TOKENS = 10**12
 _MOST_SECONDS = 10.0**12
-_COUNT = TypeAdapter(Annotated[int, Field(ge=0, le=_MOST_TOKENS)])
 _SECONDS = TypeAdapter(Annotated[float, Field(ge=0, le=_MOST_SECONDS, allow_inf_nan=False)])
 
 
@@ -41,37 +40,49 @@ EVENT_NAMES = UsageNames(
 )
 
 
-def usage_of(found: Any, names: UsageNames) -> Usage | None:
-    """Token counts; audio and text apart. Where details are missing everything counts as text.
+def usage_of(found: Any, names: UsageNames, *, heard: bool = False, spoken: bool = False) -> Usage | None:
+    """Token counts; audio and text apart. Only numbers in the known fields are counts.
+
+    A call takes tokens and gives some, so that zeros are no counts either; sound takes audio tokens, so that a
+    count that tells none from text would price it as text.
+
+    Args:
+        found: the reply's `usage`.
+        names: of its fields.
+        heard: a recording went with the request.
+        spoken: sound came with the reply.
 
     Returns:
-        None where there are no counts, or one of them is no whole number.
+        None where these are no counts: what the call cost is not known.
     """
-    if not isinstance(found, dict) or not found:
+    if not isinstance(found, dict):
         return None
     into, out = found.get(names.taken_details) or {}, found.get(names.given_details) or {}
     if not isinstance(into, dict) or not isinstance(out, dict):
         return None
-    taken, audio_in = count_of(found.get(names.taken)), count_of(into.get("audio_tokens"))
-    given, audio_out = count_of(found.get(names.given)), count_of(out.get("audio_tokens"))
-    cached = count_of(into.get("cached_tokens"))
+    taken, audio_in = count_of(found.get(names.taken)), count_of(into.get("audio_tokens", 0))
+    given, audio_out = count_of(found.get(names.given)), count_of(out.get("audio_tokens", 0))
+    cached = count_of(into.get("cached_tokens", 0))
     if taken is None or audio_in is None or given is None or audio_out is None or cached is None:
         return None
+    if not taken or not given or (heard and not audio_in) or (spoken and not audio_out):
+        return None
+    if audio_in > taken or audio_out > given or cached > taken:
+        return None
     return Usage(
-        input_text_tokens=max(0, taken - audio_in),
+        input_text_tokens=taken - audio_in,
         input_audio_tokens=audio_in,
         cached_tokens=cached,
-        output_text_tokens=max(0, given - audio_out),
+        output_text_tokens=given - audio_out,
         output_audio_tokens=audio_out,
     )
 
 
 def count_of(value: Any) -> int | None:
-    """A number of tokens: 0 where there is none, None where it is no whole number."""
-    try:
-        return _COUNT.validate_python(value or 0)
-    except ValidationError:
+    """A number of tokens; None where it is none: missing, a word, a truth value, below 0, a fraction, too large."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
+    return int(value) if 0 <= value <= _MOST_TOKENS and value == int(value) else None
 
 
 def seconds_of(value: Any) -> float | None:

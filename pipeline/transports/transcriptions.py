@@ -145,6 +145,6 @@ def _usage(body: Mapping[str, Any]) -> Usage | None:
     """Two shapes: tokens, or seconds for models that are billed by time, counted here as audio tokens."""
     found = body.get("usage")
     if isinstance(found, dict) and "input_tokens" in found:
-        return usage_of(found, EVENT_NAMES)
+        return usage_of(found, EVENT_NAMES, heard=True)
     seconds = seconds_of(found.get("seconds") if isinstance(found, dict) else body.get("duration"))
     return None if seconds is None else Usage(input_audio_tokens=round(seconds * AUDIO_IN_TOKENS_PER_S))
