@@ -37,7 +37,8 @@ _BARE: dict[str, tuple[Any, str]] = {
 #: The sections of `--help`, so that seventy flags can be read; what is in none goes under the last.
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Where calls go": (
-        *("provider", "endpoint", "api_version", "deployment", "model", "auth", "timeout_s", "prices"),
+        *("provider", "endpoint", "api_version", "deployment", "model", "auth", "timeout_s", "max_reply_mb"),
+        "prices",
     ),
     "What is asked": (
         *("prompt", "system", "read_aloud", "modalities", "temperature", "seed", "max_completion_tokens"),

@@ -287,7 +287,12 @@ class JobSpec(BaseModel):
         default=("xlsx", "html"),
         description="What is written beside manifest.csv: xlsx, html, jsonl, parquet; none for nothing",
     )
-    timeout_s: float = Field(default=600, gt=0, description="Longest time for one call, in seconds")
+    timeout_s: float = Field(
+        default=600, gt=0, le=86_400, allow_inf_nan=False, description="Longest time for one call, in seconds"
+    )
+    max_reply_mb: int = Field(
+        default=128, ge=1, le=4096, description="Largest reply that is read, in megabytes, unpacked"
+    )
     drain_timeout_s: float = Field(
         default=20, ge=0, le=600, description="After Ctrl-C: seconds that calls in flight may take"
     )

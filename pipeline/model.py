@@ -48,6 +48,7 @@ class Check(StrEnum):
     REFUSAL = "refusal"
     NOT_VERBATIM = "not_verbatim"
     SPEECH_RATE = "speech_rate"
+    REPAIRED = "repaired"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,7 +274,7 @@ class Cue:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Reply:
     """A reply, decoded: bytes are bytes, times are seconds, nothing of the wire's shape is left.
 
@@ -285,6 +286,7 @@ class Reply:
         input_transcript: of the user's audio, where the transport gives one.
         input_usage: what that transcript took, which is billed beside the reply; None where none was made.
         limits: the service's rate-limit headers, lower case.
+        repaired: it was not as it should be, and could be read all the same.
         cues: a transcription's words with their times, where the service gives any.
         raw: the body as it came, for where something turns out to be wrong with it.
     """
@@ -302,6 +304,7 @@ class Reply:
     latency_s: float
     input_transcript: str = ""
     input_usage: Usage | None = None
+    repaired: bool = False
     limits: Mapping[str, str] = field(default_factory=dict)
     cues: tuple[Cue, ...] = ()
     raw: bytes = field(default=b"", repr=False)

@@ -13,6 +13,7 @@ from pipeline.audio.finish import Finish, finish_reply
 from pipeline.audio.measure import measure
 from pipeline.audio.wav import pcm_to_wav, repair_header
 from pipeline.errors import BadReply, StorageError, working_on_reply
+from pipeline.model import Check
 from pipeline.store.names import output_path
 from pipeline.store.versions import bare_samples_path, clear, set_aside
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.audio.measure import Clip
-    from pipeline.model import Check, Item, Outcome, Reply, SavedFile, Turn
+    from pipeline.model import Item, Outcome, Reply, SavedFile, Turn
     from pipeline.store.storage import Storage
 
 #: The service's pcm16 is 24 kHz, one channel. Source: OpenAI API reference, `audio.format` (2026-11).
@@ -112,6 +113,8 @@ def _made(item: Item, turn: Turn, reply: Reply, finish: Finish, checks: tuple[Ch
             finish_reason=reply.finish_reason,
             verbatim_of=turn.text if item.read_aloud and turn.number == 1 else None,
         )
+        if reply.repaired:
+            checks = (*checks, Check.REPAIRED)
     return Made(
         files=files,
         audio_path=audio_path,

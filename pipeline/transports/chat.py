@@ -21,8 +21,10 @@ from pipeline.transports.body import encoded_body
 from pipeline.transports.chat_reply import reply_of, streamed_reply
 from pipeline.transports.chat_stream import as_stream, read_stream
 from pipeline.transports.clients import ServiceClient, headers_of
+from pipeline.transports.reply_memory import timing
 from pipeline.transports.translate import request_id, translate
 from pipeline.transports.watched import PROGRESS_WINDOW_S
+from pipeline.transports.wire import LARGEST_REPLY_BYTES
 
 if TYPE_CHECKING:
     from pipeline.model import Reply, Request
@@ -50,6 +52,7 @@ class ChatTransport:
         key: str | None,
         tokens: EntraTokens | None,
         timeout_s: float,
+        most_reply_bytes: int = LARGEST_REPLY_BYTES,
         stream: bool = False,
     ) -> None:
         """Args: exactly one of `key` and `tokens` is given; `endpoint` None is OpenAI's own."""
@@ -66,6 +69,7 @@ class ChatTransport:
             key=key,
             tokens=tokens,
             timeout_s=timeout_s,
+            most_reply_bytes=most_reply_bytes,
         )
 
     async def aclose(self) -> None:
@@ -96,7 +100,7 @@ class ChatTransport:
         started_s = time.perf_counter()
         try:
             async with (
-                asyncio.timeout(self._timeout_s),
+                timing(self._timeout_s),
                 aclosing(await self._client.post(_PATH, body, stream=True)) as response,
             ):
                 headers = headers_of(response)
@@ -111,22 +115,24 @@ class ChatTransport:
                 audio = await _off_loop(
                     len(streamed.pcm), encode_reply, bytes(streamed.pcm), request.format or "wav"
                 )
-            return streamed_reply(streamed, audio, headers, latency_s, request)
+            reply = streamed_reply(streamed, audio, headers, latency_s, request)
+            response.extensions["held"].held_by(reply)
+            return reply
 
     async def _call(self, body: bytes | PiecewiseBody, request: Request, _sink: Sink | None) -> Reply:
         started_s = time.perf_counter()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with timing(self._timeout_s):
                 response = await self._client.post(_PATH, body)
         except Exception as failed:
             raise translate(failed) from failed
         latency_s = time.perf_counter() - started_s
         headers = headers_of(response)
         raw = response.content
-        del response
         async with self._large if len(raw) >= OFF_LOOP_BYTES else nullcontext():
             with working_on_reply(raw, request_id(headers)):
                 reply: Reply = await _off_loop(len(raw), reply_of, raw, headers, latency_s, request)
+        response.extensions["held"].held_by(reply)
         return reply
 
 

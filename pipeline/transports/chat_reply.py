@@ -8,12 +8,12 @@ from __future__ import annotations
 import binascii
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import pybase64
 
 from pipeline.errors import BadReply, ContentFiltered
 from pipeline.model import Reply
 from pipeline.transports.headers import limits_in
+from pipeline.transports.lenient_json import loads
 from pipeline.transports.reply_fields import CHAT_NAMES, seconds_of, usage_of, word_of
 from pipeline.transports.translate import request_id
 
@@ -33,8 +33,8 @@ def reply_of(raw: bytes, headers: Mapping[str, str], latency_s: float, request: 
     """
     identity = request_id(headers)
     try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as failed:
+        body, repaired = loads(raw)
+    except (ValueError, RecursionError) as failed:
         kind = "HTML" if raw.lstrip()[:1] == b"<" else "no JSON"
         raise BadReply(f"the reply is {kind}: {failed}", raw=raw, request_id=identity) from failed
     try:
@@ -81,6 +81,7 @@ def reply_of(raw: bytes, headers: Mapping[str, str], latency_s: float, request: 
         request_id=identity,
         latency_s=latency_s,
         limits=limits_in(headers),
+        repaired=repaired,
         raw=raw,
     )
 
@@ -120,6 +121,7 @@ def streamed_reply(
         request_id=identity,
         latency_s=latency_s,
         limits=limits_in(headers),
+        repaired=streamed.repaired,
     )
 
 

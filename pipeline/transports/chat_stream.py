@@ -15,10 +15,10 @@ import binascii
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import pybase64
 
 from pipeline.errors import BadReply, ContentFiltered, OutcomeUnknown, RequestRejected, working_on_reply
+from pipeline.transports.lenient_json import loads
 from pipeline.transports.realtime_errors import of_error
 from pipeline.transports.reply_fields import seconds_of, word_of
 
@@ -45,6 +45,7 @@ class StreamedReply:
     Attributes:
         pcm: 16 bits, one channel, 24 kHz.
         has_audio: an audio part was announced, whether or not it brought samples.
+        repaired: a chunk was no JSON to a strict reader.
     """
 
     text: str = ""
@@ -57,6 +58,7 @@ class StreamedReply:
     finish_reason: str = ""
     usage: Any = None
     model: str = ""
+    repaired: bool = False
 
     def take(self, chunk: dict[str, Any]) -> None:
         """One chunk.
@@ -132,7 +134,9 @@ async def read_stream(pieces: AsyncIterator[bytes], sink: Sink | None, *, quiet_
                 done = True
             else:
                 with working_on_reply():
-                    reply.take(_chunk(data))
+                    chunk, repaired = _chunk(data)
+                    reply.repaired = reply.repaired or repaired
+                    reply.take(chunk)
     if not any_event:
         raise BadReply(f"the reply is no stream of events: {rest[:80]!r}")
     if not reply.finish_reason:
@@ -140,11 +144,11 @@ async def read_stream(pieces: AsyncIterator[bytes], sink: Sink | None, *, quiet_
     return reply
 
 
-def _chunk(data: bytes) -> dict[str, Any]:
+def _chunk(data: bytes) -> tuple[dict[str, Any], bool]:
     try:
-        chunk = orjson.loads(data)
-    except orjson.JSONDecodeError as failed:
+        chunk, repaired = loads(data)
+    except (ValueError, RecursionError) as failed:
         raise BadReply(f"an event of the stream is no JSON: {failed}") from failed
     if not isinstance(chunk, dict):
         raise BadReply("an event of the stream is no object")
-    return chunk
+    return chunk, repaired

@@ -41,6 +41,7 @@ def open_transport(
             key=key,
             tokens=tokens,
             timeout_s=spec.timeout_s,
+            most_reply_bytes=spec.max_reply_mb * 1_000_000,
         )
     if spec.transport == "realtime":
         from pipeline.transports.realtime import RealtimeTransport
@@ -52,6 +53,7 @@ def open_transport(
             key=key,
             tokens=tokens,
             timeout_s=spec.timeout_s,
+            most_reply_bytes=spec.max_reply_mb * 1_000_000,
             hearing=Hearing(
                 transcription_model=spec.transcription_model,
                 voice_detection=spec.vad == "server_vad",
@@ -69,5 +71,6 @@ def open_transport(
         key=key,
         tokens=tokens,
         timeout_s=spec.timeout_s,
+        most_reply_bytes=spec.max_reply_mb * 1_000_000,
         stream=spec.stream,
     )

@@ -17,7 +17,7 @@ import openai
 import orjson
 
 from pipeline.transports.translate import from_status
-from pipeline.transports.wire import CONNECT_S, Wire
+from pipeline.transports.wire import CONNECT_S, LARGEST_REPLY_BYTES, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +56,7 @@ class ServiceClient:
         key: str | None,
         tokens: EntraTokens | None,
         timeout_s: float,
+        most_reply_bytes: int = LARGEST_REPLY_BYTES,
     ) -> None:
         """Args: exactly one of `key` and `tokens` is given; `endpoint` None is OpenAI's own."""
         self._key = key or ""
@@ -63,7 +64,9 @@ class ServiceClient:
         self._models: dict[str, _Model] = {}
         _let_httpx_be_whole()
         self._http = openai.DefaultAsyncHttpxClient(
-            transport=Wire(), timeout=httpx2.Timeout(timeout_s, connect=CONNECT_S)
+            transport=Wire(most_bytes=most_reply_bytes),
+            timeout=httpx2.Timeout(timeout_s, connect=CONNECT_S),
+            follow_redirects=False,  # the body, and what it says, is for the service that was named
         )
         secret: Any = tokens or self._key
         common: dict[str, Any] = {"max_retries": 0, "http_client": self._http, "timeout": timeout_s}

@@ -16,28 +16,34 @@ Source: learn.microsoft.com, "Use the GPT Realtime API via WebSockets" (v1 addre
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import openai
 import orjson
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from pipeline.audio.samples import pcm_of
 from pipeline.errors import (
     AudioBatchError,
     AuthenticationFailed,
+    BadReply,
     ServiceError,
     Unavailable,
     working_on_reply,
 )
+from pipeline.transports.lenient_json import loads
 from pipeline.transports.realtime_errors import closed_words, not_opened
 from pipeline.transports.realtime_reply import limits_as_headers, reply_of
 from pipeline.transports.realtime_words import Hearing, Utterance, ask_of, session_of, stages_of
+from pipeline.transports.reply_memory import MEMORY, Held
 from pipeline.transports.sessions import Session, Sessions
 from pipeline.transports.turn import RealtimeTurn, State
+from pipeline.transports.wire import LARGEST_REPLY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,6 +55,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# A redirected upgrade would carry the key elsewhere; the SDK gives its client no such setting.
+connect.process_redirect = lambda self, exc: exc  # type: ignore[method-assign] # noqa: ARG005
+
 CONNECT_TIMEOUT_S = 20.0
 #: So long may the service say nothing while something is due; pings do not count.
 QUIET_S = 60.0
@@ -58,7 +67,7 @@ TRANSCRIPT_WAIT_S = 15.0
 LIFE_S = {"azure": 30 * 60.0, "openai": 60 * 60.0}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
 class _Call:
     """One turn on its way. `deadline_s` is of the event loop's clock."""
 
@@ -66,6 +75,9 @@ class _Call:
     spoken: bytes
     sink: Sink | None
     deadline_s: float
+    size_bytes: int = 0
+    repaired: bool = False
+    held: Held = field(default_factory=MEMORY.begin)
 
 
 class RealtimeTransport:
@@ -83,6 +95,7 @@ class RealtimeTransport:
         key: str | None,
         tokens: EntraTokens | None,
         timeout_s: float,
+        most_reply_bytes: int = LARGEST_REPLY_BYTES,
         hearing: Hearing | None = None,
         max_sessions: int = 16,
         quiet_s: float = QUIET_S,
@@ -92,6 +105,7 @@ class RealtimeTransport:
         self._deployment = deployment
         self._tokens = tokens
         self._timeout_s = timeout_s
+        self._most_reply_bytes = most_reply_bytes
         self._quiet_s = min(quiet_s, timeout_s)
         self._hearing = hearing or Hearing()
         self.sessions = Sessions(max_sessions)
@@ -118,13 +132,18 @@ class RealtimeTransport:
         spoken = await asyncio.to_thread(_spoken, request.audio)
         deadline_s = asyncio.get_running_loop().time() + self._timeout_s
         call = _Call(request=request, spoken=spoken, sink=sink, deadline_s=deadline_s)
+        call.held.held_by(call)
         kept = self.sessions.take(request.item_id)
         found = await self._in_kept(kept, call) if kept else None
         session, reply = found or await self._in_new(call)
         self.sessions.keep(session)
         latency_s = time.perf_counter() - started_s
+        call.held.is_read()
         with working_on_reply(request_id=str(reply.response.get("id") or "") or None):
-            return await asyncio.to_thread(reply_of, request, reply, session.model, latency_s)
+            made = await asyncio.to_thread(reply_of, request, reply, session.model, latency_s)
+            made = replace(made, repaired=call.repaired)
+            call.held.held_by(made)
+            return made
 
     async def _in_kept(self, session: Session, call: _Call) -> tuple[Session, TurnReply] | None:
         """In the session that heard the earlier turns; None where it is gone, and nothing was asked of it."""
@@ -167,7 +186,12 @@ class RealtimeTransport:
                 await self.sessions.reserve()
         except TimeoutError as late:
             raise Unavailable("no session was free in time") from late
-        manager = self._client.realtime.connect(model=self._deployment, extra_headers=self._headers)
+        manager = self._client.realtime.connect(
+            model=self._deployment,
+            extra_headers=self._headers,
+            # A frame is unpacked within this.
+            websocket_connection_options={"max_size": self._most_reply_bytes},
+        )
         try:
             async with asyncio.timeout(min(CONNECT_TIMEOUT_S, self._timeout_s)):
                 connection = await manager.enter()
@@ -244,12 +268,16 @@ class RealtimeTransport:
         except TimeoutError:
             turn.ended(f"the service said nothing{why}", timed_out=True)
             return None
+        call.size_bytes += len(frame)
+        if call.size_bytes > self._most_reply_bytes:
+            raise BadReply(f"the reply is larger than {self._most_reply_bytes / 1e6:.0f} MB (--max-reply-mb)")
+        await call.held.grow(len(frame))
         if call.sink is not None and not turn.safe_to_repeat:
             await call.sink.write(frame + b"\n")
-        try:
-            event: Any = orjson.loads(frame)
-        except orjson.JSONDecodeError:
-            event = None
+        event: Any = None
+        with contextlib.suppress(ValueError, RecursionError):
+            event, repaired = loads(frame)
+            call.repaired = call.repaired or repaired
         if not isinstance(event, dict):
             turn.not_an_event(repr(frame[:80]))
             return None

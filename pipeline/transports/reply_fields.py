@@ -11,6 +11,7 @@ from pipeline.model import Usage
 
 #: More than any call takes, and few enough for any database.
 _MOST_TOKENS = 10**12
+_MOST_DIGITS = 15
 _MOST_SECONDS = 10.0**12
 _SECONDS = TypeAdapter(Annotated[float, Field(ge=0, le=_MOST_SECONDS, allow_inf_nan=False)])
 
@@ -40,7 +41,14 @@ EVENT_NAMES = UsageNames(
 )
 
 
-def usage_of(found: Any, names: UsageNames, *, heard: bool = False, spoken: bool = False) -> Usage | None:
+def usage_of(
+    found: Any,
+    names: UsageNames,
+    *,
+    heard: bool = False,
+    spoken: bool = False,
+    may_be_empty: bool = False,
+) -> Usage | None:
     """Token counts; audio and text apart. Only numbers in the known fields are counts.
 
     A call takes tokens and gives some, so that zeros are no counts either; sound takes audio tokens, so that a
@@ -51,6 +59,7 @@ def usage_of(found: Any, names: UsageNames, *, heard: bool = False, spoken: bool
         names: of its fields.
         heard: a recording went with the request.
         spoken: sound came with the reply.
+        may_be_empty: a reply of no tokens is one: of a recording in which nobody speaks.
 
     Returns:
         None where these are no counts: what the call cost is not known.
@@ -65,7 +74,7 @@ def usage_of(found: Any, names: UsageNames, *, heard: bool = False, spoken: bool
     cached = count_of(into.get("cached_tokens", 0))
     if taken is None or audio_in is None or given is None or audio_out is None or cached is None:
         return None
-    if not taken or not given or (heard and not audio_in) or (spoken and not audio_out):
+    if not taken or not (given or may_be_empty) or (heard and not audio_in) or (spoken and not audio_out):
         return None
     if audio_in > taken or audio_out > given or cached > taken:
         return None
@@ -80,6 +89,8 @@ def usage_of(found: Any, names: UsageNames, *, heard: bool = False, spoken: bool
 
 def count_of(value: Any) -> int | None:
     """A number of tokens; None where it is none: missing, a word, a truth value, below 0, a fraction, too large."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        value = int(value[:_MOST_DIGITS])
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value <= _MOST_TOKENS and value == int(value) else None

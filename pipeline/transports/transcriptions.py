@@ -9,18 +9,18 @@ github.com/vercel/ai/issues/8214 (the refusal's words), checked 2026-11-20.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Literal
-
-import orjson
 
 from pipeline.errors import AuthenticationFailed, BadReply, RequestRejected, working_on_reply
 from pipeline.model import Cue, Reply, Usage
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S
 from pipeline.transports.clients import ServiceClient
+from pipeline.transports.lenient_json import loads
 from pipeline.transports.reply_fields import EVENT_NAMES, seconds_of, usage_of
+from pipeline.transports.reply_memory import timing
 from pipeline.transports.translate import request_id, translate
+from pipeline.transports.wire import LARGEST_REPLY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +49,7 @@ class TranscriptionTransport:
         key: str | None,
         tokens: EntraTokens | None,
         timeout_s: float,
+        most_reply_bytes: int = LARGEST_REPLY_BYTES,
     ) -> None:
         """Args: exactly one of `key` and `tokens` is given; `endpoint` None is OpenAI's own."""
         self._deployment = deployment
@@ -63,6 +64,7 @@ class TranscriptionTransport:
             key=key,
             tokens=tokens,
             timeout_s=timeout_s,
+            most_reply_bytes=most_reply_bytes,
         )
 
     async def aclose(self) -> None:
@@ -92,7 +94,7 @@ class TranscriptionTransport:
         assert request.audio is not None
         started_s = time.perf_counter()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with timing(self._timeout_s):
                 response = await self._client.sdk.audio.transcriptions.with_raw_response.create(
                     file=(f"audio.{request.audio.format}", request.audio.data),
                     model=self._deployment,
@@ -114,12 +116,10 @@ def decode(raw: bytes, headers: Mapping[str, str], latency_s: float) -> Reply:
     """
     identity = request_id(headers)
     try:
-        body = orjson.loads(raw)
+        body, _ = loads(raw)
         text = body["text"].strip()
-        cues = tuple(
-            Cue(start_s=float(one["start"]), end_s=float(one["end"]), text=one["text"].strip())
-            for one in body.get("segments") or ()
-        )
+        segments = body.get("segments")
+        cues = tuple(filter(None, map(_cue, segments if isinstance(segments, list) else ())))
         usage = _usage(body)
     except (KeyError, TypeError, AttributeError, ValueError) as failed:
         raise BadReply(f"no transcript in the reply: {failed!r}", raw=raw, request_id=identity) from failed
@@ -141,10 +141,18 @@ def decode(raw: bytes, headers: Mapping[str, str], latency_s: float) -> Reply:
     )
 
 
+def _cue(segment: Any) -> Cue | None:
+    """A segment with its times; None where it has none: the words are in the text all the same."""
+    if not isinstance(segment, dict) or not isinstance(text := segment.get("text"), str):
+        return None
+    start_s, end_s = seconds_of(segment.get("start")), seconds_of(segment.get("end"))
+    return None if start_s is None or end_s is None else Cue(start_s=start_s, end_s=end_s, text=text.strip())
+
+
 def _usage(body: Mapping[str, Any]) -> Usage | None:
     """Two shapes: tokens, or seconds for models that are billed by time, counted here as audio tokens."""
     found = body.get("usage")
     if isinstance(found, dict) and "input_tokens" in found:
-        return usage_of(found, EVENT_NAMES, heard=True)
+        return usage_of(found, EVENT_NAMES, heard=True, may_be_empty=True)
     seconds = seconds_of(found.get("seconds") if isinstance(found, dict) else body.get("duration"))
     return None if seconds is None else Usage(input_audio_tokens=round(seconds * AUDIO_IN_TOKENS_PER_S))

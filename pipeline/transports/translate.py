@@ -7,6 +7,7 @@ and error codes happens here.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -102,6 +103,8 @@ def _by_status(status: int, body: object, headers: Mapping[str, str]) -> Service
     code = str(said.get("code") or said.get("type") or "") or None
     words = str(said.get("message") or "").strip() or f"HTTP {status}"
     about: dict[str, Any] = {"status": status, "code": code, "request_id": request_id(headers)}
+    if 300 <= status < 400:
+        return DeploymentGone(_redirected(status, headers.get("location", "")), **about)
     wait_s = retry_after_s(headers)
     marks = {str(said.get("code")), str(said.get("type"))}
     match status:
@@ -129,6 +132,19 @@ def _by_status(status: int, body: object, headers: Mapping[str, str]) -> Service
             return Unavailable(words, status=status, retry_after_s=wait_s, request_id=about["request_id"])
         case _:
             return RequestRejected(words, **about)
+
+
+def _redirected(status: int, location: str) -> str:
+    """Where an answer pointed that is not followed: the origin alone, for the rest may hold anything."""
+    try:
+        parts = urlsplit(location)
+        origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "the same server"
+    except ValueError:
+        origin = "an address that cannot be read"
+    return (
+        f"the service answered with a redirect (HTTP {status}) to {origin[:200]}, and none is followed: key and "
+        "prompts are for the endpoint that was named. If that is where the service is, name it as the endpoint"
+    )
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:

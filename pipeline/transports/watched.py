@@ -1,32 +1,48 @@
 """The bodies of replies, under watch.
 
-A body that only trickles is given up instead of holding a place until the total deadline; and where a body breaks
-off, what had come of it is kept: it was perhaps paid for.
+A body that only trickles is given up instead of holding a place until the total deadline; one that is larger than
+any reply, or unpacks to that, is given up too; and where a body breaks off, what had come of it is kept: it was
+perhaps paid for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import zlib
 from typing import TYPE_CHECKING
 
 import aiohttp
 import httpx2
 
-from pipeline.errors import OutcomeUnknown
+from pipeline.errors import BadReply, OutcomeUnknown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from pipeline.transports.reply_memory import Held
+
 #: After the head, this many seconds may pass without the body growing by `MIN_PROGRESS_BYTES`.
 PROGRESS_WINDOW_S = 60.0
 MIN_PROGRESS_BYTES = 1024
+#: Of a body that is only looked into: an error's, or one that is too large.
+DIAGNOSIS_BYTES = 1 << 20
+#: What a packed body unpacks to at a time.
+_PIECE_BYTES = 1 << 20
+#: `Content-Encoding` → zlib's window. Source: RFC 9110, section 8.4.1; zlib.net, `inflateInit2`.
+_WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 47}
+#: What is asked for: what can be unpacked within bounds.
+ACCEPTED = "gzip, deflate"
 
 
 class WatchedBody(httpx2.AsyncByteStream):
-    """A body as it comes. The watch is a timer of its own, so that a piece costs nothing more."""
+    """A body as it comes, unpacked. The watch is a timer of its own, so that a piece costs nothing more."""
 
-    def __init__(self, reply: aiohttp.ClientResponse) -> None:
+    def __init__(self, reply: aiohttp.ClientResponse, held: Held, *, most_bytes: int) -> None:
+        """Args: `most_bytes`: what it may unpack to; of an error `DIAGNOSIS_BYTES` are read, and no more."""
         self._reply = reply
+        self._held = held
+        self._most_bytes = most_bytes
+        self._is_error = not 200 <= reply.status < 300
         self._had_bytes = 0
         self._trickled = False
         self._timer: asyncio.TimerHandle | None = None
@@ -36,21 +52,60 @@ class WatchedBody(httpx2.AsyncByteStream):
 
         Raises:
             OutcomeUnknown: it broke off or trickled; carries what had come.
+            BadReply: it is too large, or packed in a way that cannot be read; carries its beginning.
         """
         came: list[bytes] = []
+        size_bytes = 0
         try:
             if not self._reply.content.is_eof():
                 self._look_again()
-            async for piece in self._reply.content.iter_any():
+            async for piece in self._unpacked():
+                size_bytes += len(piece)
+                if self._is_error and size_bytes > DIAGNOSIS_BYTES:
+                    yield piece[: DIAGNOSIS_BYTES - size_bytes]
+                    self._reply.close()
+                    return
+                if size_bytes > self._most_bytes:
+                    self._reply.close()
+                    raise self._too_large(b"".join(came)[:DIAGNOSIS_BYTES])
+                await self._held.grow(len(piece))
                 came.append(piece)
                 yield piece
         except (aiohttp.ClientError, OSError) as broke:
             raise self._broken(broke, b"".join(came)) from broke
+        except zlib.error as broke:
+            raise BadReply(f"the reply cannot be unpacked: {broke}", raw=b"".join(came)) from broke
         finally:
+            self._held.is_read()
             self._stop_looking()
+
+    async def _unpacked(self) -> AsyncIterator[bytes]:
+        """The same bytes as the service packed, never more than `_PIECE_BYTES` at a time."""
+        encoding = self._reply.headers.get("Content-Encoding", "").strip().lower()
+        window = _WINDOWS.get(encoding)
+        if window is None and encoding not in {"", "identity"}:
+            raise BadReply(f"the reply is packed as {encoding[:40]!r}, which was not asked for")
+        unpack = None if window is None else zlib.decompressobj(window)
+        async for piece in self._reply.content.iter_any():
+            if unpack is None:
+                yield piece
+            else:
+                packed = piece
+                while packed:
+                    plain = unpack.decompress(packed, _PIECE_BYTES)
+                    packed = unpack.unconsumed_tail
+                    if plain:
+                        yield plain
+                        await asyncio.sleep(0)
+            await asyncio.sleep(
+                0
+            )  # bytes that are there already wait for nothing: time-outs must get their turn
+        if unpack is not None and (rest := unpack.flush()):
+            yield rest
 
     async def aclose(self) -> None:
         """Where the whole body has come, its connection serves the next call; else it is closed."""
+        self._held.is_read()
         self._stop_looking()
         self._reply.release()
 
@@ -70,6 +125,10 @@ class WatchedBody(httpx2.AsyncByteStream):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _too_large(self, beginning: bytes) -> BadReply:
+        words = f"the reply is larger than {self._most_bytes / 1_000_000:.0f} MB (--max-reply-mb)"
+        return BadReply(f"{words}; its beginning is kept", raw=beginning)
 
     def _broken(self, broke: Exception, came: bytes) -> OutcomeUnknown:
         if self._trickled:

@@ -19,7 +19,8 @@ import aiohttp
 import httpx2
 from yarl import URL
 
-from pipeline.transports.watched import WatchedBody
+from pipeline.transports.reply_memory import MEMORY
+from pipeline.transports.watched import ACCEPTED, WatchedBody
 
 if TYPE_CHECKING:
     import ssl
@@ -33,6 +34,12 @@ KEPT_S = 5.0
 _READ_AHEAD_BYTES = 1 << 20
 #: A body past this goes out piece by piece, as the socket takes it.
 _PIECEWISE_BYTES = 1 << 20
+
+#: What one reply may unpack to, unless the job says otherwise.
+LARGEST_REPLY_BYTES = 128_000_000
+_LARGEST_LINE_BYTES = 1 << 20
+_MOST_HEADERS = 4096
+_OF_PACKING = frozenset({b"content-encoding", b"content-length"})
 
 #: In aiohttp's words of a connection that failed: which TLS context it was given.
 _SSL_SETTING = re.compile(r" ssl:(<[^>]*>|\w+)")
@@ -58,7 +65,9 @@ ERRORS: tuple[tuple[type[Exception], type[httpx2.TransportError]], ...] = (
 class Wire(httpx2.AsyncBaseTransport):
     """A transport for the SDK's HTTP client. Connections are as many as there are calls: others limit those."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_bytes: int = LARGEST_REPLY_BYTES) -> None:
+        """Args: `most_bytes`: what one reply's body may unpack to."""
+        self._most_bytes = most_bytes
         self._session: aiohttp.ClientSession | None = None
         self._places: dict[str, tuple[URL, str | None]] = {}
 
@@ -73,9 +82,7 @@ class Wire(httpx2.AsyncBaseTransport):
             reply = await self._open().request(
                 request.method,
                 url,
-                headers=[
-                    (name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers.raw
-                ],
+                headers=[_sent(name, value) for name, value in request.headers.raw],
                 data=_body_of(request),
                 allow_redirects=False,
                 ssl=self._trusted if url.scheme == "https" else True,
@@ -83,13 +90,21 @@ class Wire(httpx2.AsyncBaseTransport):
             )
         except (aiohttp.ClientError, OSError) as failed:
             raise translated(failed) from failed
-        return httpx2.Response(
+        held = MEMORY.begin()
+        response = httpx2.Response(
             status_code=reply.status,
-            headers=list(reply.raw_headers),
-            stream=WatchedBody(reply),
+            # Unpacked here, within bounds.
+            headers=[pair for pair in reply.raw_headers if pair[0].lower() not in _OF_PACKING],
+            stream=WatchedBody(reply, held, most_bytes=self._most_bytes),
             request=request,
-            extensions={"http_version": b"HTTP/1.1", "reason_phrase": (reply.reason or "").encode()},
+            extensions={
+                "http_version": b"HTTP/1.1",
+                "reason_phrase": (reply.reason or "").encode(errors="replace"),
+                "held": held,
+            },
         )
+        held.held_by(response)
+        return response
 
     async def aclose(self) -> None:
         if self._session is not None:
@@ -119,8 +134,19 @@ class Wire(httpx2.AsyncBaseTransport):
                 auto_decompress=False,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
                 read_bufsize=_READ_AHEAD_BYTES,
+                # What surrounds a reply that is paid for is no reason to lose it.
+                max_line_size=_LARGEST_LINE_BYTES,
+                max_field_size=_LARGEST_LINE_BYTES,
+                max_headers=_MOST_HEADERS,
             )
         return self._session
+
+
+def _sent(name: bytes, value: bytes) -> tuple[str, str]:
+    """A header as aiohttp takes it; packings that cannot be unpacked within bounds are not asked for."""
+    if name.lower() == b"accept-encoding":
+        return name.decode("ascii"), ACCEPTED
+    return name.decode("ascii"), value.decode("latin-1")
 
 
 def translated(failed: Exception) -> httpx2.TransportError:

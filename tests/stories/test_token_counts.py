@@ -1,4 +1,4 @@
-"""Token counts that are none: a cost limit counts the worst case, and the cost shown says that it is an estimate."""
+"""Token counts that are none: a cost limit counts the worst case, and the cost shown is called an estimate."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ NO_COUNTS = {
     "no prompt": {**GOOD, "prompt_tokens": 0},
     "half of them": {"prompt_tokens": 20},
     "booleans": {**GOOD, "prompt_tokens": True, "completion_tokens": True},
-    "texts": {**GOOD, "prompt_tokens": "20", "completion_tokens": "40"},
+    "words": {**GOOD, "prompt_tokens": "twenty"},
+    "signs": {**GOOD, "prompt_tokens": "+20"},
     "negative": {**GOOD, "completion_tokens": -40},
     "fractions": {**GOOD, "completion_tokens": 40.5},
     "endless": {**GOOD, "completion_tokens": 1e300},
@@ -39,7 +40,7 @@ NO_COUNTS = {
     "sound that is text": {**GOOD, "completion_tokens_details": {"audio_tokens": 0}},
     "no details": {"prompt_tokens": 20, "completion_tokens": 40},
     "details of another kind": {**GOOD, "completion_tokens_details": "none"},
-    "details that are words": {**GOOD, "completion_tokens_details": {"audio_tokens": "30"}},
+    "details that are words": {**GOOD, "completion_tokens_details": {"audio_tokens": "some"}},
 }
 
 
