@@ -23,6 +23,7 @@ from pipeline.inputs.found import Found, Tally, probed_source, readable_name, un
 from pipeline.inputs.sound_settings import SIDE_MARKS
 from pipeline.inputs.tables import TABLE_ENDINGS, Ids, Table, lines_of, read_text_file, text_source
 from pipeline.jobspec import placeholders
+from pipeline.redaction import shown
 from pipeline.store.claims import Claims
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class Discovery:
                 is_folder = place.is_dir()
                 place = place.resolve()
             else:
-                raise ConfigError(f"{given}: there is no such file or folder")
+                raise ConfigError(f"{shown(given)}: there is no such file or folder")
             for earlier, name in seen.items():
                 if _is_within(place, earlier) or _is_within(earlier, place):
                     part, whole = (given, name) if _is_within(place, earlier) else (name, given)
@@ -208,8 +209,8 @@ class Discovery:
             yield self._recording(_file_of(path.resolve(), path.name), root, prefix + path.name)
         else:
             raise ConfigError(
-                f"{path}: of no known kind. Inputs are folders, recordings (.wav, .mp3, …), .txt prompts, "
-                f"and tables ({' '.join(TABLE_ENDINGS)})"
+                f"{shown(path)}: of no known kind. Inputs are folders, recordings (.wav, .mp3, …), .txt "
+                f"prompts, and tables ({' '.join(TABLE_ENDINGS)})"
             )
 
     def _folder(self, folder: Path, prefix: str) -> Iterator[Source | Found]:

@@ -152,7 +152,7 @@ class ServiceError(AudioBatchError):
         self.limits: Mapping[str, str] = {}
         self.status = status
         self.code = redacted(code) if code else code
-        self.request_id = request_id
+        self.request_id = redacted(request_id) if request_id else request_id
 
 
 class RequestRejected(ServiceError):

@@ -6,9 +6,11 @@ below full scale. Text that came from a model or a user is data and is never use
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -313,6 +315,16 @@ class Reply:
     def words(self) -> str:
         """What was said: the transcript, or the text where no audio came."""
         return self.transcript or self.text
+
+    def without_secrets(self) -> Reply:
+        """The same, should the service repeat a credential in any of its words; the sound and `raw` as they are."""
+        names = ("text", "transcript", "input_transcript", "audio_id", "finish_reason", "model", "request_id")
+        found = {name: value for name in names if (value := getattr(self, name))}
+        clean: dict[str, Any] = {name: redacted(value) for name, value in found.items()}
+        cues = tuple(replace(one, text=redacted(one.text)) for one in self.cues)
+        if clean == found and cues == self.cues:
+            return self
+        return replace(self, **clean, cues=cues)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

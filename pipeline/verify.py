@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline.ahead import Ahead
 from pipeline.errors import InputError
 from pipeline.model import Status
+from pipeline.redaction import shown
 from pipeline.reports.manifest import read_csv
 from pipeline.reports.views import Views
 from pipeline.store.durable import TEMPORARY_PREFIX
@@ -182,7 +183,7 @@ class Verification:
     def _wrong_files(self, outcome: Outcome, *, earlier: bool = False) -> Wrong:
         """Files of an outcome that are gone or are not what was recorded. For any thread."""
         wrong: Wrong = {}
-        whose = f"{outcome.item_id} turn {outcome.turn}"
+        whose = f"{shown(outcome.item_id)} turn {outcome.turn}"
         for file in (outcome.audio, outcome.transcript_file, outcome.raw_reply):
             if file is None:
                 continue
@@ -232,7 +233,7 @@ class Verification:
         for call in self.ledger.open_calls():
             self._found(
                 Trouble.OPEN_CALL,
-                f"{call['item_id']} turn {call['turn']}",
+                f"{shown(call['item_id'])} turn {call['turn']}",
                 "was in flight when a run was killed; the next run settles it",
             )
 
@@ -272,7 +273,7 @@ class Verification:
                 return f"lacks the column {name}"
             differs = (have[name] != want[name]).to_numpy().nonzero()[0]
             if len(differs):
-                return f"differs from the ledger in {name} of {want['item_id'].iloc[int(differs[0])]}"
+                return f"differs from the ledger in {name} of {shown(str(want['item_id'].iloc[int(differs[0])]))}"
         return ""
 
 

@@ -44,6 +44,7 @@ def lines(found: Forecast) -> Iterator[str]:
     from pipeline.estimates.forecast import NEAR_DAYS
     from pipeline.estimates.ranges import FIGURES
     from pipeline.redaction import redacted
+    from pipeline.redaction import shown as printable
 
     yield f"{counted(found.items, 'input')} → {found.output}"
     for name, count in (
@@ -59,7 +60,7 @@ def lines(found: Forecast) -> Iterator[str]:
     for reason, count in Counter(found.refused.values()).most_common(_MOST_REASONS):
         first = next(item_id for item_id, why in found.refused.items() if why == reason)
         more = f" and {count - 1} more" if count > 1 else ""
-        yield redacted(f"    {first}{more}: {reason}")
+        yield redacted(f"    {printable(first)}{more}: {reason}")
     yield f"  {'calls':<22}{found.calls:>10,}"
     if found.word_calls:
         yield f"  {'… to write words down':<22}{found.word_calls:>10,}"

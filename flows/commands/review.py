@@ -11,7 +11,7 @@ import click
 from flows.closing import counted
 from flows.commands.folders import alone, folder_argument, opened
 from pipeline.exit_codes import ExitCode
-from pipeline.redaction import redacted
+from pipeline.redaction import redacted, shown
 
 if TYPE_CHECKING:
     from flows.commands.folders import Folder
@@ -131,7 +131,9 @@ def _export(found: Folder, target: Path, *, as_json: bool) -> int:
         extra_columns=[*own_columns(found.ledger.row_texts()), *(fields.columns if fields else ())],
     )
     for item_id in exported.missing:
-        click.echo(redacted(f"audiobatch: {item_id}: its clip is not in {found.path} any more"), err=True)
+        click.echo(
+            redacted(f"audiobatch: {shown(item_id)}: its clip is not in {found.path} any more"), err=True
+        )
     if as_json:
         result = {
             "clips": exported.clips,
@@ -164,9 +166,8 @@ def _show(found: Folder, *, as_json: bool) -> int:
     for (item_id, turn), standing in marked[:_MOST_SHOWN]:
         note = " ".join(standing.note.split())
         turns = f" turn {turn}" if turn > 1 else ""
-        click.echo(
-            redacted(f"  {standing.review or 'note':<7} {item_id}{turns}{f' ({note})' if note else ''}")
-        )
+        words = f" ({shown(note)})" if note else ""
+        click.echo(redacted(f"  {standing.review or 'note':<7} {shown(item_id)}{turns}{words}"))
     if len(marked) > _MOST_SHOWN:
         click.echo(f"  … and {len(marked) - _MOST_SHOWN:,} more")
     return ExitCode.DONE

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import orjson
 
 from pipeline.errors import ConfigError
+from pipeline.redaction import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,7 +35,7 @@ def open_lines(path: Path) -> IO[bytes]:
     try:
         return path.open("rb")
     except OSError as failed:
-        raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
+        raise ConfigError(f"{shown(path)}: cannot be read ({failed.strerror})") from failed
 
 
 def json_lines(lines: Iterable[str | bytes], where: str) -> Iterator[Row]:
@@ -115,15 +116,15 @@ def csv_rows(path: Path) -> Iterator[Row]:
                 texts = (value if isinstance(value, str) else "" for value in values)
                 yield number, dict(zip(columns, texts, strict=True)), ""
     except OSError as failed:
-        raise ConfigError(f"{path}: cannot be read ({failed.strerror})") from failed
+        raise ConfigError(f"{shown(path)}: cannot be read ({failed.strerror})") from failed
     except UnicodeDecodeError as failed:
-        raise ConfigError(f"{path}: is not UTF-8; save it as 'CSV UTF-8'") from failed
+        raise ConfigError(f"{shown(path)}: is not UTF-8; save it as 'CSV UTF-8'") from failed
     except pd.errors.EmptyDataError:
-        raise ConfigError(f"{path}: the table is empty") from None
+        raise ConfigError(f"{shown(path)}: the table is empty") from None
     except (pd.errors.ParserError, ValueError) as failed:
         raise ConfigError(
-            f"{path}: not a table that can be read: {str(failed).strip()}. A field that holds {delimiter!r}, a "
-            'quote or a line break needs double quotes around it: "Hello, world"'
+            f"{shown(path)}: not a table that can be read: {str(failed).strip()}. A field that holds {delimiter!r}, "
+            'a quote or a line break needs double quotes around it: "Hello, world"'
         ) from failed
 
 
@@ -146,7 +147,9 @@ def _refuse_doubles(path: Path, header: list[str]) -> None:
     doubled = [name for name, times in Counter(header).items() if name and times > 1]
     if doubled:
         names = ", ".join(map(repr, doubled))
-        raise ConfigError(f"{path}: more than one column is called {names}; give each a name of its own")
+        raise ConfigError(
+            f"{shown(path)}: more than one column is called {names}; give each a name of its own"
+        )
 
 
 def xlsx_rows(path: Path) -> Iterator[Row]:
@@ -158,7 +161,7 @@ def xlsx_rows(path: Path) -> Iterator[Row]:
     rows = _sheet_values(path)
     header = [_excel_cell(value).strip() for value in next(rows, ())]
     if not any(header):
-        raise ConfigError(f"{path}: the first sheet is empty")
+        raise ConfigError(f"{shown(path)}: the first sheet is empty")
     _refuse_doubles(path, header)
     for number, values in enumerate(rows, 2):
         if any(value is not None for value in values):
@@ -196,9 +199,9 @@ def _sheet_values(path: Path) -> Iterator[tuple[object, ...]]:
                 sheet.reset_dimensions()  # a stored size may be wrong: rows beyond it would be lost
                 yield from sheet.iter_rows(values_only=True)
     except OSError as failed:
-        raise ConfigError(f"{path}: cannot be read ({failed.strerror or failed})") from failed
+        raise ConfigError(f"{shown(path)}: cannot be read ({failed.strerror or failed})") from failed
     except _DAMAGE as failed:
         raise ConfigError(
-            f"{path}: not an Excel workbook that can be read: {str(failed) or type(failed).__name__}. It may be "
-            "damaged or have a password: open it in Excel and save it anew as .xlsx"
+            f"{shown(path)}: not an Excel workbook that can be read: {str(failed) or type(failed).__name__}. It may "
+            "be damaged or have a password: open it in Excel and save it anew as .xlsx"
         ) from failed

@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.inputs.table_rows import csv_rows, json_lines, open_lines, xlsx_rows
 from pipeline.jobspec import AudioFormat
 from pipeline.model import MEANT_COLUMNS, RowSettings, Source, SourceKind
+from pipeline.redaction import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -110,7 +111,7 @@ def lines_of(path: Path, *, root: str, ids: Ids, name: str = "") -> Iterator[Sou
     """Each line that is not blank, as a prompt of its own; `name`: of the file, where this is a copy of it."""
     text, refusal = read_text_file(path)
     if refusal:
-        raise ConfigError(f"{path}: {refusal}")
+        raise ConfigError(f"{shown(path)}: {refusal}")
     for line in text.split("\n"):  # reading made it of `\r\n` and `\r`; other separators are part of a text
         if line.strip():
             yield text_source(line, ids=ids, root=root, path=name or path.name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.redaction import shown
+
 #: What `review` may say: approved; make it again; not wanted and not made again.
 REVIEWS = ("ok", "redo", "reject")
 
@@ -53,4 +55,4 @@ class RefusedMark:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.item_id or '(no item_id)'}: {self.reason}"
+        return f"{shown(self.where)}: {shown(self.item_id) or '(no item_id)'}: {self.reason}"

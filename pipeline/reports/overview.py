@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.model import Status
+from pipeline.redaction import shown
 from pipeline.reports.rows import manifest_rows
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Reason:
 
     def __str__(self) -> str:
         more = f" and {self.count - 1:,} more" if self.count > 1 else ""
-        return f"{self.status}: {self.first}{more}: {self.message}"
+        return f"{self.status}: {shown(self.first)}{more}: {self.message}"
 
 
 _NO_RESULT = frozenset({Status.FAILED.value, Status.REFUSED.value, Status.UNKNOWN.value})

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.redaction import shown
 from pipeline.reports.cells import unprotect
 from pipeline.reports.marks import REVIEWS, Mark, RefusedMark, RowKey, Standing
 from pipeline.reports.tables import TableRow, read_table
@@ -46,8 +47,8 @@ class Change:
     def __str__(self) -> str:
         turn = f" turn {self.mark.turn}" if self.mark.turn > 1 else ""
         if self.mark.review == self.was.review:
-            return f"{self.mark.item_id}{turn}: {self.mark.review or 'no mark'}, new note"
-        return f"{self.mark.item_id}{turn}: {self.was.review or 'no mark'} → {self.mark.review or 'no mark'}"
+            return f"{shown(self.mark.item_id)}{turn}: {self.mark.review or 'no mark'}, new note"
+        return f"{shown(self.mark.item_id)}{turn}: {self.was.review or 'no mark'} → {self.mark.review or 'no mark'}"
 
 
 def read_marks(path: Path, known: Mapping[RowKey, Standing]) -> Marks:

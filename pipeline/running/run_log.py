@@ -7,6 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from pipeline.redaction import shown
 from pipeline.store.durable import translating
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ class _RunLog(logging.FileHandler):
         return
 
 
+class _OneLine(logging.Formatter):
+    """A record is a line, whatever a name in it holds; a traceback follows it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        record.message = shown(record.message)
+        return super().formatMessage(record)
+
+
 @contextlib.contextmanager
 def run_log(output: Path, run_id: str) -> Iterator[None]:
     """Keep the log until the end of the block.
@@ -32,7 +41,7 @@ def run_log(output: Path, run_id: str) -> Iterator[None]:
     with translating(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = _RunLog(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("pipeline", "flows")]
     before = [(one.level, one.propagate) for one in loggers]
     for one in loggers:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.errors import LeaseLost, StorageError
+from pipeline.redaction import redacted_bytes
 from pipeline.store.artifacts import NotSaved, make, raw_path, save
 from pipeline.store.homecoming import keep_elsewhere
 from pipeline.store.versions import clear, set_aside
@@ -100,6 +101,7 @@ async def record_failure(
     Raises:
         StorageError: the output cannot be written; the body and the outcome are in the spool.
     """
+    raw = redacted_bytes(raw)
     path = raw_path(outcome.item_id, outcome.turn, raw) if raw else ""
     try:
         if raw or replaced is not None:

@@ -31,6 +31,7 @@ from pipeline.items import build_item
 from pipeline.limits.pool import NoDeployment, Stopping
 from pipeline.limits.retry import Deferred, Tries
 from pipeline.model import Exchange, Outcome, PriorReply, SourceKind, Status
+from pipeline.redaction import shown
 from pipeline.redo import Rules
 from pipeline.sending.turns import Asking
 from pipeline.sending.write_down import WriteDown
@@ -151,7 +152,7 @@ class Sender:
             return None
         except Exception as failed:
             log.exception("%s: unexpected", one.source.item_id)
-            self.stop.ask(StopReason.INTERNAL, f"{one.source.item_id}: {failed!r}")
+            self.stop.ask(StopReason.INTERNAL, f"{shown(one.source.item_id)}: {failed!r}")
             return None
         finally:
             await self._let_go(one.source.item_id)
@@ -327,7 +328,7 @@ class Sender:
         if call.cancelled():
             words = "the run was stopped while this call was in flight; it was perhaps billed"
             raise OutcomeUnknown(words)
-        return call.result()
+        return call.result().without_secrets()
 
     async def keep_body(self, failed: AudioBatchError, request: Request) -> None:
         """Add what had come of a streamed reply to the error that it ended by."""

@@ -188,5 +188,7 @@ def save(  # noqa: PLR0917 - called in a thread, by position
 def raw_path(item_id: str, turn: int, raw: bytes) -> str:
     """Where a body is kept as it came, for whoever looks into what went wrong."""
     start = raw.lstrip()[:1]
-    ending = ".html" if start == b"<" else ".json" if start == b"{" else ".bin"
+    ending = (
+        ".txt" if start == b"<" else ".json" if start == b"{" else ".bin"
+    )  # no page that a click would open
     return output_path(item_id, folder="replies", ending=ending, turn=turn)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from pipeline.errors import StorageError
+from pipeline.redaction import longest_secret_bytes, redacted_bytes
 from pipeline.store.containment import place_inside
 from pipeline.store.names import output_path
 from pipeline.store.storage import LocalStorage
@@ -54,7 +55,7 @@ class Received:
 
     def take(self) -> bytes:
         """What the last call that brought anything had received; the copy is gone then. Blocks."""
-        self._pour()
+        self._pour(whole=True)
         self._shut()
         try:
             received = self._storage.read(self._path)
@@ -70,8 +71,13 @@ class Received:
         with suppress(StorageError, OSError):
             place_inside(self._storage.root, self._path).unlink(missing_ok=True)
 
-    def _pour(self) -> None:
-        if not self._gathered or self._broken:
+    def _pour(self, *, whole: bool = False) -> None:
+        """Append what was gathered; but for its end, which may be the beginning of a credential, unless `whole`."""
+        ready = bytearray(redacted_bytes(bytes(self._gathered)))
+        kept = 0 if whole else max(0, longest_secret_bytes() - 1)
+        self._gathered = ready[len(ready) - kept :] if kept else bytearray()
+        ready = ready[: len(ready) - kept] if kept else ready
+        if not ready or self._broken:
             return
         try:
             if self._fresh:
@@ -81,11 +87,10 @@ class Received:
                 self._file = place.open("wb", buffering=0)
                 self._fresh = False
             assert self._file is not None
-            self._file.write(self._gathered)
+            self._file.write(ready)
         except (OSError, StorageError) as failed:
             self._broken = True
             log.warning("%s: the reply's copy cannot be written: %s", self._path, failed)
-        self._gathered.clear()
 
     def _shut(self) -> None:
         if self._file is not None:
