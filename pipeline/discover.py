@@ -21,6 +21,7 @@ from pipeline.audio.probe import looks_like_audio, probe_many
 from pipeline.errors import ConfigError, InputError, NothingFound
 from pipeline.inputs.found import Found, Tally, probed_source, readable_name, unchanged, without_probing
 from pipeline.inputs.sound_settings import SIDE_MARKS
+from pipeline.inputs.table_bounds import lines_within
 from pipeline.inputs.tables import TABLE_ENDINGS, Ids, Table, lines_of, read_text_file, text_source
 from pipeline.jobspec import placeholders
 from pipeline.redaction import shown
@@ -151,7 +152,7 @@ class Discovery:
     def _stdin_lines(self) -> Iterable[bytes]:
         if self.stdin is None:
             raise ConfigError("'-' reads JSON Lines from standard input, and there is none here")
-        return self.stdin
+        return lines_within(self.stdin, "standard input")
 
     def _roots(self) -> dict[Place, str]:
         """Roots with the prefix that their ids get: none for a single root, its name among several."""

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import orjson
 
 from pipeline.errors import ConfigError
+from pipeline.inputs.table_bounds import MOST_COLUMNS, check_csv, check_workbook, too_large
 from pipeline.redaction import shown
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ Row: TypeAlias = tuple[int, dict[str, str], str]
 _DELIMITERS = ",;\t|"
 #: As many digits as the shortest whole number that 64 bits cannot hold.
 _LONG_NUMBER = re.compile(rb"\d{19}")
+
+
+def _rows_within(rows: Iterable[tuple[object, ...]], path: Path) -> Iterator[tuple[object, ...]]:
+    for values in rows:
+        if len(values) > MOST_COLUMNS:
+            raise too_large(path, f"a row has {len(values):,} columns, more than {MOST_COLUMNS:,}")
+        yield values
 
 
 def open_lines(path: Path) -> IO[bytes]:
@@ -48,8 +56,8 @@ def json_lines(lines: Iterable[str | bytes], where: str) -> Iterator[Row]:
         try:
             value = _parsed(text)
         except orjson.JSONDecodeError as failed:
-            shown = text.decode(errors="backslashreplace")[:200]
-            yield number, {"prompt": shown}, f"line {number} of {where} is not JSON: {failed}"
+            beginning = text.decode(errors="backslashreplace")[:200]
+            yield number, {"prompt": beginning}, f"line {number} of {where} is not JSON: {failed}"
             continue
         if not isinstance(value, dict):
             yield number, {"prompt": str(value)[:200]}, f"line {number} of {where} is not a JSON object"
@@ -96,6 +104,7 @@ def csv_rows(path: Path) -> Iterator[Row]:
     delimiter = ","
     try:
         delimiter = _delimiter(path)
+        check_csv(path, delimiter)
         # The header is read as a row: a row may then have no more fields than it. Told of a header, pandas takes
         # the surplus of the first rows for an index, and all cells move.
         reader = pd.read_csv(
@@ -123,8 +132,8 @@ def csv_rows(path: Path) -> Iterator[Row]:
         raise ConfigError(f"{shown(path)}: the table is empty") from None
     except (pd.errors.ParserError, ValueError) as failed:
         raise ConfigError(
-            f"{shown(path)}: not a table that can be read: {str(failed).strip()}. A field that holds {delimiter!r}, "
-            'a quote or a line break needs double quotes around it: "Hello, world"'
+            f"{shown(path)}: not a table that can be read: {str(failed).strip()}. A field that holds "
+            f'{delimiter!r}, a quote or a line break needs double quotes around it: "Hello, world"'
         ) from failed
 
 
@@ -194,14 +203,16 @@ def _sheet_values(path: Path) -> Iterator[tuple[object, ...]]:
     from openpyxl import load_workbook
 
     try:
-        with path.open("rb") as file, closing(load_workbook(file, read_only=True, data_only=True)) as book:
-            for sheet in book.worksheets[:1]:
-                sheet.reset_dimensions()  # a stored size may be wrong: rows beyond it would be lost
-                yield from sheet.iter_rows(values_only=True)
+        with path.open("rb") as file:
+            check_workbook(file, path)
+            with closing(load_workbook(file, read_only=True, data_only=True)) as book:
+                for sheet in book.worksheets[:1]:
+                    sheet.reset_dimensions()  # a stored size may be wrong: rows beyond it would be lost
+                    yield from _rows_within(sheet.iter_rows(values_only=True), path)
     except OSError as failed:
         raise ConfigError(f"{shown(path)}: cannot be read ({failed.strerror or failed})") from failed
     except _DAMAGE as failed:
         raise ConfigError(
-            f"{shown(path)}: not an Excel workbook that can be read: {str(failed) or type(failed).__name__}. It may "
-            "be damaged or have a password: open it in Excel and save it anew as .xlsx"
+            f"{shown(path)}: not an Excel workbook that can be read: {str(failed) or type(failed).__name__}. It "
+            "may be damaged or have a password: open it in Excel and save it anew as .xlsx"
         ) from failed

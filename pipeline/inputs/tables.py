@@ -16,6 +16,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ConfigError
+from pipeline.inputs.table_bounds import check_row, lines_within
 from pipeline.inputs.table_rows import csv_rows, json_lines, open_lines, xlsx_rows
 from pipeline.jobspec import AudioFormat
 from pipeline.model import MEANT_COLUMNS, RowSettings, Source, SourceKind
@@ -148,7 +149,7 @@ class Table:
                 yield from self._sources(xlsx_rows(path))
             case _:
                 with open_lines(path) as lines:
-                    yield from self._sources(json_lines(lines, str(path)))
+                    yield from self._sources(json_lines(lines_within(lines, path), str(path)))
 
     def from_stream(self, lines: Iterable[str | bytes]) -> Iterator[Source]:
         """The sources of JSON Lines on standard input."""
@@ -157,6 +158,7 @@ class Table:
     def _sources(self, rows: Iterator[Row]) -> Iterator[Source]:
         checked = not self.needs_prompt
         for number, row, problem in rows:
+            check_row(row, self.name)
             if not checked and not problem:
                 if "prompt" not in row:
                     raise ConfigError(
