@@ -3,7 +3,7 @@
     python -m tests.crash.probe_fuzz --files 20000        # by hand
     python -m tests.crash.probe_fuzz --seconds 60         # the gate
 
-Prints each kind of exception that got through, with the seed of the file that did it, and ends with 1 if there was any.
+Prints each kind of exception that got through, with the seed of its file, and ends with 1 if there was any.
 """
 
 from __future__ import annotations
