@@ -46,6 +46,7 @@ from pipeline.sending.tally import RunSummary, Snapshot, Tally
 from pipeline.stop import Stop, StopReason
 from pipeline.store.homecoming import bring_home
 from pipeline.targets import check_prices, targets_of
+from pipeline.trust import trust
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -211,7 +212,7 @@ class Job:
         if self.retry and self.retry.reviews:
             await asyncio.to_thread(self._warn_of_marks_left, plan, self.retry.reviews)
         # Only now: settings that the plan refuses are not the folder's.
-        await asyncio.to_thread(write_job_file, self.storage, self.spec)
+        await asyncio.to_thread(self._write_job)
         self.phase = "sending"
         if plan.to_send and self.sends:
             await asyncio.to_thread(self._make_room, plan)
@@ -221,6 +222,13 @@ class Job:
             self._begin_background(keep_room(self, self._sender))
         await self._begin_sending()
         return plan
+
+    def _write_job(self) -> None:
+        write_job_file(self.storage, self.spec)
+        try:
+            trust(self.storage, self.spec)
+        except StorageError as failed:  # later commands on this folder ask once
+            log.warning("not noted as a folder of this user's own: %s", failed.message)
 
     async def _begin_sending(self) -> None:
         """Once the others on a shared ledger have made room for this run's calls."""

@@ -19,6 +19,7 @@ from pipeline.ledger_address import is_database
 from pipeline.output_place import place_with, storage_of
 from pipeline.store.ledger import Ledger
 from pipeline.store.lock import FolderLock
+from pipeline.trust import check_trusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.store.storage import Storage
 
 _LEDGER = "audiobatch.ledger"
+_TRUSTED = "audiobatch.trusted"
 
 
 class _Output(click.ParamType[Place]):
@@ -50,7 +52,14 @@ def folder_argument(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Where DIR's ledger is now: a file or a PostgreSQL database. [default: as its job.json says]",
         callback=lambda ctx, _, value: ctx.meta.__setitem__(_LEDGER, value),
     )
-    return click.argument("folder", metavar="DIR", type=_Output())(option(command))
+    trusted = click.option(
+        "--trust-folder",
+        is_flag=True,
+        expose_value=False,
+        help="DIR may say where to connect, though no run of yours made it; needed once.",
+        callback=lambda ctx, _, value: ctx.meta.__setitem__(_TRUSTED, value),
+    )
+    return click.argument("folder", metavar="DIR", type=_Output())(option(trusted(command)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +79,15 @@ class Folder:
     home: Path
 
 
-def spec_of(path: Place) -> JobSpec:
+def spec_of(path: Place, *, sends: bool = False) -> JobSpec:
     """The job that an output was last run with.
 
+    Args:
+        path: the output.
+        sends: calls will be made, to where the output says.
+
     Raises:
-        ConfigError: it is no output of ours.
+        ConfigError: it is no output of ours, or none of this user's and names addresses.
     """
     storage = storage_of(path)
     try:
@@ -83,9 +96,14 @@ def spec_of(path: Place) -> JobSpec:
         job = orjson.loads(storage.read(JOB_FILE))
         values = {**job["spec"], "inputs": job["input_roots"], "output": str(path)}
         context = click.get_current_context(silent=True)
-        if context is not None and (moved := context.meta.get(_LEDGER)):
-            values["ledger"] = moved
-        return JobSpec.model_validate(values)
+        meta = context.meta if context is not None else {}
+        spec = JobSpec.model_validate(values)
+        moved = meta.get(_LEDGER)
+        if moved:  # named by the user
+            spec = JobSpec.model_validate(values | {"ledger": moved})
+        as_named = spec.model_copy(update={"ledger": None}) if moved else spec
+        check_trusted(storage, as_named, sends=sends, said=bool(meta.get(_TRUSTED)))
+        return spec
     except StorageError as failed:
         raise ConfigError(failed.message) from failed
     except (orjson.JSONDecodeError, KeyError, TypeError, ValidationError) as failed:

@@ -95,6 +95,6 @@ def retry(
         with_notes=with_notes,
     )
     update = _ONE_RUN_ONLY | (_NOT_WITH_MARKS if reviews else {}) | {"force": force}
-    spec = spec_of(folder).model_copy(update=update)
+    spec = spec_of(folder, sends=True).model_copy(update=update)
     server = None if no_prefect else start_server()
     return run_to_end(spec, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet, retry=wanted)

@@ -7,6 +7,8 @@ tables in it are those of SQLite, and so are the statements: each connection loo
 from __future__ import annotations
 
 import hashlib
+import ipaddress
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import create_engine, event, text
@@ -17,7 +19,7 @@ from pipeline.errors import ConfigError, FolderInUse
 from pipeline.store.ledger_schema import VERSION, metadata, migrate, version_of
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import URL, Connection, Engine
 
 #: A server that is gone is noticed after half a minute, not after TCP's two hours. What an address says holds.
 _CONNECTING: Final = {
@@ -32,6 +34,9 @@ _CONNECTING: Final = {
 _TURN_S: Final = 60
 _IDLE_S: Final = 300
 _IDLE_WRITING_S: Final = 10
+_TLS_MODES: Final = frozenset({"require", "verify-ca", "verify-full"})
+#: libpq 16. Source: postgresql.org/docs/16/libpq-connect.html, `require_auth`, checked 2026-11-30.
+_KNOWS_REQUIRE_AUTH: Final = 160_000
 _PASSWORD_WORDS: Final = ("password", "authentication failed")
 _HOW: Final = "Passwords belong in PGPASSWORD, ~/.pgpass or a service file"
 
@@ -57,6 +62,7 @@ def open_postgresql(url: str, output: str, *, writes: bool = False) -> Engine:
     try:
         given = make_url(url).query
         options = {name: value for name, value in _CONNECTING.items() if name not in given}
+        options |= _secure(make_url(url))
         engine = create_engine(
             url, connect_args=options, pool_size=1 if writes else 5, pool_pre_ping=not writes
         )
@@ -91,6 +97,38 @@ def open_postgresql(url: str, output: str, *, writes: bool = False) -> Engine:
     return engine
 
 
+def _secure(url: URL) -> dict[str, str]:
+    """What keeps a password from going in clear to whoever answers there; what address or environment say holds.
+
+    Beyond this machine TLS is required; on it, where it is not, a server that asks for the password in clear is not
+    given it.
+    """
+    query = url.query
+    if "service" in query or os.environ.get("PGSERVICE"):
+        return {}  # the user's own file says how
+    host = str(url.host or query.get("host") or query.get("hostaddr") or os.environ.get("PGHOST") or "")
+    options: dict[str, str] = {}
+    if "sslmode" not in query and not os.environ.get("PGSSLMODE") and not _is_here(host):
+        options["sslmode"] = "require"
+    requires_tls = options or (query.get("sslmode") or os.environ.get("PGSSLMODE")) in _TLS_MODES
+    if not requires_tls and "require_auth" not in query and not os.environ.get("PGREQUIREAUTH"):
+        import psycopg
+
+        if psycopg.pq.version() >= _KNOWS_REQUIRE_AUTH:
+            options["require_auth"] = "!password"
+    return options
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine: its loopback addresses, or a socket in its file system."""
+    if not host or host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 def take_turn(connection: Connection, schema: str) -> None:
     """Of all machines, only one goes on, until its transaction ends or its process does.
 
@@ -113,6 +151,13 @@ def take_turn(connection: Connection, schema: str) -> None:
 
 def _explained(failed: DBAPIError) -> str:
     words = " ".join(str(failed.orig).split())
+    if "authentication method requirement" in words:
+        return (
+            f"{words}: it wants the password in clear, over a connection without TLS. If that is right, set "
+            "PGREQUIREAUTH=password, or PGSSLMODE=require where the server has TLS"
+        )
+    if "SSL was required" in words:
+        return f"{words}: beyond this machine TLS is required. If the way is safe, set PGSSLMODE=prefer"
     if any(one in words for one in _PASSWORD_WORDS):
         return f"the server does not let us in: {words}. {_HOW}"
     if getattr(failed.orig, "sqlstate", None) == "42501":
