@@ -59,7 +59,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         *("limit", "stop_at", "max_failures", "max_concurrency", "rpm", "tpm", "max_cost"),
         *("max_total_cost", "wait"),
     ),
-    "Running again": ("redo", "keep", "force", "on_unknown"),
+    "Running again": ("redo", "keep", "force", "on_unknown", "adopt"),
     "Results": ("output", "manifest_columns", "reports"),
     "Several machines": ("ledger", "lease_s", "workers", "work_pool", "dask"),
 }

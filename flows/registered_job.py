@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[\w][\w .-]{0,99}")
 #: What one run was asked for alone, and what a job may be told only by a person who looks.
-_ONE_RUN_ONLY = ("redo", "force")
+_ONE_RUN_ONLY = ("redo", "force", "adopt")
 
 
 def with_absolute_paths(spec: JobSpec) -> JobSpec:
@@ -33,7 +33,9 @@ def with_absolute_paths(spec: JobSpec) -> JobSpec:
         )
     for name in _ONE_RUN_ONLY:
         if getattr(spec, name):
-            raise ConfigError(f"--{name} would buy the same results again at every fire; leave it out")
+            raise ConfigError(
+                f"--{name} is for one run that a person watches, not for every fire; leave it out"
+            )
     return from_anywhere(spec)
 
 

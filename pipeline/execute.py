@@ -34,6 +34,7 @@ from pipeline.plan import EMPTY_PLAN, deployments_noted, make_plan, settings_key
 from pipeline.redo import marked
 from pipeline.reports.overview import Reason, reasons
 from pipeline.reports.views import Views
+from pipeline.running.adoption import adopt, check_places, set_strange_files_aside
 from pipeline.running.ending import summary_of, worth
 from pipeline.running.feed import Feed
 from pipeline.running.finding import find_inputs
@@ -45,6 +46,7 @@ from pipeline.running.working import send_deferred, wait_for_others, work_throug
 from pipeline.sending.tally import RunSummary, Snapshot, Tally
 from pipeline.stop import Stop, StopReason
 from pipeline.store.homecoming import bring_home
+from pipeline.store.versions import UNRECORDED
 from pipeline.targets import check_prices, targets_of
 from pipeline.trust import trust
 
@@ -199,6 +201,7 @@ class Job:
             ConfigError: nothing to work on, or settings that do not fit what is there.
         """
         await asyncio.to_thread(find_inputs, self)
+        await asyncio.to_thread(self._match_with_folder)
         await asyncio.to_thread(self.views.check)
         self.plan = plan = await asyncio.to_thread(
             make_plan, self.ledger, self.spec, self.queue_id, retry=self.retry
@@ -222,6 +225,21 @@ class Job:
             self._begin_background(keep_room(self, self._sender))
         await self._begin_sending()
         return plan
+
+    def _match_with_folder(self) -> None:
+        """What the folder holds, the ledger knows; or it is adopted. Raises: ConfigError: it does not."""
+        if not self.spec.adopt:
+            check_places(self.storage, self.ledger, self.spec)
+            return
+        found = adopt(self.storage, self.ledger, self.spec, settings_key(self.spec))
+        aside = set_strange_files_aside(self.storage, self.ledger, self.spec)
+        self.warn(
+            f"{found.taken} results were adopted; {len(found.left)} rows could not be, and are made again"
+        )
+        for reason in found.left:
+            self.warn(f"not adopted: {reason}")
+        if aside:
+            self.warn(f"{aside} files that no list vouches for were moved to {UNRECORDED}/")
 
     def _write_job(self) -> None:
         write_job_file(self.storage, self.spec)

@@ -279,6 +279,10 @@ class JobSpec(BaseModel):
     )
     redo: bool = Field(default=False, description="Make results again whose job settings changed")
     keep: bool = Field(default=False, description="Keep results as they are though job settings changed")
+    adopt: bool = Field(
+        default=False,
+        description="Record results that the folder shows and its ledger, an older one, does not know",
+    )
     force: bool = Field(default=False, description="Let redo make results again that a reviewer approved")
     manifest_columns: Columns = Field(
         default=(), description="Columns of the manifest, in this order; in.*, reply.* and -name work too"

@@ -16,6 +16,7 @@ _ONE_RUN_ONLY: dict[str, object] = {
     "limit": None,
     "stop_at": None,
     "force": False,
+    "adopt": False,
 }
 #: A redo is gone on with, for its own calls may have failed; but marks choose alone.
 _NOT_WITH_MARKS: dict[str, object] = {"redo": False, "keep": False}

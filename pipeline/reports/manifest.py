@@ -121,12 +121,22 @@ def read_csv(path: Path) -> pd.DataFrame:
     Raises:
         InputError: the file is missing, or is no table.
     """
-    import pandas as pd
-
     try:
-        text = _decode(path.read_bytes())
+        raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return parse_csv(raw, path)
+
+
+def parse_csv(raw: bytes, path: Path | str) -> pd.DataFrame:
+    """The same of bytes; `path` is what an error calls them.
+
+    Raises:
+        InputError: they are no table.
+    """
+    import pandas as pd
+
+    text = _decode(raw)
     first, _, rest = text.partition("\n")
     if first.strip().lower().startswith("sep="):  # a line for Excel alone
         separator, text = first.strip()[4:5] or ",", rest

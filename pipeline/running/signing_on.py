@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.discover import JOB_FILE
 from pipeline.job_file import check_belongs, note_belonging, write_job_file
+from pipeline.running.adoption import check_runs
 from pipeline.store.homecoming import bring_home
 from pipeline.store.ledger_workers import QUEUE_NOTE
 from pipeline.store.recovery import recover
@@ -81,6 +82,8 @@ def sign_on(  # noqa: PLR0917 - all of it is one run's
 def _bind(ledger: Ledger, storage: Storage, spec: JobSpec) -> None:
     """An output and its books know each other, before anything is done to either."""
     check_belongs(storage, ledger, spec)
+    if not spec.adopt:
+        check_runs(storage, ledger)
     if not storage.exists(JOB_FILE):
         write_job_file(storage, spec)
     note_belonging(storage, ledger)

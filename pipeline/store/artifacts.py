@@ -185,10 +185,27 @@ def save(  # noqa: PLR0917 - called in a thread, by position
     )
 
 
+def result_paths(item: Item) -> list[str]:
+    """Where an item's results are written, whatever its replies bring."""
+    filename = item.source.settings.filename
+    paths = []
+    for turn in item.turns:
+        if turn.wants_audio:
+            ending = ".wav" if turn.format == "pcm16" else f".{turn.format}"
+            paths.append(
+                output_path(item.item_id, folder="audio", ending=ending, turn=turn.number, filename=filename)
+            )
+        paths.append(
+            output_path(
+                item.item_id, folder="transcripts", ending=".txt", turn=turn.number, filename=filename
+            )
+        )
+    return paths
+
+
 def raw_path(item_id: str, turn: int, raw: bytes) -> str:
     """Where a body is kept as it came, for whoever looks into what went wrong."""
     start = raw.lstrip()[:1]
-    ending = (
-        ".txt" if start == b"<" else ".json" if start == b"{" else ".bin"
-    )  # no page that a click would open
+    # A page is kept as text: no click opens it.
+    ending = ".txt" if start == b"<" else ".json" if start == b"{" else ".bin"
     return output_path(item_id, folder="replies", ending=ending, turn=turn)

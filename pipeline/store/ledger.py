@@ -181,6 +181,12 @@ class Ledger(LedgerReader):
         """The same, for a thread without an event loop."""
         self._writer.write_now(*_outcome_writes(outcome, end, superseded))
 
+    def adopt(self, attempt: Attempt, end: AttemptEnd, outcome: Outcome) -> None:
+        """Record a result that an earlier ledger of this output knew, with the call that brought it. Blocks."""
+        self._writer.write_now(
+            (statements.ADD_INTENT, [intent_row(attempt)]), *_outcome_writes(outcome, end, None)
+        )
+
     async def record_part(
         self, part: PartOutcome, end: AttemptEnd | None = None, outcome: Outcome | None = None
     ) -> None:

@@ -403,6 +403,20 @@ class LedgerReader:
             found = connection.execute(query).mappings().all()
         return list({(call["item_id"], call["turn"]): call for call in found}.values())
 
+    def run_ids(self) -> set[str]:
+        """Every run that was begun on this ledger."""
+        with self._reading() as connection:
+            return set(connection.execute(select(runs.c.run_id)).scalars())
+
+    def untouched(self) -> Iterator[Source]:
+        """Inputs that are there, and of which there is neither an outcome nor a call."""
+        called = select(attempts.c.item_id).where(attempts.c.item_id == items.c.item_id).exists()
+        ended = select(outcomes.c.item_id).where(outcomes.c.item_id == items.c.item_id).exists()
+        query = select(items).where(items.c.refusal == "", ~called, ~ended).order_by(items.c.position)
+        with self._reading() as connection:
+            for row in connection.execution_options(yield_per=CHUNK).execute(query).mappings():
+                yield source_from_row(row)
+
     def is_open(self, attempt_id: str) -> bool:
         """Whether a call's end is still to be recorded."""
         query = select(attempts.c.state).where(attempts.c.attempt_id == attempt_id)

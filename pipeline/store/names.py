@@ -33,7 +33,8 @@ OUTPUT_ENDINGS: Final = frozenset(
     | {".txt", ".srt", ".vtt", ".json", ".html", ".bin"}
 )
 #: Of bodies that are kept as they came, in `replies/`.
-RAW_ENDINGS: Final = (".json", ".html", ".bin")
+#: A body's; earlier versions kept pages as `.html`.
+RAW_ENDINGS: Final = (".json", ".txt", ".bin", ".html")
 #: Endings that inputs come with: `a.m4a` and `a.m4a.wav` would both be written to `a.m4a.wav`.
 _INPUT_ENDINGS: Final = OUTPUT_ENDINGS | frozenset(
     {".m4b", ".mp4", ".mov", ".mkv", ".webm", ".oga", ".wma", ".amr", ".aif", ".aiff", ".au"}
