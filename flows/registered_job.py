@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from pipeline.jobspec import JobSpec
 
 _NAME = re.compile(r"[\w][\w .-]{0,99}")
-#: What one run was asked for alone, and what a job may be told only by a person who looks.
-_ONE_RUN_ONLY = ("redo", "force", "adopt")
+#: What one run was asked for alone.
+_ONE_RUN_ONLY = ("redo", "force")
 
 
 def with_absolute_paths(spec: JobSpec) -> JobSpec:
     """The job with every path absolute, its output named.
 
     Raises:
-        ConfigError: it reads standard input, or makes results again at every fire.
+        ConfigError: it reads standard input, makes results again, or adopts results, at every fire.
     """
     if not spec.inputs:
         raise ConfigError("no input given: name the folder, file or table that each run is to look at")
@@ -33,9 +33,9 @@ def with_absolute_paths(spec: JobSpec) -> JobSpec:
         )
     for name in _ONE_RUN_ONLY:
         if getattr(spec, name):
-            raise ConfigError(
-                f"--{name} is for one run that a person watches, not for every fire; leave it out"
-            )
+            raise ConfigError(f"--{name} would buy the same results again at every fire; leave it out")
+    if spec.adopt:
+        raise ConfigError("--adopt is for one run that a person watches; leave it out")
     return from_anywhere(spec)
 
 
