@@ -135,13 +135,17 @@ def replies(voices: list[tuple[str, str, np.ndarray]]) -> list[Reply]:
     return every
 
 
+#: What is told from the sound and its words; a body that had to be repaired is the transports' to tell.
+HEARD = [check for check in Check if check is not Check.REPAIRED]
+
+
 def test_every_check_finds_its_defects_and_leaves_good_replies_alone(capsys):
-    tally: dict[Check, Counter[str]] = {check: Counter() for check in Check}
+    tally: dict[Check, Counter[str]] = {check: Counter() for check in HEARD}
     mistakes: Counter[str] = Counter()
     corpus = replies(asyncio.run(spoken()))
     for reply in corpus:
         found = reply.found()
-        for check in Check:
+        for check in HEARD:
             outcome = ("miss" if check in reply.expected else "") or "quiet"
             if check in found:
                 outcome = "hit" if check in reply.expected else "false"
