@@ -13,6 +13,7 @@
         │   ├── AudioIdGone         … because it has forgotten the earlier reply
         │   └── ContentFiltered     … because of its content
         ├── BadReply                paid for, but not what was asked
+        ├── Unfinished              paid for, and this machine could not work on it
         ├── OutcomeUnknown          sent; perhaps answered, perhaps billed
         ├── TransientError          nothing was bought; the same request may pass later
         │   ├── RateLimited         … after `retry_after_s`
@@ -38,7 +39,7 @@ from typing import TYPE_CHECKING
 from pipeline.redaction import redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class ErrorType(StrEnum):
     PERMISSION = "permission"
     DEPLOYMENT = "deployment"
     CREDIT = "credit"
+    UNFINISHED = "unfinished"
     BUDGET = "budget"
     STORAGE = "storage"
     INTERNAL = "internal"
@@ -185,13 +187,54 @@ class BadReply(ServiceError):
         self.raw = raw
 
 
+class Unfinished(ServiceError):
+    """A reply that was paid for, and that this machine could not work on: the fault is not the service's.
+
+    Attributes:
+        raw: the body, from which the next run finishes the work.
+        is_disk_trouble: the system refused a file.
+    """
+
+    error_type = ErrorType.UNFINISHED
+
+    def __init__(
+        self, message: str, *, raw: bytes = b"", request_id: str | None = None, is_disk_trouble: bool = False
+    ) -> None:
+        super().__init__(message, status=200, request_id=request_id)
+        self.raw = raw
+        self.is_disk_trouble = is_disk_trouble
+
+
 @contextmanager
-def working_on_reply(raw: bytes = b"", request_id: str | None = None) -> Iterator[None]:
-    """What is done to a reply that came. It was paid for: whatever goes wrong, it is kept and the run goes on.
+def working_on_reply(body: Callable[[], bytes], request_id: str | None = None) -> Iterator[None]:
+    """What is done to a whole reply. It was paid for: whatever goes wrong here, its body is kept.
 
     Args:
-        raw: its body.
+        body: makes the body that is kept.
         request_id: as the service named the request.
+
+    Raises:
+        Unfinished: in place of every error that is none of this project's.
+    """
+    try:
+        yield
+    except AudioBatchError:
+        raise
+    except Exception as failed:
+        log.exception("a reply could not be worked on")
+        words = f"the reply is paid for, and could not be worked on: {failed!r}"
+        trouble = isinstance(failed, OSError)
+        try:
+            raw = body()
+        except Exception:
+            log.exception("its body could not be made")
+            raw = b""
+        raise Unfinished(words, raw=raw, request_id=request_id, is_disk_trouble=trouble) from failed
+
+
+@contextmanager
+def working_on_event() -> Iterator[None]:
+    """What is done to one event of a reply that is still coming: what came before it is kept as it came.
 
     Raises:
         BadReply: in place of every error that is none of this project's.
@@ -201,9 +244,8 @@ def working_on_reply(raw: bytes = b"", request_id: str | None = None) -> Iterato
     except AudioBatchError:
         raise
     except Exception as failed:
-        log.exception("a reply could not be worked on")
-        words = f"the reply could not be worked on: {failed!r}"
-        raise BadReply(words, raw=raw, request_id=request_id) from failed
+        log.exception("an event could not be worked on")
+        raise BadReply(f"an event could not be worked on: {failed!r}") from failed
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from pipeline.running.adoption import adopt, check_places, set_strange_files_asi
 from pipeline.running.ending import summary_of, worth
 from pipeline.running.feed import Feed
 from pipeline.running.finding import find_inputs
+from pipeline.running.finishing import finish_kept
 from pipeline.running.opening import opened_folder
 from pipeline.running.senders import open_sender
 from pipeline.running.together import Together, this_worker
@@ -112,6 +113,7 @@ class Job:
     warnings: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     found: int = 0
+    finished: int = 0
     plan: Plan | None = None
     _sender: Sender | None = None
     _feed: Feed | None = None
@@ -203,6 +205,7 @@ class Job:
         await asyncio.to_thread(find_inputs, self)
         await asyncio.to_thread(self._match_with_folder)
         await asyncio.to_thread(self.views.check)
+        await asyncio.to_thread(self._finish_kept)
         self.plan = plan = await asyncio.to_thread(
             make_plan, self.ledger, self.spec, self.queue_id, retry=self.retry
         )
@@ -240,6 +243,18 @@ class Job:
             self.warn(f"not adopted: {reason}")
         if aside:
             self.warn(f"{aside} files that no list vouches for were moved to {UNRECORDED}/")
+
+    def _finish_kept(self) -> None:
+        """Replies of earlier runs that are paid for and not finished; one that still cannot be stops this run."""
+        if not any(self.ledger.unfinished()):
+            return
+        with self.ledger.one_at_a_time() if self.ledger.is_shared else contextlib.nullcontext():
+            self.finished, failed = finish_kept(self.ledger, self.storage, self.spec, self.targets)
+        if self.finished:
+            self.warn(f"{self.finished} replies that were paid for earlier were finished from their bodies")
+        if failed is not None and not self.spec.redo:
+            reason = StopReason.STORAGE if failed.is_disk_trouble else StopReason.UNFINISHED
+            self.stop.ask(reason, failed.message)
 
     def _write_job(self) -> None:
         write_job_file(self.storage, self.spec)

@@ -9,6 +9,7 @@
 | failed for a reason that may pass | sent again |
 | failed for good | left, until `retry` |
 | unknown (sent, end not seen) | sent again at most twice (`--on-unknown retry`), or left |
+| unfinished (paid for, and not worked on yet) | finished from its body before the plan is made, else left |
 | refused | never sent |
 
 A reviewer's marks come before all of these: `redo.py`.
@@ -55,6 +56,7 @@ class Decision(StrEnum):
     REFUSED = "refused"
     FINAL = "final"
     UNKNOWN = "unknown"
+    UNFINISHED = "unfinished"
     CHANGED = "changed"
     REJECTED = "rejected"
 
@@ -100,6 +102,7 @@ class Plan:
         refused: inputs that cannot be sent.
         final: items whose failure only `retry` sends again.
         unknown: items left because their call's end was not seen.
+        unfinished: items left because their reply could not be worked on, here and now.
         rejected: items left because a reviewer does not want them.
         approved: items that would be sent, but for results that a reviewer approved.
         held_back: items that `--limit` leaves for a later run.
@@ -122,6 +125,7 @@ class Plan:
     rejected: int = 0
     approved: int = 0
     trimmed_s: float = 0.0
+    unfinished: int = 0
 
 
 EMPTY_PLAN = Plan(
@@ -196,6 +200,7 @@ def make_plan(ledger: Ledger, spec: JobSpec, queue_id: str, *, retry: Retry | No
         refused=planning.counts[Decision.REFUSED],
         final=planning.counts[Decision.FINAL],
         unknown=planning.counts[Decision.UNKNOWN],
+        unfinished=planning.counts[Decision.UNFINISHED],
         held_back=planning.held_back,
         deployments=frozenset(planning.deployments),
         input_audio_s=planning.input_audio_s,
@@ -336,6 +341,8 @@ class _Planning:
                 return Decision.UNKNOWN if sent and self._given_up(one, turn) else changed
             case Status.FAILED if same and outcome.error_type not in RETRYABLE:
                 return Decision.FINAL
+            case Status.PENDING if outcome.error_type is ErrorType.UNFINISHED and not self.spec.redo:
+                return Decision.UNFINISHED
             case Status.UNKNOWN if same and self._given_up(one, turn):
                 return Decision.UNKNOWN
             case _:

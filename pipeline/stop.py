@@ -31,10 +31,12 @@ class StopReason(StrEnum):
     PARKED = "parked"
     OUTAGE = "outage"
     INTERNAL = "internal"
+    UNFINISHED = "unfinished"
 
 
 EXIT_CODES = {
     StopReason.INTERNAL: ExitCode.INTERNAL,
+    StopReason.UNFINISHED: ExitCode.INTERNAL,
     StopReason.STORAGE: ExitCode.USAGE,
     StopReason.NO_DEPLOYMENT: ExitCode.NO_DEPLOYMENT,
     StopReason.MAX_COST: ExitCode.LIMIT,

@@ -33,7 +33,8 @@ def summary_of(job: Job, trouble: str) -> RunSummary:
         failed=tally.failed,
         refused=plan.refused,
         unknown=tally.unknown,
-        pending=left + plan.held_back,
+        pending=left + plan.held_back + plan.unfinished + (tally.unfinished if job.left is not None else 0),
+        finished=job.finished,
         skipped_done=plan.done,
         cost_usd=tally.cost_usd if tally.cost_is_known else None,
         input_audio_s=tally.input_audio_s,
@@ -63,6 +64,8 @@ def _what_is_left(job: Job, plan: Plan) -> str:
         )
     if plan.final:
         parts.append(f"{plan.final} items failed for good earlier; `audiobatch retry` sends them again.")
+    if plan.unfinished and not job.stop.reasons:
+        parts.append(f"{plan.unfinished} replies are paid for and not finished; the next run tries again.")
     if plan.unknown:
         parts.append(f"{plan.unknown} items have an unknown end; `audiobatch retry` sends them again.")
     if plan.approved:

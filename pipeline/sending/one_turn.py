@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.audio.finish import asked_format
@@ -26,18 +27,21 @@ from pipeline.errors import (
     OutcomeUnknown,
     RequestRejected,
     StorageError,
+    Unfinished,
     working_on_reply,
 )
 from pipeline.estimates.unstated import estimated_usd
 from pipeline.limits.pool import NoDeployment, Stopping
 from pipeline.limits.retry import AskAgain, Deferred, Tries, retrying
 from pipeline.model import CostBasis, Outcome, Request, Status, next_version
+from pipeline.redaction import shown
 from pipeline.redo import system_of, text_of
 from pipeline.sending.recording import keep_reply, record_failure, record_reply
 from pipeline.sending.repair import Repair, ask_again, check_answer, record_answer, recorded_answer
 from pipeline.sending.spent import Spent
 from pipeline.stop import StopReason
 from pipeline.store.ledger import Attempt, AttemptEnd
+from pipeline.transports.kept_body import body_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +54,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: How a call may end that brought nothing and was perhaps charged all the same.
-_PERHAPS_BILLED = (OutcomeUnknown, BadReply, ContentFiltered)
+_PERHAPS_BILLED = (OutcomeUnknown, BadReply, ContentFiltered, Unfinished)
 #: A refusal that is charged: the service has read the prompt. Source: Azure OpenAI, "Plan to manage costs" (a 400
 #: for a content filter or an input limit), 2026-11-20.
 _TOO_LONG = "context_length_exceeded"
@@ -161,9 +165,10 @@ class OneTurn:
         bill.cost_usd = None
         try:
             reply = await self._reply(request, lease, bill)
-            self._ask_for_sound_again(reply, attempt)
-            await self._ask_for_answer_again(reply, attempt)
-            return await self._settled(reply, attempt)
+            with working_on_reply(partial(body_of, reply), reply.request_id):
+                self._ask_for_sound_again(reply, attempt)
+                await self._ask_for_answer_again(reply, attempt)
+                return await self._settled(reply, attempt)
         except StorageError:
             raise
         except AudioBatchError as failed:
@@ -203,7 +208,7 @@ class OneTurn:
         bill.reached = True
         bill.tokens = float(reply.usage.total_tokens) if reply.usage else None
         target, basis = sender.targets[name], CostBasis.USAGE
-        with working_on_reply(reply.raw, reply.request_id):
+        with working_on_reply(partial(body_of, reply), reply.request_id):
             cost_usd = self.paid_usd = bill.cost_usd = target.reply_usd(reply)
             if cost_usd is None and target.price is not None:
                 # For people alone: limits of cost count the call's worst case.
@@ -340,6 +345,11 @@ class OneTurn:
             *(attempt.item_id, attempt.turn, attempt.number, attempt.deployment, failed.error_type, failed),
         )
         others_left = self.sender.aftermath.went_wrong(lease, failed)
+        if isinstance(failed, Unfinished):
+            if failed.raw:
+                return await self._keep_unfinished(failed, self._end(attempt, Status.SUCCEEDED, failed))
+            self._stop_for(failed)
+            failed = BadReply(failed.message, request_id=failed.request_id)
         state = Status.UNKNOWN if isinstance(failed, OutcomeUnknown) else Status.FAILED
         end = self._end(attempt, state, failed)
         otherwise = isinstance(failed, AudioIdGone) and not self.without_audio_ids
@@ -452,6 +462,31 @@ class OneTurn:
             return outcome
         raw = failed.raw if isinstance(failed, (BadReply, OutcomeUnknown)) else b""
         return await record_failure(sender, outcome, end, raw, before)
+
+    async def _keep_unfinished(self, failed: Unfinished, end: AttemptEnd) -> Outcome:
+        """Keep the body for the next run, and stop: what is wrong here would cost every item its call."""
+        outcome = await record_failure(
+            self.sender, self._unfinished(failed), end, failed.raw, self._success_before()
+        )
+        self._stop_for(failed)
+        return outcome
+
+    def _unfinished(self, failed: Unfinished) -> Outcome:
+        assert self.last is not None
+        return replace(
+            self._outcome(self.last),
+            error_type=failed.error_type,
+            error_message=failed.message,
+            usage=self.spent.usage,
+            cost_usd=self.spent.cost_usd,
+            cost_basis=self.spent.basis,
+            request_id=failed.request_id or "",
+        )
+
+    def _stop_for(self, failed: Unfinished) -> None:
+        reason = StopReason.STORAGE if failed.is_disk_trouble else StopReason.UNFINISHED
+        item_id = shown(self.item.item_id)
+        self.sender.stop.ask(reason, f"{item_id}: {failed.message}. The next run finishes what is kept")
 
     def _outcome(self, attempt: Attempt) -> Outcome:
         return Outcome(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.errors import AudioBatchError, StorageError
+from pipeline.redaction import redacted_bytes
 from pipeline.sending.one_turn import OneTurn
 from pipeline.sending.recording import keep_in_spool
 from pipeline.store.artifacts import make
@@ -14,7 +15,8 @@ from pipeline.store.names import output_path, part_id
 
 if TYPE_CHECKING:
     from pipeline.audio.split import Part
-    from pipeline.model import Outcome, Reply, Request
+    from pipeline.errors import Unfinished
+    from pipeline.model import Item, Outcome, Reply, Request, Turn
     from pipeline.store.ledger import Attempt, AttemptEnd
 
 #: What the service is asked for, whatever the job's format: parts are joined first and encoded once.
@@ -82,20 +84,45 @@ class PartTurn(OneTurn):
         plain = replace(self.turn, format=JOINED_FORMAT)
         made = await self.sender.on_disk(make, self.item, plain, reply)
         outcome = replace(outcome, checks=made.checks, audio_duration_s=made.audio_duration_s)
-        place = output_path(
-            self.item.item_id,
-            folder="parts",
-            ending=f".{JOINED_FORMAT}",
-            turn=self.turn.number,
-            filename=self.item.source.settings.filename,
-            part=self.part.number,
-        )
+        place = part_path(self.item, self.turn, self.part.number, f".{JOINED_FORMAT}")
         return outcome, end, [(place, data) for path, data in made.files if path == made.audio_path]
+
+    async def _keep_unfinished(self, failed: Unfinished, end: AttemptEnd) -> Outcome:
+        """The part's body and row beside the turn's own row: each part is finished by itself."""
+        sender = self.sender
+        failed.message = f"part {self.part.number} of {self.count}: {failed.message}"
+        outcome = self._unfinished(failed)
+        body = redacted_bytes(failed.raw)
+        place = part_path(self.item, self.turn, self.part.number, ".json")
+        try:
+            await sender.on_disk(sender.ledger.queue.make_sure, self.item.item_id)
+            (saved,) = await sender.on_disk(sender.storage.write_many, [(place, body)])
+            part = _row(self.part, replace(outcome, raw_reply=saved))
+            await sender.ledger.record_part(part, end, outcome)
+        except StorageError as unwritten:
+            row = _row(self.part, outcome)
+            roles = {"raw_reply": place}
+            await keep_in_spool(sender, outcome, end, [(place, body)], roles, because=unwritten, part=row)
+            raise
+        self._stop_for(failed)
+        return outcome
 
     async def _failed(self, failed: AudioBatchError, end: AttemptEnd | None = None) -> Outcome:
         """A part that came to nothing is the turn's failure; what the others brought stays for the next run."""
         failed.message = f"part {self.part.number} of {self.count}: {failed.message}"
         return await super()._failed(failed, end)
+
+
+def part_path(item: Item, turn: Turn, number: int, ending: str) -> str:
+    """Where a part's file lies until the whole is put together."""
+    return output_path(
+        item.item_id,
+        folder="parts",
+        ending=ending,
+        turn=turn.number,
+        filename=item.source.settings.filename,
+        part=number,
+    )
 
 
 def stretch(part: Part) -> tuple[float, float]:

@@ -159,6 +159,7 @@ class LongTurn:
             number: one
             for number, one in found.items()
             if number in planned
+            and one.outcome.status is Status.SUCCEEDED
             and one.is_of(self.turn.fingerprint, *stretch(planned[number]))
             and (one.outcome.audio is None or storage.exists(one.outcome.audio.path))
         }

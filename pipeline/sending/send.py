@@ -19,10 +19,12 @@ from pipeline.address import is_remote
 from pipeline.errors import (
     AudioBatchError,
     BadReply,
+    ErrorType,
     InputError,
     LeaseLost,
     OutcomeUnknown,
     StorageError,
+    Unfinished,
 )
 from pipeline.estimates.estimate import ReplySizes
 from pipeline.estimates.worst_case import bounded, spoken_tokens, worst_by_target
@@ -210,6 +212,8 @@ class Sender:
             if turn.number not in begun.outcomes and not self.rules.stands(one, turn):
                 if self.stop.asked:
                     return None
+                if outcome is not None and self._is_left_unfinished(outcome):
+                    return Status.PENDING
                 turn = self.rules.asked(one, turn)  # noqa: PLW2901 - the same turn, as this run asks it
                 asking = Asking(
                     sender=self,
@@ -235,6 +239,11 @@ class Sender:
             for outcome in outcomes:
                 await WriteDown(sender=self, item=item, sound=sound).add_to(outcome)
         return Status.SUCCEEDED
+
+    def _is_left_unfinished(self, outcome: Outcome) -> bool:
+        """Whether its reply is paid for and kept: it is finished when a run begins, and not bought again."""
+        asked_for = self.spec.redo or self.rules.reviews
+        return outcome.error_type is ErrorType.UNFINISHED and not asked_for
 
     def _tries(self, item: Item, turn: Turn) -> Tries:
         key = (item.item_id, turn.number, turn.fingerprint)
@@ -333,7 +342,7 @@ class Sender:
     async def keep_body(self, failed: AudioBatchError, request: Request) -> None:
         """Add what had come of a streamed reply to the error that it ended by."""
         received = self._received.get(request.item_id)
-        if received and isinstance(failed, (BadReply, OutcomeUnknown)) and not failed.raw:
+        if received and isinstance(failed, (BadReply, OutcomeUnknown, Unfinished)) and not failed.raw:
             failed.raw = await self.on_disk(received[-1].take)
 
     async def settle(self, work: Coroutine[Any, Any, _T]) -> _T:

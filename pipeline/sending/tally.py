@@ -28,6 +28,7 @@ class Tally:
 
     Attributes:
         unheard: results whose words could not be written down.
+        unfinished: items with a reply that is paid for and could not be worked on.
         trimmed_s: silence that was left out of what was sent.
         sent: items of which at least one call was made.
         estimated: replies without token counts: their cost is our estimate.
@@ -41,6 +42,7 @@ class Tally:
     unknown: int = 0
     calls: int = 0
     unheard: int = 0
+    unfinished: int = 0
     trimmed_s: float = 0.0
     failures: int = 0
     input_audio_s: float = 0.0
@@ -72,6 +74,9 @@ class Tally:
                 self.succeeded += 1
             case Status.UNKNOWN:
                 self.unknown += 1
+            case Status.PENDING:
+                self.unfinished += 1
+                return
             case _:
                 self.failed += 1
         self._ends_s.append(time.monotonic())
@@ -159,7 +164,8 @@ class RunSummary:
     Attributes:
         items: inputs that discovery saw.
         sent: items of which at least one call was made.
-        pending: items that a later run will send.
+        pending: items that a later run will send, or finish.
+        finished: replies of earlier runs that were finished from their bodies; nothing was paid for them.
         skipped_done: items whose results were there already.
         cost_usd: None where a price is not known, or what a call cost that was perhaps billed.
         by_deployment: calls that brought a reply, and what they cost; None where that is not known.
@@ -187,6 +193,7 @@ class RunSummary:
     output_tokens: int = 0
     by_deployment: Mapping[str, tuple[int, Decimal | None]] = field(default_factory=dict)
     message: str = ""
+    finished: int = 0
 
     @property
     def tokens(self) -> int:
@@ -209,4 +216,5 @@ class RunSummary:
             "output_audio_s": round(self.output_audio_s, 3),
             "elapsed_s": round(self.elapsed_s, 3),
             "stopped_by": self.stopped_by,
+            "finished": self.finished,
         }

@@ -19,7 +19,7 @@ from pipeline.audio.split import PART_S, Part
 from pipeline.audio.subtitles import to_srt, to_vtt
 from pipeline.audio.timeline import Span, Timeline
 from pipeline.audio.wording import spoken_words
-from pipeline.errors import AudioBatchError, InputError
+from pipeline.errors import AudioBatchError, InputError, Unfinished
 from pipeline.inputs.sound_input import open_bytes
 from pipeline.items import digest
 from pipeline.limits.pool import NoDeployment
@@ -77,6 +77,9 @@ class WritingDown(OneTurn):
         self.kept = _row(self.kind, self.part.number, timeline, replace(outcome, transcript=reply.text), cues)
         await self.sender.ledger.record_part(self.kept, end)
         return self.kept.outcome
+
+    async def _keep_unfinished(self, failed: Unfinished, end: AttemptEnd) -> Outcome:
+        return await self._failed(failed, end)
 
     async def _failed(self, failed: AudioBatchError, end: AttemptEnd | None = None) -> Outcome:
         """The result stays as it is."""

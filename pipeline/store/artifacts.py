@@ -12,7 +12,7 @@ from pipeline.audio.checks import check_reply
 from pipeline.audio.finish import Finish, finish_reply
 from pipeline.audio.measure import measure
 from pipeline.audio.wav import pcm_to_wav, repair_header
-from pipeline.errors import BadReply, StorageError, working_on_reply
+from pipeline.errors import BadReply, StorageError
 from pipeline.model import Check
 from pipeline.store.names import output_path
 from pipeline.store.versions import bare_samples_path, clear, set_aside
@@ -71,13 +71,8 @@ def make(
         checks: of a reply that was put together of checked ones.
 
     Raises:
-        BadReply: its audio cannot be decoded or holds no samples, or it is odd in another way.
+        BadReply: its audio cannot be decoded or holds no samples.
     """
-    with working_on_reply(reply.raw, reply.request_id):
-        return _made(item, turn, reply, finish, checks)
-
-
-def _made(item: Item, turn: Turn, reply: Reply, finish: Finish, checks: tuple[Check, ...] | None) -> Made:
     filename = item.source.settings.filename
     files: Files = []
     audio_path = transcript_path = None

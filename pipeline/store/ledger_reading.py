@@ -12,7 +12,7 @@ import orjson
 from sqlalchemy import Select, and_, case, distinct, func, not_, or_, select
 from sqlalchemy.exc import DBAPIError
 
-from pipeline.errors import StorageError
+from pipeline.errors import ErrorType, StorageError
 from pipeline.model import Outcome, Source, Status
 from pipeline.store.ledger_engine import damage
 from pipeline.store.ledger_marks import past_marks, reviews_of
@@ -370,6 +370,14 @@ class LedgerReader:
         """Calls whose cost is not known, and what they can have cost; None where one could be anything."""
         with self._reading() as connection:
             return uncounted(connection)
+
+    def unfinished(self) -> tuple[list[Outcome], list[PartOutcome]]:
+        """Turns, and parts of turns, whose reply was paid for and could not be worked on."""
+        found = select(outcomes).where(outcomes.c.error_type == ErrorType.UNFINISHED.value)
+        in_parts = select(parts).where(parts.c.error_type == ErrorType.UNFINISHED.value)
+        with self._reading() as connection:
+            turns = [outcome_from_row(row) for row in connection.execute(found).mappings()]
+            return turns, [part_from_row(row) for row in connection.execute(in_parts).mappings()]
 
     def count_outcomes(self) -> dict[str, int]:
         """Rows by status."""

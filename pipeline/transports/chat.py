@@ -13,14 +13,16 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.audio.encode import encode_reply
 from pipeline.errors import AuthenticationFailed, working_on_reply
 from pipeline.transports.body import encoded_body
 from pipeline.transports.chat_reply import reply_of, streamed_reply
 from pipeline.transports.chat_stream import as_stream, read_stream
 from pipeline.transports.clients import ServiceClient, headers_of
+from pipeline.transports.kept_body import body_of
+from pipeline.transports.reply_audio import encoded
 from pipeline.transports.reply_memory import timing
 from pipeline.transports.translate import request_id, translate
 from pipeline.transports.watched import PROGRESS_WINDOW_S
@@ -109,12 +111,17 @@ class ChatTransport:
         except Exception as failed:
             raise translate(failed) from failed
         latency_s = time.perf_counter() - started_s
+
+        def body_kept() -> bytes:
+            wav = encoded(bytes(streamed.pcm), "wav") if streamed.pcm else None
+            made = streamed_reply(streamed, wav, headers, latency_s, request)
+            return body_of(replace(made, audio_format="wav"))
+
         audio = None
-        with working_on_reply(request_id=request_id(headers)):
+        with working_on_reply(body_kept, request_id(headers)):
             if streamed.pcm and request.wants_audio:
-                audio = await _off_loop(
-                    len(streamed.pcm), encode_reply, bytes(streamed.pcm), request.format or "wav"
-                )
+                wanted = request.format or "wav"
+                audio = await _off_loop(len(streamed.pcm), encoded, bytes(streamed.pcm), wanted)
             reply = streamed_reply(streamed, audio, headers, latency_s, request)
             response.extensions["held"].held_by(reply)
             return reply
@@ -130,7 +137,7 @@ class ChatTransport:
         headers = headers_of(response)
         raw = response.content
         async with self._large if len(raw) >= OFF_LOOP_BYTES else nullcontext():
-            with working_on_reply(raw, request_id(headers)):
+            with working_on_reply(lambda: raw, request_id(headers)):
                 reply: Reply = await _off_loop(len(raw), reply_of, raw, headers, latency_s, request)
         response.extensions["held"].held_by(reply)
         return reply

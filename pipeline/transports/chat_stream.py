@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pybase64
 
-from pipeline.errors import BadReply, ContentFiltered, OutcomeUnknown, RequestRejected, working_on_reply
+from pipeline.errors import BadReply, ContentFiltered, OutcomeUnknown, RequestRejected, working_on_event
 from pipeline.transports.lenient_json import loads
 from pipeline.transports.realtime_errors import of_error
 from pipeline.transports.reply_fields import seconds_of, word_of
@@ -133,7 +133,7 @@ async def read_stream(pieces: AsyncIterator[bytes], sink: Sink | None, *, quiet_
             if data == _DONE:
                 done = True
             else:
-                with working_on_reply():
+                with working_on_event():
                     chunk, repaired = _chunk(data)
                     reply.repaired = reply.repaired or repaired
                     reply.take(chunk)

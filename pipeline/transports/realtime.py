@@ -34,8 +34,10 @@ from pipeline.errors import (
     BadReply,
     ServiceError,
     Unavailable,
+    working_on_event,
     working_on_reply,
 )
+from pipeline.transports.kept_body import body_of
 from pipeline.transports.lenient_json import loads
 from pipeline.transports.realtime_errors import closed_words, not_opened
 from pipeline.transports.realtime_reply import limits_as_headers, reply_of
@@ -139,7 +141,11 @@ class RealtimeTransport:
         self.sessions.keep(session)
         latency_s = time.perf_counter() - started_s
         call.held.is_read()
-        with working_on_reply(request_id=str(reply.response.get("id") or "") or None):
+
+        def body() -> bytes:
+            return body_of(reply_of(replace(request, format="wav"), reply, session.model, latency_s))
+
+        with working_on_reply(body, str(reply.response.get("id") or "") or None):
             made = await asyncio.to_thread(reply_of, request, reply, session.model, latency_s)
             made = replace(made, repaired=call.repaired)
             call.held.held_by(made)
@@ -226,7 +232,7 @@ class RealtimeTransport:
                 event = await self._next(session, turn, call)
                 if event is not None:
                     self._note(session, event)
-                    with working_on_reply():
+                    with working_on_event():
                         answers = turn.receive(event)
                     await self._send(session, turn, answers, call)
             whole = True

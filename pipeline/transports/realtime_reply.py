@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from pipeline.audio.encode import encode_reply
 from pipeline.model import Reply, Usage
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S
+from pipeline.transports.reply_audio import encoded
 from pipeline.transports.reply_fields import EVENT_NAMES, count_of, seconds_of, usage_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def reply_of(request: Request, found: TurnReply, model: str, latency_s: float) -
     """
     response = found.response
     wanted = request.format or "wav"
-    audio = encode_reply(bytes(found.pcm), wanted) if request.wants_audio and found.pcm else None
+    audio = encoded(bytes(found.pcm), wanted) if request.wants_audio and found.pcm else None
     return Reply(
         text=found.text if audio is None else "",
         transcript=found.transcript,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import AuthenticationFailed, BadReply, RequestRejected, working_on_reply
+from pipeline.errors import AuthenticationFailed, BadReply, RequestRejected
 from pipeline.model import Cue, Reply, Usage
 from pipeline.prices import AUDIO_IN_TOKENS_PER_S
 from pipeline.transports.clients import ServiceClient
@@ -104,8 +104,7 @@ class TranscriptionTransport:
         except Exception as failed:
             raise translate(failed) from failed
         headers = {name.lower(): value for name, value in response.headers.items()}
-        with working_on_reply(raw, request_id(headers)):
-            return decode(raw, headers, time.perf_counter() - started_s)
+        return decode(raw, headers, time.perf_counter() - started_s)
 
 
 def decode(raw: bytes, headers: Mapping[str, str], latency_s: float) -> Reply:
@@ -121,7 +120,7 @@ def decode(raw: bytes, headers: Mapping[str, str], latency_s: float) -> Reply:
         segments = body.get("segments")
         cues = tuple(filter(None, map(_cue, segments if isinstance(segments, list) else ())))
         usage = _usage(body)
-    except (KeyError, TypeError, AttributeError, ValueError) as failed:
+    except Exception as failed:  # whatever it is: the words were paid for, and the body is kept
         raise BadReply(f"no transcript in the reply: {failed!r}", raw=raw, request_id=identity) from failed
     return Reply(
         text=text,

@@ -378,24 +378,6 @@ def test_a_bad_reply_to_a_redo_takes_the_earlier_result_s_place_when_it_comes_ho
     assert all(observing.is_there(tmp_path / "out", one) for one in seen.results | seen.earlier)
 
 
-def test_a_reply_that_cannot_be_worked_on_is_kept_and_the_others_go_on(
-    emulator, prompts, tmp_path, monkeypatch
-):
-    import pipeline.store.artifacts as artifacts
-
-    original = artifacts._made
-
-    def made(item, *rest):
-        if item.item_id == "p1":
-            raise ZeroDivisionError("a bug of ours")
-        return original(item, *rest)
-
-    monkeypatch.setattr(artifacts, "_made", made)
-    summary = run_job(**job(emulator, prompts, tmp_path))
-    assert (summary.exit_code, summary.succeeded, summary.failed) == (3, 3, 1)
-    assert json.loads((tmp_path / "out/replies/p1.json").read_bytes())["choices"]
-
-
 @pytest.mark.parametrize("then", [{"status": 400}, {"corrupt": "html"}, {"corrupt": "text_only"}])
 def test_a_reply_in_text_alone_is_kept_when_asking_again_brings_no_sound(emulator, prompts, tmp_path, then):
     text = TEXTS["p3"]

@@ -135,7 +135,7 @@ def test_a_run_a_second_run_status_and_report(service, emulator, tmp_path):
     assert list(found) == [
         *("run_id", "output", "manifest", "exit_code", "items", "sent", "succeeded", "failed", "refused"),
         *("unknown", "pending", "skipped_done", "cost_usd", "input_audio_s", "output_audio_s", "elapsed_s"),
-        "stopped_by",
+        *("stopped_by", "finished"),
     ]
     assert (found["sent"], found["succeeded"], found["exit_code"]) == (1, 1, 0)
     second = audiobatch(*command, env=service, cwd=tmp_path)

@@ -1,0 +1,119 @@
+"""Replies that are paid for and cannot be worked on here: kept, finished by the next run, not bought again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from running import audiobatch, azure, rows_of, run_job
+from test_long_recordings import talk
+
+from pipeline.model import Status
+from pipeline.plan import Retry
+from pipeline.store import artifacts
+from pipeline.transports import chat, reply_audio
+
+WAYS = {
+    "measured": ((artifacts, "measure"), {}),
+    "read": ((chat, "reply_of"), {}),
+    "encoded from a stream": ((reply_audio, "encode_reply"), {"stream": True, "format": "mp3"}),
+    "encoded from a session": ((reply_audio, "encode_reply"), {"transport": "realtime", "format": "mp3"}),
+}
+BUG = TypeError("no such argument")
+CASES = {way: (*how, BUG, 1) for way, how in WAYS.items()} | {
+    "a full disk": (*WAYS["measured"], OSError(28, "No space left on device"), 2),
+    "no memory": (*WAYS["measured"], MemoryError(), 1),
+}
+
+
+@pytest.fixture
+def job(emulator, tmp_path):
+    table = tmp_path / "p.csv"
+    table.write_text("id,prompt\n" + "".join(f"p{n},Say number {n}.\n" for n in range(12)))
+    return {"inputs": [str(table)], "output": str(tmp_path / "out"), **azure(emulator, max_concurrency=1)}
+
+
+def breaks(monkeypatch, place, failure: Exception) -> None:
+    """What this machine does with a reply fails: no fault of the service's brings it about."""
+    owner, name = place
+    real = getattr(owner, name)
+
+    def broken(*arguments, **named):
+        if name == "encode_reply" and arguments[1] == "wav":
+            return real(*arguments, **named)
+        raise failure
+
+    monkeypatch.setattr(owner, name, broken)
+
+
+@pytest.mark.parametrize(("place", "settings", "failure", "exit_code"), CASES.values(), ids=CASES)
+def test_the_run_stops_after_the_first_and_the_next_finishes_it_for_nothing(
+    place, settings, failure, exit_code, job, emulator, monkeypatch
+):
+    job = {**job, **settings}
+    with monkeypatch.context() as patched:
+        breaks(patched, place, failure)
+        first = run_job(**job)
+    (call,) = emulator.settled_journal(1)
+    assert (first.exit_code, first.sent, first.succeeded, first.pending) == (exit_code, 1, 0, 12)
+    assert "p0" in first.message
+    row = rows_of(first)[0]
+    assert (row["status"], row["error_type"]) == ("pending", "unfinished")
+    assert json.loads((first.output / "replies" / "p0.json").read_bytes())["choices"]
+
+    second = run_job(**{**job, "limit": 1})
+    assert (second.exit_code, second.finished, second.sent) == (0, 1, 1)
+    assert second.as_json()["finished"] == 1
+    row = rows_of(second)[0]
+    assert (row["status"], row["error_type"]) == ("succeeded", "")
+    assert row["request_id"] or settings
+    assert row["transcript"]
+    assert (second.output / row["audio_file"]).stat().st_size > 1000
+    assert int(row["output_audio_tokens"]) == call["output_audio_tokens"]
+    assert float(row["cost_usd"]) > 0
+    assert not list((second.output / "replies").glob("*"))
+    assert [one["item_hash"] for one in emulator.settled_journal(2)].count(call["item_hash"]) == 1
+    checked = audiobatch("verify", str(second.output))
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_neither_run_nor_retry_buys_what_still_cannot_be_finished(job, emulator, monkeypatch):
+    breaks(monkeypatch, (artifacts, "measure"), BUG)
+    run_job(**job)
+    again = run_job(**job)
+    assert (again.exit_code, again.sent, again.finished, again.pending) == (1, 0, 0, 12)
+    assert "replies/p0.json" in again.message
+    for statuses in ({Status.FAILED, Status.UNKNOWN}, set(Status)):
+        retried = run_job(**job, retry=Retry(statuses=frozenset(statuses)))
+        assert (retried.exit_code, retried.sent) == (1, 0)
+    assert len(emulator.settled_journal(1)) == 1
+    monkeypatch.undo()
+    whole = run_job(**job)
+    assert (whole.exit_code, whole.finished, whole.sent, whole.succeeded) == (0, 1, 11, 11)
+    assert len(emulator.settled_journal(12)) == 12
+
+
+def test_an_earlier_result_is_a_version_when_its_retake_is_finished(job, emulator, monkeypatch):
+    job = {**job, "limit": 1}
+    run_job(**job)
+    with monkeypatch.context() as patched:
+        breaks(patched, (artifacts, "measure"), BUG)
+        run_job(**{**job, "voice": "ash"}, redo=True)
+    done = run_job(**{**job, "voice": "ash", "limit": None})
+    row = rows_of(done)[0]
+    assert (done.finished, row["status"], row["voice"], row["version"]) == (1, "succeeded", "ash", "2")
+    assert (done.output / "versions" / "v1" / "audio" / "p0.wav").exists()
+
+
+def test_each_part_of_a_long_recording_is_finished_by_itself(emulator, tmp_path, monkeypatch):
+    talk(tmp_path / "in" / "talk.wav", 90)
+    job = {"inputs": [str(tmp_path / "in")], "output": str(tmp_path / "out"), **azure(emulator, max_part=0.5)}
+    with monkeypatch.context() as patched:
+        breaks(patched, (artifacts, "measure"), BUG)
+        first = run_job(**job)
+    paid = len(emulator.settled_journal(1))
+    assert (first.exit_code, rows_of(first)[0]["error_type"]) == (1, "unfinished")
+    done = run_job(**job)
+    assert (done.exit_code, done.finished, done.succeeded) == (0, paid, 1)
+    assert len(emulator.settled_journal(4)) == 4, "no part is paid for twice"
+    assert not [path for path in (done.output / "parts").rglob("*") if path.is_file()]
