@@ -6,10 +6,12 @@ own connections, and dies like one.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +20,41 @@ from crash import failpoints
 
 def load() -> None:
     """Import what a run needs. No thread may be running yet."""
-    import openai.resources.chat.completions  # noqa: F401
 
     import pipeline.execute
     import pipeline.verify  # noqa: F401
+
+    for name in ("pipeline.transports.choose", "soundfile", "av", "soxr", "pandas", "xlsxwriter", "jinja2"):
+        importlib.import_module(name)
 
 
 class Child:
     """One `audiobatch …` in a forked process."""
 
     def __init__(
-        self, *arguments: str | Path, log: Path, env: dict[str, str], point: tuple[str, int] | None = None
+        self,
+        *arguments: str | Path,
+        log: Path,
+        env: dict[str, str],
+        point: tuple[str, int] | None = None,
+        prepare: Callable[[], None] | None = None,
+        program: str = "",
     ) -> None:
+        """Start it.
+
+        Args:
+            arguments: of the command line.
+            log: takes what it says.
+            env: beside this process's environment.
+            point: where it kills itself.
+            prepare: is called in the child before all else.
+            program: Python code for a new interpreter, with the arguments; for what has to be there from its start,
+                such as a library to preload.
+        """
         self.log = log
         self.pid = os.fork()
         if self.pid == 0:
-            _become([str(one) for one in arguments], log, env, point)
+            _become([str(one) for one in arguments], log, env, point, prepare, program)
         self.code: int | None = None
 
     def poll(self) -> int | None:
@@ -65,7 +86,14 @@ class Child:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
-def _become(arguments: list[str], log: Path, env: dict[str, str], point: tuple[str, int] | None) -> Any:
+def _become(
+    arguments: list[str],
+    log: Path,
+    env: dict[str, str],
+    point: tuple[str, int] | None,
+    prepare: Callable[[], None] | None,
+    program: str,
+) -> Any:
     code = 70
     try:
         os.setsid()
@@ -75,6 +103,10 @@ def _become(arguments: list[str], log: Path, env: dict[str, str], point: tuple[s
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.environ.update(env)
+        if prepare is not None:
+            prepare()
+        if program:
+            os.execv(sys.executable, [sys.executable, "-c", program, *arguments])
         if point is not None:
             failpoints.install(*point)
         from flows.cli import main

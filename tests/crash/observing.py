@@ -8,6 +8,7 @@ import json
 import os
 import sqlite3
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,22 @@ class Result:
     files: tuple[tuple[str, int, str], ...]
 
 
+@dataclass(frozen=True)
+class Failure:
+    """One recorded failure, and the reply's body that was kept with it."""
+
+    item_id: str
+    error_type: str
+    body: tuple[str, int, str] | None
+
+
 @dataclass
 class Seen:
     """A folder's ledger at one moment."""
 
     results: set[Result] = field(default_factory=set)
     earlier: set[Result] = field(default_factory=set)
+    failures: list[Failure] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     open_calls: int = 0
     open_after_the_end: int = 0
@@ -41,31 +52,50 @@ class Seen:
 
 
 def look(folder: Path) -> Seen:
-    """Read the ledger; an empty one where there is none yet."""
-    seen = Seen()
-    if not (folder / "ledger.db").exists():
-        return seen
-    connection = sqlite3.connect(folder / "ledger.db")
+    """Read the ledger in the folder; an empty one where there is none yet."""
+    return look_at_file(folder / "ledger.db")
+
+
+def look_at_file(ledger: Path) -> Seen:
+    """Read a ledger that is a file."""
+    if not ledger.exists():
+        return Seen()
+    connection = sqlite3.connect(ledger)
     try:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-        if "meta" not in tables:
-            return seen
-        columns = "item_id, turn, version, fingerprint, request_id, audio, transcript_file, status"
-        for table, into in (("outcomes", seen.results), ("versions", seen.earlier)):
-            for row in connection.execute(f"SELECT {columns} FROM {table}"):
-                if table == "outcomes":
-                    seen.statuses[row[7]] += 1
-                if row[7] == "succeeded":
-                    files = tuple(tuple(json.loads(text)) for text in row[5:7] if text)
-                    into.add(Result(*row[:5], files=files))
-        for item_id, state in connection.execute("SELECT item_id, state FROM attempts"):
-            seen.attempts[item_id] += 1
-            seen.open_calls += state == "open"
-            seen.unknown[item_id] += state in ("open", "unknown")
-        query = "SELECT count(*) FROM attempts JOIN runs USING (run_id) WHERE state = 'open' AND summary > ''"
-        seen.open_after_the_end = connection.execute(query).fetchone()[0]
+        return _seen(lambda query: connection.execute(query).fetchall()) if "meta" in tables else Seen()
     finally:
         connection.close()
+
+
+def look_at_schema(connection: Any, schema: str) -> Seen:
+    """Read a ledger that is a schema of a PostgreSQL database."""
+    query = "SELECT count(*) FROM information_schema.tables WHERE table_schema = %s AND table_name = 'meta'"
+    if not connection.execute(query, [schema]).fetchone()[0]:
+        return Seen()
+    connection.execute(f'SET search_path TO "{schema}"')
+    return _seen(lambda query: connection.execute(query).fetchall())
+
+
+def _seen(ask: Callable[[str], list[Any]]) -> Seen:
+    seen = Seen()
+    columns = "item_id, turn, version, fingerprint, request_id, audio, transcript_file, status"
+    for table, into in (("outcomes", seen.results), ("versions", seen.earlier)):
+        for row in ask(f"SELECT {columns}, error_type, raw_reply FROM {table}"):
+            if table == "outcomes":
+                seen.statuses[row[7]] += 1
+            if row[7] == "succeeded":
+                files = tuple(tuple(json.loads(text)) for text in row[5:7] if text)
+                into.add(Result(*row[:5], files=files))
+            elif row[7] == "failed":
+                body = tuple(json.loads(row[9])) if row[9] else None
+                seen.failures.append(Failure(row[0], row[8], body))
+    for item_id, state in ask("SELECT item_id, state FROM attempts"):
+        seen.attempts[item_id] += 1
+        seen.open_calls += state == "open"
+        seen.unknown[item_id] += state in ("open", "unknown")
+    query = "SELECT count(*) FROM attempts JOIN runs USING (run_id) WHERE state = 'open' AND summary > ''"
+    seen.open_after_the_end = ask(query)[0][0]
     return seen
 
 
@@ -75,6 +105,11 @@ def is_there(folder: Path, result: Result) -> bool:
         _is(folder / path, size, sha256) or _is(folder / f"versions/v{result.version}" / path, size, sha256)
         for path, size, sha256 in result.files
     )
+
+
+def is_kept(folder: Path, failure: Failure) -> bool:
+    """Whether the body of a failed reply is in its place with the recorded bytes."""
+    return failure.body is not None and _is(folder / failure.body[0], failure.body[1], failure.body[2])
 
 
 def _is(path: Path, size_bytes: int, sha256: str) -> bool:
