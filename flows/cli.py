@@ -5,6 +5,7 @@ Commands are imported when they are called: `--help` costs no more than click it
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -87,6 +88,10 @@ def cli() -> None:
     """  # noqa: D301 - click's mark for lines as they are
 
 
+#: What this machine is out of: no fault of the program's, and nothing that a traceback explains.
+_REFUSED = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM}
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program. Never returns: it ends the process with the exit code that the README lists."""
     spare_this_machine()
@@ -106,6 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _explain(failed: Exception) -> ExitCode:
     from pipeline.errors import AudioBatchError, ConfigError, DeploymentFatal, InputError, StorageError
 
+    if isinstance(failed, OSError) and failed.errno in _REFUSED:
+        words = f"the system refused it: {failed}. Nothing that was recorded is lost; run again"
+        click.echo(f"audiobatch: {words}", err=True)
+        return ExitCode.USAGE
     if not isinstance(failed, AudioBatchError):
         import traceback
 

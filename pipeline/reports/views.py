@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.answers import answer_fields
+from pipeline.errors import StorageError
 from pipeline.items import digest
 from pipeline.job_file import job_id
 from pipeline.reports.columns import choose_columns
@@ -105,8 +107,11 @@ class Views:
 
         Returns:
             What a person should be told, one sentence each.
+
+        Raises:
+            StorageError: the system refuses a file, or the ledger cannot be read.
         """
-        with self._writing:
+        with self._writing, _trouble_told():
             return self._write_all(again=again, drawing_s=drawing_s)
 
     def _write_all(self, *, again: bool, drawing_s: float | None) -> tuple[str, ...]:
@@ -137,7 +142,7 @@ class Views:
 
     def write_manifest(self) -> tuple[str, ...]:
         """The CSV alone; what a person should be told of it."""
-        with self._writing:
+        with self._writing, _trouble_told():
             return self._write_csv(Totals())[0].notes
 
     def write_parts(self, rows: int, *, parquet: bool) -> list[str]:
@@ -148,7 +153,7 @@ class Views:
         """
         if parquet:
             need_pyarrow()
-        with self._writing:
+        with self._writing, _trouble_told():
             kept = self._kept()
             extra = [*self._extra(), *kept.columns]
             names: list[str] = []
@@ -275,3 +280,12 @@ class Views:
                     {name: cell_text(row.get(name))[:_TABLE_CELL_CHARACTERS] for name in _TABLE_COLUMNS}
                 )
         return found
+
+
+@contextmanager
+def _trouble_told() -> Iterator[None]:
+    """Raises: StorageError: in place of what the system said."""
+    try:
+        yield
+    except OSError as failed:
+        raise StorageError(f"the reports could not be written: {failed}") from failed

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import xlsxwriter
+from xlsxwriter.exceptions import XlsxFileError
 
+from pipeline.errors import StorageError
 from pipeline.reports.columns import COLUMNS
 from pipeline.reports.looks import Formats
 from pipeline.reports.placing import Placed, draft_beside, place
@@ -72,9 +74,12 @@ def write_workbook(
     """
     names = list(columns) if columns is not None else [*COLUMNS, *extra_columns]
     with draft_beside(path) as draft:
-        rows, notes = _write(
-            chunks, draft, names, settings=settings or {}, title=title or path.parent.name, limits=limits
-        )
+        try:
+            rows, notes = _write(
+                chunks, draft, names, settings=settings or {}, title=title or path.parent.name, limits=limits
+            )
+        except XlsxFileError as failed:
+            raise StorageError(f"{path.name} could not be written: {failed}") from failed
         placed: Placed = place(draft, path)
     return WrittenWorkbook(path=placed.path, rows=rows, notes=(*notes, *placed.notes))
 

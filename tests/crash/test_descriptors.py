@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
 
 import pytest
-from running import ROOT, azure, last_json, read_manifest
+from running import ROOT, azure, last_json, read_manifest, run_job
 
 from pipeline import descriptors
 from pipeline.errors import ConfigError
@@ -108,3 +109,33 @@ def test_calls_are_what_descriptors_leave_room_for(monkeypatch):
         descriptors.calls_allowed(in_stores=True, streams=False)
     monkeypatch.setattr(descriptors, "limit", lambda: None)
     assert descriptors.calls_allowed(in_stores=False, streams=False) is None
+
+
+def test_reports_that_cannot_be_opened_are_trouble_that_is_told(emulator, tmp_path):
+    """Not an internal error: the results are there, and the next run makes the views."""
+    (tmp_path / "a.txt").write_text("Say one.")
+    refused = []
+
+    def watch(opened):
+        write = opened.views._write_others
+
+        def without_descriptors(*arguments):
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            lowest = os.dup(0)
+            os.close(lowest)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+            try:
+                return write(*arguments)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+                refused.append(lowest)
+
+        opened.views._write_others = without_descriptors
+
+    how = {"inputs": [str(tmp_path / "a.txt")], "output": str(tmp_path / "out"), **azure(emulator)}
+    summary = run_job(on_open=watch, **how)
+    assert (summary.exit_code, summary.succeeded, bool(refused)) == (2, 1, True)
+    assert "Too many open files" in summary.message
+    again = run_job(**how)
+    assert (again.exit_code, again.sent) == (0, 0)
+    assert (tmp_path / "out" / "manifest.xlsx").exists()
