@@ -65,6 +65,9 @@ class ErrorType(StrEnum):
     INTERNAL = "internal"
 
 
+#: In characters. A rejected prompt is quoted in some refusals, so that it may be a few sentences.
+LONGEST_MESSAGE = 2_000
+
 #: A failure of one of these types is sent again by the next `run`; the others only by `retry`.
 RETRYABLE: frozenset[ErrorType] = frozenset(
     {
@@ -84,6 +87,13 @@ RETRYABLE: frozenset[ErrorType] = frozenset(
 )
 
 
+def _cut(message: str) -> str:
+    """A service's words can be megabytes; a cell, a line and a page are to hold what is said."""
+    if len(message) <= LONGEST_MESSAGE:
+        return message
+    return f"{message[:LONGEST_MESSAGE]} … ({len(message):,} characters)"
+
+
 class AudioBatchError(Exception):
     """The root: `except AudioBatchError` catches all that this project raises on purpose.
 
@@ -94,7 +104,7 @@ class AudioBatchError(Exception):
     error_type: ErrorType = ErrorType.INTERNAL
 
     def __init__(self, message: str) -> None:
-        self.message = redacted(message)
+        self.message = _cut(redacted(message))
         super().__init__(self.message)
 
 

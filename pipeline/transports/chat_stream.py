@@ -109,7 +109,7 @@ async def read_stream(pieces: AsyncIterator[bytes], sink: Sink | None, *, quiet_
         OutcomeUnknown: it ended, or fell silent, before its `finish_reason`.
     """
     reply = StreamedReply()
-    rest = b""
+    rest = bytearray()
     any_event = done = False
     while not done:
         try:
@@ -121,7 +121,10 @@ async def read_stream(pieces: AsyncIterator[bytes], sink: Sink | None, *, quiet_
             break
         if sink is not None:
             await sink.write(piece)
-        *lines, rest = (rest + piece).split(b"\n")
+        first, *others = piece.split(b"\n")
+        rest += first
+        lines = [bytes(rest), *others[:-1]] if others else []
+        rest = bytearray(others[-1]) if others else rest
         for line in lines:
             if not line.startswith(b"data:"):
                 if not any_event and line.lstrip()[:1] in (b"<", b"{"):
@@ -138,7 +141,7 @@ async def read_stream(pieces: AsyncIterator[bytes], sink: Sink | None, *, quiet_
                     reply.repaired = reply.repaired or repaired
                     reply.take(chunk)
     if not any_event:
-        raise BadReply(f"the reply is no stream of events: {rest[:80]!r}")
+        raise BadReply(f"the reply is no stream of events: {bytes(rest[:80])!r}")
     if not reply.finish_reason:
         raise OutcomeUnknown("the stream ended without a finish_reason")
     return reply

@@ -67,6 +67,8 @@ QUIET_S = 60.0
 TRANSCRIPT_WAIT_S = 15.0
 #: Sessions whose age the service does not tell.
 LIFE_S = {"azure": 30 * 60.0, "openai": 60 * 60.0}
+#: The close code of a frame over the limit. Source: RFC 6455, section 7.4.1.
+_TOO_BIG = 1009
 
 
 @dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
@@ -269,6 +271,8 @@ class RealtimeTransport:
             async with asyncio.timeout(wait_s):
                 frame = await session.connection.recv_bytes()
         except ConnectionClosed as closed:
+            if not turn.safe_to_repeat and closed.sent is not None and closed.sent.code == _TOO_BIG:
+                raise self._too_large() from closed
             turn.ended(closed_words(closed))
             return None
         except TimeoutError:
@@ -276,7 +280,7 @@ class RealtimeTransport:
             return None
         call.size_bytes += len(frame)
         if call.size_bytes > self._most_reply_bytes:
-            raise BadReply(f"the reply is larger than {self._most_reply_bytes / 1e6:.0f} MB (--max-reply-mb)")
+            raise self._too_large()
         await call.held.grow(len(frame))
         if call.sink is not None and not turn.safe_to_repeat:
             await call.sink.write(frame + b"\n")
@@ -288,6 +292,9 @@ class RealtimeTransport:
             turn.not_an_event(repr(frame[:80]))
             return None
         return event
+
+    def _too_large(self) -> BadReply:
+        return BadReply(f"the reply is larger than {self._most_reply_bytes / 1e6:.0f} MB (--max-reply-mb)")
 
     def _patience(self, turn: RealtimeTurn, call: _Call) -> tuple[float, str]:
         """How long to wait for what is next, in seconds, and the words for it having been too long."""
