@@ -440,3 +440,21 @@ def test_half_a_character_in_written_words_is_replaced_in_all_files(run_transcri
         (subtitles,) = summary.output.rglob(f"*.{ending}")
         assert "Hello \ufffd there." in subtitles.read_bytes().decode("utf-8")
     assert (summary.exit_code, server.posts) == (0, 2)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("encoding", ["gzip", "x-none"])
+def test_a_body_that_nobody_can_unpack_is_kept_as_it_came(encoding, way, run, tmp_path):
+    packed = b"\x1f\x8b" + bytes(range(256)) * 40
+
+    def answer(call):
+        if not is_hostile(call):
+            return good(call)
+        return [whole(packed, b"Content-Encoding: " + encoding.encode())]
+
+    with hostile_server(answer) as server:
+        summary = run(server, **WAYS[way])
+    assert (summary.exit_code, summary.succeeded, server.posts) == (3, 1, 2)
+    assert one(summary)["hostile"]["error_type"] == "bad_reply"
+    (body,) = (tmp_path / "out" / "replies").iterdir()
+    assert body.read_bytes() == packed

@@ -32,7 +32,16 @@ if TYPE_CHECKING:
 
 
 #: The SDK takes a second; what a run needs at its end must be there when descriptors and disk are used up.
-_NEEDED_LATER = ("pipeline.transports.choose", "soundfile", "av", "soxr", "pandas", "xlsxwriter", "jinja2")
+_NEEDED_LATER = (
+    "pipeline.transports.choose",
+    "soundfile",
+    "av",
+    "soxr",
+    "pandas",
+    "pyarrow.pandas_compat",
+    "xlsxwriter",
+    "jinja2",
+)
 
 
 def import_ahead() -> None:
@@ -40,7 +49,7 @@ def import_ahead() -> None:
 
     def work() -> None:
         for name in _NEEDED_LATER:
-            with contextlib.suppress(ImportError):  # whoever needs it says so
+            with contextlib.suppress(ImportError, OSError):  # whoever needs it says so
                 importlib.import_module(name)
 
     threading.Thread(target=work, daemon=True, name="import-sdk").start()

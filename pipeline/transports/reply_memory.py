@@ -1,8 +1,8 @@
 """How much memory replies may take together: a quarter of the machine's; beyond it, reading waits.
 
 A reply takes its part as it is read and gives it back when nobody holds it any more. The one that was begun first
-never waits, so that there is always one that gets on. Whole replies count until they are recorded, and do not hold up that one: in
-all, the limit is passed by at most one reply for each call in flight.
+never waits, so that there is always one that gets on. Whole replies count until they are recorded, and do not hold
+up that one: the limit is passed by at most one reply for each call in flight.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ perhaps paid for.
 from __future__ import annotations
 
 import asyncio
+import logging
 import zlib
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from pipeline.transports.reply_memory import Held
+
+log = logging.getLogger(__name__)
 
 #: After the head, this many seconds may pass without the body growing by `MIN_PROGRESS_BYTES`.
 PROGRESS_WINDOW_S = 60.0
@@ -45,6 +48,7 @@ class WatchedBody(httpx2.AsyncByteStream):
         self._is_error = not 200 <= reply.status < 300
         self._had_bytes = 0
         self._trickled = False
+        self._packed: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -74,7 +78,8 @@ class WatchedBody(httpx2.AsyncByteStream):
         except (aiohttp.ClientError, OSError) as broke:
             raise self._broken(broke, b"".join(came)) from broke
         except zlib.error as broke:
-            raise BadReply(f"the reply cannot be unpacked: {broke}", raw=b"".join(came)) from broke
+            raw = b"".join([*self._packed, *[piece async for piece in self._rest()]])
+            raise BadReply(f"the reply cannot be unpacked: {broke}", raw=raw) from broke
         finally:
             self._held.is_read()
             self._stop_looking()
@@ -84,13 +89,15 @@ class WatchedBody(httpx2.AsyncByteStream):
         encoding = self._reply.headers.get("Content-Encoding", "").strip().lower()
         window = _WINDOWS.get(encoding)
         if window is None and encoding not in {"", "identity"}:
-            raise BadReply(f"the reply is packed as {encoding[:40]!r}, which was not asked for")
+            raw = b"".join([piece async for piece in self._rest()])
+            raise BadReply(f"the reply is packed as {encoding[:40]!r}, which was not asked for", raw=raw)
         unpack = None if window is None else zlib.decompressobj(window)
         async for piece in self._reply.content.iter_any():
             if unpack is None:
                 yield piece
             else:
                 packed = piece
+                self._packed.append(piece)
                 while packed:
                     plain = unpack.decompress(packed, _PIECE_BYTES)
                     packed = unpack.unconsumed_tail
@@ -102,6 +109,19 @@ class WatchedBody(httpx2.AsyncByteStream):
             )  # bytes that are there already wait for nothing: time-outs must get their turn
         if unpack is not None and (rest := unpack.flush()):
             yield rest
+
+    async def _rest(self) -> AsyncIterator[bytes]:
+        """What is still to come of a body that nobody can read, as it comes; it was paid for."""
+        left_bytes = self._most_bytes - sum(map(len, self._packed))
+        try:
+            async for piece in self._reply.content.iter_any():
+                left_bytes -= len(piece)
+                if left_bytes < 0:
+                    break
+                await self._held.grow(len(piece))
+                yield piece
+        except (aiohttp.ClientError, OSError) as broke:
+            log.info("a body that cannot be read broke off, too: %s", broke)
 
     async def aclose(self) -> None:
         """Where the whole body has come, its connection serves the next call; else it is closed."""

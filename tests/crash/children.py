@@ -38,7 +38,6 @@ class Child:
         env: dict[str, str],
         point: tuple[str, int] | None = None,
         prepare: Callable[[], None] | None = None,
-        program: str = "",
     ) -> None:
         """Start it.
 
@@ -48,13 +47,11 @@ class Child:
             env: beside this process's environment.
             point: where it kills itself.
             prepare: is called in the child before all else.
-            program: Python code for a new interpreter, with the arguments; for what has to be there from its start,
-                such as a library to preload.
         """
         self.log = log
         self.pid = os.fork()
         if self.pid == 0:
-            _become([str(one) for one in arguments], log, env, point, prepare, program)
+            _become([str(one) for one in arguments], log, env, point, prepare)
         self.code: int | None = None
 
     def poll(self) -> int | None:
@@ -92,7 +89,6 @@ def _become(
     env: dict[str, str],
     point: tuple[str, int] | None,
     prepare: Callable[[], None] | None,
-    program: str,
 ) -> Any:
     code = 70
     try:
@@ -105,8 +101,6 @@ def _become(
         os.environ.update(env)
         if prepare is not None:
             prepare()
-        if program:
-            os.execv(sys.executable, [sys.executable, "-c", program, *arguments])
         if point is not None:
             failpoints.install(*point)
         from flows.cli import main
