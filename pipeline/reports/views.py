@@ -111,7 +111,7 @@ class Views:
         Raises:
             StorageError: the system refuses a file, or the ledger cannot be read.
         """
-        with self._writing, _trouble_told():
+        with self._writing, _as_storage_error():
             return self._write_all(again=again, drawing_s=drawing_s)
 
     def _write_all(self, *, again: bool, drawing_s: float | None) -> tuple[str, ...]:
@@ -142,7 +142,7 @@ class Views:
 
     def write_manifest(self) -> tuple[str, ...]:
         """The CSV alone; what a person should be told of it."""
-        with self._writing, _trouble_told():
+        with self._writing, _as_storage_error():
             return self._write_csv(Totals())[0].notes
 
     def write_parts(self, rows: int, *, parquet: bool) -> list[str]:
@@ -153,7 +153,7 @@ class Views:
         """
         if parquet:
             need_pyarrow()
-        with self._writing, _trouble_told():
+        with self._writing, _as_storage_error():
             kept = self._kept()
             extra = [*self._extra(), *kept.columns]
             names: list[str] = []
@@ -283,7 +283,7 @@ class Views:
 
 
 @contextmanager
-def _trouble_told() -> Iterator[None]:
+def _as_storage_error() -> Iterator[None]:
     """Raises: StorageError: in place of what the system said."""
     try:
         yield

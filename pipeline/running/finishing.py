@@ -80,7 +80,7 @@ class _Finishing:
             kept = shown(outcome.raw_reply.path)
             return Unfinished(
                 f"{shown(outcome.item_id)}: a reply that is paid for ({kept}) still cannot be worked on: "
-                f"{failed!r}. Nothing was sent. Run again when that is mended; --redo buys it anew",
+                f"{failed!r}. Nothing was sent. Run again when that is repaired; --redo buys a new one",
                 is_disk_trouble=isinstance(failed, OSError),
             )
         return None

@@ -92,6 +92,7 @@ class WatchedBody(httpx2.AsyncByteStream):
             raw = b"".join([piece async for piece in self._rest()])
             raise BadReply(f"the reply is packed as {encoding[:40]!r}, which was not asked for", raw=raw)
         unpack = None if window is None else zlib.decompressobj(window)
+        any_plain = False
         async for piece in self._reply.content.iter_any():
             if unpack is None:
                 yield piece
@@ -102,13 +103,18 @@ class WatchedBody(httpx2.AsyncByteStream):
                     plain = unpack.decompress(packed, _PIECE_BYTES)
                     packed = unpack.unconsumed_tail
                     if plain:
+                        any_plain = True
                         yield plain
                         await asyncio.sleep(0)
             await asyncio.sleep(
                 0
             )  # bytes that are there already wait for nothing: time-outs must get their turn
-        if unpack is not None and (rest := unpack.flush()):
+        if unpack is None:
+            return
+        if rest := unpack.flush():
             yield rest
+        elif not any_plain and self._packed:
+            raise zlib.error("it breaks off before its first byte")
 
     async def _rest(self) -> AsyncIterator[bytes]:
         """What is still to come of a body that nobody can read, as it comes; it was paid for."""
