@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import threading
 import time
 import tracemalloc
 import zlib
+from dataclasses import dataclass
 from itertools import repeat
 
 import pytest
@@ -26,7 +28,8 @@ from running import rows_of, run_job, write_wav
 
 from pipeline.exit_codes import ExitCode
 from pipeline.limits import circuit, retry
-from pipeline.transports.reply_memory import COPIES, MEMORY
+from pipeline.model import Reply
+from pipeline.transports.reply_memory import COPIES, MEMORY, Held, ReplyMemory, timing
 
 MB = 1_000_000
 SMALL_MEMORY_BYTES = 8 * MB
@@ -201,29 +204,36 @@ def test_a_session_that_says_too_much_is_given_up(frames, run):
     assert LIMIT in row["error_message"]
 
 
+@dataclass
+class Watched:
+    """What was seen of the account of this process's replies."""
+
+    waits_s: list[float]
+    most_bytes: int = 0
+
+
 @pytest.fixture
 def memory(monkeypatch):
-    """The account of this process's replies, a small one; when replies waited for room in it."""
-    gc.collect()
-    before = MEMORY.held_bytes
-    waits, room = [], MEMORY.room
+    """The account of this process's replies, a small one; and what is seen of it."""
+    assert MEMORY.held_bytes == 0
+    account = Watched([])
+    take = MEMORY.take
 
     async def watched(held, size_bytes):
-        began_s = time.monotonic()
-        if MEMORY.held_bytes + size_bytes > MEMORY.most_bytes and not MEMORY.is_first(held):
-            waits.append(began_s)
-        await room(held, size_bytes)
+        waited_s = await take(held, size_bytes)
+        if waited_s:
+            account.waits_s.append(waited_s)
+        account.most_bytes = max(account.most_bytes, MEMORY.held_bytes)
+        return waited_s
 
-    monkeypatch.setattr(MEMORY, "room", watched)
-    monkeypatch.setattr(MEMORY, "most_bytes", before + SMALL_MEMORY_BYTES)
-    yield waits
-    gc.collect()
-    assert before == MEMORY.held_bytes
+    monkeypatch.setattr(MEMORY, "take", watched)
+    monkeypatch.setattr(MEMORY, "most_bytes", SMALL_MEMORY_BYTES)
+    yield account
+    assert MEMORY.held_bytes == 0
 
 
 @pytest.mark.parametrize("way", [*WAYS, "realtime"])
 def test_large_replies_at_once_wait_for_each_other_and_all_come(way, memory, run):
-    waits = memory
     names = [f"item{number:02}" for number in range(10)]
     sizes, many = [], threading.Event()
 
@@ -248,8 +258,46 @@ def test_large_replies_at_once_wait_for_each_other_and_all_come(way, memory, run
         summary = run(server, prompts=names, max_concurrency=len(names), max_reply_mb=10, **settings)
     assert (summary.exit_code, summary.succeeded) == (0, len(names))
     assert (server.asks or server.posts) == len(names)
-    assert waits
+    assert memory.waits_s
     assert COPIES * sum(sizes) > 3 * SMALL_MEMORY_BYTES
+    assert memory.most_bytes <= SMALL_MEMORY_BYTES + COPIES * max(sizes)
+
+
+@pytest.mark.parametrize("way", [*WAYS, "realtime"])
+def test_a_reply_is_let_go_when_it_is_recorded(way, run):
+    gc.collect()
+    before, held = replies_in_memory(), []
+
+    def answer(call):
+        held.append(replies_in_memory() - before)
+        return good(call)
+
+    def frames(_said):
+        held.append(replies_in_memory() - before)
+        return spoken_frames()
+
+    settings = {"transport": "realtime"} if way == "realtime" else WAYS[way]
+    with hostile_sessions(frames) if way == "realtime" else hostile_server(answer) as server:
+        run(server, prompts=["a", "b", "c", "d", "e"], max_concurrency=1, **settings)
+    assert held == [0] * 5
+
+
+def replies_in_memory():
+    return sum(type(one) is Reply for one in gc.get_objects())
+
+
+async def test_a_time_out_stands_still_while_a_reply_waits_for_memory():
+    memory = ReplyMemory(most_bytes=10)
+    first = Held(memory)
+    await first.grow(10)
+    asyncio.get_running_loop().call_later(0.5, first.release)
+    with memory.call():
+        async with timing(0.2):
+            assert await memory.account().grow(10) >= 0.5
+        with pytest.raises(TimeoutError):
+            async with timing(0.2):
+                await asyncio.sleep(5)
+    assert memory.held_bytes == 0
 
 
 def long_message(size_bytes):

@@ -42,6 +42,7 @@ from pipeline.sending.spent import Spent
 from pipeline.stop import StopReason
 from pipeline.store.ledger import Attempt, AttemptEnd
 from pipeline.transports.kept_body import body_of
+from pipeline.transports.reply_memory import MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,7 +153,8 @@ class OneTurn:
         lease = await self._lease(tokens, worst)
         bill = _Bill()
         try:
-            return await self._in_lease(request, lease, worst.get(lease.deployment.name), bill)
+            with MEMORY.call():
+                return await self._in_lease(request, lease, worst.get(lease.deployment.name), bill)
         finally:
             lease.release(actual_tokens=bill.tokens, proven=bill.reached, cost_usd=bill.cost_usd)
 

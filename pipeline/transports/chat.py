@@ -122,9 +122,7 @@ class ChatTransport:
             if streamed.pcm and request.wants_audio:
                 wanted = request.format or "wav"
                 audio = await _off_loop(len(streamed.pcm), encoded, bytes(streamed.pcm), wanted)
-            reply = streamed_reply(streamed, audio, headers, latency_s, request)
-            response.extensions["held"].held_by(reply)
-            return reply
+            return streamed_reply(streamed, audio, headers, latency_s, request)
 
     async def _call(self, body: bytes | PiecewiseBody, request: Request, _sink: Sink | None) -> Reply:
         started_s = time.perf_counter()
@@ -139,8 +137,7 @@ class ChatTransport:
         async with self._large if len(raw) >= OFF_LOOP_BYTES else nullcontext():
             with working_on_reply(lambda: raw, request_id(headers)):
                 reply: Reply = await _off_loop(len(raw), reply_of, raw, headers, latency_s, request)
-        response.extensions["held"].held_by(reply)
-        return reply
+                return reply
 
 
 async def _off_loop(size_bytes: int, work: Any, *arguments: Any) -> Any:

@@ -10,7 +10,6 @@ openai-python 3.51 (`ChoiceDeltaAudio`). Checked 2026-11-20.
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from pipeline.errors import BadReply, ContentFiltered, OutcomeUnknown, RequestRe
 from pipeline.transports.lenient_json import loads
 from pipeline.transports.realtime_errors import of_error
 from pipeline.transports.reply_fields import seconds_of, word_of
+from pipeline.transports.reply_memory import timing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -113,7 +113,7 @@ async def read_stream(pieces: AsyncIterator[bytes], sink: Sink | None, *, quiet_
     any_event = done = False
     while not done:
         try:
-            async with asyncio.timeout(quiet_s):
+            async with timing(quiet_s):
                 piece = await anext(pieces, None)
         except TimeoutError as late:
             raise OutcomeUnknown(f"the stream was silent for {quiet_s:.0f} s", timed_out=True) from late

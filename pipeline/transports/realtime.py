@@ -71,7 +71,7 @@ LIFE_S = {"azure": 30 * 60.0, "openai": 60 * 60.0}
 _TOO_BIG = 1009
 
 
-@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Call:
     """One turn on its way. `deadline_s` is of the event loop's clock."""
 
@@ -81,7 +81,7 @@ class _Call:
     deadline_s: float
     size_bytes: int = 0
     repaired: bool = False
-    held: Held = field(default_factory=MEMORY.begin)
+    held: Held = field(default_factory=MEMORY.account)
 
 
 class RealtimeTransport:
@@ -136,22 +136,18 @@ class RealtimeTransport:
         spoken = await asyncio.to_thread(_spoken, request.audio)
         deadline_s = asyncio.get_running_loop().time() + self._timeout_s
         call = _Call(request=request, spoken=spoken, sink=sink, deadline_s=deadline_s)
-        call.held.held_by(call)
         kept = self.sessions.take(request.item_id)
         found = await self._in_kept(kept, call) if kept else None
         session, reply = found or await self._in_new(call)
         self.sessions.keep(session)
         latency_s = time.perf_counter() - started_s
-        call.held.is_read()
 
         def body() -> bytes:
             return body_of(reply_of(replace(request, format="wav"), reply, session.model, latency_s))
 
         with working_on_reply(body, str(reply.response.get("id") or "") or None):
             made = await asyncio.to_thread(reply_of, request, reply, session.model, latency_s)
-            made = replace(made, repaired=call.repaired)
-            call.held.held_by(made)
-            return made
+            return replace(made, repaired=call.repaired)
 
     async def _in_kept(self, session: Session, call: _Call) -> tuple[Session, TurnReply] | None:
         """In the session that heard the earlier turns; None where it is gone, and nothing was asked of it."""
@@ -281,7 +277,7 @@ class RealtimeTransport:
         call.size_bytes += len(frame)
         if call.size_bytes > self._most_reply_bytes:
             raise self._too_large()
-        await call.held.grow(len(frame))
+        call.deadline_s += await call.held.grow(len(frame))
         if call.sink is not None and not turn.safe_to_repeat:
             await call.sink.write(frame + b"\n")
         event: Any = None

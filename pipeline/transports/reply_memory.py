@@ -1,8 +1,9 @@
 """How much memory replies may take together: a quarter of the machine's; beyond it, reading waits.
 
-A reply takes its part as it is read and gives it back when nobody holds it any more. The one that was begun first
-never waits, so that there is always one that gets on. Whole replies count until they are recorded, and do not hold
-up that one: the limit is passed by at most one reply for each call in flight.
+Each call has an account. A reply is entered in it as it is read, and leaves it when the call is over: recorded, or
+given up. The account that has had its first bytes for longest never waits, so that there is always one that gets
+on: the limit is passed by at most one reply. Not counted is what the sockets have read ahead (2 MB each), nor the
+copies that are made while a reply is decoded, or its sound encoded.
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import weakref
-from collections import OrderedDict
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 SHARE = 0.25
 #: A reply's body, and the sound that is decoded from it.
@@ -26,8 +25,8 @@ COPIES = 2
 _GROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _UNKNOWN_MACHINE_BYTES = 2 << 30
 
-#: The time-out of the call that is under way: waiting for memory does not count.
-_deadline: ContextVar[asyncio.Timeout | None] = ContextVar("deadline", default=None)
+#: Of the call that is under way. It must lead to nothing large: the timers of a call keep its context, long after.
+_account: ContextVar[Held | None] = ContextVar("account", default=None)
 
 
 def usable_bytes() -> int:
@@ -43,91 +42,109 @@ def usable_bytes() -> int:
 
 @contextlib.asynccontextmanager
 async def timing(seconds: float) -> AsyncIterator[None]:
-    """`asyncio.timeout` for one attempt, which a wait for memory puts off. Raises: TimeoutError."""
+    """`asyncio.timeout`, which a wait for memory puts off. Raises: TimeoutError."""
+    held = _account.get()
     async with asyncio.timeout(seconds) as deadline:
-        token = _deadline.set(deadline)
+        if held is None:
+            yield
+            return
+        held.deadlines.append(deadline)
         try:
             yield
         finally:
-            _deadline.reset(token)
+            held.deadlines.remove(deadline)
 
 
 class ReplyMemory:
-    """The account of all replies that one process holds. Read in one event loop; let go of in any thread."""
+    """The account of all replies that one process holds."""
 
     def __init__(self, most_bytes: int | None = None) -> None:
         self.most_bytes = most_bytes or int(usable_bytes() * SHARE)
         self.held_bytes = 0
-        self._open: OrderedDict[int, Held] = OrderedDict()
+        #: In the order of their first bytes.
+        self._holding: dict[Held, None] = {}
         self._waiting: set[asyncio.Future[None]] = set()
-        self._count = 0
 
-    def begin(self) -> Held:
-        """The account of a reply whose body is about to come."""
-        self._count += 1
-        held = Held(self, self._count)
-        self._open[self._count] = held
-        return held
+    @contextlib.contextmanager
+    def call(self) -> Iterator[None]:
+        """One call, until it is recorded: what it brings counts for so long."""
+        held = Held(self)
+        token = _account.set(held)
+        try:
+            yield
+        finally:
+            _account.reset(token)
+            held.release()
+
+    def account(self) -> Held:
+        """Of the call that is under way; outside of one, an account by itself."""
+        return _account.get() or Held(ReplyMemory(self.most_bytes))
 
     def is_first(self, held: Held) -> bool:
-        return next(iter(self._open), None) == held.number
+        return next(iter(self._holding), held) is held
 
-    async def room(self, held: Held, size_bytes: int) -> None:
-        """Wait until so much more fits, or this is the first of those that are being read."""
+    async def take(self, held: Held, size_bytes: int) -> float:
+        """Wait until so much more fits, or this is the first; then it counts. Returns: the seconds waited."""
+        self._holding.setdefault(held)
+        waited_s = 0.0
         while self.held_bytes + size_bytes > self.most_bytes and not self.is_first(held):
-            loop = asyncio.get_running_loop()
-            waiter = loop.create_future()
-            self._waiting.add(waiter)
-            began_s = loop.time()
-            try:
-                await waiter
-            finally:
-                self._waiting.discard(waiter)
-            deadline = _deadline.get()
-            if deadline is not None and (ends_s := deadline.when()) is not None:
-                deadline.reschedule(ends_s + loop.time() - began_s)
+            waited_s += await self._wait(held.deadlines)
+        self.held_bytes += size_bytes
+        return waited_s
 
-    def wake(self) -> None:
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.get_loop().call_soon_threadsafe(_end, waiter)
+    async def _wait(self, running: list[asyncio.Timeout]) -> float:
+        """Until something is given back; time-outs stand still. Returns: the seconds waited."""
+        loop = asyncio.get_running_loop()
+        waiter, began_s = loop.create_future(), loop.time()
+        deadlines = [(one, ends_s) for one in running if (ends_s := one.when()) is not None]
+        for deadline, _ in deadlines:
+            deadline.reschedule(None)
+        self._waiting.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiting.discard(waiter)
+            waited_s = loop.time() - began_s
+            for deadline, ends_s in deadlines:
+                deadline.reschedule(ends_s + waited_s)
+        return waited_s
 
-    def forget(self, number: int) -> None:
-        """One is read: the next may be the first of those that are."""
-        self._open.pop(number, None)
-        self.wake()
+    def give_back(self, held: Held, size_bytes: int) -> None:
+        """It is over: the next may be the first."""
+        self._holding.pop(held, None)
+        self.held_bytes -= size_bytes
+        for waiter in list(self._waiting):
+            waiter.get_loop().call_soon_threadsafe(_end, waiter)
 
 
 class Held:
-    """What one reply takes, as long as anything of it is held."""
+    """What the replies of one call take.
 
-    def __init__(self, memory: ReplyMemory, number: int) -> None:
-        self.number = number
+    Attributes:
+        deadlines: the time-outs that run; a wait for memory does not count.
+        is_waiting: for memory; its body stands still meanwhile.
+    """
+
+    def __init__(self, memory: ReplyMemory) -> None:
+        self.deadlines: list[asyncio.Timeout] = []
+        self.is_waiting = False
         self._memory = memory
         self._size_bytes = 0
-        self._holders = 0
 
-    async def grow(self, size_bytes: int) -> None:
-        """So many bytes more are about to be held."""
-        await self._memory.room(self, COPIES * size_bytes)
+    async def grow(self, size_bytes: int) -> float:
+        """So many bytes more of a body are about to be held. Returns: the seconds that they had to wait."""
+        self.is_waiting = True
+        try:
+            waited_s = await self._memory.take(self, COPIES * size_bytes)
+        finally:
+            self.is_waiting = False
         self._size_bytes += COPIES * size_bytes
-        self._memory.held_bytes += COPIES * size_bytes
+        return waited_s
 
-    def is_read(self) -> None:
-        """The body is whole, or no more of it is read."""
-        self._memory.forget(self.number)
-
-    def held_by(self, holder: object) -> None:
-        """Until this is forgotten, and all others that hold it."""
-        self._holders += 1
-        weakref.finalize(holder, self._let_go)
-
-    def _let_go(self) -> None:
-        self._holders -= 1
-        if not self._holders:
-            size_bytes, self._size_bytes = self._size_bytes, 0
-            self._memory.held_bytes -= size_bytes
-            self.is_read()
+    def release(self) -> None:
+        """Nothing of it counts any more."""
+        size_bytes, self._size_bytes = self._size_bytes, 0
+        self._memory.give_back(self, size_bytes)
 
 
 def _end(waiter: asyncio.Future[None]) -> None:

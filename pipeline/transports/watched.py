@@ -81,7 +81,6 @@ class WatchedBody(httpx2.AsyncByteStream):
             raw = b"".join([*self._packed, *[piece async for piece in self._rest()]])
             raise BadReply(f"the reply cannot be unpacked: {broke}", raw=raw) from broke
         finally:
-            self._held.is_read()
             self._stop_looking()
 
     async def _unpacked(self) -> AsyncIterator[bytes]:
@@ -131,7 +130,6 @@ class WatchedBody(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Where the whole body has come, its connection serves the next call; else it is closed."""
-        self._held.is_read()
         self._stop_looking()
         self._reply.release()
 
@@ -140,7 +138,7 @@ class WatchedBody(httpx2.AsyncByteStream):
 
     def _look(self) -> None:
         has_bytes = self._reply.content.total_bytes
-        if has_bytes - self._had_bytes < MIN_PROGRESS_BYTES:
+        if has_bytes - self._had_bytes < MIN_PROGRESS_BYTES and not self._held.is_waiting:
             self._trickled = True
             self._reply.close()  # whoever reads is told
         else:

@@ -90,21 +90,17 @@ class Wire(httpx2.AsyncBaseTransport):
             )
         except (aiohttp.ClientError, OSError) as failed:
             raise translated(failed) from failed
-        held = MEMORY.begin()
-        response = httpx2.Response(
+        return httpx2.Response(
             status_code=reply.status,
             # Unpacked here, within bounds.
             headers=[pair for pair in reply.raw_headers if pair[0].lower() not in _OF_PACKING],
-            stream=WatchedBody(reply, held, most_bytes=self._most_bytes),
+            stream=WatchedBody(reply, MEMORY.account(), most_bytes=self._most_bytes),
             request=request,
             extensions={
                 "http_version": b"HTTP/1.1",
                 "reason_phrase": (reply.reason or "").encode(errors="replace"),
-                "held": held,
             },
         )
-        held.held_by(response)
-        return response
 
     async def aclose(self) -> None:
         if self._session is not None:
