@@ -113,7 +113,6 @@ class Job:
     warnings: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     found: int = 0
-    finished: int = 0
     plan: Plan | None = None
     _sender: Sender | None = None
     _feed: Feed | None = None
@@ -249,9 +248,10 @@ class Job:
         if not any(self.ledger.unfinished()):
             return
         with self.ledger.one_at_a_time() if self.ledger.is_shared else contextlib.nullcontext():
-            self.finished, failed = finish_kept(self.ledger, self.storage, self.spec, self.targets)
-        if self.finished:
-            self.warn(f"{self.finished} replies that were paid for earlier were finished from their bodies")
+            finished, failed = finish_kept(self.ledger, self.storage, self.spec, self.targets)
+        self.tally.finished += finished
+        if finished:
+            self.warn(f"{finished} replies that were paid for earlier were finished from their bodies")
         if failed is not None and not self.spec.redo:
             reason = StopReason.STORAGE if failed.is_disk_trouble else StopReason.UNFINISHED
             self.stop.ask(reason, failed.message)

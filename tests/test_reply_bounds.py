@@ -513,3 +513,13 @@ def test_a_body_that_nobody_can_unpack_is_kept_as_it_came(encoding, packed, way,
     assert one(summary)["hostile"]["error_type"] == "bad_reply"
     (body,) = (tmp_path / "out" / "replies").iterdir()
     assert body.read_bytes() == packed
+
+
+def test_half_a_character_in_words_that_are_written_down_is_replaced_and_told(run_transcription):
+    with hostile_server(
+        lambda call: [whole(good_body(call, HALF))] if call.is_transcription else good(call)
+    ) as server:
+        summary = run_transcription(server)
+    (row,) = rows_of(summary)
+    assert (row["status"], row["input_transcript"]) == ("succeeded", "Hello \ufffd there.")
+    assert "repaired" in row["checks"]

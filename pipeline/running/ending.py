@@ -34,7 +34,7 @@ def summary_of(job: Job, trouble: str) -> RunSummary:
         refused=plan.refused,
         unknown=tally.unknown,
         pending=left + plan.held_back + plan.unfinished + (tally.unfinished if job.left is not None else 0),
-        finished=job.finished,
+        finished=tally.finished,
         skipped_done=plan.done,
         cost_usd=tally.cost_usd if tally.cost_is_known else None,
         input_audio_s=tally.input_audio_s,

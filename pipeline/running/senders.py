@@ -113,7 +113,7 @@ async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib
         storage=job.storage,
         spool=job.spool,
         stop=job.stop,
-        tally=Tally(),
+        tally=Tally(finished=job.tally.finished),
         unknown_before=await asyncio.to_thread(job.ledger.unknown_counts),
         targets={one.name: one for one in targets},
         aftermath=Aftermath(

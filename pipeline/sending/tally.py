@@ -29,6 +29,7 @@ class Tally:
     Attributes:
         unheard: results whose words could not be written down.
         unfinished: items with a reply that is paid for and could not be worked on.
+        finished: replies that were paid for earlier, and finished from their bodies.
         trimmed_s: silence that was left out of what was sent.
         sent: items of which at least one call was made.
         estimated: replies without token counts: their cost is our estimate.
@@ -43,6 +44,7 @@ class Tally:
     calls: int = 0
     unheard: int = 0
     unfinished: int = 0
+    finished: int = 0
     trimmed_s: float = 0.0
     failures: int = 0
     input_audio_s: float = 0.0

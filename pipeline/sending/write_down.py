@@ -19,20 +19,23 @@ from pipeline.audio.split import PART_S, Part
 from pipeline.audio.subtitles import to_srt, to_vtt
 from pipeline.audio.timeline import Span, Timeline
 from pipeline.audio.wording import spoken_words
-from pipeline.errors import AudioBatchError, InputError, Unfinished
+from pipeline.errors import AudioBatchError, BadReply, InputError, StorageError, Unfinished
 from pipeline.inputs.sound_input import open_bytes
 from pipeline.items import digest
 from pipeline.limits.pool import NoDeployment
 from pipeline.limits.retry import Deferred, Tries
-from pipeline.model import Cue, Status, Turn, basis_of, weakest_basis
+from pipeline.model import Check, Cue, Status, Turn, basis_of, weakest_basis
 from pipeline.prices import total_usd
+from pipeline.redaction import redacted_bytes
 from pipeline.sending.one_turn import OneTurn
+from pipeline.sending.recording import keep_in_spool
 from pipeline.store.ledger_parts import PartKind, PartOutcome
+from pipeline.store.names import output_path
 from pipeline.store.versions import subtitle_paths
 from pipeline.wanted_words import LONGEST_S, wanted_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pipeline.inputs.sound_input import SoundInput
     from pipeline.model import AudioPart, Item, Outcome, Reply, Request
@@ -65,6 +68,15 @@ class WritingDown(OneTurn):
 
     async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
         outcome, end = self._succeeded(reply, attempt)
+        self.kept = self._words(reply, outcome)
+        try:
+            await self.sender.ledger.record_part(self.kept, end)
+        except StorageError as failed:
+            await keep_in_spool(self.sender, self.kept.outcome, end, [], {}, because=failed, part=self.kept)
+            raise
+        return self.kept.outcome
+
+    def _words(self, reply: Reply, outcome: Outcome) -> PartOutcome:
         timeline = self.part.timeline
         cues = tuple(
             Cue(
@@ -74,12 +86,47 @@ class WritingDown(OneTurn):
             )
             for cue in reply.cues
         )
-        self.kept = _row(self.kind, self.part.number, timeline, replace(outcome, transcript=reply.text), cues)
-        await self.sender.ledger.record_part(self.kept, end)
-        return self.kept.outcome
+        checks = (Check.REPAIRED,) if reply.repaired else ()
+        outcome = replace(outcome, transcript=reply.text, checks=checks)
+        return _row(self.kind, self.part.number, timeline, outcome, cues)
 
     async def _keep_unfinished(self, failed: Unfinished, end: AttemptEnd) -> Outcome:
-        return await self._failed(failed, end)
+        """The body is kept with a row of its own; whoever asks for these words next finishes them from it."""
+        sender = self.sender
+        body, place = redacted_bytes(failed.raw), self._body_path()
+        row = _row(self.kind, self.part.number, self.part.timeline, self._unfinished(failed), ())
+        try:
+            (saved,) = await sender.on_disk(sender.storage.write_many, [(place, body)])
+            await sender.ledger.record_part(replace(row, outcome=replace(row.outcome, raw_reply=saved)), end)
+        except StorageError as unwritten:
+            roles = {"raw_reply": place}
+            await keep_in_spool(sender, row.outcome, end, [(place, body)], roles, because=unwritten, part=row)
+            raise
+        self._stop_for(failed)
+        raise _NoWords(failed.message) from failed
+
+    def _body_path(self) -> str:
+        words_id = f"{self.item.item_id}#{self.kind}"
+        return output_path(
+            words_id, folder="parts", ending=".json", turn=self.turn.number, part=self.part.number
+        )
+
+    async def finish(self, unfinished: PartOutcome) -> None:
+        """Make the words of a body that was kept; nothing is sent.
+
+        Raises:
+            BadReply: it holds none after all.
+        """
+        from pipeline.transports.transcriptions import decode  # brings the service's client
+
+        sender, outcome = self.sender, unfinished.outcome
+        assert outcome.raw_reply is not None
+        reply = decode(await sender.on_disk(sender.storage.read, outcome.raw_reply.path), {}, 0.0)
+        done = replace(outcome, status=Status.SUCCEEDED, error_type=None, error_message="", raw_reply=None)
+        self.kept = self._words(reply.without_secrets(), done)
+        await sender.ledger.record_part(self.kept)
+        await sender.on_disk(sender.storage.delete, outcome.raw_reply.path)
+        sender.tally.finished += 1
 
     async def _failed(self, failed: AudioBatchError, end: AttemptEnd | None = None) -> Outcome:
         """The result stays as it is."""
@@ -111,7 +158,7 @@ class WriteDown:
         for kind in wanted_of(outcome, self.item.source, self.sender.spec, written):
             try:
                 outcome = await self._add(kind, outcome)
-            except (_NoWords, NoDeployment, Deferred, InputError) as failed:
+            except (_NoWords, NoDeployment, Deferred, InputError, BadReply) as failed:
                 self.sender.tally.unheard += 1
                 log.warning("%s turn %d: no %s words: %s", outcome.item_id, outcome.turn, kind, failed)
         return outcome
@@ -151,16 +198,22 @@ class WriteDown:
             sender.ledger.parts_of, outcome.item_id, outcome.turn, outcome.version, kind
         )
         rows = [
-            found[part.number]
-            if part.number in found
-            and found[part.number].is_of(turn.fingerprint, part.timeline.start_s, part.timeline.end_s)
-            else await self._ask(kind, part, sound, turn, model, outcome)
+            known
+            if (known := _known(found, turn, part)) is not None and known.outcome.status is Status.SUCCEEDED
+            else await self._ask(kind, part, sound, turn, model, outcome, known)
             for part in parts
         ]
         return await sender.settle(self._record(kind, parts, rows, outcome))
 
     async def _ask(  # noqa: PLR0917
-        self, kind: PartKind, part: Part, sound: SoundInput, turn: Turn, model: str, outcome: Outcome
+        self,
+        kind: PartKind,
+        part: Part,
+        sound: SoundInput,
+        turn: Turn,
+        model: str,
+        outcome: Outcome,
+        known: PartOutcome | None,
     ) -> PartOutcome:
         sender = self.sender
         key = (outcome.item_id, turn.number, turn.fingerprint)
@@ -186,7 +239,10 @@ class WriteDown:
             kind=kind,
             part=part,
         )
-        await writing.run()
+        if known is not None:
+            await sender.settle(writing.finish(known))
+        else:
+            await writing.run()
         assert writing.kept is not None
         return writing.kept
 
@@ -200,7 +256,10 @@ class WriteDown:
         cues = tuple(_in_order(parts, rows))
         costs = [outcome.cost_usd, *(row.outcome.cost_usd for row in rows)]
         bases = (basis_of(outcome), *(basis_of(row.outcome) for row in rows))
-        outcome = replace(outcome, cost_usd=total_usd(costs), cost_basis=weakest_basis(bases))
+        checks = dict.fromkeys([*outcome.checks, *(check for row in rows for check in row.outcome.checks)])
+        outcome = replace(
+            outcome, cost_usd=total_usd(costs), cost_basis=weakest_basis(bases), checks=tuple(checks)
+        )
         if kind is PartKind.INPUT:
             outcome = replace(outcome, input_transcript=text)
             if cues and outcome.transcript_file is not None:
@@ -226,6 +285,13 @@ def word_error_rate(said: str, heard: str) -> float | None:
     if not wanted:
         return None
     return round(float(jiwer.wer(" ".join(wanted), " ".join(spoken_words(heard)))), 4)
+
+
+def _known(found: Mapping[int, PartOutcome], turn: Turn, part: Part) -> PartOutcome | None:
+    """What is recorded of these very words: had, or paid for and not finished."""
+    row = found.get(part.number)
+    same = row is not None and row.is_of(turn.fingerprint, part.timeline.start_s, part.timeline.end_s)
+    return row if same else None
 
 
 def _parts_of(sound: SoundInput) -> tuple[Part, ...]:

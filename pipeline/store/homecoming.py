@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ErrorType
 from pipeline.model import Outcome, Status
 from pipeline.store.ledger import AttemptEnd
-from pipeline.store.ledger_parts import PartKind, PartOutcome
+from pipeline.store.ledger_parts import PartKind, PartOutcome, cues_from_json, cues_to_json
 from pipeline.store.ledger_rows import outcome_from_row, outcome_to_row
 from pipeline.store.versions import VERSIONS, clear, set_aside, version_path
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from pipeline.model import SavedFile
@@ -62,7 +62,7 @@ def keep_elsewhere(
         "outcome": outcome_to_row(outcome),
         "end": None if end is None else _end_to_json(end),
         "roles": {role: path for role, path in roles.items() if path},
-        "part": None if part is None else [part.part, part.start_s, part.end_s, part.kind.value],
+        "part": None if part is None else _place_of(part),
         "late": late,
     }
     place = spool.keep(outcome.item_id, files, record)
@@ -117,15 +117,7 @@ def bring_home(
             return
         coming = _written(entry, coming, saved)
         if place:
-            number, start_s, end_s, *kind = place  # earlier versions kept replies alone, and named no kind
-            part = PartOutcome(
-                kind=PartKind(kind[0] if kind else PartKind.REPLY),
-                part=number,
-                start_s=start_s,
-                end_s=end_s,
-                outcome=coming,
-            )
-            ledger.record_part_now(part, end)
+            ledger.record_part_now(_part_in(place, coming), end)
             return
         if known is not None:
             coming = replace(coming, version=max(coming.version, known.version + 1))
@@ -192,6 +184,23 @@ def _in_its_place(ledger: Ledger, coming: Outcome) -> Outcome | None:
     if known is None or known.status is not Status.SUCCEEDED:
         return None
     return None if _is_the_same(known, coming) else known
+
+
+def _place_of(part: PartOutcome) -> list[Any]:
+    return [part.part, part.start_s, part.end_s, part.kind.value, cues_to_json(part.cues)]
+
+
+def _part_in(place: Sequence[Any], outcome: Outcome) -> PartOutcome:
+    """Also of an entry that an earlier version kept: the first named no kind, the next no cues."""
+    number, start_s, end_s, *more = place
+    return PartOutcome(
+        kind=PartKind(more[0] if more else PartKind.REPLY),
+        part=number,
+        start_s=start_s,
+        end_s=end_s,
+        outcome=outcome,
+        cues=cues_from_json(more[1]) if more[1:] else (),
+    )
 
 
 def _is_the_same(one: Outcome, other: Outcome) -> bool:

@@ -15,7 +15,7 @@ from pipeline.model import Cue
 from pipeline.store.ledger_rows import outcome_from_row, outcome_to_row
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import RowMapping
 
@@ -63,23 +63,29 @@ class PartOutcome:
 
 
 def part_to_row(part: PartOutcome) -> dict[str, Any]:
-    cues = [[cue.start_s, cue.end_s, cue.text] for cue in part.cues]
     return outcome_to_row(part.outcome) | {
         "kind": part.kind.value,
         "part": part.part,
         "start_s": part.start_s,
         "end_s": part.end_s,
-        "cues": orjson.dumps(cues).decode() if cues else "",
+        "cues": orjson.dumps(cues_to_json(part.cues)).decode() if part.cues else "",
     }
 
 
 def part_from_row(row: RowMapping | Mapping[str, Any]) -> PartOutcome:
-    cues = orjson.loads(row["cues"]) if row["cues"] else []
     return PartOutcome(
         kind=PartKind(row["kind"]),
         part=row["part"],
         start_s=row["start_s"],
         end_s=row["end_s"],
         outcome=outcome_from_row(row),
-        cues=tuple(Cue(start_s=start, end_s=end, text=text) for start, end, text in cues),
+        cues=cues_from_json(orjson.loads(row["cues"])) if row["cues"] else (),
     )
+
+
+def cues_to_json(cues: Iterable[Cue]) -> list[list[Any]]:
+    return [[cue.start_s, cue.end_s, cue.text] for cue in cues]
+
+
+def cues_from_json(found: Iterable[Sequence[Any]]) -> tuple[Cue, ...]:
+    return tuple(Cue(start_s=start_s, end_s=end_s, text=text) for start_s, end_s, text in found)

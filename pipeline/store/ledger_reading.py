@@ -372,9 +372,14 @@ class LedgerReader:
             return uncounted(connection)
 
     def unfinished(self) -> tuple[list[Outcome], list[PartOutcome]]:
-        """Turns, and parts of turns, whose reply was paid for and could not be worked on."""
+        """Turns, and parts of turns, whose reply was paid for and could not be worked on.
+
+        Words that are written down are finished where they are asked for.
+        """
         found = select(outcomes).where(outcomes.c.error_type == ErrorType.UNFINISHED.value)
-        in_parts = select(parts).where(parts.c.error_type == ErrorType.UNFINISHED.value)
+        in_parts = select(parts).where(
+            parts.c.error_type == ErrorType.UNFINISHED.value, parts.c.kind == PartKind.REPLY.value
+        )
         with self._reading() as connection:
             turns = [outcome_from_row(row) for row in connection.execute(found).mappings()]
             return turns, [part_from_row(row) for row in connection.execute(in_parts).mappings()]

@@ -115,7 +115,7 @@ def decode(raw: bytes, headers: Mapping[str, str], latency_s: float) -> Reply:
     """
     identity = request_id(headers)
     try:
-        body, _ = loads(raw)
+        body, repaired = loads(raw)
         text = body["text"].strip()
         segments = body.get("segments")
         cues = tuple(filter(None, map(_cue, segments if isinstance(segments, list) else ())))
@@ -137,6 +137,7 @@ def decode(raw: bytes, headers: Mapping[str, str], latency_s: float) -> Reply:
         limits={name: value for name, value in headers.items() if name.startswith(("x-ratelimit", "retry-"))},
         cues=cues,
         raw=raw,
+        repaired=repaired,
     )
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
-from running import audiobatch, azure, rows_of, run_job
+from hostile_server import good, hostile_server, whole
+from running import audiobatch, azure, rows_of, run_job, write_wav
 from test_long_recordings import talk
 
+from pipeline.errors import StorageError
 from pipeline.model import Status
 from pipeline.plan import Retry
+from pipeline.sending import write_down
 from pipeline.store import artifacts
+from pipeline.store.ledger import Ledger
+from pipeline.store.spool import Spool
 from pipeline.transports import chat, reply_audio
 
 WAYS = {
@@ -117,3 +122,76 @@ def test_each_part_of_a_long_recording_is_finished_by_itself(emulator, tmp_path,
     assert (done.exit_code, done.finished, done.succeeded) == (0, paid, 1)
     assert len(emulator.settled_journal(4)) == 4, "no part is paid for twice"
     assert not [path for path in (done.output / "parts").rglob("*") if path.is_file()]
+
+
+def words_with_times(call):
+    if not call.is_transcription:
+        return good(call)
+    segments = [{"start": 0.2, "end": 0.9, "text": " Hello there."}]
+    return [whole(json.dumps({"text": "Hello there.", "duration": 1.0, "segments": segments}).encode())]
+
+
+@pytest.fixture
+def words_server():
+    with hostile_server(words_with_times) as server:
+        yield server
+
+
+@pytest.fixture
+def words_job(words_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "a-key")
+    write_wav(tmp_path / "in" / "talk.wav", seconds=1)
+    settings = {"provider": "openai", "modalities": "text", "transcribe_inputs": "whisper-1"}
+    return {
+        "inputs": [str(tmp_path / "in")],
+        "output": str(tmp_path / "out"),
+        "endpoint": words_server.url,
+        **settings,
+    }
+
+
+def transcriptions(server) -> int:
+    return sum(call.is_transcription for call in server.calls)
+
+
+def has_words(summary) -> bool:
+    (row,) = rows_of(summary)
+    assert row["status"] == "succeeded"
+    return row["input_transcript"] == "Hello there."
+
+
+def subtitles(summary) -> str:
+    (found,) = (summary.output / "transcripts").glob("*.srt")
+    return found.read_text()
+
+
+@pytest.mark.parametrize(("failure", "exit_code"), [(BUG, 1), (OSError(28, "No space left on device"), 2)])
+def test_words_that_are_paid_for_are_finished_by_the_next_run(
+    failure, exit_code, words_job, words_server, monkeypatch
+):
+    with monkeypatch.context() as patched:
+        breaks(patched, (write_down, "Cue"), failure)
+        first = run_job(**words_job)
+    assert (first.exit_code, has_words(first), transcriptions(words_server)) == (exit_code, False, 1)
+    assert "The next run finishes what is kept" in first.message
+    second = run_job(**words_job)
+    assert (second.exit_code, second.finished, has_words(second)) == (0, 1, True)
+    assert transcriptions(words_server) == 1
+    assert not [path for path in (second.output / "parts").rglob("*") if path.is_file()]
+    assert "00:00:00,200 --> 00:00:00,900" in subtitles(second)
+    checked = audiobatch("verify", str(second.output))
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_words_that_the_ledger_does_not_take_come_home_from_the_spool(words_job, words_server, monkeypatch):
+    async def full(*_arguments):
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "record_part", full)
+        first = run_job(**words_job)
+    assert (first.exit_code, has_words(first), transcriptions(words_server)) == (2, False, 1)
+    assert len(list(Spool(words_job["output"]).folder.glob("*.reply"))) == 1
+    second = run_job(**words_job)
+    assert (second.exit_code, has_words(second), transcriptions(words_server)) == (0, True, 1)
+    assert "00:00:00,200 --> 00:00:00,900" in subtitles(second), "their times came home, too"
