@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from sqlalchemy import Numeric, and_, case, cast, func, select
 
-from pipeline.model import Status
+from pipeline.model import CostBasis, Status
 from pipeline.store.ledger_rows import media_from_text
 from pipeline.store.ledger_schema import TAKEN_BACK, attempts, items, outcomes, queue, runs
 
@@ -41,13 +41,19 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sums:
-    """What the items that have ended came to."""
+    """What the items that have ended came to.
+
+    Attributes:
+        estimated: rows whose cost is an estimate, which no call's record holds.
+    """
 
     input_audio_s: float = 0.0
     output_audio_s: float = 0.0
     trimmed_s: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
+    estimated: int = 0
+    estimated_usd: Decimal = Decimal(0)
 
 
 def _ended(queue_id: str) -> Any:
@@ -100,6 +106,7 @@ class Account:
                 outcomes.c.audio_duration_s,
                 outcomes.c.trimmed_s,
                 items.c.media,
+                case((outcomes.c.cost_basis == CostBasis.ESTIMATE.value, outcomes.c.cost_usd)),
             )
             .select_from(
                 queue.join(outcomes, outcomes.c.item_id == queue.c.item_id).join(
@@ -110,9 +117,12 @@ class Account:
         )
         sound_in = sound_out = trimmed = 0.0
         tokens_in = tokens_out = 0
+        estimates: list[Decimal] = []
         with self._reading() as connection:
             rows = connection.execution_options(yield_per=_CHUNK).execute(query)
-            for turn, status, usage, audio_s, trimmed_s, media in rows:
+            for turn, status, usage, audio_s, trimmed_s, media, estimate in rows:
+                if estimate is not None:
+                    estimates.append(Decimal(estimate))
                 used = orjson.loads(usage) if usage else {}
                 tokens_in += used.get("input_text_tokens", 0) + used.get("input_audio_tokens", 0)
                 tokens_out += used.get("output_text_tokens", 0) + used.get("output_audio_tokens", 0)
@@ -129,6 +139,8 @@ class Account:
             trimmed_s=trimmed,
             input_tokens=tokens_in,
             output_tokens=tokens_out,
+            estimated=len(estimates),
+            estimated_usd=sum(estimates, Decimal(0)),
         )
 
     def sent_for(self, for_run: str) -> int:

@@ -124,6 +124,8 @@ class Foreman:
             tally.output_audio_s = sums.output_audio_s - sums_before.output_audio_s
             tally.trimmed_s = sums.trimmed_s - sums_before.trimmed_s
             tally.input_text_tokens = sums.input_tokens - sums_before.input_tokens
+            tally.estimated = sums.estimated - sums_before.estimated
+            tally.cost_usd += sums.estimated_usd - sums_before.estimated_usd
             tally.output_text_tokens = sums.output_tokens - sums_before.output_tokens
             job.left = (await asyncio.to_thread(job.ledger.queue.state)).left
         job.in_flight_elsewhere, job.waiting = 0, ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from decimal import Decimal
 
 import pytest
@@ -10,6 +11,7 @@ from bare_server import bare_server, completion
 from running import read_manifest, rows_of, run_job
 
 from pipeline.prices import price_of
+from pipeline.store.ledger import Ledger
 from pipeline.transports.reply_fields import CHAT_NAMES, usage_of
 
 GOOD = {
@@ -115,3 +117,20 @@ def test_every_row_says_what_its_cost_stands_on(prompts):
     assert list(rows_of(summary)[0])[-1] == "cost_basis", "new columns go at the end"
     assert [row["cost_basis"] for row in read_manifest(unpriced.manifest)][:2] == ["unknown", "unknown"]
     assert unpriced.cost_usd is None
+
+
+def test_the_books_of_a_queue_hold_what_is_estimated(prompts):
+    """Whoever has workers send counts by them."""
+    usages, jobs = [GOOD, None, None], []
+
+    def reply(_path, _body, before):
+        return reply_with(usages[before % 3])()
+
+    with bare_server(reply) as server:
+        settings = {**prompts, "endpoint": server.url, "limit": 6, "max_concurrency": 1}
+        summary = run_job(**settings, on_open=jobs.append)
+    with closing(Ledger.open(summary.output / "ledger.db")) as ledger:
+        account = ledger.queue.account(jobs[0].queue_id)
+        sums, counts = account.sums(), account.counts()
+    assert sums.estimated == 4
+    assert float(counts.cost_usd + sums.estimated_usd) == pytest.approx(float(summary.cost_usd))
