@@ -353,9 +353,8 @@ class Job:
             for note in notes:
                 self.warn(note)
         except StorageError as failed:
-            trouble = (
-                f"the manifest could not be written: {failed.message}. `audiobatch report` makes it again."
-            )
+            why = "" if StopReason.STORAGE in self.stop.reasons else f": {failed.message.rstrip('.')}"
+            trouble = f"The reports could not be written{why}. `audiobatch report` writes them again."
             self.stop.ask(StopReason.STORAGE, trouble)
         return await self._close_books(trouble)
 

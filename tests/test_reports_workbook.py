@@ -1,7 +1,9 @@
 """manifest.xlsx as a reviewer gets it."""
 
+import gc
 import re
 import zipfile
+from contextlib import nullcontext
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from reports_samples import chunks_of, sample_row
 
 from pipeline.errors import StorageError
+from pipeline.reports import workbook
 from pipeline.reports.cells import CELL_LIMIT_UTF16, utf16_length
 from pipeline.reports.columns import COLUMNS
 from pipeline.reports.sheets import SheetLimits
@@ -218,3 +221,11 @@ def test_a_workbook_that_is_open_in_excel_is_left_and_the_new_one_is_put_beside_
 def test_a_folder_that_is_gone_is_a_storage_error_and_leaves_nothing_behind(tmp_path: Path):
     with pytest.raises(StorageError, match="cannot be written"):
         write(tmp_path / "gone" / "manifest.xlsx", [sample_row(0)])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_error_and_nothing_is_said_when_the_archive_is_thrown_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(workbook, "draft_beside", lambda _path: nullcontext(Path("/dev/full")))
+    with pytest.raises((StorageError, OSError), match="No space left"):
+        write(tmp_path / "manifest.xlsx", [sample_row(1)])
+    gc.collect()  # an error in a destructor fails this test

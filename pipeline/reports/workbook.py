@@ -11,6 +11,7 @@ back.
 
 from __future__ import annotations
 
+import io
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from typing_extensions import Buffer
+
     from pipeline.reports.manifest import ManifestRow
+
+
+class _Draft(io.FileIO):
+    """A file that fails once: an archive that could not be written tries again when it is thrown away."""
+
+    _failed = False
+
+    @property
+    def _is_gone(self) -> bool:
+        return self._failed or self.closed
+
+    def write(self, data: Buffer) -> int:
+        left = memoryview(data).cast("B")
+        size_bytes = len(left)
+        try:
+            while left and not self._is_gone:
+                left = left[super().write(left) :]
+        except OSError:
+            self._failed = True
+            raise
+        return size_bytes
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return 0 if self._is_gone else super().seek(offset, whence)
+
+    def tell(self) -> int:
+        return 0 if self._is_gone else super().tell()
+
+    def flush(self) -> None:
+        if not self._is_gone:
+            super().flush()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +109,15 @@ def write_workbook(
     names = list(columns) if columns is not None else [*COLUMNS, *extra_columns]
     with draft_beside(path) as draft:
         try:
-            rows, notes = _write(
-                chunks, draft, names, settings=settings or {}, title=title or path.parent.name, limits=limits
-            )
+            with _Draft(draft, "w") as file:
+                rows, notes = _write(
+                    chunks,
+                    file,
+                    names,
+                    settings=settings or {},
+                    title=title or path.parent.name,
+                    limits=limits,
+                )
         except XlsxFileError as failed:
             raise StorageError(f"{path.name} could not be written: {failed}") from failed
         placed: Placed = place(draft, path)
@@ -86,7 +126,7 @@ def write_workbook(
 
 def _write(
     chunks: Iterable[Sequence[ManifestRow]],
-    draft: Path,
+    draft: _Draft,
     names: list[str],
     *,
     settings: Mapping[str, object],
@@ -101,7 +141,7 @@ def _write(
         "nan_inf_to_errors": False,
     }
     totals = Totals()
-    with closing(xlsxwriter.Workbook(str(draft), options)) as book:
+    with closing(xlsxwriter.Workbook(draft, options)) as book:
         formats = Formats(book)
         sheet = ManifestSheet(book, "manifest", names, formats, limits)
         summary = book.add_worksheet("summary")

@@ -55,4 +55,5 @@ def run_log(output: Path, run_id: str) -> Iterator[None]:
             one.removeHandler(handler)
             one.setLevel(level)
             one.propagate = propagate
-        handler.close()
+        with contextlib.suppress(OSError):  # a full disk: what is missing is the end of a log
+            handler.close()
