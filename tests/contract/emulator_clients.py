@@ -1,15 +1,12 @@
 """Official clients for the emulator, and the requests that the tests make with them."""
 
 import base64
-import io
-import math
-import struct
-import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx2
+from bare_server import voice
 from emulator_process import EmulatorProcess
 from openai import AzureOpenAI, OpenAI
 
@@ -61,17 +58,8 @@ def heard(*parts: dict[str, Any], prompt: str = "Describe the recording.") -> li
 
 
 def tone_wav(duration_s: float = 1.0, rate_hz: int = 16_000) -> bytes:
-    """A WAV file with a 220 Hz tone."""
-    samples = [
-        round(8000 * math.sin(2 * math.pi * 220 * n / rate_hz)) for n in range(round(duration_s * rate_hz))
-    ]
-    out = io.BytesIO()
-    with wave.open(out, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate_hz)
-        file.writeframes(struct.pack(f"<{len(samples)}h", *samples))
-    return out.getvalue()
+    """A WAV file with a tone."""
+    return voice(duration_s, rate_hz)
 
 
 def raw_post(

@@ -12,35 +12,21 @@ import asyncio
 import base64
 import contextlib
 import gzip
-import io
 import json
-import math
 import random
-import struct
 import sys
-import wave
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.bare_server import voice
+
 #: From so many calls on, a prompt is answered well.
 GOOD_FROM = 2
 
-
-def _sound(seconds: float = 0.3, rate_hz: int = 24_000) -> bytes:
-    samples = [int(9000 * math.sin(n / 12)) for n in range(int(seconds * rate_hz))]
-    out = io.BytesIO()
-    with wave.open(out, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate_hz)
-        file.writeframes(struct.pack(f"<{len(samples)}h", *samples))
-    return out.getvalue()
-
-
-SOUND = _sound()
+SOUND = voice(0.3)
 
 
 @dataclass
