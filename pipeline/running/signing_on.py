@@ -70,7 +70,7 @@ def sign_on(  # noqa: PLR0917 - all of it is one run's
         spool.share(me.run_id, alone=joined.alone)
         if not joined.alone or me.drains:
             # What a run of this machine could not record, others would soon take for lost.
-            brought = bring_home(spool, storage, ledger, beside_others=True)
+            brought = bring_home(spool, storage, ledger)
             return SignedOn(queue_id=joined.queue_id, alone=joined.alone, brought=brought)
         # One that was taken for dead may write yet: its files are young.
         storage.sweep_temporary(older_than_s=me.lease_s)

@@ -7,6 +7,7 @@ of the files are which. Whoever brings it home does what the run would have done
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,6 +22,7 @@ from pipeline.store.versions import VERSIONS, clear, set_aside, version_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from pipeline.model import SavedFile
@@ -76,16 +78,16 @@ def bring_home(
     ledger: Ledger,
     *,
     only: Collection[str] | None = None,
-    beside_others: bool = False,
 ) -> int:
     """Write kept replies to the output and the ledger; the kept copy goes only after both are on disk.
+
+    On a shared ledger each item is held meanwhile. What another run holds is left to it, and comes home later.
 
     Args:
         spool: of this machine.
         storage: the output.
         ledger: that of the output.
         only: those of these items; None: all.
-        beside_others: other runs are at work: what they hold by now is left to them.
 
     Returns:
         How many there were.
@@ -125,13 +127,12 @@ def bring_home(
         ledger.record_outcome_now(coming, end, superseded=known)
         log.info("%s turn %d: brought home", coming.item_id, coming.turn)
 
-    holders = ledger.queue.holders() if beside_others else {}
+    def hold(entry: SpoolEntry) -> AbstractContextManager[bool]:
+        if only is not None and entry.name not in only:
+            return nullcontext(False)
+        return ledger.queue.taken(entry.name, owner=entry.record["outcome"]["run_id"])
 
-    def comes_home(entry: SpoolEntry) -> bool:
-        run_id = entry.record["outcome"]["run_id"]
-        return (only is None or entry.name in only) and holders.get(entry.name, run_id) == run_id
-
-    return len(spool.bring_home(storage, record, first=make_room, which=comes_home))
+    return len(spool.bring_home(storage, record, first=make_room, hold=hold))
 
 
 def _among_versions(entry: SpoolEntry, coming: Outcome, known: Outcome | None) -> SpoolEntry:

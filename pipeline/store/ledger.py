@@ -179,7 +179,8 @@ class Ledger(LedgerReader):
         self, outcome: Outcome, end: AttemptEnd | None = None, *, superseded: Outcome | None = None
     ) -> None:
         """The same, for a thread without an event loop."""
-        self._writer.write_now(*_outcome_writes(outcome, end, superseded))
+        guard = self.queue.guard(outcome.item_id)
+        self._writer.write_now(*_outcome_writes(outcome, end, superseded), guard=guard)
 
     def adopt(self, attempt: Attempt, end: AttemptEnd, outcome: Outcome) -> None:
         """Record a result that an earlier ledger of this output knew, with the call that brought it. Blocks."""
@@ -196,7 +197,8 @@ class Ledger(LedgerReader):
 
     def record_part_now(self, part: PartOutcome, end: AttemptEnd | None = None) -> None:
         """The same, for a thread without an event loop."""
-        self._writer.write_now(*_part_writes(part, end, None))
+        guard = self.queue.guard(part.outcome.item_id)
+        self._writer.write_now(*_part_writes(part, end, None), guard=guard)
 
     # What a run finds and decides before it sends.
 

@@ -15,9 +15,10 @@ Measured (PostgreSQL 15, 4 processes, claim and end of an item): 2 049 items a s
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Float, and_, bindparam, case, exists, func, or_, select, update
@@ -30,7 +31,7 @@ from pipeline.store.ledger_moment import moment
 from pipeline.store.ledger_schema import attempts, queue, workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from sqlalchemy import Connection, Select
@@ -166,6 +167,11 @@ _FILL = _filling()
 _HOLD = _holding()
 _END = update(queue).where(*_MINE).values(lease_until=None, holder="", overdue=0)
 _RELEASE = update(queue).where(*_MINE).values(lease_until=0.0, holder="", overdue=0)
+_PUT_BACK = (
+    update(queue)
+    .where(*_MINE)
+    .values(lease_until=bindparam("until_s"), holder=bindparam("by"), overdue=bindparam("was_overdue"))
+)
 _RENEW = (
     update(queue)
     .where(queue.c.holder == bindparam("me"), queue.c.lease_until > 0)
@@ -177,6 +183,45 @@ _EMPTY = (
     .where(queue.c.lease_until.is_not(None))
     .values(lease_until=None, holder="", fence=queue.c.fence + 1, overdue=0)
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Taken:
+    """An item, taken or not.
+
+    Attributes:
+        fence: of the claim; None: there is none, since another run holds it, or it is not on the queue.
+        before: what stood on the queue, with the new fence; empty where nothing was changed.
+    """
+
+    is_held: bool
+    fence: int | None = None
+    before: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _take(connection: Connection, item_id: str, owner: str, me: str, length_s: float) -> _Taken:
+    columns = (queue.c.lease_until, queue.c.holder, queue.c.overdue, queue.c.fence)
+    held = func.coalesce(queue.c.lease_until, 0.0) > moment()
+    query = select(*columns, held.label("held")).where(queue.c.item_id == item_id).with_for_update()
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return _Taken(is_held=True)
+    if row.held and row.holder not in {me, owner}:
+        return _Taken(is_held=False)
+    fence = row.fence + 1
+    connection.execute(
+        update(queue)
+        .where(queue.c.item_id == item_id)
+        .values(lease_until=moment() + length_s, holder=me, fence=fence)
+    )
+    before = {
+        "which": item_id,
+        "claimed_with": fence,
+        "until_s": row.lease_until,
+        "by": row.holder,
+        "was_overdue": row.overdue,
+    }
+    return _Taken(is_held=True, fence=fence, before=before)
 
 
 class WorkQueue:
@@ -294,6 +339,34 @@ class WorkQueue:
         if rows:
             self._writer.write_later((_RELEASE, rows))
 
+    # What comes home from the spool.
+
+    @contextlib.contextmanager
+    def taken(self, item_id: str, *, owner: str) -> Iterator[bool]:
+        """Hold an item while a reply that a run could not record is recorded; then it is on the queue as it was.
+
+        Blocks. Where nobody else can be at work, nothing needs to be held.
+
+        Args:
+            owner: the run whose reply it is. What that one holds may be taken.
+
+        Yields:
+            Whether it is held; False: another run holds it.
+        """
+        if self.lease_s == FOR_EVER_S or item_id in self._held:
+            yield True
+            return
+        found = self._writer.ask_now(
+            lambda connection: _take(connection, item_id, owner, self.me, self.lease_s)
+        )
+        if found.fence is not None:
+            self._fences[item_id] = found.fence
+        try:
+            yield found.is_held
+        finally:
+            if found.before:
+                self._writer.write_now((_PUT_BACK, [found.before]))
+
     # What is refused to one who no longer holds an item.
 
     def guard(self, item_id: str) -> tuple[str, int] | None:
@@ -335,12 +408,6 @@ class WorkQueue:
             if kind_of == "held":
                 holders.add(holder)
         return QueueState(**counts, holders=tuple(sorted(holders)))
-
-    def holders(self) -> dict[str, str]:
-        """Who holds what at the moment: runs by item. Blocks."""
-        query = select(queue.c.item_id, queue.c.holder).where(queue.c.lease_until > moment())
-        with self._reading() as connection:
-            return {row.item_id: row.holder for row in connection.execute(query)}
 
     def account(self, queue_id: str) -> Account:
         """What became of the items of a queue."""

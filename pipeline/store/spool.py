@@ -18,17 +18,19 @@ import os
 import secrets
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import platformdirs
 
-from pipeline.errors import StorageError
+from pipeline.errors import LeaseLost, StorageError
 from pipeline.store.durable import is_full, open_patiently, sync_file, translating
 from pipeline.store.storage import LocalStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from pipeline.model import SavedFile
@@ -199,7 +201,7 @@ class Spool:
         record: Callable[[SpoolEntry, list[SavedFile]], None],
         *,
         first: Callable[[SpoolEntry], SpoolEntry] | None = None,
-        which: Callable[[SpoolEntry], bool] = lambda _: True,
+        hold: Callable[[SpoolEntry], AbstractContextManager[bool]] = lambda _: nullcontext(True),
     ) -> list[str]:
         """Writes every kept reply to the output, has its outcome recorded, and only then deletes the entry.
 
@@ -210,7 +212,7 @@ class Spool:
             storage: the output.
             record: is given the entry and its files as saved.
             first: is given the entry before its files are written, and gives it back, perhaps with other paths.
-            which: says of an entry whether it comes home now.
+            hold: what is held while an entry comes home; it says whether that entry comes now.
 
         Returns:
             The names of the entries that are home.
@@ -220,12 +222,15 @@ class Spool:
         """
         home = []
         for entry in self.entries():
-            if not which(entry):
+            try:
+                with hold(entry) as comes_now:
+                    if not comes_now:
+                        continue
+                    written = entry if first is None else first(entry)
+                    record(written, storage.write_many(written.files))
+            except LeaseLost as lost:
+                _log.warning("%s; the reply stays in the spool", lost.message)
                 continue
-            if first is not None:
-                entry = first(entry)  # noqa: PLW2901 - the same entry, as it is to be written
-            saved = storage.write_many(entry.files)
-            record(entry, saved)
             self._storage.delete(entry.path.name)
             home.append(entry.name)
         if home:

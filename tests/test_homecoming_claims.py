@@ -1,0 +1,138 @@
+"""Replies from the spool come home beside runs that claim: never over what another run holds at that moment."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+
+from pipeline.model import Outcome, Source, SourceKind, Status
+from pipeline.store.homecoming import bring_home, keep_elsewhere
+from pipeline.store.ledger import Attempt, Ledger
+from pipeline.store.spool import Spool
+from pipeline.store.storage import LocalStorage
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def output(tmp_path):
+    return LocalStorage(tmp_path / "out")
+
+
+@pytest.fixture
+def ledgers(postgresql, output):
+    """Of a run that was stopped, and of another: on one queue, with one item."""
+    with (
+        closing(Ledger.at(postgresql.url, str(output.root))) as stopped,
+        closing(Ledger.at(postgresql.url, str(output.root))) as other,
+    ):
+        stopped.queue.claims_as("stopped", lease_s=30.0)
+        other.queue.claims_as("other", lease_s=30.0)
+        other.put_sources(
+            [Source(item_id="a", kind=SourceKind.PROMPT, position=1, root="", path="", text="Say a.")], "q"
+        )
+        other.queue.fill([("a", 1)], "q")
+        yield stopped, other
+
+
+@pytest.fixture
+def spool(tmp_path, ledgers):
+    spool = Spool(tmp_path / "out", base=tmp_path / "spool")
+    asyncio.run(ledgers[0].record_intent(attempt()))
+    outcome = Outcome(
+        item_id="a",
+        turn=1,
+        fingerprint="f",
+        status=Status.SUCCEEDED,
+        run_id="stopped",
+        started_at=NOW,
+        finished_at=NOW,
+        transcript="late",
+    )
+    files = [("audio/a.wav", b"late")]
+    keep_elsewhere(spool, outcome, None, files, {"audio": "audio/a.wav"}, late=True)
+    return spool
+
+
+def attempt():
+    return Attempt(
+        attempt_id="t1",
+        item_id="a",
+        turn=1,
+        fingerprint="f",
+        run_id="stopped",
+        number=1,
+        started_at=NOW,
+        deployment="d",
+        provider="openai",
+        transport="chat",
+        model="m",
+        voice="",
+        format="wav",
+        prompt="Say a.",
+        input_sha256="",
+        settings_key="k",
+    )
+
+
+def claimed(ledger):
+    return [one.item_id for one in asyncio.run(ledger.queue.claim(5))]
+
+
+def test_what_another_run_holds_stays_in_the_spool(ledgers, spool, output):
+    stopped, other = ledgers
+    assert claimed(other) == ["a"]
+    assert bring_home(spool, output, stopped) == 0
+    assert stopped.outcome("a", 1) is None
+    assert len(list(spool.folder.glob("*.reply"))) == 1
+    assert not output.exists("audio/a.wav")
+
+
+def test_what_comes_home_is_claimed_by_nobody_meanwhile_and_is_done_for_whoever_claims_it_next(
+    ledgers, spool, output, monkeypatch
+):
+    stopped, other = ledgers
+    write_many, meanwhile = LocalStorage.write_many, []
+
+    def claiming(storage, files):
+        meanwhile.append(claimed(other))
+        return write_many(storage, files)
+
+    monkeypatch.setattr(LocalStorage, "write_many", claiming)
+    assert bring_home(spool, output, stopped) == 1
+    assert meanwhile == [[]]
+    assert claimed(other) == ["a"], "it is on the queue as it was"
+    assert other.outcome("a", 1).transcript == "late"
+
+
+def test_a_claim_that_comes_between_leaves_the_reply_in_the_spool(ledgers, spool, output, monkeypatch):
+    stopped, other = ledgers
+    write_many = LocalStorage.write_many
+
+    def planned_anew(storage, files):
+        saved = write_many(storage, files)
+        other.queue.fill([("a", 1)], "another queue")
+        assert claimed(other) == ["a"]
+        return saved
+
+    monkeypatch.setattr(LocalStorage, "write_many", planned_anew)
+    assert bring_home(spool, output, stopped) == 0
+    assert other.outcome("a", 1) is None
+    assert len(list(spool.folder.glob("*.reply"))) == 1
+    assert other.queue.held == {"a"}
+    asyncio.run(other.record_outcome(outcome_of_other()))
+
+
+def outcome_of_other():
+    return Outcome(
+        item_id="a",
+        turn=1,
+        fingerprint="f",
+        status=Status.SUCCEEDED,
+        run_id="other",
+        started_at=NOW,
+        finished_at=NOW,
+    )
