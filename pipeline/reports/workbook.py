@@ -40,6 +40,7 @@ class _Draft(io.FileIO):
     """A file that fails once: an archive that could not be written tries again when it is thrown away."""
 
     _failed = False
+    _at = 0
 
     @property
     def _is_gone(self) -> bool:
@@ -54,13 +55,15 @@ class _Draft(io.FileIO):
         except OSError:
             self._failed = True
             raise
+        self._at += size_bytes
         return size_bytes
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return 0 if self._is_gone else super().seek(offset, whence)
+        self._at = offset if self._is_gone else super().seek(offset, whence)
+        return self._at
 
     def tell(self) -> int:
-        return 0 if self._is_gone else super().tell()
+        return self._at if self._is_gone else super().tell()
 
     def flush(self) -> None:
         if not self._is_gone:
