@@ -11,7 +11,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from emulator_process import EmulatorProcess
 
 #: Properties are about what is computed; how long it takes is the benchmarks' matter.
 #: The gate asks the same each time; who runs them by hand asks anew.
@@ -36,9 +35,8 @@ def no_account(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def shared_emulator():
-    with EmulatorProcess("--speech", "tone") as emulator:
-        yield emulator
+def shared_emulator(audio_emulator_process):
+    return audio_emulator_process
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +49,8 @@ def postgresql():
 
 
 @pytest.fixture
-def emulator(shared_emulator):
-    """The session's emulator with an empty journal, no faults and no quotas."""
-    shared_emulator.reset()
-    return shared_emulator
+def emulator(audio_emulator):
+    return audio_emulator
 
 
 @pytest.fixture(scope="session")

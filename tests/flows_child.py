@@ -14,8 +14,8 @@ from functools import partial
 
 import flows_engine
 
-from flows.server import EmbeddedServer
-from pipeline.jobspec import JobSpec
+from audiobatch.config.jobspec import JobSpec
+from audiobatch_flows.server import EmbeddedServer
 
 
 def told(summary):
@@ -25,34 +25,34 @@ def told(summary):
 
 
 async def run_plain(spec: JobSpec):
-    from flows import progress, stopping
+    from audiobatch_flows import progress, signals
 
     async with flows_engine.SlowJob.open(spec) as job:
-        with stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job)):
+        with signals.on_signals(job.stop, in_flight=partial(progress.in_flight, job)):
             plan = await job.prepare()
             await asyncio.gather(*(job.run_shard(shard) for shard in plan.shards))
             return told(await job.finish())
 
 
 async def run_command(spec: JobSpec, server: EmbeddedServer | None):
-    from flows import engine_context, launch, progress, stopping
+    from audiobatch_flows import engine_context, launch, progress, signals
 
     launch.PATIENCE_S = 2.0
     async with flows_engine.SlowJob.open(spec) as job:
-        with stopping.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=True):
+        with signals.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=True):
             plan = await job.prepare()
             if server is not None:
                 await server.wait_healthy()
                 print(server.pid, flush=True)
-            from flows.process_folder import process_folder
+            from audiobatch_flows.flow import process_folder
 
             async with progress.shown(job):
                 return told(await launch.as_flow(process_folder, engine_context.Engine(job=job, plan=plan)))
 
 
 async def run_flow(spec: JobSpec):
-    from flows.endings import RunFailed
-    from flows.process_folder import process_folder
+    from audiobatch_flows.endings import RunFailed
+    from audiobatch_flows.flow import process_folder
 
     try:
         return told(await process_folder(spec))

@@ -16,14 +16,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError
-from pipeline.jobspec import JobSpec
-from pipeline.plan import Shard
-from pipeline.sending.tally import RunSummary, Snapshot
-from pipeline.stop import Stop, StopReason
+from audiobatch.calls.stats import RunSummary, Snapshot
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.errors import ConfigError
+from audiobatch.planning.plan import Shard
+from audiobatch.stop import Stop, StopReason
 
 if TYPE_CHECKING:
-    from pipeline.execute import ShardResult
+    from audiobatch.execution.job import ShardResult
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class SlowJob:
         return Plan(to_send=count, shards=shards, shards_at_once=(self.spec.max_concurrency or 16))
 
     async def run_shard(self, shard: Shard) -> ShardResult:
-        from pipeline.execute import ShardResult
+        from audiobatch.execution.job import ShardResult
 
         if shard.number == options(self.spec).get("bug"):
             raise ZeroDivisionError("a bug of ours")
@@ -151,6 +151,6 @@ class SlowJob:
 
 def install() -> None:
     """Put the stand-in in the engine's place, in this process."""
-    from pipeline import execute
+    from audiobatch.execution import job
 
-    execute.Job = SlowJob
+    job.Job = SlowJob

@@ -14,7 +14,7 @@ from unittest import mock
 
 import flows_engine
 
-from flows.server import EmbeddedServer
+from audiobatch_flows.server import EmbeddedServer
 
 #: What Prefect itself leaves behind, whatever runs on it.
 WARNINGS = ("ignore:unclosed <socket:ResourceWarning", "ignore:unclosed transport:ResourceWarning")
@@ -53,12 +53,12 @@ async def connected():
     """Point Prefect in this process at the shared server, and the flows at the stand-in of the engine."""
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-    from pipeline import execute
+    from audiobatch.execution import job
 
     address = await url()
     try:
         with (
-            mock.patch.object(execute, "Job", flows_engine.SlowJob),
+            mock.patch.object(job, "Job", flows_engine.SlowJob),
             temporary_settings({PREFECT_API_URL: address, PREFECT_HOME: str(home())}),
         ):
             yield

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.emulator.espeak_speech import EspeakSpeech  # noqa: E402
-from pipeline.emulator.speech import SAMPLE_RATE_HZ  # noqa: E402
+from audiobatch_emulator.espeak_speech import EspeakSpeech  # noqa: E402
+from audiobatch_emulator.speech import SAMPLE_RATE_HZ  # noqa: E402
 
 RECORDINGS = ROOT / "sample_inputs" / "recordings"
 PEAK = 0.5  # of full scale

@@ -13,10 +13,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.emulator.config import Quota
-from pipeline.emulator.quota import Quotas, Verdict
-from pipeline.limits.limiter import Limiter, Taken
-from pipeline.limits.token_charge import CallTokens
+from audiobatch.limits.limiter import Limiter, Taken
+from audiobatch.limits.token_charge import CallTokens
+from audiobatch_emulator.config import Quota
+from audiobatch_emulator.quota import Quotas, Verdict
 
 NAME = "d"
 ROUND_TRIP_S = 0.02

@@ -23,8 +23,8 @@ import pytest
 from filelock import FileLock
 from needed import need
 
-from pipeline.address import Address
-from pipeline.store.filesystems import filesystem_of
+from audiobatch.address import Address
+from audiobatch.storage.object_stores import filesystem_of
 
 AZURITE = Path(__file__).resolve().parent / "contract" / "azurite" / "package.json"
 #: Azurite's documented account; no secret. Source: https://learn.microsoft.com/azure/storage/common/storage-connect-azurite

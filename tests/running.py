@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import execute
-from pipeline.jobspec import JobSpec
-from pipeline.plan import Retry
-from pipeline.sending.tally import RunSummary
+from audiobatch.calls.stats import RunSummary
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.execution.job import Job, run_shards
+from audiobatch.planning.plan import Retry
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,11 +33,11 @@ def run_job(*, retry: Retry | None = None, on_open=None, **settings: Any) -> Run
 
     async def whole() -> RunSummary:
         spec = JobSpec(**settings)
-        async with execute.Job.open(spec, retry=retry) as job:
+        async with Job.open(spec, retry=retry) as job:
             if on_open is not None:
                 on_open(job)
             plan = await job.prepare()
-            await execute.run_shards(job, plan.shards, plan.shards_at_once)
+            await run_shards(job, plan.shards, plan.shards_at_once)
             return await job.finish()
 
     return asyncio.run(whole())
@@ -51,8 +51,8 @@ def audiobatch(
 ) -> subprocess.CompletedProcess[str]:
     """The command line, as a user has it."""
     return subprocess.run(
-        [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(env or {})},
+        [sys.executable, "-c", "from audiobatch_flows.cli.main import main; main()", *map(str, arguments)],
+        env={**os.environ, "COLUMNS": "200", **(env or {})},
         cwd=cwd or ROOT,
         input=stdin,
         stdin=subprocess.DEVNULL if stdin is None else None,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import flows_prefect
-from running import ROOT
 
 PATIENCE_S = 240.0
 
@@ -28,12 +27,11 @@ class Command:
         self._out = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         self.process = subprocess.Popen(
             [
-                *(program or (sys.executable, "-c", "from flows.cli import main; main()")),
+                *(program or (sys.executable, "-c", "from audiobatch_flows.cli.main import main; main()")),
                 *map(str, arguments),
             ],
             env={
                 **os.environ,
-                "PYTHONPATH": str(ROOT),
                 "PREFECT_HOME": str(flows_prefect.home()),
                 **(env or {}),
             },

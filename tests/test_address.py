@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.address import Address, absolute, is_remote, masked, place_of
-from pipeline.deploymentspec import checked_address
+from audiobatch.address import Address, absolute, is_remote, masked, place_of
+from audiobatch.config.deploymentspec import checked_address
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.errors import BadReply, RateLimited, Unavailable
-from pipeline.limits.limiter import Limiter
-from pipeline.limits.pool import Deployment, Pool
-from pipeline.limits.retry_budget import RetryBudget
-from pipeline.limits.token_charge import CallTokens
-from pipeline.sending.aftermath import Aftermath
-from pipeline.stop import Stop, StopReason
+from audiobatch.calls.feedback import Aftermath
+from audiobatch.errors import BadReply, RateLimited, Unavailable
+from audiobatch.limits.limiter import Limiter
+from audiobatch.limits.pool import Deployment, Pool
+from audiobatch.limits.retry_budget import RetryBudget
+from audiobatch.limits.token_charge import CallTokens
+from audiobatch.stop import Stop, StopReason
 
 CALL = CallTokens(expected=10)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.answers import AnswerFields, AnswerInvalid, read_fields
-from pipeline.errors import BadReply, ConfigError
+from audiobatch.answer_schema import AnswerFields, AnswerInvalid, read_fields
+from audiobatch.errors import BadReply, ConfigError
 
 FIELDS = {
     "fields": [

@@ -3,10 +3,10 @@ import os
 import pytest
 from running import write_wav
 
-from pipeline.discover import Discovery
-from pipeline.errors import ConfigError
-from pipeline.jobspec import JobSpec
-from pipeline.running.arrivals import Arrivals
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.errors import ConfigError
+from audiobatch.execution.arrivals import Arrivals
+from audiobatch.inputs.discover import Discovery
 
 
 def watched(*inputs, **settings):

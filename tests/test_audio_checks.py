@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from pipeline.audio.checks import check_reply
-from pipeline.audio.measure import Clip, measure
-from pipeline.audio.wav import pcm_to_wav
-from pipeline.emulator.speech import SAMPLE_RATE_HZ, open_speech
-from pipeline.model import Check
+from audiobatch.audio.checks import check_reply
+from audiobatch.audio.measure import Clip, measure
+from audiobatch.audio.wav import pcm_to_wav
+from audiobatch.model import Check
+from audiobatch_emulator.speech import SAMPLE_RATE_HZ, open_speech
 
 VOICES = ("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar")
 TEXTS = (

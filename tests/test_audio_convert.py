@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.audio.convert import MP3_BITS_PER_S, encode_reply, prepare, resampled, unpack
-from pipeline.audio.encode import REPLY_FORMATS
-from pipeline.audio.probe import LARGEST_SENT_BYTES, probe
-from pipeline.audio.timeline import Span, Timeline
-from pipeline.audio.wav import pcm_to_wav
-from pipeline.errors import InputError
-from pipeline.model import Media
+from audiobatch.audio.convert import MP3_BITS_PER_S, encode_reply, prepare, resampled, unpack
+from audiobatch.audio.encode import REPLY_FORMATS
+from audiobatch.audio.probe import LARGEST_SENT_BYTES, probe
+from audiobatch.audio.timeline import Span, Timeline
+from audiobatch.audio.wav import pcm_to_wav
+from audiobatch.errors import InputError
+from audiobatch.model import Media
 
 
 def on_disk(folder, data, name="x.wav"):

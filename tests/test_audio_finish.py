@@ -12,14 +12,14 @@ import pytest
 import soundfile
 from pydantic import ValidationError
 
-from pipeline.audio.clips import GAP_S, fade, join_replies, trim_edges
-from pipeline.audio.encode import encode_reply
-from pipeline.audio.finish import Finish, finish_reply
-from pipeline.audio.loudness import CEILING_DBTP, measure_loudness, normalize
-from pipeline.audio.measure import measure
-from pipeline.audio.wav import pcm_to_wav
-from pipeline.inputs.sound_settings import finish_of
-from pipeline.jobspec import JobSpec
+from audiobatch.audio.clips import GAP_S, fade, join_replies, trim_edges
+from audiobatch.audio.encode import encode_reply
+from audiobatch.audio.finish import Finish, finish_reply
+from audiobatch.audio.loudness import CEILING_DBTP, measure_loudness, normalize
+from audiobatch.audio.measure import measure
+from audiobatch.audio.wav import pcm_to_wav
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.inputs.sound_settings import finish_of
 
 RATE = 24_000
 
@@ -150,10 +150,11 @@ def test_impossible_wishes_are_errors(wrong):
 def test_pydub_is_loaded_without_its_warnings_and_only_when_needed():
     script = (
         "import sys\n"
-        "import pipeline.audio.convert, pipeline.audio.probe, pipeline.audio.measure, pipeline.audio.checks\n"
+        "import audiobatch.audio.convert, audiobatch.audio.probe\n"
+        "import audiobatch.audio.measure, audiobatch.audio.checks\n"
         "assert 'pydub' not in sys.modules and 'av' not in sys.modules\n"
-        "from pipeline.audio.clips import join_replies\n"
-        "from pipeline.audio.wav import pcm_to_wav\n"
+        "from audiobatch.audio.clips import join_replies\n"
+        "from audiobatch.audio.wav import pcm_to_wav\n"
         "join_replies([pcm_to_wav(bytes(100))] * 2, 'wav')\n"
         "assert 'pydub' in sys.modules\n"
     )

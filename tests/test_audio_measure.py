@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.audio.encode import encode_reply
-from pipeline.audio.levels import LevelMeter
-from pipeline.audio.measure import measure
-from pipeline.audio.wav import pcm_to_wav
+from audiobatch.audio.encode import encode_reply
+from audiobatch.audio.levels import LevelMeter
+from audiobatch.audio.measure import measure
+from audiobatch.audio.wav import pcm_to_wav
 
 RATE = 24_000
 

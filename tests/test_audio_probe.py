@@ -16,11 +16,11 @@ import audio_corpus as corpus
 import numpy as np
 import pytest
 
-from pipeline.audio import decode
-from pipeline.audio import probe as probe_module
-from pipeline.audio.convert import prepare
-from pipeline.audio.measure import measure
-from pipeline.audio.probe import (
+from audiobatch.audio import decode
+from audiobatch.audio import probe as probe_module
+from audiobatch.audio.convert import prepare
+from audiobatch.audio.measure import measure
+from audiobatch.audio.probe import (
     is_plain_wav,
     is_silent,
     looks_like_audio,
@@ -28,9 +28,9 @@ from pipeline.audio.probe import (
     probe_many,
     sendable_as_is,
 )
-from pipeline.audio.probe_pool import ProbePool
-from pipeline.audio.probe_worker import answer
-from pipeline.errors import InputError
+from audiobatch.audio.probe_pool import ProbePool
+from audiobatch.audio.probe_worker import answer
+from audiobatch.errors import InputError
 
 FULL = os.environ.get("AUDIOBATCH_FULL") == "1"
 MOST_MEMORY_MB = 300
@@ -195,8 +195,8 @@ def test_the_whole_corpus_is_read_in_little_memory(cases):
     folder = cases[0].path.parent
     output, above_mb = in_a_child(
         "from pathlib import Path\n"
-        "from pipeline.audio.probe import probe_many\n"
-        "from pipeline.audio.convert import prepare\n"
+        "from audiobatch.audio.probe import probe_many\n"
+        "from audiobatch.audio.convert import prepare\n"
         "for path, found in probe_many(sorted(Path(sys.argv[1]).iterdir()), 1):\n"
         "    if hasattr(found, 'media'):\n"
         "        prepare(path, found.media)\n"
@@ -249,7 +249,7 @@ def test_a_file_without_permission_is_refused(tmp_path):
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from pipeline.audio.probe import probe\n"
+        "from audiobatch.audio.probe import probe\n"
         "import soundfile, numpy\n"
         "path = os.open(sys.argv[1].rpartition('/')[0], os.O_RDONLY)\n"
         "os.fchdir(path)\n"
@@ -321,7 +321,7 @@ def test_an_rf64_of_more_than_four_gigabytes_is_read_by_blocks(tmp_path):
     duration_s = corpus.sparse_rf64(path, size_bytes=size_bytes)
     output, above_mb = in_a_child(
         "from pathlib import Path\n"
-        "from pipeline.audio.probe import probe\n"
+        "from audiobatch.audio.probe import probe\n"
         "print(probe(Path(sys.argv[1])).media.duration_s)",
         str(path),
     )

@@ -16,13 +16,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_audio_probe import MOST_MEMORY_MB, in_a_child
 
-from pipeline.audio.convert import prepare
-from pipeline.audio.join import Passage, clock, join_transcripts, to_text
-from pipeline.audio.levels import LevelMeter, Levels
-from pipeline.audio.probe import probe
-from pipeline.audio.split import OVERLAP_S, Part, count_parts, plan_parts, survey
-from pipeline.audio.timeline import Span, Timeline
-from pipeline.audio.trim import plan_trim, saved_s
+from audiobatch.audio.convert import prepare
+from audiobatch.audio.join import Passage, clock, join_transcripts, to_text
+from audiobatch.audio.levels import LevelMeter, Levels
+from audiobatch.audio.probe import probe
+from audiobatch.audio.split import OVERLAP_S, Part, count_parts, plan_parts, survey
+from audiobatch.audio.timeline import Span, Timeline
+from audiobatch.audio.trim import plan_trim, saved_s
 
 FULL = os.environ.get("AUDIOBATCH_FULL") == "1"
 RATE = 8_000
@@ -251,10 +251,10 @@ def test_two_hours_go_through_in_little_memory(tmp_path):
     output, above_mb = in_a_child(
         "from pathlib import Path\n"
         "import time\n"
-        "from pipeline.audio.probe import probe\n"
-        "from pipeline.audio.split import plan_parts, survey\n"
-        "from pipeline.audio.convert import prepare\n"
-        "from pipeline.audio.trim import plan_trim\n"
+        "from audiobatch.audio.probe import probe\n"
+        "from audiobatch.audio.split import plan_parts, survey\n"
+        "from audiobatch.audio.convert import prepare\n"
+        "from audiobatch.audio.trim import plan_trim\n"
         "path = Path(sys.argv[1])\n"
         "media = probe(path).media\n"
         "levels = survey(path)\n"

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_audio_split import RATE, levels_of, talk
 
-from pipeline.audio.timeline import Span, Timeline
-from pipeline.audio.trim import KEPT_S, LONGEST_PAUSE_S, plan_trim, saved_s
+from audiobatch.audio.timeline import Span, Timeline
+from audiobatch.audio.trim import KEPT_S, LONGEST_PAUSE_S, plan_trim, saved_s
 
 
 @st.composite

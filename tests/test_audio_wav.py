@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.audio.wav import pcm_to_wav, repair_header
+from audiobatch.audio.wav import pcm_to_wav, repair_header
 
 SAMPLES = corpus.speech(0.5, 24_000)
 PLAIN = corpus.wav(SAMPLES, 24_000)

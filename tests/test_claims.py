@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import InputError
-from pipeline.store.claims import Claims
-from pipeline.store.names import OUTPUT_ENDINGS, collision_key, output_path
+from audiobatch.errors import InputError
+from audiobatch.storage.claims import Claims
+from audiobatch.storage.names import OUTPUT_ENDINGS, collision_key, output_path
 
 PIECES = st.sampled_from(
     ["a", "A", "b", ".wav", ".mp3", ".m4a", ".txt", "/", ".t2", "é", "e\u0301", "~", "_t2"]

@@ -10,12 +10,12 @@ from email.utils import format_datetime
 
 import av
 import pytest
-from emulator_process import EmulatorProcess
 
-from pipeline import doctor
-from pipeline.audio.encode import REPLY_FORMATS
-from pipeline.audio.probe import EXTENSIONS
-from pipeline.jobspec import JobSpec
+from audiobatch.audio.encode import REPLY_FORMATS
+from audiobatch.audio.probe import EXTENSIONS
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.maintenance import doctor
+from audiobatch_emulator.process import EmulatorProcess
 
 
 def examined(call=False, **settings):
@@ -123,7 +123,7 @@ def test_a_price_that_is_not_known_and_a_model_that_is_retired_are_told(tmp_path
 
 
 def test_the_prefect_server_that_a_run_would_use_is_asked(monkeypatch, tmp_path):
-    from flows.commands.doctor import prefect_server
+    from audiobatch_flows.cli.commands.doctor import prefect_server
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.emulator.answers import Heard, answer, quote, reads_verbatim, shortened
-from pipeline.emulator.recognition import Hearing
+from audiobatch_emulator.answers import Heard, answer, quote, reads_verbatim, shortened
+from audiobatch_emulator.recognition import Hearing
 
 
 def hearing(text: str = "good morning", confidence: float = 0.9, pitch_hz: float | None = 120.0) -> Hearing:

@@ -7,7 +7,7 @@ import struct
 import av
 import pytest
 
-from pipeline.emulator.encode import FORMATS, encode, wav_header
+from audiobatch_emulator.encode import FORMATS, encode, wav_header
 
 PCM = struct.pack("<24000h", *(round(9000 * math.sin(n / 17)) for n in range(24_000)))
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pipeline.emulator.faults import RULES, Ask, Do, Faults, Latency, Rule
+from audiobatch_emulator.faults import RULES, Ask, Do, Faults, Latency, Rule
 
 
 class Clock:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from pipeline.emulator.journal import Journal, item_hash
+from audiobatch_emulator.journal import Journal, item_hash
 
 
 class Clock:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.emulator.config import Quota
-from pipeline.emulator.quota import Quotas
+from audiobatch_emulator.config import Quota
+from audiobatch_emulator.quota import Quotas
 
 
 class Clock:

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from emulator_process import ROOT, EmulatorProcess
+from openai import OpenAI
+from running import ROOT
 
-from pipeline.emulator.faults import RULES
+from audiobatch_emulator.faults import RULES
+from audiobatch_emulator.process import EmulatorProcess
 
-README = ROOT / "pipeline" / "emulator" / "README.md"
+README = ROOT / "pipeline" / "audiobatch_emulator" / "README.md"
 
 
 def blocks(language: str) -> list[str]:
@@ -25,7 +27,7 @@ def test_every_test_that_the_table_names_is_there() -> None:
 
 
 def test_every_flag_that_it_names_is_there() -> None:
-    from pipeline.emulator.command import emulator
+    from audiobatch_emulator.command import emulator
 
     flags = {flag for option in emulator.params for flag in (*option.opts, *option.secondary_opts)}
     assert set(re.findall(r"`(--[a-z-]+)", README.read_text("utf-8"))) <= flags
@@ -37,7 +39,7 @@ def test_the_rules_are_rules() -> None:
 
 
 def test_the_python_example_runs(tmp_path: Path) -> None:
-    (example,) = blocks("python")
+    example, _fixture = blocks("python")
     with EmulatorProcess("--speech", "tone") as server:
         ended = subprocess.run(
             [sys.executable, "-c", example],
@@ -53,8 +55,27 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 
 
 def test_the_tables_name_every_condition_and_effect() -> None:
-    from pipeline.emulator.faults import Do, When
+    from audiobatch_emulator.faults import Do, When
 
     text = README.read_text("utf-8")
     for name in (*When.model_fields, *Do.model_fields):
         assert f"`{name}`" in text, name
+
+
+def test_the_fixture_s_example_says_what_happens(audio_emulator) -> None:
+    class Program:
+        """Whatever calls the service, and asks once more when it is told to wait."""
+
+        def run(self, base_url: str, api_key: str) -> None:
+            with OpenAI(base_url=base_url, api_key=api_key, max_retries=1) as client:
+                client.chat.completions.create(
+                    model="gpt-audio-1.5",
+                    modalities=["text", "audio"],
+                    audio={"voice": "alloy", "format": "wav"},
+                    messages=[{"role": "user", "content": "Say hello."}],
+                )
+
+    _, example = blocks("python")
+    names = {"my_program": Program()}
+    exec(example, names)
+    names["test_my_program_survives_a_busy_service"](audio_emulator)

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.emulator import pocketsphinx_ear
-from pipeline.emulator.decoding import decode
-from pipeline.emulator.pocketsphinx_ear import PocketsphinxEar
-from pipeline.emulator.pocketsphinx_engine import pieces
-from pipeline.emulator.recognition import EngineCrashed, Undecodable, open_ear
-from pipeline.emulator.speech_gate import can_be_speech
-from pipeline.emulator.tones import tone_speech
-from pipeline.emulator.voices import voice_named
-from pipeline.errors import ConfigError
+from audiobatch_emulator import pocketsphinx_ear
+from audiobatch_emulator.decoding import decode
+from audiobatch_emulator.errors import EmulatorError
+from audiobatch_emulator.pocketsphinx_ear import PocketsphinxEar
+from audiobatch_emulator.pocketsphinx_engine import pieces
+from audiobatch_emulator.recognition import EngineCrashed, Undecodable, open_ear
+from audiobatch_emulator.speech_gate import can_be_speech
+from audiobatch_emulator.tones import tone_speech
+from audiobatch_emulator.voices import voice_named
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDINGS = ROOT / "sample_inputs" / "recordings"
@@ -299,7 +299,7 @@ def test_speech_can_be_speech_until_it_is_too_quiet_to_hear():
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(pocketsphinx_ear.importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'audiobatch\[local\]'.*--speech tone"):
+    with pytest.raises(EmulatorError, match=r"pip install 'audiobatch\[local\]'.*--speech tone"):
         open_ear("real")
 
 

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import soxr
 
-from pipeline.emulator import espeak_speech
-from pipeline.emulator.engine_process import EngineCrashed, EnginePool
-from pipeline.emulator.espeak_speech import EspeakSpeech, language_of
-from pipeline.emulator.measuring import Measurements, Measurer
-from pipeline.emulator.speech import SAMPLE_RATE_HZ, open_speech
-from pipeline.emulator.voices import KNOWN_VOICES, Voice, voice_named
-from pipeline.errors import ConfigError
+from audiobatch_emulator import espeak_speech
+from audiobatch_emulator.engine_process import EngineCrashed, EnginePool
+from audiobatch_emulator.errors import EmulatorError
+from audiobatch_emulator.espeak_speech import EspeakSpeech, language_of
+from audiobatch_emulator.measuring import Measurements, Measurer
+from audiobatch_emulator.speech import SAMPLE_RATE_HZ, open_speech
+from audiobatch_emulator.voices import KNOWN_VOICES, Voice, voice_named
 
 SENTENCE = "We were away a year ago. Please call me back when you have received the new order."
 LONG_TEXT = "The river carries the water to the sea. " * 600
@@ -209,7 +209,7 @@ async def test_an_engine_killed_in_mid_request_is_one_failed_request(speech):
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGSTOP on Windows")
 async def test_an_engine_that_hangs_is_one_failed_request():
-    pool = EnginePool("pipeline.emulator.pocketsphinx_engine", processes=1, quiet_limit_s=8)
+    pool = EnginePool("audiobatch_emulator.pocketsphinx_engine", processes=1, quiet_limit_s=8)
     try:
         assert (await pool.ask({}, b"no audio"))[0]["undecodable"]
         hung = pool.pids[0]
@@ -225,7 +225,7 @@ async def test_an_engine_that_hangs_is_one_failed_request():
 
 
 async def test_an_engine_that_cannot_start_says_why():
-    pool = EnginePool("pipeline.emulator.no_such_engine", processes=1)
+    pool = EnginePool("audiobatch_emulator.no_such_engine", processes=1)
     with pytest.raises(EngineCrashed, match="No module named"):
         await pool.ask({})
     await pool.aclose()
@@ -257,7 +257,7 @@ async def test_closing_leaves_neither_a_process_nor_a_folder():
 def test_the_engine_ends_and_cleans_up_when_its_parent_is_killed():
     code = (
         "import asyncio\n"
-        "from pipeline.emulator.espeak_speech import EspeakSpeech\n"
+        "from audiobatch_emulator.espeak_speech import EspeakSpeech\n"
         "async def main():\n"
         "    speech = EspeakSpeech()\n"
         "    await speech.say('Hello.', 'alloy')\n"
@@ -289,7 +289,7 @@ async def test_a_temporary_folder_with_a_long_path_is_not_used(speech, monkeypat
     deep.mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
     if os.name == "nt":
-        with pytest.raises(ConfigError, match="TMPDIR"):
+        with pytest.raises(EmulatorError, match="TMPDIR"):
             await speech.say(SENTENCE, "alloy")
     else:
         assert await speech.say(SENTENCE, "alloy")
@@ -297,14 +297,14 @@ async def test_a_temporary_folder_with_a_long_path_is_not_used(speech, monkeypat
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(espeak_speech.importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'audiobatch\[local\]'.*--speech tone"):
+    with pytest.raises(EmulatorError, match=r"pip install 'audiobatch\[local\]'.*--speech tone"):
         open_speech("real")
 
 
 def test_the_tones_need_no_engine_in_the_process():
     code = (
         "import asyncio, sys\n"
-        "from pipeline.emulator.speech import open_speech\n"
+        "from audiobatch_emulator.speech import open_speech\n"
         "asyncio.run(open_speech('tone').say('Hello', 'alloy'))\n"
         "assert not {'espeakng_loader', 'pocketsphinx'} & set(sys.modules)\n"
     )

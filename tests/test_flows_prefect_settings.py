@@ -1,6 +1,6 @@
 import pytest
 
-from flows import prefect_settings
+from audiobatch_flows import prefect_settings
 
 PROFILES = """
 active = "ours"

@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.filterwarnings(text) for text in flows_prefect.WARNING
 
 
 def spec(folder, **settings):
-    from pipeline.jobspec import JobSpec
+    from audiobatch.config.jobspec import JobSpec
 
     given = {
         "inputs": (str(folder / "recordings"),),
@@ -61,7 +61,7 @@ async def artifacts(flow_run_id):
 
 async def test_a_run_is_a_completed_flow_run_with_a_name_tags_and_a_task_an_item(tmp_path):
     async with flows_prefect.connected():
-        from flows.process_folder import process_folder
+        from audiobatch_flows.flow import process_folder
 
         summary = await process_folder(spec(tmp_path))
         assert isinstance(summary, flows_engine.RunSummary)
@@ -79,7 +79,7 @@ async def test_a_run_is_a_completed_flow_run_with_a_name_tags_and_a_task_an_item
 
 async def test_items_share_tasks_where_the_plan_says_so(tmp_path):
     async with flows_prefect.connected():
-        from flows.speak_prompts import speak_prompts
+        from audiobatch_flows.flow import speak_prompts
 
         await speak_prompts(spec(tmp_path, system="shard=2"))
         tasks = await task_runs((await last_run()).id, 2)
@@ -88,7 +88,7 @@ async def test_items_share_tasks_where_the_plan_says_so(tmp_path):
 
 async def test_artifacts_show_progress_a_summary_and_the_first_items(tmp_path):
     async with flows_prefect.connected():
-        from flows.process_folder import process_folder
+        from audiobatch_flows.flow import process_folder
 
         await process_folder(spec(tmp_path, limit=250, timeout_s=0.001, system="shard=50"))
         found = await artifacts((await last_run()).id)
@@ -103,7 +103,7 @@ async def test_artifacts_show_progress_a_summary_and_the_first_items(tmp_path):
 async def test_a_run_that_ends_while_its_progress_is_still_being_created_has_one_and_it_is_the_last(
     tmp_path, monkeypatch
 ):
-    from flows import artifacts as product
+    from audiobatch_flows import artifacts as product
 
     create = product.acreate_progress_artifact
 
@@ -114,7 +114,7 @@ async def test_a_run_that_ends_while_its_progress_is_still_being_created_has_one
 
     monkeypatch.setattr(product, "acreate_progress_artifact", created_late)
     async with flows_prefect.connected():
-        from flows.process_folder import process_folder
+        from audiobatch_flows.flow import process_folder
 
         await process_folder(spec(tmp_path, timeout_s=0.001))
         found = await artifacts((await last_run()).id)
@@ -124,7 +124,7 @@ async def test_a_run_that_ends_while_its_progress_is_still_being_created_has_one
 
 async def test_failed_items_complete_the_run_with_a_message_and_a_tag(tmp_path):
     async with flows_prefect.connected():
-        from flows.process_folder import process_folder
+        from audiobatch_flows.flow import process_folder
 
         summary = await process_folder(spec(tmp_path, system="failed=1"))
         assert summary.exit_code == 3
@@ -136,8 +136,8 @@ async def test_failed_items_complete_the_run_with_a_message_and_a_tag(tmp_path):
 
 async def test_any_other_end_is_a_failed_run_and_an_error_that_carries_the_summary(tmp_path):
     async with flows_prefect.connected():
-        from flows.endings import RunFailed, RunInterrupted
-        from flows.process_folder import process_folder
+        from audiobatch_flows.endings import RunFailed, RunInterrupted
+        from audiobatch_flows.flow import process_folder
 
         with pytest.raises(RunFailed) as ended:
             await process_folder(spec(tmp_path, system="exit=6"))
@@ -148,8 +148,8 @@ async def test_any_other_end_is_a_failed_run_and_an_error_that_carries_the_summa
 
 async def test_a_bug_in_one_shard_stops_the_others_orderly(tmp_path):
     async with flows_prefect.connected():
-        from flows.endings import RunFailed
-        from flows.process_folder import process_folder
+        from audiobatch_flows.endings import RunFailed
+        from audiobatch_flows.flow import process_folder
 
         with pytest.raises(RunFailed, match="ZeroDivisionError") as ended:
             await process_folder(spec(tmp_path, limit=8, system="bug=5", max_concurrency=4, timeout_s=0.3))
@@ -161,8 +161,8 @@ async def test_a_bug_in_one_shard_stops_the_others_orderly(tmp_path):
 
 async def test_settings_that_cannot_work_fail_the_run_with_their_message_and_no_pages_of_frames(tmp_path):
     async with flows_prefect.connected():
-        from flows.process_folder import process_folder
-        from pipeline.errors import ConfigError
+        from audiobatch.errors import ConfigError
+        from audiobatch_flows.flow import process_folder
 
         with pytest.raises(ConfigError, match="output is a file"):
             await process_folder(spec(tmp_path, system="refuse=1"))
@@ -174,7 +174,7 @@ async def test_inside_another_flow_it_is_a_call_like_any_other(tmp_path):
     async with flows_prefect.connected():
         from prefect import flow
 
-        from flows.process_folder import process_folder
+        from audiobatch_flows.flow import process_folder
 
         @flow(name="nightly")
         async def nightly() -> list[int]:
@@ -190,7 +190,7 @@ def test_outside_the_main_thread_it_runs_though_no_signal_can_reach_it(tmp_path)
 
     async def call():
         async with flows_prefect.connected():
-            from flows.process_folder import process_folder
+            from audiobatch_flows.flow import process_folder
 
             got.append(await process_folder(spec(tmp_path)))
 
@@ -201,15 +201,15 @@ def test_outside_the_main_thread_it_runs_though_no_signal_can_reach_it(tmp_path)
 
 
 async def test_cancelled_in_prefect_it_drains_and_is_cancelled(tmp_path, monkeypatch):
-    from flows import stopping
+    from audiobatch_flows import signals
 
-    monkeypatch.setattr(stopping, "POLL_S", 0.2)
+    monkeypatch.setattr(signals, "POLL_S", 0.2)
     async with flows_prefect.connected():
         from prefect.client.orchestration import get_client
         from prefect.states import Cancelling
 
-        from flows.endings import RunInterrupted
-        from flows.process_folder import process_folder
+        from audiobatch_flows.endings import RunInterrupted
+        from audiobatch_flows.flow import process_folder
 
         async def cancel():
             while not (tmp_path / "out" / "calls.txt").exists():  # noqa: ASYNC110
@@ -227,14 +227,14 @@ async def test_cancelled_in_prefect_it_drains_and_is_cancelled(tmp_path, monkeyp
 
 
 async def test_the_run_s_log_in_prefect_has_its_progress_and_its_warnings(tmp_path, monkeypatch):
-    from flows import artifacts as page
+    from audiobatch_flows import artifacts as page
 
     monkeypatch.setattr(page, "UPDATE_EVERY_S", 0.2)
     async with flows_prefect.connected():
         from prefect.client.orchestration import get_client
 
-        from flows import engine_context, launch
-        from flows.process_folder import process_folder
+        from audiobatch_flows import engine_context, launch
+        from audiobatch_flows.flow import process_folder
 
         given = spec(tmp_path, limit=4, timeout_s=0.8, max_concurrency=1)
         async with flows_engine.SlowJob.open(given) as job:
@@ -255,8 +255,8 @@ async def test_the_run_s_log_in_prefect_has_its_progress_and_its_warnings(tmp_pa
 
 async def test_an_engine_prepared_by_the_caller_is_used_and_always_gives_its_summary(tmp_path):
     async with flows_prefect.connected():
-        from flows import engine_context, launch
-        from flows.process_folder import process_folder
+        from audiobatch_flows import engine_context, launch
+        from audiobatch_flows.flow import process_folder
 
         async with flows_engine.SlowJob.open(spec(tmp_path, system="exit=5"), run_id="mine") as job:
             engine = engine_context.Engine(job=job, plan=await job.prepare())
@@ -267,7 +267,7 @@ async def test_an_engine_prepared_by_the_caller_is_used_and_always_gives_its_sum
 
 
 def test_the_parameter_form_explains_each_setting():
-    from flows.process_folder import process_folder
+    from audiobatch_flows.flow import process_folder
 
     schema = process_folder.parameters.model_dump()
     job = next(one["properties"] for one in schema["definitions"].values() if "inputs" in one["properties"])

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import flows_engine
 import pytest
 
-from flows import closing, progress
-from pipeline.jobspec import JobSpec
-from pipeline.sending.tally import RunSummary, Snapshot
+from audiobatch.calls.stats import RunSummary, Snapshot
+from audiobatch.config.jobspec import JobSpec
+from audiobatch_flows import progress, summary_text
 
 
 def moment(**changes):
@@ -192,7 +192,7 @@ def test_the_closing_table_has_the_figures_and_whole_paths(capsys, monkeypatch):
 
 def test_the_headline_is_one_sentence():
     assert (
-        closing.headline(summary(failed=1, pending=2))
+        summary_text.headline(summary(failed=1, pending=2))
         == "9 succeeded, 1 failed, 2 pending; $1.50 in 1 min 3 s"
     )
 
@@ -207,11 +207,11 @@ def test_the_headline_is_one_sentence():
     ],
 )
 def test_money_has_the_digits_that_mean_something(cost, text):
-    assert closing.money(cost) == text
+    assert summary_text.money(cost) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(4.24, "4.2 s"), (59.97, "1 min 0 s"), (1643, "27 min"), (7500, "2 h 5 min")]
 )
 def test_durations_are_in_the_unit_a_person_would_use(seconds, text):
-    assert closing.duration(seconds) == text
+    assert summary_text.duration(seconds) == text

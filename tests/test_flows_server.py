@@ -10,9 +10,9 @@ from unittest import mock
 import flows_prefect
 import pytest
 
-from flows import server, server_schema
-from flows.server import EmbeddedServer
-from pipeline.errors import ConfigError
+from audiobatch.errors import ConfigError
+from audiobatch_flows import server, server_schema
+from audiobatch_flows.server import EmbeddedServer
 
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
 
@@ -79,7 +79,7 @@ async def test_a_server_that_does_not_answer_in_time_is_given_up():
 def test_a_client_killed_leaves_no_server_behind(when):
     program = (
         "import asyncio, time\n"
-        "from flows.server import EmbeddedServer\n"
+        "from audiobatch_flows.server import EmbeddedServer\n"
         "server = EmbeddedServer()\n"
         "server.start()\n"
         f"if {when == 'serving'}: asyncio.run(server.wait_healthy())\n"

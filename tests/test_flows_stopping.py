@@ -12,8 +12,8 @@ from pathlib import Path
 import flows_prefect
 import pytest
 
-from flows import stopping
-from pipeline.stop import Stop, StopReason
+from audiobatch.stop import Stop, StopReason
+from audiobatch_flows import signals
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in flows_prefect.WARNINGS]
 
@@ -99,10 +99,10 @@ def test_the_second_signal_gives_up_what_is_in_flight(tmp_path):
 def test_the_third_signal_ends_the_process_where_it_stands(tmp_path):
     program = (
         "import asyncio, signal, time\n"
-        "from flows import stopping\n"
-        "from pipeline.stop import Stop\n"
+        "from audiobatch_flows import signals\n"
+        "from audiobatch.stop import Stop\n"
         "async def main():\n"
-        "    with stopping.on_signals(Stop(), in_flight=str):\n"
+        "    with signals.on_signals(Stop(), in_flight=str):\n"
         "        print('ready', flush=True)\n"
         "        for _ in range(3000):\n"
         "            time.sleep(0.01)  # a loop that is stuck\n"
@@ -199,19 +199,19 @@ def test_a_server_that_is_gone_in_mid_run_costs_no_result(tmp_path):
 
 @posix
 async def test_handlers_are_as_before_once_the_run_is_over():
-    before = [signal.getsignal(number) for number in stopping.REASONS]
+    before = [signal.getsignal(number) for number in signals.REASONS]
     stop = Stop()
-    with stopping.on_signals(stop, in_flight=str):
+    with signals.on_signals(stop, in_flight=str):
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(stop.soft.wait(), 5)
     assert stop.reason is StopReason.SIGTERM
-    assert [signal.getsignal(number) for number in stopping.REASONS] == before
+    assert [signal.getsignal(number) for number in signals.REASONS] == before
 
 
 @posix
 async def test_signals_count_once_for_handlers_inside_one_another():
     stop = Stop()
-    with stopping.on_signals(stop, in_flight=str), stopping.on_signals(stop, in_flight=str):
+    with signals.on_signals(stop, in_flight=str), signals.on_signals(stop, in_flight=str):
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.wait_for(stop.soft.wait(), 5)
         assert not stop.hard.is_set()
@@ -223,7 +223,7 @@ async def test_signals_count_once_for_handlers_inside_one_another():
 async def test_a_signal_while_another_stop_drains_does_not_abort():
     stop = Stop()
     stop.ask(StopReason.MAX_COST)
-    with stopping.on_signals(stop, in_flight=str):
+    with signals.on_signals(stop, in_flight=str):
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.sleep(0.05)
     assert stop.hurried.is_set()
@@ -232,7 +232,7 @@ async def test_a_signal_while_another_stop_drains_does_not_abort():
 
 
 async def test_a_state_that_cannot_be_read_stops_nothing(monkeypatch):
-    monkeypatch.setattr(stopping, "POLL_S", 0.01)
+    monkeypatch.setattr(signals, "POLL_S", 0.01)
     answers = iter([OSError("no route"), False, True])
 
     async def cancelled():
@@ -242,7 +242,7 @@ async def test_a_state_that_cannot_be_read_stops_nothing(monkeypatch):
         return answer
 
     stop = Stop()
-    async with stopping.on_cancellation(stop, cancelled):
+    async with signals.on_cancellation(stop, cancelled):
         await asyncio.wait_for(stop.soft.wait(), 5)
     assert stop.reason is StopReason.CANCELLED
     assert next(answers, None) is None
@@ -252,8 +252,8 @@ async def test_a_state_that_cannot_be_read_stops_nothing(monkeypatch):
 async def test_two_signals_of_different_kinds_are_one_wish_also_while_another_stop_drains(capsys):
     stop = Stop()
     stop.ask(StopReason.MAX_COST)
-    with stopping.on_signals(stop, in_flight=str):
-        for number in stopping.REASONS:
+    with signals.on_signals(stop, in_flight=str):
+        for number in signals.REASONS:
             os.kill(os.getpid(), number)
             await asyncio.sleep(0.05)
     assert not stop.hard.is_set()
@@ -261,19 +261,21 @@ async def test_two_signals_of_different_kinds_are_one_wish_also_while_another_st
 
 
 async def test_a_cancellation_is_heard_while_another_stop_drains(monkeypatch):
-    monkeypatch.setattr(stopping, "POLL_S", 0.01)
+    monkeypatch.setattr(signals, "POLL_S", 0.01)
 
     async def cancelled():
         return True
 
     stop = Stop()
     stop.ask(StopReason.MAX_COST)
-    async with stopping.on_cancellation(stop, cancelled):
+    async with signals.on_cancellation(stop, cancelled):
         await asyncio.wait_for(stop.hurried.wait(), 5)
     assert stop.reason is StopReason.MAX_COST
 
 
 def test_a_process_that_hangs_at_its_end_is_ended():
-    program = "from flows import stopping; import time; stopping.end_process_after(143, 0.1); time.sleep(60)"
+    program = (
+        "import time; from audiobatch_flows.signals import *; end_process_after(143, 0.1); time.sleep(60)"
+    )
     ended = subprocess.run([sys.executable, "-c", program], env=flows_prefect.child_environment(), timeout=30)
     assert ended.returncode == 143

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.transports.headers import (
+from audiobatch.transports.rate_limit_headers import (
     LONGEST_S,
     duration_s,
     limit_a_minute,

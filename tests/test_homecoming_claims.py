@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipeline.model import Outcome, Source, SourceKind, Status
-from pipeline.store.homecoming import bring_home, keep_elsewhere
-from pipeline.store.ledger import Attempt, Ledger
-from pipeline.store.spool import Spool
-from pipeline.store.storage import LocalStorage
+from audiobatch.ledger.ledger import Attempt, Ledger
+from audiobatch.ledger.spool_replay import bring_home, keep_elsewhere
+from audiobatch.model import Outcome, Source, SourceKind, Status
+from audiobatch.storage.local import LocalStorage
+from audiobatch.storage.spool import Spool
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from pipeline.errors import ConfigError, StorageError
-from pipeline.model import Outcome, SavedFile, Source, SourceKind, Status
-from pipeline.store import ledger_schema
-from pipeline.store.ledger import Attempt, AttemptEnd, Ledger
-from pipeline.store.recovery import recover
-from pipeline.store.storage import LocalStorage
-from pipeline.store.versions import set_aside, version_path
+from audiobatch.errors import ConfigError, StorageError
+from audiobatch.execution.recovery import recover
+from audiobatch.ledger import schema
+from audiobatch.ledger.ledger import Attempt, AttemptEnd, Ledger
+from audiobatch.model import Outcome, SavedFile, Source, SourceKind, Status
+from audiobatch.storage.local import LocalStorage
+from audiobatch.storage.versions import set_aside, version_path
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 FIXTURE = Path(__file__).parent / "fixtures" / "folder-v1"
@@ -192,7 +192,7 @@ def folder_v1(tmp_path):
     return folder
 
 
-def schema(path):
+def schema_of(path):
     """Tables, columns and indexes, whatever the order they were made in."""
     names = rows(path, "SELECT type, name, tbl_name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
     columns = {
@@ -220,9 +220,9 @@ def test_a_migrated_ledger_is_like_a_new_one(tmp_path):
     folder = folder_v1(tmp_path)
     Ledger.open(folder / "ledger.db").close()
     Ledger.open(tmp_path / "new.db").close()
-    assert schema(folder / "ledger.db") == schema(tmp_path / "new.db")
+    assert schema_of(folder / "ledger.db") == schema_of(tmp_path / "new.db")
     version = rows(folder / "ledger.db", "SELECT value FROM meta WHERE key = 'schema_version'")
-    assert version == [(str(ledger_schema.VERSION),)]
+    assert version == [(str(schema.VERSION),)]
 
 
 def test_migrations_run_in_order_once_each_and_only_those_that_are_missing(tmp_path, monkeypatch):
@@ -238,9 +238,9 @@ def test_migrations_run_in_order_once_each_and_only_those_that_are_missing(tmp_p
         done.append(4)
         connection.execute(text("UPDATE runs SET host = 'somewhere'"))
 
-    monkeypatch.setattr(ledger_schema, "MIGRATIONS", (*ledger_schema.MIGRATIONS, third, fourth))
-    monkeypatch.setattr(ledger_schema, "VERSION", ledger_schema.VERSION + 2)
-    monkeypatch.setattr("pipeline.store.ledger_engine.VERSION", ledger_schema.VERSION)
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, third, fourth))
+    monkeypatch.setattr(schema, "VERSION", schema.VERSION + 2)
+    monkeypatch.setattr("audiobatch.ledger.engine.VERSION", schema.VERSION)
     for _ in range(2):
         Ledger.open(folder / "ledger.db").close()
     assert done == [3, 4]
@@ -254,12 +254,12 @@ def test_a_migration_that_fails_half_way_has_not_happened(tmp_path, monkeypatch)
         connection.execute(text("ALTER TABLE runs ADD COLUMN host TEXT"))
         raise ZeroDivisionError
 
-    before = schema(folder / "ledger.db")
+    before = schema_of(folder / "ledger.db")
     with monkeypatch.context() as patch:
-        patch.setattr(ledger_schema, "MIGRATIONS", (*ledger_schema.MIGRATIONS, breaks))
+        patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, breaks))
         with pytest.raises(ZeroDivisionError):
             Ledger.open(folder / "ledger.db")
-    assert schema(folder / "ledger.db") == before
+    assert schema_of(folder / "ledger.db") == before
     Ledger.open(folder / "ledger.db").close()
 
 
@@ -270,20 +270,20 @@ def test_a_migration_that_is_killed_half_way_has_not_happened(tmp_path):
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from sqlalchemy import text\n"
-        "from pipeline.store import ledger_schema\n"
-        "from pipeline.store.ledger import Ledger\n"
+        "from audiobatch.ledger import schema\n"
+        "from audiobatch.ledger.ledger import Ledger\n"
         "def dies(connection):\n"
         "    connection.execute(text('ALTER TABLE runs ADD COLUMN host TEXT'))\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "ledger_schema.MIGRATIONS = (*ledger_schema.MIGRATIONS, dies)\n"
+        "schema.MIGRATIONS = (*schema.MIGRATIONS, dies)\n"
         "Ledger.open(Path(sys.argv[1]))\n"
     )
-    before = schema(folder / "ledger.db")
+    before = schema_of(folder / "ledger.db")
     ended = subprocess.run(
         [sys.executable, "-c", program, str(folder / "ledger.db")], cwd=Path(__file__).parents[1]
     )
     assert ended.returncode == -signal.SIGKILL
-    assert schema(folder / "ledger.db") == before
+    assert schema_of(folder / "ledger.db") == before
     Ledger.open(folder / "ledger.db").close()
 
 

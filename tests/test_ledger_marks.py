@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from test_ledger import folder_v1
 
-from pipeline.model import Outcome, Review, Source, SourceKind, Status
-from pipeline.store.ledger import Ledger
+from audiobatch.ledger.ledger import Ledger
+from audiobatch.model import Outcome, Review, Source, SourceKind, Status
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 SOURCE = Source(item_id="a", kind=SourceKind.PROMPT, position=0, root="", path="", text="Hi.", sha256="0")

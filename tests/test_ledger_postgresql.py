@@ -9,11 +9,11 @@ import pytest
 from running import azure, run_job
 from sqlalchemy import text
 
-from pipeline.errors import ConfigError, FolderInUse
-from pipeline.store import ledger_postgresql, ledger_schema
-from pipeline.store.ledger import Ledger
-from pipeline.store.ledger_postgresql import open_postgresql, schema_of
-from pipeline.store.ledger_workers import this_process
+from audiobatch.errors import ConfigError, FolderInUse
+from audiobatch.ledger import schema
+from audiobatch.ledger.ledger import Ledger
+from audiobatch.ledger.membership import this_process
+from audiobatch.ledger.postgresql import open_postgresql, schema_of
 
 
 def schemas(server):
@@ -45,7 +45,7 @@ def test_a_schema_of_an_earlier_version_is_migrated_with_all_that_is_in_it(postg
     }  # fmt: skip
     engine = open_postgresql(postgresql.url, str(tmp_path))
     with engine.begin() as connection:
-        for version in range(ledger_schema.VERSION, before, -1):
+        for version in range(schema.VERSION, before, -1):
             for statement in back[version]:
                 connection.execute(text(statement))
         connection.execute(text(f"UPDATE meta SET value = '{before}' WHERE key = 'schema_version'"))
@@ -54,7 +54,7 @@ def test_a_schema_of_an_earlier_version_is_migrated_with_all_that_is_in_it(postg
         assert ledger.settings_value("k") == {}
         ledger.queue.fill([("a", 1)], "q")
         assert ledger.queue.positions() == [1]
-        assert ledger.noted("schema_version") == str(ledger_schema.VERSION)
+        assert ledger.noted("schema_version") == str(schema.VERSION)
 
 
 def test_a_schema_of_a_later_version_is_left_alone(postgresql, tmp_path):
@@ -85,7 +85,7 @@ def test_a_missing_driver_is_named_with_the_extra_that_brings_it(monkeypatch, tm
 
 
 def test_whoever_opens_a_ledger_for_ever_is_told_of(postgresql, tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger_postgresql, "_TURN_S", 1)
+    monkeypatch.setattr("audiobatch.ledger.postgresql._TURN_S", 1)
     with (
         closing(Ledger.at(postgresql.url, str(tmp_path))) as first,
         closing(Ledger.at(postgresql.url, str(tmp_path))) as second,

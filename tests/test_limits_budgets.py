@@ -6,10 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import Disconnected, OutcomeUnknown, RateLimited, RequestRejected, Unavailable
-from pipeline.limits.retry import MAX_TRIES, AskAgain, Tries
-from pipeline.limits.retry_budget import CAPACITY, RetryBudget
-from pipeline.limits.spending import Spending
+from audiobatch.errors import (
+    Disconnected,
+    OutcomeUnknown,
+    RateLimited,
+    RequestRejected,
+    Unavailable,
+)
+from audiobatch.limits.retry import MAX_TRIES, AskAgain, Tries
+from audiobatch.limits.retry_budget import CAPACITY, RetryBudget
+from audiobatch.limits.spending import Spending
 
 CENTS = st.decimals(min_value="0.0001", max_value="0.5", places=4)
 

@@ -5,8 +5,8 @@ import itertools
 import pytest
 from quota_simulation import Simulation
 
-from pipeline.limits.limiter import Limiter
-from pipeline.limits.token_charge import CallTokens
+from audiobatch.limits.limiter import Limiter
+from audiobatch.limits.token_charge import CallTokens
 
 
 @pytest.mark.parametrize("hears", [True, False], ids=["headers", "no headers"])

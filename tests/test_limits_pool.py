@@ -8,14 +8,14 @@ from decimal import Decimal
 
 import pytest
 
-from pipeline.errors import AuthenticationFailed, BudgetReached, DeploymentGone
-from pipeline.limits.circuit import OPENS_AFTER
-from pipeline.limits.gate import Gate
-from pipeline.limits.limiter import LEAVES_AFTER_S, LONGEST_HELD_S, Limiter
-from pipeline.limits.pace import CATCH_UP_RATE, LATE_S
-from pipeline.limits.pool import Deployment, NoDeployment, Pool, Stopping
-from pipeline.limits.spending import Spending
-from pipeline.limits.token_charge import CallTokens
+from audiobatch.errors import AuthenticationFailed, BudgetReached, DeploymentGone
+from audiobatch.limits.circuit_breaker import OPENS_AFTER
+from audiobatch.limits.gate import Gate
+from audiobatch.limits.limiter import LEAVES_AFTER_S, LONGEST_HELD_S, Limiter
+from audiobatch.limits.pace import CATCH_UP_RATE, LATE_S
+from audiobatch.limits.pool import Deployment, NoDeployment, Pool, Stopping
+from audiobatch.limits.spending import Spending
+from audiobatch.limits.token_charge import CallTokens
 
 CALL = CallTokens(expected=100.0)
 

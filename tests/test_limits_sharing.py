@@ -5,10 +5,10 @@ from bisect import bisect_left
 import pytest
 from quota_simulation import Simulation
 
-from pipeline.limits.limiter import Limiter
-from pipeline.limits.pace import TimeSlots
-from pipeline.limits.pool import Deployment, Pool
-from pipeline.limits.token_charge import CallTokens
+from audiobatch.limits.limiter import Limiter
+from audiobatch.limits.pace import TimeSlots
+from audiobatch.limits.pool import Deployment, Pool
+from audiobatch.limits.token_charge import CallTokens
 
 CALL = CallTokens(expected=100.0)
 

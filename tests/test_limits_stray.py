@@ -3,11 +3,11 @@
 import pytest
 from quota_simulation import Simulation
 
-from pipeline.errors import RateLimited
-from pipeline.limits.limiter import Limiter
-from pipeline.limits.retry import retrying
-from pipeline.limits.stray import StrayRefusals
-from pipeline.limits.token_charge import CallTokens
+from audiobatch.errors import RateLimited
+from audiobatch.limits.limiter import Limiter
+from audiobatch.limits.retry import retrying
+from audiobatch.limits.stray import StrayRefusals
+from audiobatch.limits.token_charge import CallTokens
 
 CALL = CallTokens(expected=100.0, input=20.0)
 

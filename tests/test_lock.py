@@ -17,14 +17,14 @@ from pathlib import Path
 import filelock
 import pytest
 
-from pipeline.errors import ConfigError, FolderInUse
-from pipeline.store import lock as lock_module
-from pipeline.store.lock import LOCK_NAME, OWNER_NAME, FolderLock
+from audiobatch.errors import ConfigError, FolderInUse
+from audiobatch.storage import lock as lock_module
+from audiobatch.storage.lock import LOCK_NAME, OWNER_NAME, FolderLock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pipeline.store.lock import FolderLock
+from audiobatch.storage.lock import FolderLock
 lock = FolderLock.acquire(Path(sys.argv[1]), sys.argv[2])
 print("held", flush=True)
 sys.stdin.read()
@@ -34,8 +34,8 @@ lock.release()
 RACER = """
 import sys
 from pathlib import Path
-from pipeline.errors import FolderInUse
-from pipeline.store.lock import FolderLock
+from audiobatch.errors import FolderInUse
+from audiobatch.storage.lock import FolderLock
 print("ready", flush=True)
 while folder := sys.stdin.readline().strip():
     lock = None

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from pipeline.errors import InputError
-from pipeline.store.names import OUTPUT_ENDINGS, collision_key, output_path, output_stem
-from pipeline.store.storage import LocalStorage
+from audiobatch.errors import InputError
+from audiobatch.storage.local import LocalStorage
+from audiobatch.storage.names import OUTPUT_ENDINGS, collision_key, output_path, output_stem
 
 # What users' folders and tables have held, and what someone with bad intent would put there.
 HOSTILE = [

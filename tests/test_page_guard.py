@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 import flows_prefect
 import pytest
 import standing
-from emulator_process import EmulatorProcess
 from running import audiobatch
 
-from flows.registered_job import destinations
-from pipeline.emulator.page_guard import allowed_hosts, is_loopback, refusal
-from pipeline.jobspec import JobSpec
+from audiobatch.config.jobspec import JobSpec
+from audiobatch_emulator.page_guard import allowed_hosts, is_loopback, refusal
+from audiobatch_emulator.process import EmulatorProcess
+from audiobatch_flows.registered_job import destinations
 
 PAGE = "https://page.example"
 OWN = "127.0.0.1:4200"

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipeline import plan
-from pipeline.errors import ErrorType
-from pipeline.items import build_item
-from pipeline.jobspec import JobSpec
-from pipeline.model import Media, Outcome, Review, RowSettings, Source, SourceKind, Status
-from pipeline.store.ledger import Ledger
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.errors import ErrorType
+from audiobatch.ledger.ledger import Ledger
+from audiobatch.model import Media, Outcome, Review, RowSettings, Source, SourceKind, Status
+from audiobatch.planning import plan
+from audiobatch.planning.items import build_item
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 JOBS = {

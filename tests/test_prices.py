@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError
-from pipeline.estimates.worst_case import BOUND_TOKENS, bounded, worst_unknown_usd, worst_usd
-from pipeline.jobspec import JobSpec
-from pipeline.model import AudioPart, Exchange, PriorReply, Request, Usage, total_usage
-from pipeline.prices import Price, price_of, price_table, total_usd
-from pipeline.targets import Target
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.config.prices import Price, price_of, price_table, total_usd
+from audiobatch.config.targets import Target
+from audiobatch.errors import ConfigError
+from audiobatch.model import AudioPart, Exchange, PriorReply, Request, Usage, total_usage
+from audiobatch.planning.worst_case import BOUND_TOKENS, bounded, worst_unknown_usd, worst_usd
 
 REQUEST = {
     "item_id": "a",

@@ -7,7 +7,7 @@ import flows_prefect
 import pytest
 from running import audiobatch, read_manifest
 
-from flows.proxies import spare_this_machine
+from audiobatch_flows.cli.proxies import spare_this_machine
 
 #: Nothing listens there: whatever goes by it fails.
 DEAD = "http://127.0.0.1:9"

@@ -8,7 +8,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 import quota
-from emulator_process import EmulatorProcess
+
+from audiobatch_emulator.process import EmulatorProcess
 
 
 async def test_a_hidden_quota_is_kept_to_in_a_real_run(tmp_path):

@@ -11,11 +11,11 @@ import pytest
 from bare_server import bare_server, completion
 from running import audiobatch, read_manifest, run_job, write_wav
 
-from pipeline import redaction
-from pipeline.redaction import keep_secret, redacted, redacted_bytes, shown
-from pipeline.running.run_log import run_log
-from pipeline.store.received import GATHER_BYTES, Received
-from pipeline.store.storage import LocalStorage
+from audiobatch import redaction
+from audiobatch.execution.run_log import run_log
+from audiobatch.redaction import keep_secret, redacted, redacted_bytes, shown
+from audiobatch.storage.local import LocalStorage
+from audiobatch.storage.partial_reply import GATHER_BYTES, Received
 
 CANARY = "sk-CANARY/0123+456789="
 
@@ -50,7 +50,7 @@ def test_a_name_stays_within_its_line(name, seen):
 
 def test_a_record_of_the_log_is_a_line(tmp_path):
     with run_log(tmp_path, "run"):
-        logging.getLogger("pipeline.x").info("%s: failed", "a\n2026-01-01 INFO all is well")
+        logging.getLogger("audiobatch.x").info("%s: failed", "a\n2026-01-01 INFO all is well")
     (line,) = (tmp_path / "runs" / "run.log").read_text().splitlines()
     assert "a\\n2026-01-01" in line
 

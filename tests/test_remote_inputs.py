@@ -13,14 +13,14 @@ import openpyxl
 import pytest
 from running import write_wav
 
-from pipeline.address import Address
-from pipeline.ahead import Ahead
-from pipeline.discover import Discovery
-from pipeline.errors import ConfigError, NothingFound, StorageError
-from pipeline.inputs.remote_inputs import fetch_recording
-from pipeline.inputs.sound_input import open_input
-from pipeline.jobspec import JobSpec
-from pipeline.store.fsspec_storage import FsspecStorage
+from audiobatch.address import Address
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.errors import ConfigError, NothingFound, StorageError
+from audiobatch.inputs.ahead import Ahead
+from audiobatch.inputs.discover import Discovery
+from audiobatch.inputs.recording import open_input
+from audiobatch.inputs.remote_inputs import fetch_recording
+from audiobatch.storage.remote import FsspecStorage
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_include_and_exclude_hold_for_objects(bucket, sound):
 
 
 def known_from(sources):
-    from pipeline.store.ledger_rows import source_to_row
+    from audiobatch.ledger.rows import source_to_row
 
     rows = [source_to_row(one, "run") for one in sources]
     return {
@@ -189,7 +189,7 @@ def test_what_is_sent_is_what_is_hashed_though_it_changed_since_it_was_found(buc
 def test_a_store_that_is_away_is_no_fault_of_the_recordings(bucket, sound, monkeypatch, tmp_path):
     put(bucket, **{"c/a.wav": sound()})
     [source], _ = found(f"memory://{bucket}/c")
-    monkeypatch.setattr("pipeline.store.asking.PATIENCE_S", 0.2)
+    monkeypatch.setattr("audiobatch.storage.asking.PATIENCE_S", 0.2)
 
     def away(*_, **__):
         raise ConnectionResetError("gone")

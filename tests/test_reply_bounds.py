@@ -26,10 +26,10 @@ from hostile_server import (
 )
 from running import rows_of, run_job, write_wav
 
-from pipeline.exit_codes import ExitCode
-from pipeline.limits import circuit, retry
-from pipeline.model import Reply
-from pipeline.transports.reply_memory import COPIES, MEMORY, Held, ReplyMemory, timing
+from audiobatch.exit_codes import ExitCode
+from audiobatch.limits import circuit_breaker, retry
+from audiobatch.model import Reply
+from audiobatch.transports.reply_memory import COPIES, MEMORY, Held, ReplyMemory, timing
 
 MB = 1_000_000
 SMALL_MEMORY_BYTES = 8 * MB
@@ -308,7 +308,7 @@ def long_message(size_bytes):
 def quick(monkeypatch):
     """Tries after the service's trouble follow each other at once."""
     monkeypatch.setattr(retry, "_BACK_OFF", lambda _state: 0.0)
-    monkeypatch.setattr(circuit, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(circuit_breaker, "FIRST_WAIT_S", 0.01)
 
 
 ERROR_BODIES = {

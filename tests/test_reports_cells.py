@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.reports.cells import CELL_LIMIT_UTF16, cut, is_formula_like, protect, unprotect, utf16_length
+from audiobatch.reports.cells import (
+    CELL_LIMIT_UTF16,
+    cut,
+    is_formula_like,
+    protect,
+    unprotect,
+    utf16_length,
+)
 
 ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.text(
     st.sampled_from(

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from reports_samples import chunks_of, sample_row, speak_into
 
-from pipeline.errors import ConfigError, StorageError
-from pipeline.reports.approved import export_approved
-from pipeline.reports.columns import COLUMNS
-from pipeline.reports.exports import write_jsonl, write_parquet
-from pipeline.reports.manifest import read_csv, write_csv
-from pipeline.reports.parts import write_parts
-from pipeline.reports.totals import Totals
-from pipeline.store.storage import LocalStorage
+from audiobatch.errors import ConfigError, StorageError
+from audiobatch.reports.approved import export_approved
+from audiobatch.reports.columns import COLUMNS
+from audiobatch.reports.exports import write_jsonl, write_parquet
+from audiobatch.reports.manifest import read_manifest, write_csv
+from audiobatch.reports.parts import write_parts
+from audiobatch.reports.totals import Totals
+from audiobatch.storage.local import LocalStorage
 
 ROWS = [
     sample_row(n, checks=("silent", "clipped") if n == 2 else (), **{"in.topic": f"=t{n}", "reply.n": n})
@@ -95,7 +95,7 @@ def test_the_approved_clips_alone_are_handed_over_with_their_own_manifest(tmp_pa
     assert done.missing == (rows[4]["item_id"],)
     files = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert files == ["lessons/0 =x.wav", "lessons/2 =x.wav", "manifest.csv"]
-    frame = read_csv(done.manifest)
+    frame = read_manifest(done.manifest)
     assert list(frame["audio_file"]) == files[:2]
     for name, source in zip(files, ("0 =x.wav", "2 =x.wav"), strict=False):
         assert (tmp_path / "out" / name).read_bytes() == (
@@ -143,11 +143,11 @@ def test_parts_hold_together_what_the_manifest_holds_and_no_part_of_an_earlier_s
     storage = LocalStorage(tmp_path)
     three = write_parts(chunks_of(ROWS, 10), storage, "csv", write_csv, rows=12, extra_columns=EXTRA)
     assert three == [f"manifest-parts/0000{n}.csv" for n in (1, 2, 3)]
-    parts = [read_csv(tmp_path / name) for name in three]
+    parts = [read_manifest(tmp_path / name) for name in three]
     assert [len(one) for one in parts] == [12, 12, 1]
     with (tmp_path / "whole.csv").open("wb") as out:
         write_csv(chunks_of(ROWS, 10), out, extra_columns=EXTRA)
-    whole = read_csv(tmp_path / "whole.csv")
+    whole = read_manifest(tmp_path / "whole.csv")
     assert [list(row) for one in parts for row in one.itertuples(index=False)] == [
         list(row) for row in whole.itertuples(index=False)
     ]

@@ -8,13 +8,13 @@ import pytest
 from libreoffice import AS_CSV, IMPORT_EVALUATING, LibreOffice
 from reports_samples import sample_row
 
-from pipeline.reports.cells import protect
-from pipeline.reports.columns import COLUMNS
-from pipeline.reports.manifest import write_csv
-from pipeline.reports.marks import Standing
-from pipeline.reports.review import read_marks
-from pipeline.reports.tables import read_table
-from pipeline.reports.workbook import write_workbook
+from audiobatch.reports.cells import protect
+from audiobatch.reports.columns import COLUMNS
+from audiobatch.reports.manifest import write_csv
+from audiobatch.reports.marks import Standing
+from audiobatch.reports.review import read_marks
+from audiobatch.reports.tables import read_table
+from audiobatch.reports.workbook import write_workbook
 
 HOSTILE = (
     "=1+1",

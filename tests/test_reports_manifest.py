@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError, InputError
-from pipeline.model import Check
-from pipeline.reports.manifest import COLUMNS, choose_columns, read_csv, write_csv
+from audiobatch.errors import ConfigError, InputError
+from audiobatch.model import Check
+from audiobatch.reports.manifest import COLUMNS, choose_columns, read_manifest, write_csv
 
 PINNED = (
     "item_id, turn, status, input, input_duration_s, prompt, transcript, audio_file, "
@@ -95,7 +95,7 @@ def test_any_text_goes_into_the_csv_and_comes_back(tmp_path_factory, rows):
     raw = written([dict(zip(names, row, strict=True)) for row in rows])
     path = tmp_path_factory.mktemp("csv") / "manifest.csv"
     path.write_bytes(raw)
-    frame = read_csv(path)
+    frame = read_manifest(path)
     assert [tuple(row) for row in frame[list(names)].itertuples(index=False)] == rows
     assert written(frame.to_dict("records")) == raw
 
@@ -124,7 +124,7 @@ def test_copies_that_spreadsheets_save_are_read_whatever_their_separator_and_enc
     path = tmp_path / "saved.csv"
     table = f'item_id{separator}review{separator}note\r\n007{separator}redo{separator}"é{separator} x"\r\n'
     path.write_bytes(table.encode(encoding))
-    assert read_csv(path).to_dict("records") == [
+    assert read_manifest(path).to_dict("records") == [
         {"item_id": "007", "review": "redo", "note": f"é{separator} x"}
     ]
 
@@ -132,7 +132,7 @@ def test_copies_that_spreadsheets_save_are_read_whatever_their_separator_and_enc
 def test_words_that_look_like_missing_values_stay_words(tmp_path: Path):
     path = tmp_path / "m.csv"
     path.write_bytes(written([{"item_id": "NA", "transcript": "null", "voice": "1e5", "prompt": "007"}]))
-    row = read_csv(path).iloc[0]
+    row = read_manifest(path).iloc[0]
     assert (row["item_id"], row["transcript"], row["voice"], row["prompt"]) == ("NA", "null", "1e5", "007")
 
 
@@ -141,12 +141,12 @@ def test_what_is_no_table_is_refused_with_its_name(tmp_path: Path, text: str):
     path = tmp_path / "odd.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=r"odd\.csv"):
-        read_csv(path)
+        read_manifest(path)
 
 
 def test_a_missing_file_is_refused_with_its_name(tmp_path: Path):
     with pytest.raises(InputError, match=r"gone\.csv"):
-        read_csv(tmp_path / "gone.csv")
+        read_manifest(tmp_path / "gone.csv")
 
 
 def test_columns_are_chosen_and_ordered_by_name_and_by_pattern():

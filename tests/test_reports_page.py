@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reports_samples import chunks_of, sample_row, speak_into
 
-from pipeline.reports.charts import histogram
-from pipeline.reports.links import href
-from pipeline.reports.page import write_page
-from pipeline.reports.totals import Totals
-from pipeline.reports.waveform import BINS, HEIGHT, STEP, read_peaks, waveform_path
+from audiobatch.reports.charts import histogram
+from audiobatch.reports.links import href
+from audiobatch.reports.page import write_page
+from audiobatch.reports.totals import Totals
+from audiobatch.reports.waveforms import BINS, HEIGHT, STEP, read_peaks, waveform_path
 
 
 class Page(HTMLParser):

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports_samples import chunks_of, sample_row
 
-from pipeline.errors import InputError
-from pipeline.reports.columns import COLUMNS
-from pipeline.reports.kept import Keeper, merge_kept, read_kept
-from pipeline.reports.manifest import write_csv
-from pipeline.reports.marks import Mark, Standing
-from pipeline.reports.review import changes, read_marks
-from pipeline.reports.workbook import write_workbook
+from audiobatch.errors import InputError
+from audiobatch.reports.carry_over import Keeper, merge_kept, read_kept
+from audiobatch.reports.columns import COLUMNS
+from audiobatch.reports.manifest import write_csv
+from audiobatch.reports.marks import Mark, Standing
+from audiobatch.reports.review import changes, read_marks
+from audiobatch.reports.workbook import write_workbook
 
 ROWS = [sample_row(n, item_id=f"{n:03d}.wav", status="succeeded", version=1) for n in range(50)]
 KNOWN = {(f"{n:03d}.wav", 1): Standing(version=1) for n in range(50)}

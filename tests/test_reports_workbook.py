@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports_samples import chunks_of, sample_row
 
-from pipeline.errors import StorageError
-from pipeline.reports import workbook
-from pipeline.reports.cells import CELL_LIMIT_UTF16, utf16_length
-from pipeline.reports.columns import COLUMNS
-from pipeline.reports.sheets import SheetLimits
-from pipeline.reports.tables import read_table
-from pipeline.reports.workbook import write_workbook
+from audiobatch.errors import StorageError
+from audiobatch.reports import workbook
+from audiobatch.reports.cells import CELL_LIMIT_UTF16, utf16_length
+from audiobatch.reports.columns import COLUMNS
+from audiobatch.reports.sheets import SheetLimits
+from audiobatch.reports.tables import read_table
+from audiobatch.reports.workbook import write_workbook
 
 NOON = datetime(2026, 3, 1, 12, 0)  # noqa: DTZ001 - a workbook knows no zones
 APRIL = datetime(2026, 4, 1)  # noqa: DTZ001

@@ -5,9 +5,9 @@ import zoneinfo
 import pytest
 from running import audiobatch
 
-from flows import cron, registered_job
-from pipeline.errors import ConfigError
-from pipeline.jobspec import JobSpec
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.errors import ConfigError
+from audiobatch_flows import cron, registered_job
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_help_imports_no_prefect(command):
 
     program = (
         "import sys\n"
-        "from flows.cli import cli\n"
+        "from audiobatch_flows.cli.main import cli\n"
         f"cli.main(args=[{command!r}, '--help'], standalone_mode=False)\n"
         "heavy = [name for name in ('prefect', 'openai', 'pandas', 'sqlalchemy') if name in sys.modules]\n"
         "sys.exit(repr(heavy) if heavy else 0)\n"

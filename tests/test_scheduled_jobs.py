@@ -11,11 +11,11 @@ import signal
 import flows_prefect
 import pytest
 import standing
-from emulator_process import EmulatorProcess
 from running import audiobatch, read_manifest, write_wav
 
-from flows import user_server
-from pipeline.jobspec import JobSpec
+from audiobatch.config.jobspec import JobSpec
+from audiobatch_emulator.process import EmulatorProcess
+from audiobatch_flows import user_server
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in flows_prefect.WARNINGS),
@@ -88,7 +88,7 @@ def recordings(folder, *names):
 @contextlib.asynccontextmanager
 async def scheduled(server, service, inbox, out, *, cron=NIGHTLY, **settings):
     """A registered job while the block runs."""
-    from flows import deployments
+    from audiobatch_flows import schedules
 
     spec = JobSpec(
         inputs=(str(inbox),),
@@ -98,12 +98,12 @@ async def scheduled(server, service, inbox, out, *, cron=NIGHTLY, **settings):
         **settings,
     )
     with standing.connected(server.address):
-        one, is_new = await deployments.register(spec, name=out.parent.name, cron=cron, timezone="UTC")
+        one, is_new = await schedules.register(spec, name=out.parent.name, cron=cron, timezone="UTC")
         assert is_new
         try:
             yield one
         finally:
-            await deployments.remove(one)
+            await schedules.remove(one)
 
 
 async def due(job):
@@ -116,15 +116,15 @@ async def due(job):
 
 async def one_fire(job):
     """Let cron start one run, and then no more: on a busy machine they would start faster than they end."""
-    from flows import deployments
+    from audiobatch_flows import schedules
 
     before = await begun(job)
-    await deployments.resume(job)
+    await schedules.resume(job)
     end = asyncio.get_running_loop().time() + standing.PATIENCE_S
     while not await begun(job) - before:
         assert asyncio.get_running_loop().time() < end, "cron started nothing"
         await asyncio.sleep(0.2)
-    await deployments.pause(job)
+    await schedules.pause(job)
 
 
 async def begun(job):
@@ -174,7 +174,7 @@ async def test_it_fires_by_itself_and_sends_only_what_is_new(tmp_path, serving, 
 
 
 async def test_a_fire_while_the_last_run_is_at_work_is_skipped(tmp_path, serving, service, server):
-    from flows import deployments
+    from audiobatch_flows import schedules
 
     inbox, out = recordings(tmp_path / "inbox", "a.wav"), tmp_path / "out"
     service.put_faults({"when": {}, "do": {"latency_s": 600}})
@@ -186,7 +186,7 @@ async def test_a_fire_while_the_last_run_is_at_work_is_skipped(tmp_path, serving
         assert skipped.state.type.value == "COMPLETED"
         assert re.match("skipped: the last run is still at work: .* is in use by run ", skipped.state.message)
         assert "Wait until" not in skipped.state.message
-        await deployments.pause(job)
+        await schedules.pause(job)
         assert [run.id for run in await standing.flow_runs(out) if run.state.is_running()] == [first.id]
         await cancel(first)
     assert len(service.journal()) == 1
@@ -274,7 +274,7 @@ async def test_paused_nothing_is_planned_and_resumed_it_is_again(tmp_path, servi
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
-    from flows import deployments
+    from audiobatch_flows import schedules
 
     inbox, out = recordings(tmp_path / "inbox", "a.wav"), tmp_path / "out"
     async with scheduled(server, service, inbox, out) as job:
@@ -282,23 +282,23 @@ async def test_paused_nothing_is_planned_and_resumed_it_is_again(tmp_path, servi
         async with get_client() as client:
             while not await client.read_flow_runs(deployment_filter=of_it):  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
-            await deployments.pause(job)
+            await schedules.pause(job)
             assert await client.read_flow_runs(deployment_filter=of_it) == [], "nothing is planned any more"
-        paused = await deployments.named(job.name)
+        paused = await schedules.named(job.name)
         assert (paused.paused, paused.next_at) == (True, None)
         # Changed while it is paused, it stays so.
         spec = JobSpec(**paused.job)
-        changed, is_new = await deployments.register(spec, name=job.name, cron="0 3 * * *", timezone="UTC")
+        changed, is_new = await schedules.register(spec, name=job.name, cron="0 3 * * *", timezone="UTC")
         assert (changed.paused, changed.cron, is_new) == (True, "0 3 * * *", False)
-        await deployments.resume(job)
-        while (await deployments.named(job.name)).next_at is None:  # noqa: ASYNC110
+        await schedules.resume(job)
+        while (await schedules.named(job.name)).next_at is None:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
 
 
 async def test_a_stopped_serve_drains_its_runs_and_pauses_nothing(
     tmp_path, serving, one_serving, service, server
 ):
-    from flows import deployments
+    from audiobatch_flows import schedules
 
     names = [f"{number:02}.wav" for number in range(12)]
     inbox, out = recordings(tmp_path / "inbox", *names), tmp_path / "out"
@@ -315,9 +315,9 @@ async def test_a_stopped_serve_drains_its_runs_and_pauses_nothing(
         assert all(call["delivered"] for call in service.settled_journal(1)), "a call was aborted"
         stopped = await standing.until_run(out, lambda one: one.id == run.id)
         assert stopped.state.name == "Cancelled"
-        assert not (await deployments.named(job.name)).paused
+        assert not (await schedules.named(job.name)).paused
         service.put_faults()
-        await deployments.register(JobSpec(**job.job), name=job.name, cron=OFTEN, timezone="UTC")
+        await schedules.register(JobSpec(**job.job), name=job.name, cron=OFTEN, timezone="UTC")
         one_serving.running()
         await one_fire(job)
         done = await standing.until_run(out, is_completed)
@@ -372,7 +372,7 @@ async def test_what_is_due_beyond_the_limit_waits_for_a_run_to_end(
 
 
 def in_use(folder):
-    from pipeline.store.lock import FolderLock
+    from audiobatch.storage.lock import FolderLock
 
     return FolderLock.holder(folder)
 
@@ -447,6 +447,52 @@ def test_a_name_that_is_not_there_or_taken_is_said(tmp_path, here):
     assert audiobatch("schedule", "pause", "taken", env=here).stdout == "Paused: taken\n"
     assert audiobatch("schedule", "resume", "taken", env=here).stdout == "Resumed: taken\n"
     assert audiobatch("schedule", "remove", "taken", env=here).stdout == "Removed: taken\n"
+
+
+@pytest.mark.parametrize(
+    "entrypoint", ["flows.process_folder.process_folder", "/somewhere/flows/process_folder.py:process_folder"]
+)
+async def test_a_job_that_an_earlier_version_registered_goes_on(entrypoint, server, here, service, tmp_path):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentUpdate
+
+    inbox = recordings(tmp_path / "inbox", "a.wav")
+    async with scheduled(server, service, inbox, tmp_path / "out") as job, get_client() as client:
+        await client.update_deployment(job.id, DeploymentUpdate(entrypoint=entrypoint))
+        await client.pause_deployment(job.id)
+        before = await client.read_deployment(job.id)
+        listed = await asyncio.to_thread(audiobatch, "schedule", "list", env=here)
+        after = await client.read_deployment(job.id)
+        assert "was registered by an earlier version" in listed.stderr
+        assert after.entrypoint == "audiobatch_flows.flow.process_folder"
+        assert (after.id, after.paused, after.parameters) == (before.id, True, before.parameters)
+        assert [one.schedule for one in after.schedules] == [one.schedule for one in before.schedules]
+        again = await asyncio.to_thread(audiobatch, "schedule", "list", env=here)
+        assert "earlier version" not in again.stderr
+
+
+async def test_a_job_of_an_earlier_version_on_a_work_pool_is_named_with_the_command(server, here, tmp_path):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    with standing.connected(server.address):
+        async with get_client() as client:
+            await client.create_work_pool(WorkPoolCreate(name="earlier", type="process"), overwrite=True)
+            flow_id = await client.create_flow_from_name("process-folder")
+            job_id = await client.create_deployment(
+                flow_id,
+                "process folder of mine",
+                entrypoint="flows/process_folder.py:process_folder",
+                work_pool_name="earlier",
+                tags=["audiobatch"],
+            )
+            try:
+                listed = await asyncio.to_thread(audiobatch, "schedule", "list", env=here)
+                kept = await client.read_deployment(job_id)
+            finally:
+                await client.delete_deployment(job_id)
+    assert "prefect deploy --name 'process folder of mine'" in listed.stderr
+    assert kept.entrypoint == "flows/process_folder.py:process_folder"
 
 
 def test_the_server_is_set_up_to_lose_nothing_and_its_pages_ask_its_own_port(server):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import durable
-from pipeline.store.durable import SharedFlushes
+from audiobatch.storage import atomic_file
+from audiobatch.storage.atomic_file import SharedFlushes
 
 FOLDER = Path("audio")
 LONG_S = 30.0
@@ -36,7 +36,7 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     one = Disk()
-    monkeypatch.setattr(durable, "sync_folder", one.sync_folder)
+    monkeypatch.setattr(atomic_file, "sync_folder", one.sync_folder)
     return one
 
 

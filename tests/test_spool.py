@@ -15,11 +15,11 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from pipeline.errors import StorageError
-from pipeline.model import SavedFile
-from pipeline.store.durable import TEMPORARY_PREFIX
-from pipeline.store.spool import Spool, SpoolEntry
-from pipeline.store.storage import LocalStorage
+from audiobatch.errors import StorageError
+from audiobatch.model import SavedFile
+from audiobatch.storage.atomic_file import TEMPORARY_PREFIX
+from audiobatch.storage.local import LocalStorage
+from audiobatch.storage.spool import Spool, SpoolEntry
 
 FILES = [("audio/anna.wav", b"RIFF" + bytes(3000)), ("transcripts/anna.wav.txt", "Grüß Gott.\n".encode())]
 RECORD = {"item_id": "anna.wav", "turn": 1, "status": "succeeded", "cost_usd": "0.0123", "parts": None}
@@ -285,7 +285,7 @@ def test_when_it_cannot_be_kept_either_the_message_says_where(spool: Spool, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    monkeypatch.setattr("pipeline.store.spool.FULL_DISK_S", 0.3)
+    monkeypatch.setattr("audiobatch.storage.spool.FULL_DISK_S", 0.3)
     with pytest.raises(StorageError, match=rf"cannot write {spool.folder}.*no space is left"):
         spool.keep("a", FILES, RECORD)
 
@@ -293,8 +293,8 @@ def test_when_it_cannot_be_kept_either_the_message_says_where(spool: Spool, monk
 KILLED_PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.store.spool import Spool, SpoolEntry
-from pipeline.store.storage import LocalStorage
+from audiobatch.storage.spool import Spool, SpoolEntry
+from audiobatch.storage.local import LocalStorage
 
 base, steps, act = Path(sys.argv[1]), [int(sys.argv[2])], sys.argv[3]
 output, spool = LocalStorage(base / "out"), Spool(base / "out", base=base / "state")

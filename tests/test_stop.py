@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from pipeline.exit_codes import BY_SEVERITY, ExitCode
-from pipeline.stop import EXIT_CODES, HURRIED, Stop, StopReason
+from audiobatch.exit_codes import BY_SEVERITY, ExitCode
+from audiobatch.stop import EXIT_CODES, HURRIED, Stop, StopReason
 
 BY_ITSELF = [reason for reason in StopReason if reason not in HURRIED]
 

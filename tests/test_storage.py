@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError, StorageError
-from pipeline.store import durable
-from pipeline.store.durable import TEMPORARY_PREFIX
-from pipeline.store.storage import LocalStorage, Storage
+from audiobatch.errors import ConfigError, StorageError
+from audiobatch.storage import atomic_file
+from audiobatch.storage.atomic_file import TEMPORARY_PREFIX
+from audiobatch.storage.local import LocalStorage, Storage
 
 REPLY = [
     ("audio/calls/anna.wav", b"RIFF" + bytes(5000)),
@@ -513,7 +513,7 @@ def test_the_kernel_sees_the_same_order(tmp_path: Path):
         assert not os.environ.get("CI"), "CI has strace"
         pytest.skip("strace is not installed")
     program = (
-        "import sys; from pathlib import Path; from pipeline.store.storage import LocalStorage; "
+        "import sys; from pathlib import Path; from audiobatch.storage.local import LocalStorage; "
         "s = LocalStorage(Path(sys.argv[1])); s.write('audio/a.wav', b'x'); "
         "print('MARK', file=sys.stderr, flush=True); s.write('audio/a.wav', b'RIFF' * 1000)"
     )
@@ -641,7 +641,7 @@ def test_a_folder_whose_flush_the_file_system_does_not_know_is_no_failure(root: 
     def unknown(descriptor: int) -> None:
         raise OSError(errno.EINVAL, "Invalid argument")
 
-    monkeypatch.setattr(durable, "sync_file", lambda _: None)
+    monkeypatch.setattr(atomic_file, "sync_file", lambda _: None)
     monkeypatch.setattr(os, "fsync", unknown)
     LocalStorage(root).write("a/b.bin", b"x")
     assert (root / "a" / "b.bin").read_bytes() == b"x"
@@ -743,7 +743,7 @@ def test_a_disk_that_turns_read_only_in_mid_run_is_said(tmp_path: Path):
 KILLED_PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.store.storage import LocalStorage
+from audiobatch.storage.local import LocalStorage
 
 storage = LocalStorage(Path(sys.argv[1]))
 storage.write("audio/a.wav", b"old" * 10000)

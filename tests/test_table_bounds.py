@@ -12,10 +12,10 @@ import openpyxl
 import pytest
 from running import ROOT
 
-from pipeline.discover import Discovery
-from pipeline.errors import ConfigError
-from pipeline.inputs import table_bounds
-from pipeline.jobspec import JobSpec
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.errors import ConfigError
+from audiobatch.inputs import table_bounds
+from audiobatch.inputs.discover import Discovery
 
 MOST_MEMORY_MB = 300
 
@@ -49,9 +49,9 @@ def refusal_in_little_memory(path) -> str:
     script = (
         "import re, sys\n"
         "from pathlib import Path\n"
-        "from pipeline.discover import Discovery\n"
-        "from pipeline.errors import ConfigError\n"
-        "from pipeline.jobspec import JobSpec\n"
+        "from audiobatch.inputs.discover import Discovery\n"
+        "from audiobatch.errors import ConfigError\n"
+        "from audiobatch.config.jobspec import JobSpec\n"
         "import pandas, openpyxl\n"
         "try: print(len(list(Discovery(spec=JobSpec(inputs=(sys.argv[1],))).sources())), 'rows')\n"
         "except ConfigError as refused: print(refused.message)\n"

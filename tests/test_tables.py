@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 import xlsxwriter
 
-from pipeline.discover import Discovery
-from pipeline.errors import ConfigError, InputError
-from pipeline.items import build_item
-from pipeline.jobspec import JobSpec
-from pipeline.store.ledger import Ledger
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.errors import ConfigError, InputError
+from audiobatch.inputs.discover import Discovery
+from audiobatch.ledger.ledger import Ledger
+from audiobatch.planning.items import build_item
 
 
 def found(path, **settings):

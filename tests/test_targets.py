@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.jobspec import JobSpec
-from pipeline.settings import Environment, check_service, credential, resolve
-from pipeline.targets import check_prices, targets_of
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.config.settings import Environment, check_service, credential, resolve
+from audiobatch.config.targets import check_prices, targets_of
+from audiobatch.errors import ConfigError
 
 EAST = {"deployment": "gpt-audio", "name": "east", "endpoint": "https://east.openai.azure.com"}
 WEST = {"deployment": "gpt-audio", "name": "west", "endpoint": "https://west.openai.azure.com"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import (
+from audiobatch.errors import (
     AudioBatchError,
     AuthenticationFailed,
     BadReply,
@@ -17,10 +17,17 @@ from pipeline.errors import (
     RequestRejected,
     Unavailable,
 )
-from pipeline.model import AudioPart, Request, Usage
-from pipeline.transports.realtime_reply import reply_of
-from pipeline.transports.realtime_words import CHUNK_BYTES, Hearing, Utterance, ask_of, session_of, stages_of
-from pipeline.transports.turn import RealtimeTurn, Stage, State
+from audiobatch.model import AudioPart, Request, Usage
+from audiobatch.transports.realtime_protocol import RealtimeTurn, Stage, State
+from audiobatch.transports.realtime_reply import reply_of
+from audiobatch.transports.realtime_words import (
+    CHUNK_BYTES,
+    Hearing,
+    Utterance,
+    ask_of,
+    session_of,
+    stages_of,
+)
 
 ASK = {"type": "response.create"}
 SETUP = {"type": "session.update", "session": {}}

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from crash import observing
 from running import azure, read_manifest, run_job, write_wav
 
-from flows.cli import cli
-from pipeline.errors import AudioBatchError
-from pipeline.store.received import Received
+from audiobatch.errors import AudioBatchError
+from audiobatch.storage.partial_reply import Received
+from audiobatch_flows.cli.main import cli
 
 TEXTS = {"p0": "Please say zero.", "p1": "Please say one.", "p2": "Please say two, canary-prompt."}
 
@@ -215,7 +215,7 @@ def test_retry_of_a_job_whose_inputs_came_on_standard_input(emulator, tmp_path, 
     lines = "".join(json.dumps({"id": name, "prompt": text}) + "\n" for name, text in TEXTS.items())
     with monkeypatch.context() as patch:
         stdin = SimpleNamespace(buffer=io.BytesIO(lines.encode()))
-        patch.setattr("pipeline.running.finding.sys", SimpleNamespace(stdin=stdin))
+        patch.setattr("audiobatch.execution.finding.sys", SimpleNamespace(stdin=stdin))
         run_job(**azure(emulator, inputs=("-",), output=str(tmp_path / "out"), max_failures="100%"))
     emulator.put_faults()
     code, said = command("retry", tmp_path / "out", "--no-prefect", "--json", "--quiet")
@@ -285,10 +285,10 @@ def test_purge_by_age_takes_only_what_is_old_enough(done):
 
 
 def test_purge_takes_replies_that_wait_in_the_spool(done, tmp_path):
-    from pipeline.model import Status
-    from pipeline.store.homecoming import keep_elsewhere
-    from pipeline.store.ledger import Ledger
-    from pipeline.store.spool import Spool
+    from audiobatch.ledger.ledger import Ledger
+    from audiobatch.ledger.spool_replay import keep_elsewhere
+    from audiobatch.model import Status
+    from audiobatch.storage.spool import Spool
 
     with closing(Ledger.open(done / "ledger.db")) as ledger:
         outcome = ledger.outcome("p1", 1)

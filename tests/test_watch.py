@@ -11,12 +11,12 @@ from pathlib import Path
 
 import flows_prefect
 import pytest
-from running import ROOT, audiobatch, azure, read_manifest, write_wav
+from running import audiobatch, azure, read_manifest, write_wav
 
-from flows.watch import Watch
-from pipeline.errors import FolderInUse
-from pipeline.jobspec import JobSpec
-from pipeline.sending.tally import RunSummary
+from audiobatch.calls.stats import RunSummary
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.errors import FolderInUse
+from audiobatch_flows.cli.watch import Watch
 
 posix = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
@@ -30,11 +30,11 @@ class Watching:
         settings = azure(emulator)
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-c", "from flows.cli import main; main()", "run", self.inbox),
+                *(sys.executable, "-c", "from audiobatch_flows.cli.main import main; main()", "run", self.inbox),
                 *("--output", self.out, "--endpoint", settings["endpoint"], "--deployment", settings["deployment"]),
                 *("--watch", "--watch-every", "0.3", *flags),
             ],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(flows_prefect.home())},
+            env={**os.environ, "PREFECT_HOME": str(flows_prefect.home())},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -100,7 +100,7 @@ def test_with_prefect_each_batch_is_a_run_on_the_same_embedded_server(tmp_path, 
 
 
 def holder_of(folder):
-    from pipeline.store.lock import FolderLock
+    from audiobatch.storage.lock import FolderLock
 
     return FolderLock.holder(folder)
 

@@ -15,13 +15,13 @@ import openai
 import orjson
 import pytest
 
-from pipeline.errors import Disconnected, OutcomeUnknown, RateLimited
-from pipeline.model import AudioPart, Exchange, PriorReply, Request
-from pipeline.transports import watched, wire
-from pipeline.transports.body import encoded_body
-from pipeline.transports.chat_request import body_of
-from pipeline.transports.clients import ServiceClient
-from pipeline.transports.translate import translate
+from audiobatch.errors import Disconnected, OutcomeUnknown, RateLimited
+from audiobatch.model import AudioPart, Exchange, PriorReply, Request
+from audiobatch.transports import watched, wire
+from audiobatch.transports.body import encoded_body
+from audiobatch.transports.chat_request import body_of
+from audiobatch.transports.error_mapping import translate
+from audiobatch.transports.http import ServiceClient
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -319,7 +319,7 @@ def test_a_client_is_made_while_another_thread_imports_httpx(tmp_path: Path) -> 
     (tmp_path / "httpx.py").write_text("import time\ntime.sleep(1.0)\nclass URL: pass\nclass Timeout: pass\n")
     program = (
         "import importlib, sys, threading, time\n"
-        "from pipeline.transports.clients import ServiceClient\n"
+        "from audiobatch.transports.http import ServiceClient\n"
         "sys.modules.pop('httpx', None)\n"
         "sys.path.insert(0, sys.argv[1])\n"
         "threading.Thread(target=importlib.import_module, args=('httpx',)).start()\n"

@@ -53,7 +53,6 @@ async def test_a_worker_runs_what_prefect_yaml_deploys_and_sigterm_drains_it(
         "PREFECT_API_URL": standing_server.address,
         "PREFECT_HOME": str(flows_prefect.home()),
         "AZURE_OPENAI_API_KEY": azure(emulator) and emulator.api_key,
-        "PYTHONPATH": str(ROOT),
     }
     inbox, out = tmp_path / "inbox", tmp_path / "out"
     for number in range(30):
@@ -61,7 +60,6 @@ async def test_a_worker_runs_what_prefect_yaml_deploys_and_sigterm_drains_it(
     place = tmp_path / "checkout"
     place.mkdir()
     shutil.copy(ROOT / "prefect.yaml", place)
-    (place / "flows").symlink_to(ROOT / "flows")
     prefect("work-pool", "create", "audiobatch", "--type", "process", env=here)
     prefect("deploy", "--name", "process-folder", env=here, cwd=place)
     emulator.put_faults({"when": {}, "do": {"latency_s": 3}})

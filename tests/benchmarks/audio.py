@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _PROBE = """
 import sys
 from pathlib import Path
-from pipeline.audio.probe import probe_many
+from audiobatch.audio.probe import probe_many
 found = list(probe_many(sorted(Path(sys.argv[1]).iterdir())))
 print(sum(one.media.duration_s for _, one in found))
 """
@@ -37,10 +37,10 @@ _CONVERT = """
 import sys
 from pathlib import Path
 import soundfile
-from pipeline.audio.channels import pick_channel
-from pipeline.audio.convert import resampled
-from pipeline.audio.decode import open_recording
-from pipeline.audio.encode import to_int16
+from audiobatch.audio.channels import pick_channel
+from audiobatch.audio.convert import resampled
+from audiobatch.audio.decode import open_recording
+from audiobatch.audio.encode import to_int16
 with open_recording(Path(sys.argv[1])) as sound, soundfile.SoundFile(sys.argv[2], "w", 16000, 1, "PCM_16") as out:
     mixed = (pick_channel(block, "mix") for block in sound.blocks())
     for block in resampled(mixed, sound.sample_rate_hz, 16000):
@@ -67,7 +67,7 @@ class Cost:
 
 def run(commands: Sequence[Sequence[str | Path]]) -> Cost:
     """Runs commands one after the other."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ}
     before, began = os.times(), time.monotonic()
     for command in commands:
         subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -20,9 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
-from emulator_process import EmulatorProcess  # noqa: E402
-
-from pipeline.prices import price_of  # noqa: E402
+from audiobatch.config.prices import price_of  # noqa: E402
+from audiobatch_emulator.process import EmulatorProcess  # noqa: E402
 
 
 def prompts(folder: Path, count: int) -> Path:
@@ -36,7 +35,7 @@ def audiobatch(*arguments: object, env: dict[str, str]) -> tuple[float, subproce
     command = [
         sys.executable,
         "-c",
-        "from flows.cli import main; main()",
+        "from audiobatch_flows.cli.main import main; main()",
         *map(str, arguments),
         "--no-prefect",
     ]
@@ -44,7 +43,7 @@ def audiobatch(*arguments: object, env: dict[str, str]) -> tuple[float, subproce
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE_", "OPENAI_"))}
     ended = subprocess.run(
         [*command, "--json", "-q"],
-        env={**clean, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "", **env},
+        env={**clean, "PYTHONDONTWRITEBYTECODE": "", **env},
         capture_output=True,
         text=True,
         check=False,

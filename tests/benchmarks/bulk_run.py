@@ -11,8 +11,8 @@ import resource
 import sys
 import time
 
-from pipeline import execute
-from pipeline.jobspec import JobSpec
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.execution.job import Job, run_shards
 
 
 def _cpu_s() -> float:
@@ -38,10 +38,10 @@ async def main(origin: str, inputs: str, output: str, concurrency: int) -> None:
         deployment="gpt-audio-1.5",
         max_concurrency=concurrency,
     )
-    async with execute.Job.open(spec) as job:
+    async with Job.open(spec) as job:
         plan = await job.prepare()
         ended("find and plan")
-        await execute.run_shards(job, plan.shards, plan.shards_at_once)
+        await run_shards(job, plan.shards, plan.shards_at_once)
         ended("send")
         summary = await job.finish()
         ended("report")

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipeline.model import Outcome, Status
-from pipeline.store import ledger_writer
-from pipeline.store.ledger import Attempt, AttemptEnd, Ledger
+from audiobatch.ledger import writer
+from audiobatch.ledger.ledger import Attempt, AttemptEnd, Ledger
+from audiobatch.model import Outcome, Status
 from tests.benchmarks.loopback import fixed_server, prompts
 from tests.benchmarks.session import place, run
 from tests.benchmarks.tables import Table, at_most
@@ -109,15 +109,15 @@ def benchmark(*, tiny: bool) -> Iterator[Table]:
 
 def ledger_alone(items: int, rounds: int) -> Table:
     """Intent and outcome of each item, 64 at once, as fast as they go."""
-    ways = {"group": ledger_writer.MAX_BATCH, "each": 1}
+    ways = {"group": writer.MAX_BATCH, "each": 1}
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for number in range(rounds):
         for way, batch in ways.items():
-            before, ledger_writer.MAX_BATCH = ledger_writer.MAX_BATCH, batch
+            before, writer.MAX_BATCH = writer.MAX_BATCH, batch
             try:
                 found[way].append(asyncio.run(_recorded(items, place() / f"ledger-{way}-{number}.db")))
             finally:
-                ledger_writer.MAX_BATCH = before
+                writer.MAX_BATCH = before
     table = Table(
         "durability",
         f"the ledger alone, intent and outcome of {items:,} items, 64 at once; median of {rounds}",

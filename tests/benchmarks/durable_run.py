@@ -14,13 +14,13 @@ import sys
 
 from sqlalchemy import Pool, event
 
-from pipeline import execute
-from pipeline.jobspec import JobSpec
-from pipeline.store import ledger_writer
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.execution.job import Job, run_shards
+from audiobatch.ledger import writer
 
 
 def _flush_each() -> None:
-    ledger_writer.MAX_BATCH = 1
+    writer.MAX_BATCH = 1
 
 
 def _flush_nothing() -> None:
@@ -39,10 +39,10 @@ async def main(origin: str, inputs: str, output: str, per_s: int) -> None:
         rpm=per_s * 60,
         reports="none",
     )
-    async with execute.Job.open(spec) as job:
+    async with Job.open(spec) as job:
         plan = await job.prepare()
         before = resource.getrusage(resource.RUSAGE_SELF)
-        await execute.run_shards(job, plan.shards, plan.shards_at_once)
+        await run_shards(job, plan.shards, plan.shards_at_once)
         after = resource.getrusage(resource.RUSAGE_SELF)
         summary = await job.finish()
     assert summary.succeeded == plan.to_send, summary

@@ -16,7 +16,7 @@ import orjson
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from emulator_process import EmulatorProcess
+from audiobatch_emulator.process import EmulatorProcess
 
 
 async def ask(port: int, key: str, prompts: list[str]) -> int:

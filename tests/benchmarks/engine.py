@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline import execute
-from pipeline.jobspec import JobSpec
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.execution.job import Job, run_shards
 from tests.benchmarks.contender import lateness_ms, report
 
 
@@ -24,11 +24,11 @@ async def main(origin: str, prompts: Path, output: Path, concurrency: int) -> No
         max_concurrency=concurrency,
         reports="none",  # the script by hand writes a CSV alone
     )
-    async with execute.Job.open(spec) as job:
+    async with Job.open(spec) as job:
         plan = await job.prepare()
         started_s = time.perf_counter()
         async with lateness_ms() as late_ms:
-            await execute.run_shards(job, plan.shards, plan.shards_at_once)
+            await run_shards(job, plan.shards, plan.shards_at_once)
         loop_s = time.perf_counter() - started_s
         summary = await job.finish()
     assert summary.succeeded == plan.to_send, summary

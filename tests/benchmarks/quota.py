@@ -25,12 +25,11 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
-from emulator_process import EmulatorProcess  # noqa: E402
-
-from pipeline.execute import Job, run_shards  # noqa: E402
-from pipeline.jobspec import JobSpec  # noqa: E402
-from pipeline.sending import aftermath  # noqa: E402
-from pipeline.stop import StopReason  # noqa: E402
+from audiobatch.calls import feedback  # noqa: E402
+from audiobatch.config.jobspec import JobSpec  # noqa: E402
+from audiobatch.execution.job import Job, run_shards  # noqa: E402
+from audiobatch.stop import StopReason  # noqa: E402
+from audiobatch_emulator.process import EmulatorProcess  # noqa: E402
 
 LATENCY_S = 0.5
 FLAGS = ("--speech", "tone", "--reply-seconds", "1", "--latency", str(LATENCY_S))
@@ -125,12 +124,12 @@ def seen_by(emulator: EmulatorProcess, summary: Any = None) -> Seen:
 @contextlib.contextmanager
 def deafness() -> Any:
     """The client does not hear what headers say of limits; `Retry-After` it hears."""
-    heard = aftermath.Aftermath._heard
-    aftermath.Aftermath._heard = lambda *_: None  # type: ignore[method-assign]
+    heard = feedback.Aftermath._heard
+    feedback.Aftermath._heard = lambda *_: None  # type: ignore[method-assign]
     try:
         yield
     finally:
-        aftermath.Aftermath._heard = heard  # type: ignore[method-assign]
+        feedback.Aftermath._heard = heard  # type: ignore[method-assign]
 
 
 def say(name: str, **figures: object) -> dict[str, object]:

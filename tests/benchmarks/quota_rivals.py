@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audiobatch_emulator.process import EmulatorProcess
 from tests.benchmarks.quota import FLAGS, Seen, run_for, seen_by
 from tests.benchmarks.session import ROOT, environment
 from tests.benchmarks.tables import Table, at_least
-from tests.emulator_process import EmulatorProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
-AUDIOBATCH = (sys.executable, "-c", "from flows.cli import main; main()")
+AUDIOBATCH = (sys.executable, "-c", "from audiobatch_flows.cli.main import main; main()")
 _OTHERS = ("AZURE_", "OPENAI_", "AUDIOBATCH_", "PREFECT_", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 
 
@@ -39,7 +39,6 @@ def environment(added: Mapping[str, str] | None = None) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS)}
     return {
         **kept,
-        "PYTHONPATH": str(ROOT),
         "PYTHONPYCACHEPREFIX": str(place() / "bytecode"),
         "PREFECT_HOME": str(place() / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

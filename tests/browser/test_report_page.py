@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from reports_samples import chunks_of, make_recordings, sample_row
 
-from pipeline.reports.marks import Standing
-from pipeline.reports.page import write_page
-from pipeline.reports.review import read_marks
-from pipeline.reports.totals import Totals
-from pipeline.reports.waveform import waveform_path
+from audiobatch.reports.marks import Standing
+from audiobatch.reports.page import write_page
+from audiobatch.reports.review import read_marks
+from audiobatch.reports.totals import Totals
+from audiobatch.reports.waveforms import waveform_path
 
 HOSTILE = (
     "<script>alert(1)</script>",

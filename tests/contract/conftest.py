@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from emulator_process import EmulatorProcess
+from audiobatch_emulator.process import EmulatorProcess
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx2
 from bare_server import voice
-from emulator_process import EmulatorProcess
 from openai import AzureOpenAI, OpenAI
+
+from audiobatch_emulator.process import EmulatorProcess
 
 API_VERSION = "2025-01-01-preview"
 MODEL = "gpt-audio-1.5"

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
-from emulator_process import EmulatorProcess
 from openai import AsyncOpenAI
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
+
+from audiobatch_emulator.process import EmulatorProcess
 
 MODEL = "gpt-realtime"
 WAIT_S = 20.0

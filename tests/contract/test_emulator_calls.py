@@ -17,8 +17,9 @@ from emulator_clients import (
     recording,
     tone_wav,
 )
-from emulator_process import EmulatorProcess
 from openai import AsyncAzureOpenAI, AsyncOpenAI
+
+from audiobatch_emulator.process import EmulatorProcess
 
 
 @pytest.mark.parametrize("surface", SURFACES)

@@ -7,11 +7,11 @@ import pytest
 from aiohttp.test_utils import TestServer
 from emulator_clients import MODEL, PROMPT, SPOKEN, heard, recording, tone_wav
 
-from pipeline.emulator.app import build_app
-from pipeline.emulator.config import EmulatorConfig
-from pipeline.emulator.recognition import EngineCrashed, MeasuringEar
-from pipeline.emulator.service import Service
-from pipeline.emulator.tones import ToneSpeech
+from audiobatch_emulator.app import build_app
+from audiobatch_emulator.config import EmulatorConfig
+from audiobatch_emulator.recognition import EngineCrashed, MeasuringEar
+from audiobatch_emulator.service import Service
+from audiobatch_emulator.tones import ToneSpeech
 
 
 class BrittleSpeech(ToneSpeech):

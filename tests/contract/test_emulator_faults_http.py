@@ -12,7 +12,8 @@ import httpx2
 import openai as sdk
 import pytest
 from emulator_clients import MODEL, PROMPT, SPOKEN, SURFACES, ask, client, raw_post
-from emulator_process import EmulatorProcess
+
+from audiobatch_emulator.process import EmulatorProcess
 
 BODY = {"model": MODEL, "messages": PROMPT, **SPOKEN}
 

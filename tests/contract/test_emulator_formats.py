@@ -6,7 +6,8 @@ import io
 import av
 import pytest
 from emulator_clients import ask, client, heard, recording
-from emulator_process import EmulatorProcess
+
+from audiobatch_emulator.process import EmulatorProcess
 
 VOICES = ("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar")
 

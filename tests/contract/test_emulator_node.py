@@ -13,7 +13,9 @@ from typing import Any, NoReturn
 import platformdirs
 import pytest
 from emulator_clients import MODEL, tone_wav
-from emulator_process import ROOT, EmulatorProcess
+from running import ROOT
+
+from audiobatch_emulator.process import EmulatorProcess
 
 HERE = Path(__file__).resolve().parent / "node"
 SDKS = ("openai6", "openai7")
@@ -140,7 +142,7 @@ def test_it_meets_faults_and_quotas_as_the_service_s(
 
 @pytest.mark.parametrize("sdk", SDKS)
 def test_the_readme_s_example_runs(node_folder: Path, server: EmulatorProcess, sdk: str) -> None:
-    readme = (ROOT / "pipeline" / "emulator" / "README.md").read_text("utf-8")
+    readme = (ROOT / "pipeline" / "audiobatch_emulator" / "README.md").read_text("utf-8")
     (example,) = re.findall(r"^```js\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     program = node_folder / f"readme-{sdk}.mjs"
     program.write_text(example.replace('from "openai"', f'from "{sdk}"'), encoding="utf-8")

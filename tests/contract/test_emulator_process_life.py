@@ -14,8 +14,10 @@ from pathlib import Path
 import httpx2
 import pytest
 from emulator_clients import MODEL, PROMPT, SPOKEN, ask, client, raw_post
-from emulator_process import ROOT, EmulatorProcess
 from openai import OpenAI
+from running import ROOT
+
+from audiobatch_emulator.process import EmulatorProcess
 
 BODY = {"model": MODEL, "messages": PROMPT, **SPOKEN}
 
@@ -72,7 +74,7 @@ def test_a_call_under_way_does_not_hold_up_its_end() -> None:
 
 
 def test_it_ends_with_its_standard_input_when_told_so() -> None:
-    command = [sys.executable, "-m", "pipeline.emulator", "--speech", "tone", "--exit-on-stdin-close"]
+    command = [sys.executable, "-m", "audiobatch_emulator", "--speech", "tone", "--exit-on-stdin-close"]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -178,7 +180,7 @@ def test_listening_to_others_is_warned_about() -> None:
     ],
 )
 def test_settings_that_cannot_work_are_named(flags: tuple[str, ...], said: str) -> None:
-    command = [sys.executable, "-m", "pipeline.emulator", *flags]
+    command = [sys.executable, "-m", "audiobatch_emulator", *flags]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert said in ended.stderr
@@ -187,7 +189,7 @@ def test_settings_that_cannot_work_are_named(flags: tuple[str, ...], said: str) 
 
 def test_a_taken_port_is_named(server: EmulatorProcess) -> None:
     port = server.base_url.rpartition(":")[2]
-    command = [sys.executable, "-m", "pipeline.emulator", "--speech", "tone", "--port", port]
+    command = [sys.executable, "-m", "audiobatch_emulator", "--speech", "tone", "--port", port]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert port in ended.stderr
@@ -196,7 +198,7 @@ def test_a_taken_port_is_named(server: EmulatorProcess) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from click.testing import CliRunner; from pipeline.emulator.command import emulator; "
+        "import sys; from click.testing import CliRunner; from audiobatch_emulator.command import emulator; "
         "r = CliRunner().invoke(emulator, ['--help']); assert '--quota' in r.output, r.output; "
         "print([m for m in ('aiohttp', 'av', 'numpy', 'pydantic', 'cryptography') if m in sys.modules])"
     )
@@ -206,8 +208,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_the_emulator_stands_apart_from_the_client_s_code() -> None:
     code = (
-        "import sys, pipeline.emulator.app; "
-        "apart = ('openai', 'prefect', 'pipeline.transports', 'pipeline.limits'); "
+        "import sys, audiobatch_emulator.app; "
+        "apart = ('openai', 'prefect', 'audiobatch.transports', 'audiobatch.limits'); "
         "print([name for name in sys.modules if name.startswith(apart)])"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -5,7 +5,8 @@ import time
 import openai as sdk
 import pytest
 from emulator_clients import MODEL, SURFACES, ask, client
-from emulator_process import EmulatorProcess
+
+from audiobatch_emulator.process import EmulatorProcess
 
 
 @pytest.mark.parametrize("surface", SURFACES)

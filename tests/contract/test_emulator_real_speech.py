@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 from emulator_clients import ask, client, heard, recording
-from emulator_process import EmulatorProcess
+
+from audiobatch_emulator.process import EmulatorProcess
 
 pytest.importorskip("espeakng_loader", reason="the extra `local` is not installed")
 pytest.importorskip("pocketsphinx", reason="the extra `local` is not installed")

@@ -7,7 +7,8 @@ import httpx2
 import openai as sdk
 import pytest
 from emulator_clients import SURFACES, ask, client, heard, raw_post, recording, tone_wav
-from emulator_process import EmulatorProcess
+
+from audiobatch_emulator.process import EmulatorProcess
 
 PCM16 = {"voice": "alloy", "format": "pcm16"}
 

@@ -7,7 +7,8 @@ import httpx2
 import openai as sdk
 import pytest
 from emulator_clients import API_VERSION, ask
-from emulator_process import EmulatorProcess
+
+from audiobatch_emulator.process import EmulatorProcess
 
 
 @pytest.fixture

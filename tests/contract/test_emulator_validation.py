@@ -15,8 +15,9 @@ from emulator_clients import (
     recording,
     tone_wav,
 )
-from emulator_process import EmulatorProcess
 from openai import BadRequestError, NotFoundError
+
+from audiobatch_emulator.process import EmulatorProcess
 
 WAV = tone_wav(0.5)
 MP3_MARK = b"\xff\xfb\x90\x64" + bytes(600)

@@ -10,9 +10,9 @@ from decimal import Decimal
 
 import pytest
 
-from pipeline.errors import ErrorType, LeaseLost, StorageError
-from pipeline.model import Outcome, Review, Source, SourceKind, Status
-from pipeline.store.ledger import Attempt, AttemptEnd, Ledger
+from audiobatch.errors import ErrorType, LeaseLost, StorageError
+from audiobatch.ledger.ledger import Attempt, AttemptEnd, Ledger
+from audiobatch.model import Outcome, Review, Source, SourceKind, Status
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 #: Shorter than anybody should take to claim and look; a lease that is to run out is waited for.

@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 import pytest
-from emulator_process import EmulatorProcess
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 from realtime_sessions import (
     MODEL,
@@ -22,6 +21,8 @@ from realtime_sessions import (
     words_of,
 )
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
+
+from audiobatch_emulator.process import EmulatorProcess
 
 RESPONSE = [
     "response.created",

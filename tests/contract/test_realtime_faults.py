@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 from emulator_clients import tone_wav
-from emulator_process import EmulatorProcess
 from websockets.asyncio.server import ServerConnection, serve
 
-from pipeline.errors import (
+from audiobatch.errors import (
     AudioBatchError,
     AuthenticationFailed,
     BadReply,
@@ -25,10 +24,11 @@ from pipeline.errors import (
     RequestRejected,
     Unavailable,
 )
-from pipeline.model import AudioPart, Exchange, PriorReply, Reply, Request
-from pipeline.transports.auth import EntraTokens
-from pipeline.transports.realtime import RealtimeTransport
-from pipeline.transports.realtime_words import Hearing
+from audiobatch.model import AudioPart, Exchange, PriorReply, Reply, Request
+from audiobatch.transports.auth import EntraTokens
+from audiobatch.transports.realtime import RealtimeTransport
+from audiobatch.transports.realtime_words import Hearing
+from audiobatch_emulator.process import EmulatorProcess
 
 QUIET_S = 1.0
 SOUND = AudioPart(data=tone_wav(), format="wav", duration_s=1.0)

@@ -1,8 +1,9 @@
 """The official Node client's sessions, in both lines, against the emulator."""
 
 import pytest
-from emulator_process import EmulatorProcess
 from test_emulator_node import SDKS, node_folder, run
+
+from audiobatch_emulator.process import EmulatorProcess
 
 __all__ = ["node_folder"]
 pytestmark = pytest.mark.timeout(600)  # the first run installs packages

@@ -12,9 +12,9 @@ import pytest
 from botocore.exceptions import ClientError
 from remote_stores import BUSY, CUT, HALF, LOST, PASS, RESET, THROTTLED, Wire
 
-from pipeline.address import Address
-from pipeline.errors import ConfigError, StorageError
-from pipeline.store.fsspec_storage import PIECE_BYTES, FsspecStorage
+from audiobatch.address import Address
+from audiobatch.errors import ConfigError, StorageError
+from audiobatch.storage.remote import PIECE_BYTES, FsspecStorage
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -103,7 +103,7 @@ def test_a_store_that_stays_away_is_an_error_and_leaves_the_old_object(line: Lin
 
 
 def test_a_store_that_was_never_reached_is_given_up_soon(azurite, monkeypatch):
-    monkeypatch.setattr("pipeline.store.asking.FIRST_PATIENCE_S", 0.3)
+    monkeypatch.setattr("audiobatch.storage.asking.FIRST_PATIENCE_S", 0.3)
     for name, value in azurite.variables(port=9).items():  # where nobody listens
         monkeypatch.setenv(name, value)
     began_s = time.monotonic()
@@ -146,7 +146,7 @@ def test_a_container_that_is_not_there_is_said_with_what_to_do(line: Line):
 
 
 def test_wrong_credentials_are_said_and_never_shown(azurite, monkeypatch, caplog):
-    caplog.set_level(logging.DEBUG, "pipeline")
+    caplog.set_level(logging.DEBUG, "audiobatch")
     canary = "c2VjcmV0LWNhbmFyeS1rZXk="
     connection = azurite.variables()["AZURE_STORAGE_CONNECTION_STRING"]
     before, _, rest = connection.partition("AccountKey=")

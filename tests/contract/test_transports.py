@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from emulator_clients import tone_wav
-from emulator_process import EmulatorProcess
 
-from pipeline.errors import ConfigError
-from pipeline.execute import run
-from pipeline.jobspec import JobSpec
-from pipeline.settings import Environment, resolve
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.config.settings import Environment, resolve
+from audiobatch.errors import ConfigError
+from audiobatch.execution.job import run
+from audiobatch_emulator.process import EmulatorProcess
 
 WAYS: dict[str, dict[str, Any]] = {
     "chat": {"deployment": "gpt-audio-1.5"},
@@ -227,7 +227,7 @@ async def test_a_stream_needs_its_finish_reason_not_its_done(
 
 async def test_what_recordings_say_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the emulator's real voice and ear: what one item speaks, the other hears."""
-    from pipeline.transports.chat import ChatTransport
+    from audiobatch.transports.chat import ChatTransport
 
     monkeypatch.setattr(ChatTransport, "send", None)  # nothing of this goes over chat
     with EmulatorProcess() as real:

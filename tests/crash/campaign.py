@@ -43,7 +43,8 @@ from crash.kinds_clock import Clock  # noqa: E402
 from crash.kinds_ledger import Database, Stopped  # noqa: E402
 from crash.kinds_machine import Descriptors, Disk  # noqa: E402
 from crash.kinds_service import Service  # noqa: E402
-from emulator_process import EmulatorProcess  # noqa: E402
+
+from audiobatch_emulator.process import EmulatorProcess  # noqa: E402
 
 OTHERS = (Descriptors, Disk, Database, Service, Stopped, Clock)
 KINDS = ("kills", *(kind.name for kind in OTHERS))

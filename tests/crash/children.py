@@ -21,10 +21,18 @@ from crash import failpoints
 def load() -> None:
     """Import what a run needs. No thread may be running yet."""
 
-    import pipeline.execute
-    import pipeline.verify  # noqa: F401
+    import audiobatch.execution.job
+    import audiobatch.maintenance.verify  # noqa: F401
 
-    for name in ("pipeline.transports.choose", "soundfile", "av", "soxr", "pandas", "xlsxwriter", "jinja2"):
+    for name in (
+        "audiobatch.transports.factory",
+        "soundfile",
+        "av",
+        "soxr",
+        "pandas",
+        "xlsxwriter",
+        "jinja2",
+    ):
         importlib.import_module(name)
 
 
@@ -103,7 +111,7 @@ def _become(
             prepare()
         if point is not None:
             failpoints.install(*point)
-        from flows.cli import main
+        from audiobatch_flows.cli.main import main
 
         main(arguments)
     except SystemExit as ended:

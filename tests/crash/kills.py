@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crash import children, failpoints, observing
-from emulator_process import EmulatorProcess
+
+from audiobatch_emulator.process import EmulatorProcess
 
 #: Recoverable faults for about a quarter of the calls; what is refused or broken off passes later. Few refusals for
 #: rate: from many, without a quota behind them, a run learns to go slowly, and this is about being killed.

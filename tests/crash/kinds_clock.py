@@ -22,7 +22,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from crash import children  # noqa: E402
 from crash.trials import Around, Job, Kind, Score  # noqa: E402
-from emulator_process import EmulatorProcess  # noqa: E402
+
+from audiobatch_emulator.process import EmulatorProcess  # noqa: E402
 
 LIBRARY = "*/faketime/libfaketimeMT.so.1"
 #: Beyond the end of the campaign: for its start, and the last trial's end.

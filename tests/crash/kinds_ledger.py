@@ -14,7 +14,7 @@ from crash import children, observing
 from crash.trials import Around, Job, Kind
 from postgresql_server import PostgresqlServer, _binaries
 
-from pipeline.store.ledger_postgresql import schema_of
+from audiobatch.ledger.postgresql import schema_of
 
 #: A database that is back within this is waited for.
 SHORT_PATIENCE_S = 0.5
@@ -113,9 +113,9 @@ class Database(_OnPostgresql):
 
 def _be_impatient() -> None:
     """In a run's process: give a database up that does not answer at once."""
-    import pipeline.store.ledger
+    import audiobatch.ledger.ledger
 
-    pipeline.store.ledger.PATIENCE_S = SHORT_PATIENCE_S
+    audiobatch.ledger.ledger.PATIENCE_S = SHORT_PATIENCE_S
 
 
 def _family(pid: int) -> list[int]:

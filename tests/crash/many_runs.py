@@ -29,13 +29,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from crash import observing  # noqa: E402
-from emulator_process import EmulatorProcess  # noqa: E402
 from postgresql_server import PostgresqlServer  # noqa: E402
 
-from pipeline.store.ledger_postgresql import schema_of  # noqa: E402
+from audiobatch.ledger.postgresql import schema_of  # noqa: E402
+from audiobatch_emulator.process import EmulatorProcess  # noqa: E402
 
 WINDOW_S = 10.0
-_RUN = "from flows.cli import main; main()"
+_RUN = "from audiobatch_flows.cli.main import main; main()"
 
 
 class Runs:
@@ -65,7 +65,6 @@ class Runs:
             **os.environ,
             "AZURE_OPENAI_API_KEY": self.emulator.api_key,
             "XDG_STATE_HOME": str(self.folder / "state"),
-            "PYTHONPATH": str(ROOT),
             "OPENBLAS_NUM_THREADS": "1",
         }
         with (

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import audio_corpus as corpus
 
-from pipeline.audio.convert import prepare
-from pipeline.audio.probe import probe
-from pipeline.errors import InputError
+from audiobatch.audio.convert import prepare
+from audiobatch.audio.probe import probe
+from audiobatch.errors import InputError
 
 #: A decoder that asks for more is refused it, as on a machine with less.
 MOST_MEMORY_BYTES = 9 << 30

@@ -12,7 +12,7 @@ import pytest
 from postgresql_server import PostgresqlServer
 from running import ROOT, azure, rows_of, run_job
 
-from pipeline.store.spool import Spool
+from audiobatch.storage.spool import Spool
 
 ITEMS = 24
 LEASE_S = 4.0
@@ -78,12 +78,12 @@ def test_one_that_is_back_after_seconds_costs_nothing_but_the_wait(server, emula
 
 def lose_database(server, emulator, settings, monkeypatch) -> int:
     """A run whose database goes away for good; how many replies it has in the spool."""
-    monkeypatch.setattr("pipeline.store.ledger.PATIENCE_S", 0.5)
+    monkeypatch.setattr("audiobatch.ledger.ledger.PATIENCE_S", 0.5)
     stopped = when(emulator, 8, server.stop)
     summary = run_job(**settings)
     stopped.join()
     assert summary.exit_code == 2
-    monkeypatch.setattr("pipeline.store.ledger.PATIENCE_S", 120.0)
+    monkeypatch.setattr("audiobatch.ledger.ledger.PATIENCE_S", 120.0)
     server.start()
     return len(list(Spool(settings["output"]).folder.glob("*.reply")))
 
@@ -135,7 +135,9 @@ def test_a_machine_that_is_back_within_that_time_brings_its_replies_home(
     kept = lose_database(server, emulator, settings, monkeypatch)
     assert kept > 0
     elsewhere = (
-        "import platform; platform.node = lambda: 'another-machine'\nfrom flows.cli import main\nmain()\n"
+        "import platform; platform.node = lambda: 'another-machine'\n"
+        "from audiobatch_flows.cli.main import main\n"
+        "main()\n"
     )
     words = ["run", *settings["inputs"], "--no-prefect", "--max-concurrency", "4", "--lease", str(LEASE_S)]
     for name in ("endpoint", "deployment", "output", "ledger"):

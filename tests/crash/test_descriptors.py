@@ -11,8 +11,8 @@ import sys
 import pytest
 from running import ROOT, azure, last_json, read_manifest, run_job
 
-from pipeline import descriptors
-from pipeline.errors import ConfigError
+from audiobatch import descriptors
+from audiobatch.errors import ConfigError
 
 FEW = 170
 ITEMS = 150
@@ -20,7 +20,7 @@ ITEMS = 150
 RUN = """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, ({few}, {few}))
-from flows.cli import main
+from audiobatch_flows.cli.main import main
 main()
 """
 
@@ -46,8 +46,8 @@ def test_with_few_descriptors_fewer_calls_are_in_flight_and_every_reply_is_kept(
 WAITS = """
 import os, resource, sys, threading, time
 from pathlib import Path
-from pipeline.store.spool import Spool
-from pipeline.store.storage import LocalStorage
+from audiobatch.storage.spool import Spool
+from audiobatch.storage.local import LocalStorage
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
 base = Path(sys.argv[1])

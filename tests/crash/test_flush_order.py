@@ -68,7 +68,15 @@ def test_bytes_names_and_folders_are_on_disk_before_the_ledger_says_so(emulator,
         "AZURE_OPENAI_API_KEY": emulator.api_key,
         "AZURE_OPENAI_DEPLOYMENT_NAME": "gpt-audio-1.5",
     }
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "run", table, "--output", out]
+    command = [
+        sys.executable,
+        "-c",
+        "from audiobatch_flows.cli.main import main; main()",
+        "run",
+        table,
+        "--output",
+        out,
+    ]
     traced = subprocess.run(
         [strace, *("-f", "-y", "-s", "64", "-o", tmp_path / "trace"), f"--trace={CALLS}", *command, "--no-prefect"],
         env=environment, cwd=ROOT, capture_output=True, text=True, timeout=100,

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 from running import azure, read_manifest, run_job, write_wav
 
-from pipeline.store.names import collision_key
+from audiobatch.storage.names import collision_key
 
 NAMES = (
     "anna.wav", "Anna.wav", "ANNA.wav", "anna.mp3.wav", "b/anna.wav", "B/anna.wav",

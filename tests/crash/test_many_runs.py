@@ -14,9 +14,9 @@ from crash import observing
 from postgresql_server import PostgresqlServer
 from running import ROOT, azure, read_manifest, write_wav
 
-from flows.cli import cli
-from pipeline.errors import AudioBatchError
-from pipeline.store.ledger_postgresql import schema_of
+from audiobatch.errors import AudioBatchError
+from audiobatch.ledger.postgresql import schema_of
+from audiobatch_flows.cli.main import cli
 
 #: A busy machine takes half a minute to start a run.
 PATIENCE_S = 240.0
@@ -46,7 +46,6 @@ class Company:
         self.env = {
             **os.environ,
             "AZURE_OPENAI_API_KEY": emulator.api_key,
-            "PYTHONPATH": str(ROOT),
             "OPENBLAS_NUM_THREADS": "1",
         }
 
@@ -80,7 +79,12 @@ class Company:
         ):
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-c", "from flows.cli import main; main()", *self.arguments(*more)],
+                    [
+                        sys.executable,
+                        "-c",
+                        "from audiobatch_flows.cli.main import main; main()",
+                        *self.arguments(*more),
+                    ],
                     env=self.env,
                     cwd=ROOT,
                     stdout=out,
@@ -220,8 +224,8 @@ def test_runs_that_ask_for_something_else_do_not_work_together(company, monkeypa
 
 
 async def test_a_worker_drains_what_a_coordinator_has_planned(emulator, postgresql, tmp_path):
-    from pipeline.execute import Job
-    from pipeline.jobspec import JobSpec
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.execution.job import Job
 
     for n in range(5):
         (tmp_path / "in").mkdir(exist_ok=True)
@@ -247,8 +251,8 @@ async def test_a_worker_drains_what_a_coordinator_has_planned(emulator, postgres
 
 
 async def test_an_input_that_a_worker_finds_changed_stays_on_the_queue(emulator, postgresql, tmp_path):
-    from pipeline.execute import Job
-    from pipeline.jobspec import JobSpec
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.execution.job import Job
 
     first, second = (write_wav(tmp_path / "in" / name) for name in ("a.wav", "b.wav"))
     spec = JobSpec(

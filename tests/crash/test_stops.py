@@ -16,7 +16,7 @@ import pytest
 from crash import observing
 from running import azure, run_job
 
-from pipeline.stop import StopReason
+from audiobatch.stop import StopReason
 
 ROOT = Path(__file__).resolve().parents[2]
 CALL_S = 1.0
@@ -30,9 +30,9 @@ pytestmark = [
 #: A user's own program, or what `serve` and a worker start: the flow without our command line.
 FLOW = """
 import sys
-from flows.endings import RunFailed
-from flows.process_folder import process_folder
-from pipeline.jobspec import JobSpec
+from audiobatch_flows.endings import RunFailed
+from audiobatch_flows.flow import process_folder
+from audiobatch.config.jobspec import JobSpec
 try:
     summary = process_folder(JobSpec.model_validate_json(sys.argv[1]))
     import asyncio, inspect
@@ -57,7 +57,6 @@ class Run:
             "AZURE_OPENAI_ENDPOINT": emulator.base_url,
             "AZURE_OPENAI_API_KEY": emulator.api_key,
             "AZURE_OPENAI_DEPLOYMENT_NAME": "gpt-audio-1.5",
-            "PYTHONPATH": str(ROOT),
             "XDG_STATE_HOME": str(tmp_path / "state"),
         }
         if mode == "flow":
@@ -77,7 +76,7 @@ class Run:
         run = [
             sys.executable,
             "-c",
-            "from flows.cli import main; main()",
+            "from audiobatch_flows.cli.main import main; main()",
             "run",
             self.table,
             "--output",

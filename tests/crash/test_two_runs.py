@@ -25,7 +25,6 @@ def environment(emulator, tmp_path):
         "AZURE_OPENAI_API_KEY": emulator.api_key,
         "AZURE_OPENAI_DEPLOYMENT_NAME": "gpt-audio-1.5",
         "XDG_STATE_HOME": str(tmp_path / "state"),
-        "PYTHONPATH": str(ROOT),
         "OPENBLAS_NUM_THREADS": "1",
     }
 
@@ -94,7 +93,7 @@ def test_status_reads_while_a_run_writes_and_says_who_is_at_work(emulator, tmp_p
     table.write_text("".join(json.dumps({"prompt": f"Say {n}."}) + "\n" for n in range(200)))
     out = tmp_path / "out"
     env = environment(emulator, tmp_path)
-    command = [sys.executable, "-c", "from flows.cli import main; main()"]
+    command = [sys.executable, "-c", "from audiobatch_flows.cli.main import main; main()"]
     running = subprocess.Popen(
         [*command, "run", table, "--output", out, "--no-prefect", "--quiet", "--max-concurrency", "2"],
         env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True,

@@ -10,10 +10,10 @@ import pytest
 from crash.test_many_runs import Company
 from running import ROOT, audiobatch, last_json, read_manifest
 
-from flows.workers import workers_for
-from pipeline.errors import ConfigError
-from pipeline.jobspec import JobSpec
-from pipeline.workers.orders import Orders
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.errors import ConfigError
+from audiobatch.execution.worker import Orders
+from audiobatch_flows.cli.worker_options import workers_for
 
 PATIENCE_S = 180.0
 SHARED = "postgresql+psycopg://me@db.example/audio"

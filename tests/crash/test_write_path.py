@@ -17,13 +17,14 @@ from crash import observing
 from running import azure, read_manifest, run_job, write_wav
 from sqlalchemy.exc import OperationalError
 
-from pipeline import execute
-from pipeline.jobspec import JobSpec
-from pipeline.model import Status
-from pipeline.plan import Retry
-from pipeline.store import durable, ledger_writer
-from pipeline.store.spool import Spool
-from pipeline.transports.chat import ChatTransport
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.execution import job as job_module
+from audiobatch.ledger import writer
+from audiobatch.model import Status
+from audiobatch.planning.plan import Retry
+from audiobatch.storage import atomic_file
+from audiobatch.storage.spool import Spool
+from audiobatch.transports.chat import ChatTransport
 
 TEXTS = {f"p{n}": f"Please say the number {n}." for n in range(4)}
 
@@ -69,16 +70,16 @@ class FullDisk:
         self.root, self.nth, self.error = str(root), nth, error
         self.writes = itertools.count(1)
         self.hit = self.mended = False
-        original = durable.NewFile.pour
+        original = atomic_file.NewFile.pour
 
         def pour(file, data):
             if str(file.target).startswith(self.root) and not self.mended and next(self.writes) >= self.nth:
                 self.hit = True
-                with durable.translating(str(file.target)):
+                with atomic_file.translating(str(file.target)):
                     raise OSError(self.error, os.strerror(self.error))
             return original(file, data)
 
-        monkeypatch.setattr(durable.NewFile, "pour", pour)
+        monkeypatch.setattr(atomic_file.NewFile, "pour", pour)
 
 
 @pytest.mark.parametrize("nth", range(1, 13))
@@ -99,8 +100,8 @@ def test_a_disk_that_is_full_at_any_write_costs_no_paid_reply(emulator, prompts,
 
 def run_to_exit(settings):
     """Message and exit code, as the command line gives them."""
-    from flows.cli import _explain
-    from pipeline.errors import AudioBatchError
+    from audiobatch.errors import AudioBatchError
+    from audiobatch_flows.cli.main import _explain
 
     try:
         summary = run_job(**settings)
@@ -114,7 +115,7 @@ def test_a_ledger_that_cannot_be_written_at_any_commit_costs_no_paid_reply(
     emulator, prompts, tmp_path, monkeypatch, nth
 ):
     settings = job(emulator, prompts, tmp_path)
-    commits, original = itertools.count(1), ledger_writer.LedgerWriter._apply
+    commits, original = itertools.count(1), writer.LedgerWriter._apply
     mended = threading.Event()
 
     def apply(writer, connection, batch):
@@ -123,7 +124,7 @@ def test_a_ledger_that_cannot_be_written_at_any_commit_costs_no_paid_reply(
             raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
         return changed
 
-    monkeypatch.setattr(ledger_writer.LedgerWriter, "_apply", apply)
+    monkeypatch.setattr(writer.LedgerWriter, "_apply", apply)
     message, code = run_to_exit(settings)
     assert code == (2 if "full" in message else 0)
     mended.set()
@@ -148,7 +149,7 @@ def test_a_small_disk_that_fills_up_for_real(emulator, prompts, tmp_path, monkey
         refused, code = run_to_exit(settings)
         assert (code, billed(emulator)) == (2, 0), "the plan's estimate already says that it is too small"
         assert "Free some space" in refused
-        monkeypatch.setattr(execute, "check_room", lambda *_, **__: None)
+        monkeypatch.setattr(job_module, "check_room", lambda *_, **__: None)
         message, code = run_to_exit(settings)
         assert code == 2
         assert "no space is left" in message or "full" in message
@@ -165,7 +166,7 @@ def test_a_small_disk_that_fills_up_for_real(emulator, prompts, tmp_path, monkey
 def test_too_little_room_for_the_plan_is_said_before_anything_is_sent(
     emulator, prompts, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("pipeline.store.storage.LocalStorage.free_bytes", lambda _: 5_000_000)
+    monkeypatch.setattr("audiobatch.storage.local.LocalStorage.free_bytes", lambda _: 5_000_000)
     message, code = run_to_exit(job(emulator, prompts, tmp_path))
     assert (code, emulator.journal()) == (2, [])
     assert "5.0 MB are free" in message
@@ -313,15 +314,15 @@ def test_a_redo_on_a_full_disk_loses_neither_the_old_nor_the_new(emulator, promp
 
 @contextlib.contextmanager
 def no_room_for_bad_replies(monkeypatch):
-    original = durable.NewFile.pour
+    original = atomic_file.NewFile.pour
 
     def pour(file, data):
         if "/out/replies/" in str(file.target):
-            raise durable.storage_error(OSError(errno.ENOSPC, "full"), str(file.target))
+            raise atomic_file.storage_error(OSError(errno.ENOSPC, "full"), str(file.target))
         return original(file, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable.NewFile, "pour", pour)
+        patch.setattr(atomic_file.NewFile, "pour", pour)
         yield
 
 
@@ -396,7 +397,7 @@ def test_what_every_call_cost_stands_in_the_ledger_also_where_it_was_for_nothing
     summary = run_job(**job(emulator, prompts, tmp_path, retry_text_only=True))
     from contextlib import closing
 
-    from pipeline.store.ledger import Ledger
+    from audiobatch.ledger.ledger import Ledger
 
     with closing(Ledger.open(tmp_path / "out/ledger.db")) as ledger:
         assert ledger.spent_usd() == summary.cost_usd
@@ -408,7 +409,7 @@ def test_what_every_call_cost_stands_in_the_ledger_also_where_it_was_for_nothing
 
 
 def test_a_run_that_is_cancelled_as_a_task_records_what_has_arrived(emulator, prompts, tmp_path, monkeypatch):
-    from pipeline.store import artifacts
+    from audiobatch.storage import artifacts
 
     spec = JobSpec(**job(emulator, prompts, tmp_path, max_concurrency=4))
     writing = threading.Event()
@@ -422,7 +423,7 @@ def test_a_run_that_is_cancelled_as_a_task_records_what_has_arrived(emulator, pr
     monkeypatch.setattr(artifacts, "make", slow)
 
     async def cancelled():
-        running = asyncio.create_task(execute.run(spec))
+        running = asyncio.create_task(job_module.run(spec))
         await asyncio.to_thread(writing.wait, 20)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -436,8 +437,8 @@ def test_a_run_that_is_cancelled_as_a_task_records_what_has_arrived(emulator, pr
 
 
 def test_a_stop_while_the_intent_is_written_sends_nothing(emulator, prompts, tmp_path, monkeypatch):
-    from pipeline.stop import StopReason
-    from pipeline.store.ledger import Ledger
+    from audiobatch.ledger.ledger import Ledger
+    from audiobatch.stop import StopReason
 
     jobs, original = [], Ledger.record_intent
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from crash import children, observing
-from emulator_process import EmulatorProcess
+
+from audiobatch_emulator.process import EmulatorProcess
 
 #: A run that takes longer hangs.
 GIVE_UP_S = 60.0

@@ -34,14 +34,14 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from crash import observing  # noqa: E402
 from crash.many_runs import WINDOW_S, _most_in_a_window, _seconds  # noqa: E402
-from emulator_process import EmulatorProcess  # noqa: E402
 from postgresql_server import PostgresqlServer  # noqa: E402
 from remote_stores import Azurite  # noqa: E402
 
-from pipeline.store.filesystems import filesystem_of  # noqa: E402
-from pipeline.store.ledger_postgresql import schema_of  # noqa: E402
+from audiobatch.ledger.postgresql import schema_of  # noqa: E402
+from audiobatch.storage.object_stores import filesystem_of  # noqa: E402
+from audiobatch_emulator.process import EmulatorProcess  # noqa: E402
 
-COMMAND = (sys.executable, "-P", "-c", "from flows.cli import main; main()")
+COMMAND = (sys.executable, "-P", "-c", "from audiobatch_flows.cli.main import main; main()")
 POOL = "crew"
 STARTED_S = 600.0
 FILES_AT_ONCE = 50
@@ -68,7 +68,6 @@ class Scene:
             "XDG_STATE_HOME": str(folder / "state"),
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PYTHONPATH": str(ROOT),
             "OPENBLAS_NUM_THREADS": "1",
         }
         stack.enter_context(mock.patch.dict(os.environ, self.store.variables()))

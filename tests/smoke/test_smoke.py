@@ -17,10 +17,10 @@ import openpyxl
 import pytest
 from running import azure, read_manifest, rows_of, run_job, write_wav
 
-import pipeline
-from pipeline.audio.encode import REPLY_FORMATS
-from pipeline.audio.probe import EXTENSIONS, probe
-from pipeline.reports.waveform import BINS, HEIGHT, STEP
+import audiobatch
+from audiobatch.audio.encode import REPLY_FORMATS
+from audiobatch.audio.probe import EXTENSIONS, probe
+from audiobatch.reports.waveforms import BINS, HEIGHT, STEP
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_inputs"
 PROMPT = "Describe in detail the spoken audio input."
@@ -49,7 +49,33 @@ def pictures(report: Path) -> int:
 
 @pytest.mark.skipif("AUDIOBATCH_SMOKE" not in os.environ, reason="only for an installed wheel")
 def test_the_package_under_test_is_the_installed_one():
-    assert "site-packages" in Path(pipeline.__file__ or "").parts
+    assert "site-packages" in Path(audiobatch.__file__ or "").parts
+
+
+def test_modules_of_the_user_s_that_are_called_as_ours_once_were_are_in_nobody_s_way(tmp_path):
+    for name in ("pipeline.py", "audio.py", "limits.py", "flows/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"raise SystemExit({name!r} + ' was imported')\n")
+    write_wav(tmp_path / "in" / "memo.wav", seconds=1.0)
+    words = ("run", "in", "--provider", "local")
+    ended = command(*words, cwd=tmp_path, PYTHONPATH=".")
+    assert ended.returncode == 0, ended.stderr
+    assert "was imported" not in ended.stdout + ended.stderr
+    assert read_manifest(tmp_path / "outputs" / "in" / "manifest.csv")[0]["status"] == "succeeded"
+
+
+@pytest.mark.skipif("AUDIOBATCH_SMOKE" not in os.environ, reason="only for an installed wheel")
+@pytest.mark.parametrize("name", ["pipeline", "flows"])
+def test_the_wheel_puts_nothing_of_a_common_name_on_the_import_path(name):
+    program = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({name!r}) is not None)"
+    assert subprocess.run([sys.executable, "-P", "-c", program], check=False).returncode == 0
+
+
+def test_the_public_names_are_there():
+    import audiobatch_flows
+
+    for package in (audiobatch, audiobatch_flows):
+        assert {name for name in package.__all__ if getattr(package, name, None) is None} == set()
 
 
 def test_the_readme_s_first_command_makes_all_reports_and_sends_nothing_twice(tmp_path):

@@ -10,7 +10,7 @@ import soundfile
 from audio_corpus import by_ffmpeg, make, speech, wav
 from running import audiobatch, azure, last_json, read_manifest, rows_of, run_job, write_wav
 
-from pipeline.audio.levels import LevelMeter
+from audiobatch.audio.levels import LevelMeter
 
 RATE = 16_000
 

@@ -8,9 +8,9 @@ import soundfile
 from bare_server import bare_server, completion
 from running import azure, rows_of, run_job, write_wav
 
-from pipeline.audio.loudness import measure_loudness
-from pipeline.audio.probe import probe
-from pipeline.errors import ConfigError
+from audiobatch.audio.loudness import measure_loudness
+from audiobatch.audio.probe import probe
+from audiobatch.errors import ConfigError
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_finishing_is_part_of_what_was_asked_for(prompt, emulator, tmp_path):
 
 def test_a_reply_as_it_came_is_not_decoded(prompt, emulator, tmp_path, monkeypatch):
     """Finishing costs nothing where it is not asked for: its code is not even called."""
-    from pipeline.store import artifacts
+    from audiobatch.storage import artifacts
 
     monkeypatch.setattr(artifacts, "finish_reply", lambda *_: pytest.fail("decoded"))
     assert job(emulator, tmp_path).succeeded == 1
@@ -180,7 +180,7 @@ def test_a_flawed_reply_stands_when_asking_again_fails(failure, prompt, tmp_path
 
 @pytest.fixture(scope="module")
 def speaking():
-    from emulator_process import EmulatorProcess
+    from audiobatch_emulator.process import EmulatorProcess
 
     pytest.importorskip("pocketsphinx", reason="the extra `local` is not installed")
     with EmulatorProcess() as emulator:

@@ -5,8 +5,8 @@ import os
 import pytest
 from running import audiobatch, azure, rows_of, run_job, write_wav
 
-from pipeline.errors import ConfigError
-from pipeline.limits.retry_budget import RetryBudget
+from audiobatch.errors import ConfigError
+from audiobatch.limits.retry_budget import RetryBudget
 
 GOOD = "good.wav"
 
@@ -69,7 +69,7 @@ def test_a_recording_that_cannot_be_converted_fails_alone_whatever_the_decoder_r
     def refuse(*_arguments):
         raise TypeError("open() got an unexpected keyword argument")
 
-    monkeypatch.setattr("pipeline.audio.convert._convert", refuse)
+    monkeypatch.setattr("audiobatch.audio.convert._convert", refuse)
     summary = run_job(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator))
     rows = {row["item_id"]: row for row in rows_of(summary)}
     assert (rows["odd.wav"]["status"], rows["odd.wav"]["error_type"]) == ("failed", "input")

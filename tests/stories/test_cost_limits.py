@@ -7,13 +7,13 @@ import sqlite3
 from decimal import Decimal
 
 import pytest
-from emulator_process import EmulatorProcess
 from running import azure, rows_of, run_job, write_wav
 
-from pipeline.plan import Retry
-from pipeline.prices import price_of
-from pipeline.running import together
-from pipeline.store.ledger_workers import Workers
+from audiobatch.config.prices import price_of
+from audiobatch.execution import membership
+from audiobatch.ledger.membership import Workers
+from audiobatch.planning.plan import Retry
+from audiobatch_emulator.process import EmulatorProcess
 
 REALTIME = {"deployment": "gpt-realtime", "model": "gpt-realtime", "transport": "realtime"}
 WITHOUT_USAGE = {
@@ -202,7 +202,7 @@ def test_a_limit_for_several_runs_does_not_end_one_that_has_money_left(
         return await allowance(*arguments)
 
     monkeypatch.setattr(Workers, "allowance", slowly)
-    monkeypatch.setattr(together, "_BEAT_S", 0.05)
+    monkeypatch.setattr(membership, "_BEAT_S", 0.05)
     job = {**prompts(30), **azure(emulator, max_concurrency=1), "ledger": postgresql.url}
     summary = run_job(**job, max_total_cost="100")
     assert (summary.exit_code, summary.succeeded, summary.pending, summary.message) == (0, 30, 0, "")

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from running import audiobatch, azure, rows_of, run_job, write_wav
 
-from pipeline.errors import ConfigError, StorageError
-from pipeline.plan import Retry
-from pipeline.store.ledger import Ledger
-from pipeline.transports.chat import ChatTransport
+from audiobatch.errors import ConfigError, StorageError
+from audiobatch.ledger.ledger import Ledger
+from audiobatch.planning.plan import Retry
+from audiobatch.transports.chat import ChatTransport
 
 FIELDS = [
     {"name": "sentiment", "enum": ["positive", "neutral", "negative"]},
@@ -97,7 +97,7 @@ def test_an_answer_that_is_wrong_twice_is_a_failed_row_with_the_reason_and_the_a
 
 def stop_before_the_repair(running):
     """As if somebody pressed Ctrl-C while the repair waits for a service in trouble."""
-    from pipeline.stop import StopReason
+    from audiobatch.stop import StopReason
 
     record = running.ledger.record_part
 
@@ -159,9 +159,9 @@ def test_fields_are_asked_of_the_last_turn_and_earlier_turns_are_not_bought_agai
 
 
 def test_a_job_without_fields_has_the_fingerprints_it_always_had(job, tmp_path):
-    from pipeline.items import build_item, job_settings
-    from pipeline.jobspec import JobSpec
-    from pipeline.model import Source, SourceKind
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.model import Source, SourceKind
+    from audiobatch.planning.items import build_item, job_settings
 
     source = Source(item_id="a", kind=SourceKind.PROMPT, position=0, root="", path="", text="Hi.", sha256="0")
     spec = JobSpec(prompt=("", "And?"))
@@ -188,7 +188,7 @@ def test_a_wrong_fields_file_is_named(tmp_path, job):
 
 
 def test_a_job_file_names_its_fields_beside_itself_or_holds_them(tmp_path, fields):
-    from pipeline.settings import resolve
+    from audiobatch.config.settings import resolve
 
     (tmp_path / "job.toml").write_text('modalities = "text"\nfields = "fields.json"\n')
     (tmp_path / "inline.toml").write_text('modalities = "text"\n[[fields]]\nname = "topic"\n')

@@ -6,7 +6,7 @@ import pytest
 from openpyxl import Workbook
 from running import azure, rows_of, run_job, write_wav
 
-from pipeline.errors import ConfigError
+from audiobatch.errors import ConfigError
 
 
 def send(emulator, tmp_path, *inputs, **settings):

@@ -15,8 +15,8 @@ from audio_corpus import by_ffmpeg, speech, wav
 from bare_server import bare_server, completion
 from running import ROOT, azure, rows_of, run_job
 
-from pipeline.audio.probe import probe
-from pipeline.errors import ConfigError
+from audiobatch.audio.probe import probe
+from audiobatch.errors import ConfigError
 
 RATE = 16_000
 #: Looked at when the tests are collected: each test runs without this project's variables.
@@ -141,8 +141,8 @@ TOPIC = ({"name": "topic", "description": "what it is about"},)
 
 
 def test_a_recording_in_parts_is_refused_before_it_is_asked_for_fields(emulator, tmp_path):
-    from pipeline.estimates.forecast import forecast
-    from pipeline.jobspec import JobSpec
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.planning.forecast import forecast
 
     talk(tmp_path / "in" / "long.wav", 40)
     talk(tmp_path / "in" / "short.wav", 20)
@@ -197,7 +197,7 @@ def test_a_part_that_fails_leaves_the_others_recorded_and_only_it_is_sent_again(
     made = len([call for call in emulator.settled_journal(3) if call["status"] == 200])
     assert made >= 2
     emulator.put_faults()
-    from pipeline.plan import Retry
+    from audiobatch.planning.plan import Retry
 
     second = run_job(
         inputs=[str(tmp_path / "in")],
@@ -212,7 +212,7 @@ def test_a_part_that_fails_leaves_the_others_recorded_and_only_it_is_sent_again(
 
 
 def test_attempts_are_the_calls_that_were_made_whatever_run_made_them(emulator, tmp_path):
-    from pipeline.plan import Retry
+    from audiobatch.planning.plan import Retry
 
     talk(tmp_path / "in" / "talk.wav", 140)
     emulator.put_faults(
@@ -252,7 +252,7 @@ def test_a_run_that_stops_between_parts_is_resumed_where_it_was(emulator, tmp_pa
     talk(tmp_path / "in" / "talk.wav", 140)
 
     def stop_soon(running):
-        from pipeline.stop import StopReason
+        from audiobatch.stop import StopReason
 
         record = running.ledger.record_part
 
@@ -336,8 +336,8 @@ def test_silence_is_trimmed_and_the_times_stay_those_of_the_recording(emulator, 
 
 @pytest.mark.parametrize("seconds", [40, 90, 140])
 def test_the_plan_knows_how_many_parts_there_will_be(seconds, emulator, tmp_path):
-    from pipeline.estimates.forecast import forecast
-    from pipeline.jobspec import JobSpec
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.planning.forecast import forecast
 
     talk(tmp_path / "in" / "talk.wav", seconds)
     how = {"modalities": "text", "max_part": 0.5, "transcribe_inputs": "whisper-1"}
@@ -360,8 +360,8 @@ def test_the_turns_after_a_recording_in_parts_are_planned_as_they_are_made(
     turns, modalities, emulator, tmp_path
 ):
     """No follow-up hears the recording; the first one in text is asked for with sound, which the others hear."""
-    from pipeline.estimates.forecast import forecast
-    from pipeline.jobspec import JobSpec
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.planning.forecast import forecast
 
     prompt = ("What is said?", "And in short?", "Give it a title.", "Who speaks?")[:turns]
     how = {"modalities": modalities, "max_part": 0.25, "prompt": prompt}
@@ -389,8 +389,8 @@ def test_the_turns_after_a_recording_in_parts_are_planned_as_they_are_made(
 def test_what_parts_repeat_of_a_recording_without_pauses_is_planned_for(emulator, tmp_path):
     from running import write_wav
 
-    from pipeline.estimates.forecast import forecast
-    from pipeline.jobspec import JobSpec
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.planning.forecast import forecast
 
     write_wav(tmp_path / "in" / "hum.wav", seconds=60.0)
     how = {"modalities": "text", "max_part": 0.25}
@@ -404,8 +404,8 @@ def test_a_follow_up_to_a_reply_whose_sound_is_gone_is_planned_by_its_words(emul
     """It is asked for with sound, though text was wanted, and hears nothing."""
     import time
 
-    from pipeline.estimates.forecast import forecast
-    from pipeline.jobspec import JobSpec
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.planning.forecast import forecast
 
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("Tell me of rivers.")
@@ -425,7 +425,7 @@ def test_a_follow_up_to_a_reply_whose_sound_is_gone_is_planned_by_its_words(emul
 
 
 def test_the_length_of_parts_is_part_of_what_was_asked_for(emulator, tmp_path):
-    from pipeline.errors import ConfigError
+    from audiobatch.errors import ConfigError
 
     talk(tmp_path / "in" / "talk.wav", 40)
     job(emulator, tmp_path, modalities="text")
@@ -488,7 +488,7 @@ def test_the_words_of_a_long_recording_are_joined_with_their_own_times(tmp_path)
 def test_what_the_sessions_of_all_parts_wrote_down_is_the_recording_s_words(emulator, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    from pipeline.transports.realtime import RealtimeTransport
+    from audiobatch.transports.realtime import RealtimeTransport
 
     send = RealtimeTransport.send
 
@@ -529,8 +529,8 @@ def test_memory_does_not_grow_with_the_length(emulator, tmp_path, capsys):
 
 
 def test_a_part_that_cannot_be_written_is_kept_and_brought_home(emulator, tmp_path, monkeypatch):
-    from pipeline.errors import StorageError
-    from pipeline.store.storage import LocalStorage
+    from audiobatch.errors import StorageError
+    from audiobatch.storage.local import LocalStorage
 
     talk(tmp_path / "in" / "talk.wav", 60)
     write_many = LocalStorage.write_many

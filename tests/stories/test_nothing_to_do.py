@@ -6,8 +6,8 @@ from contextlib import closing
 import pytest
 from running import azure, read_manifest, rows_of, run_job, write_wav
 
-from pipeline.model import Review
-from pipeline.store.ledger import Ledger
+from audiobatch.ledger.ledger import Ledger
+from audiobatch.model import Review
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from running import audiobatch, azure, rows_of, run_job, write_wav
 
-from pipeline.errors import ConfigError
+from audiobatch.errors import ConfigError
 
 ITEMS = 6
 

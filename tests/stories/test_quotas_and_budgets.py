@@ -9,15 +9,15 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from emulator_process import EmulatorProcess
 from running import audiobatch, azure, last_json, rows_of, run_job, write_wav
 
-from flows import closing
-from flows.artifacts import markdown
-from pipeline.errors import ConfigError, StorageError
-from pipeline.estimates.forecast import forecast
-from pipeline.jobspec import JobSpec
-from pipeline.prices import price_of
+from audiobatch.config.jobspec import JobSpec
+from audiobatch.config.prices import price_of
+from audiobatch.errors import ConfigError, StorageError
+from audiobatch.planning.forecast import forecast
+from audiobatch_emulator.process import EmulatorProcess
+from audiobatch_flows import summary_text
+from audiobatch_flows.artifacts import markdown
 
 POOL = ("gpt-audio-1.5", "gpt-audio", "gpt-4o-audio-preview")
 
@@ -96,7 +96,7 @@ def test_a_follow_up_whose_deployment_died_is_parked_with_the_one_that_is_left(e
 
 
 def test_a_follow_up_whose_deployment_died_waits_for_the_one_that_is_left(emulator, prompts, monkeypatch):
-    monkeypatch.setattr("pipeline.sending.aftermath.PARKED_AFTER_S", 1)
+    monkeypatch.setattr("audiobatch.calls.feedback.PARKED_AFTER_S", 1)
     job = two_turns_and_one_that_dies_between(emulator, prompts, 4)
     summary = run_job(**job, wait=True)
     assert (summary.exit_code, summary.succeeded) == (0, 4)
@@ -283,7 +283,7 @@ def test_what_each_deployment_cost_stands_under_the_total(emulator, prompts):
     entries = [{"deployment": "gpt-audio", "max_concurrency": 2}, {"deployment": "gpt-audio-1.5"}]
     emulator.put_faults({"do": {"latency_s": 0.05}})
     summary = run_job(**prompts(20), **pooled(emulator, *entries))
-    rows = dict(closing.rows(summary))
+    rows = dict(summary_text.rows(summary))
     assert {name for name in rows if name.startswith("cost at ")} == {
         "cost at gpt-audio",
         "cost at gpt-audio-1.5",
@@ -292,7 +292,7 @@ def test_what_each_deployment_cost_stands_under_the_total(emulator, prompts):
     assert sum(calls for calls, _ in summary.by_deployment.values()) == 20
     assert "cost at gpt-audio" in markdown(summary)
     alone = run_job(**{**prompts(2), "output": f"{prompts(2)['output']}-2"}, **azure(emulator))
-    assert not any(name.startswith("cost at ") for name, _ in closing.rows(alone))
+    assert not any(name.startswith("cost at ") for name, _ in summary_text.rows(alone))
 
 
 def test_stop_at_ends_a_run_orderly_and_the_next_goes_on(emulator, prompts, monkeypatch):
@@ -476,10 +476,10 @@ def test_items_that_the_budget_of_retries_refuses_go_to_the_end_and_are_never_fa
 ):
     from functools import partial
 
-    from pipeline.limits.retry_budget import RetryBudget
-    from pipeline.running import senders
+    from audiobatch.execution import wiring
+    from audiobatch.limits.retry_budget import RetryBudget
 
-    monkeypatch.setattr(senders, "RetryBudget", partial(RetryBudget, capacity=1.0, tokens=1.0))
+    monkeypatch.setattr(wiring, "RetryBudget", partial(RetryBudget, capacity=1.0, tokens=1.0))
     emulator.put_faults({"when": {"attempt_below": 1, "every": 4}, "do": {"status": 500}})
     summary = run_job(**prompts(24), **azure(emulator, max_concurrency=2))
     assert (summary.exit_code, summary.succeeded, summary.failed) == (0, 24, 0)

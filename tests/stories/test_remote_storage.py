@@ -13,11 +13,11 @@ import pytest
 from remote_stores import BUSY, CUT, HALF, KEY, LOST, PASS, RESET, THROTTLED, Wire
 from running import audiobatch, azure, last_json, run_job, write_wav
 
-from flows.cli import cli, main
-from pipeline.address import Address
-from pipeline.errors import ConfigError
-from pipeline.store.filesystems import filesystem_of
-from pipeline.store.fsspec_storage import FsspecStorage
+from audiobatch.address import Address
+from audiobatch.errors import ConfigError
+from audiobatch.storage.object_stores import filesystem_of
+from audiobatch.storage.remote import FsspecStorage
+from audiobatch_flows.cli.main import cli, main
 
 pytestmark = pytest.mark.timeout(600)  # the first use installs Azurite
 
@@ -219,7 +219,7 @@ def test_a_run_over_a_bad_wire_loses_nothing_and_pays_once(bench: Bench):
 
 
 def test_a_store_that_goes_away_in_mid_run_costs_no_reply(bench: Bench, monkeypatch):
-    monkeypatch.setattr("pipeline.store.asking.PATIENCE_S", 1.0)
+    monkeypatch.setattr("audiobatch.storage.asking.PATIENCE_S", 1.0)
     with Wire(bench.server.port, lambda *_: PASS) as wire:
         bench.use(wire.port)
         wire.fate = lambda _, method, path: BUSY if method == "PUT" and "/audio/" in path else PASS

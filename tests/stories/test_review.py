@@ -10,7 +10,7 @@ import pytest
 from libreoffice import AS_CSV, IMPORT_EVALUATING, LibreOffice
 from running import audiobatch, azure, last_json, read_manifest, rows_of, run_job
 
-from pipeline.errors import ConfigError
+from audiobatch.errors import ConfigError
 
 MARKS = {"c03": ("redo", "speak more slowly"), "c17": ("redo", ""), "c40": ("redo", "say =the name first")}
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from running import ROOT, audiobatch, azure, rows_of, run_job, write_wav
 
-from pipeline.errors import ConfigError
-from pipeline.plan import Retry
+from audiobatch.errors import ConfigError
+from audiobatch.planning.plan import Retry
 
-PRICES = ROOT / "pipeline" / "prices.toml"
+PRICES = ROOT / "pipeline" / "audiobatch" / "config" / "prices.toml"
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import json
 import re
 
 import pytest
-from emulator_process import EmulatorProcess
 from running import audiobatch, azure, rows_of, run_job, write_wav
 
-from pipeline.errors import StorageError
-from pipeline.store.ledger import Ledger
+from audiobatch.errors import StorageError
+from audiobatch.ledger.ledger import Ledger
+from audiobatch_emulator.process import EmulatorProcess
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def test_read_aloud_speaks_the_prompt_word_for_word(emulator, tmp_path):
 
 @pytest.mark.parametrize("audio_format", ["wav", "mp3", "flac", "opus", "aac", "pcm16"])
 def test_every_format_is_saved_so_that_it_plays(audio_format, emulator, tmp_path):
-    from pipeline.audio.probe import probe
+    from audiobatch.audio.probe import probe
 
     (tmp_path / "line.txt").write_text("Good morning.")
     summary = run_job(
@@ -135,7 +135,7 @@ def test_every_format_is_saved_so_that_it_plays(audio_format, emulator, tmp_path
 
 
 def test_an_expired_audio_id_is_replaced_by_the_words_and_nothing_is_bought_twice(tmp_path):
-    from emulator_process import EmulatorProcess
+    from audiobatch_emulator.process import EmulatorProcess
 
     write_wav(tmp_path / "in" / "memo.wav")
     with EmulatorProcess("--speech", "tone", "--audio-id-life", "0.2") as emulator:

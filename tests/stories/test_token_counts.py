@@ -10,9 +10,9 @@ import pytest
 from bare_server import bare_server, completion
 from running import read_manifest, rows_of, run_job
 
-from pipeline.prices import price_of
-from pipeline.store.ledger import Ledger
-from pipeline.transports.reply_fields import CHAT_NAMES, usage_of
+from audiobatch.config.prices import price_of
+from audiobatch.ledger.ledger import Ledger
+from audiobatch.transports.reply_fields import CHAT_NAMES, usage_of
 
 GOOD = {
     "prompt_tokens": 20,

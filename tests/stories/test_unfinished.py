@@ -9,14 +9,14 @@ from hostile_server import good, hostile_server, whole
 from running import audiobatch, azure, rows_of, run_job, write_wav
 from test_long_recordings import talk
 
-from pipeline.errors import StorageError
-from pipeline.model import Status
-from pipeline.plan import Retry
-from pipeline.sending import write_down
-from pipeline.store import artifacts
-from pipeline.store.ledger import Ledger
-from pipeline.store.spool import Spool
-from pipeline.transports import chat, reply_audio
+from audiobatch.calls import transcription
+from audiobatch.errors import StorageError
+from audiobatch.ledger.ledger import Ledger
+from audiobatch.model import Status
+from audiobatch.planning.plan import Retry
+from audiobatch.storage import artifacts
+from audiobatch.storage.spool import Spool
+from audiobatch.transports import chat, reply_audio
 
 WAYS = {
     "measured": ((artifacts, "measure"), {}),
@@ -170,7 +170,7 @@ def test_words_that_are_paid_for_are_finished_by_the_next_run(
     failure, exit_code, words_job, words_server, monkeypatch
 ):
     with monkeypatch.context() as patched:
-        breaks(patched, (write_down, "Cue"), failure)
+        breaks(patched, (transcription, "Cue"), failure)
         first = run_job(**words_job)
     assert (first.exit_code, has_words(first), transcriptions(words_server)) == (exit_code, False, 1)
     assert "The next run finishes what is kept" in first.message

@@ -1,0 +1,1 @@
+"""Where workers run: processes, a work pool, a Dask cluster."""

@@ -1,0 +1,93 @@
+"""Workers as tasks on a Dask cluster that is there; needs the extra `dask`, here and on the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from audiobatch.errors import AudioBatchError, ConfigError
+from audiobatch.execution.coordinator import TELLING, Hand, Phase
+
+if TYPE_CHECKING:
+    from audiobatch.execution.worker import Orders
+
+PATIENCE_S = 30.0
+
+
+@dataclass(slots=True, eq=False)
+class OnDask:
+    """One task a worker. Where a machine of the cluster dies, Dask starts its task again elsewhere."""
+
+    address: str
+    _client: Any = None
+    _tasks: list[Any] = field(default_factory=list)
+
+    @property
+    def hint(self) -> str:
+        return f"Has the cluster a free worker? dask worker {self.address} starts one."
+
+    async def start(self, orders: Orders, count: int) -> None:
+        from distributed import Client
+
+        try:
+            self._client = await Client(  # type: ignore[no-untyped-call]
+                self.address, asynchronous=True, timeout=PATIENCE_S, name="audiobatch", set_as_default=False
+            )
+        except (OSError, TimeoutError, ValueError) as failed:
+            raise ConfigError(
+                f"--dask {self.address}: no Dask scheduler answers there ({failed})"
+            ) from failed
+        places = sorted(self._client.scheduler_info(n_workers=-1)["workers"])
+        text = orders.model_dump_json()
+        for number in range(count):
+            # A wish, not a bond: spread over the cluster's workers, and anywhere if one of them is gone.
+            wish = {"workers": [places[number % len(places)]], "allow_other_workers": True} if places else {}
+            key = f"audiobatch-{orders.for_run}-{number + 1}"
+            self._tasks.append(self._client.submit(drain, text, key=key, pure=False, **wish))
+
+    async def look(self) -> list[Hand]:
+        at_work = {key for keys in (await self._client.processing()).values() for key in keys}
+        return [await _hand(one, is_at_work=one.key in at_work) for one in self._tasks]
+
+    async def dismiss(self, *, by_force: bool) -> None:
+        at_work = {key for keys in (await self._client.processing()).values() for key in keys}
+        gone = [
+            one for one in self._tasks if by_force or (one.status == "pending" and one.key not in at_work)
+        ]
+        await self._client.cancel(gone)
+
+    async def close(self) -> None:
+        if self._client is not None:
+            with contextlib.suppress(OSError, TimeoutError):
+                await self._client.close()
+
+
+def drain(orders: str) -> str:
+    """A worker, in a thread of a Dask worker.
+
+    Returns:
+        What a person should know of its end. Errors of ours too: not every class need be known where they are read.
+    """
+    from audiobatch.execution.worker import Orders, at_work
+
+    async def work() -> str:
+        async with at_work(Orders.model_validate_json(orders)) as job:
+            summary = await job.drain()
+        return summary.message if summary.exit_code in TELLING else ""
+
+    try:
+        return asyncio.run(work())
+    except AudioBatchError as failed:
+        return failed.message
+
+
+async def _hand(task: Any, *, is_at_work: bool) -> Hand:
+    name = f"worker {task.key.rpartition('-')[2]} on Dask"
+    if task.status == "pending":
+        return Hand(name=name, phase=Phase.WORKING if is_at_work else Phase.WAITING)
+    if task.status == "finished":
+        return Hand(name=name, phase=Phase.ENDED, trouble=await task.result())
+    trouble = repr(await task.exception()) if task.status == "error" else task.status
+    return Hand(name=name, phase=Phase.ENDED, trouble="" if task.status == "cancelled" else trouble)

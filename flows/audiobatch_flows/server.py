@@ -1,0 +1,222 @@
+"""Prefect's API server for one run, when the user has none of their own.
+
+Prefect can start such a server by itself; ours is started as the first thing of a run, before anything heavy is
+imported, so that inputs are discovered and planned while it comes up, and in a session of its own, so that
+Ctrl-C reaches the run and not the server that has to record the run's end.
+
+    server = EmbeddedServer()
+    server.start()                  # some ten milliseconds
+    ...                             # discovery, planning
+    await server.wait_healthy()
+    from audiobatch_flows.flow import process_folder
+
+Nothing here imports Prefect. Prefect reads its settings once, so `start` must come before its import.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import base64
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from typing import IO
+from urllib.parse import urlsplit
+
+from audiobatch.errors import ConfigError
+from audiobatch_emulator import page_guard
+from audiobatch_flows import prefect_settings
+
+DEADLINE_S = 120.0
+STOP_S = 5.0
+LOG_TAIL_LINES = 15
+
+#: For this process and the server, wherever the user has not set them otherwise.
+#: Recorder: with its own default of 1 a burst of task states overruns a queue, and runs stay RUNNING for ever.
+CLIENT_ENVIRONMENT = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL": "CRITICAL",
+    "PREFECT_CLI_PROMPT": "false",
+    # In Prefect's pages: hundreds of lines that say no more than that a shard is finished.
+    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",
+}
+SERVER_ENVIRONMENT = {
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+}
+#: What makes it the server of one run: no pages, no scheduler, no late-run marking.
+EPHEMERAL = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+#: The server has no use for the service's credentials, so it does not get them.
+WITHHELD_PREFIXES = ("AZURE_", "OPENAI_", "AUDIOBATCH_")
+
+
+def quiet_prefect() -> None:
+    """Keep Prefect's log off this process's terminal. Its pages still get it. The user's own settings hold."""
+    for name, value in CLIENT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    share_login()
+
+
+def share_login() -> None:
+    """Use the login of a server of this machine for its client too: one variable is enough for both.
+
+    The login goes to loopback addresses alone; `PREFECT_API_AUTH_STRING` is for servers elsewhere.
+    """
+    login = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    address = prefect_settings.api_url()
+    if login and (address is None or page_guard.is_loopback(urlsplit(address).hostname or "")):
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", login)
+
+
+def login_header() -> dict[str, str]:
+    """What a question to the server carries where it has a login; empty where none is known."""
+    login = os.environ.get("PREFECT_API_AUTH_STRING")
+    return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()} if login else {}
+
+
+class EmbeddedServer:
+    """One child process that serves Prefect's API on a loopback port of its own.
+
+    Attributes:
+        api_url: what `PREFECT_API_URL` was set to; empty before `start`.
+        pid: of the child; None before `start` and after `stop`.
+    """
+
+    def __init__(self) -> None:
+        self.api_url = ""
+        self._child: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+        self._replaced: dict[str, str | None] = {}
+        self._started_at = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child else None
+
+    def start(self) -> None:
+        """Start the child and point this process at it; the child is not ready yet.
+
+        Raises:
+            ConfigError: the child ended at once.
+        """
+        quiet_prefect()
+        self._started_at = time.monotonic()
+        self._log = tempfile.TemporaryFile(prefix="audiobatch-prefect-")  # noqa: SIM115 - closed by `stop`
+        environment = {
+            **SERVER_ENVIRONMENT,
+            **{name: value for name, value in os.environ.items() if not name.startswith(WITHHELD_PREFIXES)},
+            **EPHEMERAL,
+        }
+        environment.pop("PREFECT_API_URL", None)
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "audiobatch_flows.server_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+            start_new_session=True,
+        )
+        # Before Prefect's own hooks are registered, so that it runs after they have sent their last events.
+        atexit.register(self.stop)
+        assert self._child.stdout is not None
+        with self._child.stdout as announced:
+            port = announced.readline().strip().decode()
+        if not port.isdecimal():
+            raise self._failure("ended before it listened")
+        self.api_url = f"http://127.0.0.1:{port}/api"
+        self._replaced["PREFECT_API_URL"] = os.environ.get("PREFECT_API_URL")
+        os.environ["PREFECT_API_URL"] = self.api_url
+
+    async def wait_healthy(self, *, deadline_s: float = DEADLINE_S) -> float:
+        """Wait until the server answers. Returns the seconds since `start`.
+
+        Raises:
+            ConfigError: it ended, or did not answer in time; with the tail of its log.
+        """
+        assert self._child is not None, "start() comes first"
+        end = self._started_at + deadline_s
+        while not await asyncio.to_thread(answers, self.api_url, min(5.0, max(0.1, end - time.monotonic()))):
+            if self._child.poll() is not None:
+                raise self._failure(f"ended with code {self._child.returncode}")
+            if time.monotonic() > end:
+                raise self._failure(f"did not answer within {deadline_s:g} s")
+            await asyncio.sleep(0.05)
+        return time.monotonic() - self._started_at
+
+    def abandon(self) -> None:
+        """End a child that was never asked for anything: at once, whatever it is doing."""
+        if self._child is not None:
+            self._child.kill()
+        self.stop()
+
+    def stop(self) -> None:
+        """End the child: by closing its input, which lets it record what it has; then by force. Safe to repeat."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        atexit.unregister(self.stop)
+        if child.stdin is not None:
+            with contextlib.suppress(OSError):
+                child.stdin.close()
+        try:
+            child.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        if self._log is not None:
+            self._log.close()
+        for name, value in self._replaced.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._replaced.clear()
+
+    def log_tail(self) -> str:
+        """The last lines that the server wrote."""
+        if self._log is None or self._log.closed:
+            return ""
+        self._log.seek(0)
+        return "\n".join(self._log.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+
+    def _failure(self, what: str) -> ConfigError:
+        tail = self.log_tail()
+        self.stop()
+        return ConfigError(
+            f"Prefect's embedded server {what}. `--no-prefect` runs the same job without it; "
+            "PREFECT_API_URL names a server of your own." + (f"\nIts last words:\n{tail}" if tail else "")
+        )
+
+
+def require_answer(api_url: str, *, timeout_s: float = 10.0) -> None:
+    """Make sure, before anything is sent, that the user's own server answers: Prefect itself would try for minutes.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not answers(api_url, timeout_s):
+        raise ConfigError(
+            f"Prefect's server at {api_url} (PREFECT_API_URL) does not answer. Start it, unset PREFECT_API_URL "
+            "to run on an embedded one, or use --no-prefect."
+        )
+
+
+def answers(api_url: str, timeout_s: float) -> bool:
+    """One question to the server. The child listens from its first moment, so the answer comes when it is ready."""
+    try:
+        with urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=timeout_s):  # noqa: S310 - the user's own
+            return True
+    except urllib.error.HTTPError as refused:
+        return refused.code < 500  # it is there; whether it lets us in, Prefect's client says better
+    except (OSError, ValueError):
+        return False

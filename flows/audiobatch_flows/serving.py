@@ -1,0 +1,229 @@
+"""One process that runs every registered job when it is due: Prefect's runner, with an end in order.
+
+Each due run is a process of its own (`python -m prefect.engine`), so that one cannot take the others along. Jobs
+that are registered later are taken up within `LOOK_EVERY_S`; those that are removed or paused never come due.
+Stopping the process pauses nothing: schedules live in Prefect's server, and the next `serve` goes on with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+from prefect.client.orchestration import get_client
+from prefect.runner import Runner
+from prefect.runner._starter_engine import EngineCommandStarter
+from prefect.states import Failed
+
+from audiobatch_flows import registered_job, schedules, signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    from prefect.client.schemas.objects import FlowRun
+
+    from audiobatch_flows.schedules import Scheduled
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 5.0
+#: Prefect kills a run 30 s after it has asked it to stop. What is not over by then waits for a server that is gone.
+STOP_S = 75.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A deployment as the runner wants to add it; it is registered already, with all it needs."""
+
+    id: UUID
+    name: str
+    storage: None = None
+
+    async def aapply(self) -> UUID:
+        return self.id
+
+
+class RunRefused(Exception):
+    """A flow run that is not started; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Guard:
+    """Which runs are started, and as what.
+
+    Attributes:
+        accepted: where each job's calls go, as it was when it was taken up.
+    """
+
+    said: Callable[[str], None]
+    accepted: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+
+    def take_up(self, one: Scheduled) -> None:
+        """Accept where a job's calls go; a later change of that is not accepted."""
+        self.accepted.setdefault(one.id, registered_job.destinations(one.job))
+
+    async def entrypoint_of(self, run: FlowRun) -> str:
+        """The flow to start, of ours, whatever the deployment says by now.
+
+        Raises:
+            RunRefused: the run would send the credentials elsewhere, or run what we did not write.
+        """
+        if run.deployment_id is None or run.deployment_id not in self.accepted:
+            raise RunRefused("refused: this process does not serve its job")
+        now = await schedules.current(run.deployment_id)
+        if why := registered_job.refusal(self.accepted[now.id], now, run.parameters):
+            self.said(f"Refused a run of {now.name}: {why}")
+            async with get_client() as client:  # what is raised here, Prefect tells as "1 sub-exception"
+                await client.set_flow_run_state(run.id, Failed(message=f"refused: {why}"), force=True)
+            raise RunRefused(f"refused: {why}")
+        return schedules.entrypoint_of(now.flow)
+
+
+@dataclass(frozen=True, slots=True)
+class _GuardedStarter:
+    """Starts a flow run by an entrypoint of ours, once the guard has let it in."""
+
+    guard: _Guard
+    starter: EngineCommandStarter
+
+    async def start(self, flow_run: FlowRun, task_status: Any = anyio.TASK_STATUS_IGNORED) -> None:
+        # The engine runs an entrypoint that is given instead of the deployment's own, and no pull steps.
+        self.starter._entrypoint = await self.guard.entrypoint_of(flow_run)  # noqa: SLF001
+        await self.starter.start(flow_run, task_status=task_status)
+
+
+class _GuardedRunner(Runner):
+    """Prefect's runner, asking the guard before each start.
+
+    It has no public place for that. Source: prefect 3.8.8, `runner/runner.py`, `Runner.__aenter__`.
+    """
+
+    def __init__(self, guard: _Guard, *, limit: int) -> None:
+        super().__init__(name="audiobatch", pause_on_shutdown=False, limit=limit, query_seconds=LOOK_EVERY_S)
+        self._guard = guard
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        poller = self._scheduled_run_poller
+        resolve = poller._resolve_starter  # noqa: SLF001
+
+        def guarded(flow_run: FlowRun) -> _GuardedStarter:
+            starter = resolve(flow_run)
+            assert isinstance(starter, EngineCommandStarter)
+            return _GuardedStarter(self._guard, starter)
+
+        poller._resolve_starter = guarded  # noqa: SLF001
+        return self
+
+
+def _is_no_refusal(record: logging.LogRecord) -> bool:
+    """A refusal is said in a line; Prefect's traceback of it is no use to anybody."""
+    raised = record.exc_info[1] if record.exc_info else None
+    inner = raised.subgroup(RunRefused) if isinstance(raised, ExceptionGroup) else raised
+    return not isinstance(inner, RunRefused | ExceptionGroup)
+
+
+async def serve(*, limit: int, said: Callable[[str], None]) -> None:
+    """Run what is due until Ctrl-C or SIGTERM; runs at work are then stopped in order, and waited for.
+
+    Args:
+        limit: so many runs at once, each a process; what is due beyond waits for one to end.
+        said: is told, in lines for people, what is served and what becomes of it.
+    """
+    prepare_children()
+    logging.getLogger("prefect.runner").addFilter(_is_no_refusal)
+    logging.getLogger("prefect.runner.flow_run_executor").addFilter(_is_no_refusal)
+    for note in await schedules.update_entrypoints():
+        said(note)
+    served: dict[UUID, Scheduled] = {}
+    guard = _Guard(said)
+    runner = _GuardedRunner(guard, limit=limit)
+    stopped = asyncio.Event()
+    running = asyncio.create_task(_started(runner, stopped))
+    watching = asyncio.create_task(_keep_up(runner, guard, served, said))
+    asked = asyncio.create_task(stopped.wait())
+    await asyncio.wait([running, watching, asked], return_when=asyncio.FIRST_COMPLETED)
+    watching.cancel()
+    await asyncio.wait([watching])
+    if not running.done():
+        said("Stopping: runs at work may end their calls in flight.")
+        signals.end_process_after(0, STOP_S)
+        await runner.astop()
+    asked.cancel()
+    await running
+    if not watching.cancelled() and (failed := watching.exception()):
+        raise failed
+
+
+def prepare_children() -> None:
+    """The processes of single runs import nothing from the folder that the user stands in."""
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
+async def _started(runner: Runner, stopped: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    asked = 0
+
+    def stop(number: int, _frame: Any) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:  # runs at work have been asked to stop, and do so without us
+            os._exit(128 + number)
+        loop.call_soon_threadsafe(stopped.set)
+
+    async with contextlib.AsyncExitStack() as stack:
+        before = {number: signal.getsignal(number) for number in signals.REASONS}
+        stack.callback(lambda: [signal.signal(number, handler) for number, handler in before.items()])
+        # The runner sets a handler of its own as it starts, which ends the process with its runs half stopped.
+        loop.call_soon(lambda: [signal.signal(number, stop) for number in signals.REASONS])
+        await runner.start()
+
+
+async def _keep_up(
+    runner: Runner, guard: _Guard, served: dict[UUID, Scheduled], said: Callable[[str], None]
+) -> None:
+    """Let the runner know of every job that is registered, from now on and later."""
+    while True:
+        try:
+            now = {one.id: one for one in await schedules.registered() if one.work_pool is None}
+        except Exception:
+            log.warning("the registered jobs could not be read", exc_info=True)
+            await asyncio.sleep(LOOK_EVERY_S)
+            continue
+        for one in now.values():
+            if one.id not in served:
+                guard.take_up(one)
+                await runner.aadd_deployment(_Known(one.id, one.name))  # type: ignore[arg-type]
+        for text in changes(served, now):
+            said(text)
+        served.clear()
+        served.update(now)
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def changes(before: dict[UUID, Scheduled], now: dict[UUID, Scheduled]) -> list[str]:
+    """What became of the registered jobs since the last look, a line each."""
+    lines = []
+    for key, one in now.items():
+        text = f"{one.cron or 'no cron'} ({one.timezone or 'UTC'}) → {one.output}"
+        if one.paused:
+            text += ", paused"
+        earlier = before.get(key)
+        if earlier is None:
+            lines.append(f"Serving {one.name}: {text}")
+        elif (earlier.cron, earlier.timezone, earlier.paused, earlier.job) != (
+            one.cron,
+            one.timezone,
+            one.paused,
+            one.job,
+        ):
+            lines.append(f"Changed {one.name}: {text}")
+    lines += [f"Removed {one.name}" for key, one in before.items() if key not in now]
+    return lines

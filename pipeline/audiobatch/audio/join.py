@@ -1,0 +1,113 @@
+"""The words of a recording's parts as one transcript: in order, with times, nothing lost and nothing said twice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from audiobatch.audio.wording import spoken_words
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from audiobatch.audio.split import Part
+
+#: Fast speech; more words than this cannot lie in an overlap.
+_MOST_WORDS_PER_S = 6.0
+_SPARE_WORDS = 4
+#: Two words in a row are found again by chance about once in a thousand places; one word all the time.
+_FEWEST_COMMON_WORDS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """What was said in one part, without what the part before had said already.
+
+    Attributes:
+        start_s: time in the recording at which the part begins.
+    """
+
+    start_s: float
+    text: str
+
+
+def join_transcripts(parts: Sequence[Part], texts: Sequence[str]) -> tuple[Passage, ...]:
+    """Puts the parts' transcripts together.
+
+    Where a part overlaps the one before, the longest stretch of words that both have in common is found, and the
+    text goes over from the one to the other behind it: what the cut left of a word at either side is dropped
+    with it. Where nothing is found in common, both are kept whole: better twice than lost.
+
+    Raises:
+        ValueError: not one text for each part.
+    """
+    if len(parts) != len(texts):
+        raise ValueError(f"{len(parts)} parts, {len(texts)} transcripts")
+    joined: list[list[str]] = []
+    for index, (part, text) in enumerate(zip(parts, texts, strict=True)):
+        words = text.split()
+        if index and part.overlap_s and joined[-1] and words:
+            before = parts[index - 1].timeline.duration_s
+            expected = part.overlap_s * len(texts[index - 1].split()) / before
+            kept, dropped = _seam(joined[-1], words, part.overlap_s, expected)
+            joined[-1], words = joined[-1][:kept], words[dropped:]
+        joined.append(words)
+    return tuple(
+        Passage(start_s=part.start_s, text=" ".join(words)) for part, words in zip(parts, joined, strict=True)
+    )
+
+
+def to_text(passages: Sequence[Passage], *, with_times: bool = True) -> str:
+    """The joined transcript: one paragraph a part, each with its time, or running text without times."""
+    said = [passage for passage in passages if passage.text]
+    if not with_times or len(passages) == 1:
+        return " ".join(passage.text for passage in said)
+    return "\n\n".join(f"[{clock(passage.start_s)}] {passage.text}" for passage in said)
+
+
+def clock(at_s: float) -> str:
+    """A time as `h:mm:ss`."""
+    minutes, seconds = divmod(int(at_s), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def _seam(before: list[str], after: list[str], overlap_s: float, expected: float) -> tuple[int, int]:
+    """How many words to keep of the text before a cut, and how many to drop of the one after it."""
+    most = math.ceil(overlap_s * _MOST_WORDS_PER_S) + _SPARE_WORDS
+    offset = max(0, len(before) - most)
+    tail = [_key(word) for word in before[offset:]]
+    head = [_key(word) for word in after[:most]]
+    exact = [size for size in range(1, min(len(tail), len(head)) + 1) if tail[-size:] == head[:size]]
+    if exact:
+        size = min(exact, key=lambda size: abs(size - expected))
+        if size >= _FEWEST_COMMON_WORDS or expected < 2 * _FEWEST_COMMON_WORDS:
+            return len(before), size
+    best = max(
+        _common_runs(tail, head),
+        key=lambda run: (run[2], -abs(len(tail) - run[0] + run[1] - expected)),
+        default=(0, 0, 0),
+    )
+    at_tail, at_head, size = best
+    if size < _FEWEST_COMMON_WORDS:
+        return len(before), 0
+    return offset + at_tail + size, at_head + size
+
+
+def _common_runs(tail: list[str], head: list[str]) -> list[tuple[int, int, int]]:
+    """All longest runs that two lists have in common: place in the first, in the second, length."""
+    runs = []
+    above = [0] * (len(head) + 1)
+    for i, word in enumerate(tail):
+        row = [0] * (len(head) + 1)
+        for j, other in enumerate(head):
+            if word and word == other:
+                row[j + 1] = above[j] + 1
+                runs.append((i - row[j + 1] + 1, j - row[j + 1] + 1, row[j + 1]))
+        above = row
+    return runs
+
+
+def _key(word: str) -> str:
+    """A word as it compares: no case, no punctuation."""
+    return "".join(spoken_words(word))

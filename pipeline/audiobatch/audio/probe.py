@@ -1,0 +1,249 @@
+"""What a recording is, before anything is spent: measured from its samples, or refused with a reason."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import stat
+import time
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+from audiobatch.audio.channels import MixMeter
+from audiobatch.audio.decode import open_sound
+from audiobatch.audio.hashing import HashingFile
+from audiobatch.audio.levels import LevelMeter
+from audiobatch.audio.probe_pool import ProbePool, usable_cores
+from audiobatch.audio.riff import RIFF_BYTES, is_wav, read_layout
+from audiobatch.audio.sound import NotAudio, Sound
+from audiobatch.audio.trim import plan_trim, saved_s
+from audiobatch.errors import InputError, working_on_input
+from audiobatch.model import Media
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+#: Endings that recordings of a container usually have; the first is the one to suggest.
+EXTENSIONS: dict[str, tuple[str, ...]] = {
+    "wav": ("wav", "wave"),
+    "mp3": ("mp3",),
+    "mp4": ("m4a", "mp4", "mov", "m4v", "m4b", "3gp", "3g2", "aac"),
+    "aac": ("aac",),
+    "flac": ("flac",),
+    "ogg": ("ogg", "oga", "opus"),
+    "webm": ("webm",),
+    "mkv": ("mkv", "mka"),
+    "aiff": ("aiff", "aif", "aifc"),
+    "amr": ("amr", "awb"),
+    "au": ("au",),
+    "caf": ("caf",),
+    "w64": ("w64",),
+    "wma": ("wma",),
+}
+_KNOWN = frozenset(ending for endings in EXTENSIONS.values() for ending in endings)
+
+#: The service takes audio files up to 20 MB; read as 10^6 bytes a megabyte, and before base64.
+#: Source: github MicrosoftDocs/azure-ai-docs, audio-completions-intro.md, checked 2026-11-20; it does not say
+#: whether before or after base64.
+LARGEST_SENT_BYTES = 20_000_000
+
+#: Nothing in the recording is above this, and hardly a window above `levels.SILENCE_DBFS`: nobody speaks in
+#: it.
+SILENT_DBFS = -60.0
+SILENT_SHARE = 0.999
+
+#: A header may promise this much more than is there without being called cut short, and time stamps count this
+#: much more without a note: encoders pad their last frames, and headers count the decoder's delay.
+_PROMISE_SLACK_S = 0.15
+_PROMISE_SLACK_SHARE = 0.01
+
+#: The workers' start takes about half a second; a queue that is done sooner needs none.
+ALONE_S = 1.0
+_READ_BYTES = 1 << 18
+#: A browser's or pipe's WAV without sizes is read here, but not every server reads it.
+NOTE_SIZES = "its header does not say how long it is, or says it wrongly"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """A recording's measured facts, and the identity of the bytes that were measured."""
+
+    media: Media
+    sha256: str
+    size_bytes: int
+    mtime_ns: int
+
+
+def looks_like_audio(name: str) -> bool:
+    """Whether a file's ending is one that recordings have; its content decides later."""
+    stem, _, ending = name.rpartition(".")
+    return ending.lower() in _KNOWN and stem != "" and not stem.endswith("/")
+
+
+def sendable_as_is(media: Media, size_bytes: int) -> Literal["wav", "mp3"] | None:
+    """The format under which the service takes these bytes unchanged; None where they must be prepared.
+
+    WAV: 16-bit samples, one or two channels, 8 to 48 kHz, a header that is true. mp3: as it is. Both up to
+    `LARGEST_SENT_BYTES`, and with channels that do not cancel each other. The wire knows these two formats alone;
+    other WAV flavours are not promised anywhere.
+    """
+    if size_bytes > LARGEST_SENT_BYTES or media.mix_channel is not None:
+        return None
+    if media.container == "mp3" and media.codec == "mp3":
+        return "mp3"
+    plain = media.container == "wav" and media.codec == "pcm_s16le" and NOTE_SIZES not in media.notes
+    return "wav" if plain and media.channels <= 2 and 8_000 <= media.sample_rate_hz <= 48_000 else None
+
+
+def is_silent(media: Media) -> bool:
+    """Whether nobody speaks in it: thresholds `SILENT_DBFS` and `SILENT_SHARE`; False where not measured."""
+    if media.level_dbfs is None or media.silence_share is None:
+        return False
+    return media.level_dbfs < SILENT_DBFS and media.silence_share >= SILENT_SHARE
+
+
+def probe(path: Path) -> Probed:
+    """Reads a recording once, from its beginning to its end, in blocks; memory does not grow with its length.
+
+    Raises:
+        InputError: it is no recording, is cut short, holds no samples, or cannot be read; the message is the
+            reason without the file's name.
+    """
+    with working_on_input(path.name):
+        return _probe(path)
+
+
+def _probe(path: Path) -> Probed:
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError("it is not a regular file")
+        with path.open("rb", buffering=0) as raw:
+            found = os.fstat(raw.fileno())
+            if not found.st_size:
+                raise InputError("it is empty (0 bytes)")
+            hashing = HashingFile(raw)
+            media = _measured(io.BufferedReader(hashing, _READ_BYTES), found.st_size, path.name)
+            digest = hashing.finish()
+    except OSError as error:
+        raise InputError(f"it cannot be read: {error.strerror or error}") from error
+    return Probed(media=media, sha256=digest, size_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
+
+
+def probe_many(
+    paths: Iterable[Path], processes: int | None = None
+) -> Iterator[tuple[Path, Probed | InputError]]:
+    """Probes recordings, in the order given; on all cores when they are many, a few ahead of the caller.
+
+    Only plain WAVs are ever read in this process: a damaged file can crash FFmpeg, and takes a worker with it then.
+
+    Args:
+        paths: may be endless; it is drawn from as results are taken.
+        processes: how many workers, from the start. None: in this process for `ALONE_S` (a thousand short WAVs) or
+            until a recording is no plain WAV, then on all cores.
+
+    Yields:
+        Each path with what was found, or why it is refused.
+    """
+    source = iter(paths)
+    alone_until = time.monotonic() + (ALONE_S if processes is None else 0.0)
+    for path in source:
+        if time.monotonic() >= alone_until or not is_plain_wav(path):
+            source = chain([path], source)
+            break
+        yield path, probe_or_refusal(path)
+    else:
+        return
+    with ProbePool(processes or usable_cores()) as pool:
+        for path, answer in pool.answers(source):
+            yield path, result_of(answer)
+
+
+def probe_or_refusal(path: Path) -> Probed | InputError:
+    """What `probe` finds, or raises."""
+    try:
+        return probe(path)
+    except InputError as refusal:
+        return refusal
+
+
+def is_plain_wav(path: Path) -> bool:
+    """Whether a file is a WAV of linear samples, or nothing at all: FFmpeg has no part in reading it."""
+    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        head = file.read(RIFF_BYTES)
+        return not head or (is_wav(head) and read_layout(file, size_bytes).linear)
+    return False
+
+
+def result_of(answer: dict[str, Any]) -> Probed | InputError:
+    """What a worker of `ProbePool` answered."""
+    if "refusal" in answer:
+        return InputError(answer["refusal"])
+    answer["media"]["notes"] = tuple(answer["media"]["notes"])
+    return Probed(**{**answer, "media": Media(**answer["media"])})
+
+
+def _measured(file: io.BufferedReader, size_bytes: int, name: str) -> Media:
+    try:
+        with open_sound(file, size_bytes) as sound:
+            meter = LevelMeter(sound.sample_rate_hz)
+            mix = MixMeter(sound.channels)
+            for block in sound.blocks():
+                meter.add(block)
+                mix.add(block)
+            levels = meter.result()
+            _refuse_broken(sound, levels.duration_s)
+            mix_channel = mix.instead_of_mix()
+            return Media(
+                container=sound.container,
+                codec=sound.codec,
+                duration_s=levels.duration_s,
+                sample_rate_hz=sound.sample_rate_hz,
+                channels=sound.channels,
+                level_dbfs=round(levels.rms_dbfs, 2),
+                silence_share=round(levels.silence_share, 4),
+                notes=tuple(_notes(sound, name, levels.duration_s, mix_channel)),
+                trimmable_s=round(saved_s(levels, plan_trim(levels)), 2),
+                mix_channel=mix_channel,
+            )
+    except NotAudio as error:
+        raise InputError(str(error)) from error
+
+
+def _refuse_broken(sound: Sound, duration_s: float) -> None:
+    """Raises InputError where less sound is there than the header promises, or none."""
+    if not duration_s:
+        if sound.damaged:
+            raise InputError("none of it can be decoded: its content is damaged")
+        raise InputError("it has a header but no sound in it (0 samples)")
+    if sound.ending == "cut":
+        raise InputError(f"cut short: it ends within a page, {duration_s:.1f} s are there")
+    promised_s, there_s = sound.promised_s, max(duration_s, sound.reached_s)
+    if promised_s and _falls_short(there_s, promised_s):
+        raise InputError(f"cut short: the header promises {promised_s:.1f} s, {there_s:.1f} s are there")
+
+
+def _falls_short(there_s: float, promised_s: float) -> bool:
+    return promised_s - there_s > _PROMISE_SLACK_S + promised_s * _PROMISE_SLACK_SHARE
+
+
+def _notes(sound: Sound, name: str, duration_s: float, mix_channel: int | None) -> Iterator[str]:
+    ending = PurePosixPath(name).suffix.lower().removeprefix(".")
+    usual = EXTENSIONS.get(sound.container, ())
+    if ending and usual and ending not in usual:
+        yield f"extension says .{ending}, content is {sound.container}"
+    if not sound.sizes_true:
+        yield NOTE_SIZES
+    if sound.ending == "unmarked":
+        yield "it has no end mark: perhaps cut short"
+    if _falls_short(duration_s, sound.span_s):
+        yield f"by its time stamps {sound.span_s - duration_s:.1f} s are missing within it"
+    if mix_channel is not None:
+        yield f"its channels cancel each other when mixed: channel {mix_channel + 1} stands for all of them"
+    if sound.damaged:
+        yield f"{sound.damaged} damaged pieces were skipped"

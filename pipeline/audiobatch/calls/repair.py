@@ -1,0 +1,106 @@
+"""A reply that does not hold the fields that were asked for is asked to be put right, once.
+
+The repair is a second call of the same turn: what was said so far, the answer as it came, and what is wrong with
+it. Both calls are paid for, so the first answer is recorded at once: where a run ends before the second call, the
+next one makes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from audiobatch.answer_schema import AnswerInvalid
+from audiobatch.calls.record import keep_in_spool
+from audiobatch.errors import RETRYABLE, StorageError
+from audiobatch.ledger.parts import PartOutcome
+from audiobatch.limits.retry import AskAgain
+from audiobatch.model import Exchange, PartKind, PriorReply, Status, next_version
+
+if TYPE_CHECKING:
+    from audiobatch.calls.item import Sender
+    from audiobatch.ledger.ledger import AttemptEnd
+    from audiobatch.model import Outcome, Reply, Request, Turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """An answer that did not fit, and why."""
+
+    words: str
+    problem: str
+
+    def request(self, first: Request, turn: Turn) -> Request:
+        """The second request, made of the first."""
+        assert turn.answer is not None
+        said = Exchange(
+            text=first.text,
+            audio=first.audio,
+            # Fields are answered in text.
+            reply=PriorReply(audio_id=None, audio_expires_at=None, text=self.words, spoken_tokens=0),
+        )
+        return replace(
+            first,
+            history=(*first.history, said),
+            text=turn.answer.repair_instruction(self.problem),
+            audio=None,
+        )
+
+
+def check_answer(
+    turn: Turn, words: str, repair: Repair | None = None, request_id: str | None = None
+) -> Repair | None:
+    """What is to be put right in an answer; None where nothing is.
+
+    Args:
+        repair: the one that this answer comes from, if it does.
+
+    Raises:
+        AnswerInvalid: it was asked to be put right, and still does not fit.
+    """
+    if turn.answer is None:
+        return None
+    try:
+        turn.answer.parse(words)
+    except AnswerInvalid as wrong:
+        if repair is None:
+            return Repair(words=words, problem=wrong.message)
+        message = f"the answer does not hold the fields, also after a second try: {wrong.message}"
+        raise AnswerInvalid(message, raw=words.encode(), request_id=request_id) from wrong
+    return None
+
+
+def ask_again(repair: Repair, reply: Reply) -> AskAgain:
+    """What makes the turn's next call."""
+    return AskAgain(f"the answer does not hold the fields: {repair.problem}", request_id=reply.request_id)
+
+
+async def record_answer(sender: Sender, outcome: Outcome, end: AttemptEnd) -> None:
+    """Record an answer that is to be put right, at once with the end of its call.
+
+    Raises:
+        StorageError: the output cannot be written; the answer is in the spool.
+    """
+    answer = PartOutcome(kind=PartKind.ANSWER, part=1, start_s=0.0, end_s=0.0, outcome=outcome)
+    try:
+        await sender.ledger.record_part(answer, end)
+    except StorageError as failed:
+        await keep_in_spool(sender, outcome, end, [], {}, because=failed, part=answer)
+        raise
+
+
+async def recorded_answer(sender: Sender, item_id: str, turn: Turn, before: Outcome | None) -> Outcome | None:
+    """An answer that was to be put right when its run ended; None where there is none.
+
+    Args:
+        before: what is recorded of the turn; a failure for good was the end of that answer.
+    """
+    version = next_version(before)
+    found = await sender.on_disk(sender.ledger.parts_of, item_id, turn.number, version, PartKind.ANSWER)
+    if 1 not in found:
+        return None
+    answer = found[1].outcome
+    if answer.fingerprint != turn.fingerprint or not answer.transcript:
+        return None
+    failed = before is not None and before.status is Status.FAILED and before.error_type not in RETRYABLE
+    return None if failed and before and before.finished_at >= answer.finished_at else answer

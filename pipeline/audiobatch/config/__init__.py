@@ -1,0 +1,1 @@
+"""Settings of a job: where they come from, and what they name."""

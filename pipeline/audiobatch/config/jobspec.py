@@ -1,0 +1,492 @@
+"""What a job is: one schema for the job file, the command line's flags, and Prefect's parameter form.
+
+`JobSpec` holds no secret, ever: it is written to `job.json`, shown in Prefect's pages, and logged. Where a
+value came from (flag, file, environment) is `pipeline/audiobatch/config/settings.py`'s business.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, time, timedelta
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from audiobatch.address import checked
+from audiobatch.answer_schema import AnswerField, fields_given
+from audiobatch.config.deploymentspec import DeploymentSpec, Provider, Usd, checked_address
+from audiobatch.ledger_address import checked_ledger
+from audiobatch.model import Check, Modality
+
+#: The last two the service does not give: they are encoded here.
+AudioFormat = Literal["wav", "mp3", "flac", "opus", "aac", "pcm16", "m4a", "ogg"]
+
+#: The voices that are documented today; the list grows, so another one is a warning, not an error.
+#: Source: OpenAI API reference, chat completions, `audio.voice` (2026-11).
+KNOWN_VOICES = (
+    *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"),
+    *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
+)
+DEFAULT_MODEL = "gpt-audio-1.5"
+DEFAULT_REALTIME_MODEL = "gpt-realtime"
+#: Loudness of spoken replies where `normalize` names none: what AES TD1008 recommends for speech that is streamed
+#: or downloaded; broadcasters want -23 (EBU R 128).
+#: Source: radioworld.com, "Streaming Audio Loudness Guidelines Explained" (on TD1008), checked 2026-11-20.
+DEFAULT_LUFS = -18.0
+LEAST_LUFS = -40.0
+MOST_LUFS = -5.0
+DEFAULT_TRANSCRIPTION_MODEL = "gpt-4o-mini-transcribe"
+#: Fields of which `true` means their default, and `false` not at all.
+ON_MEANS_DEFAULT = ("normalize", "verify_speech")
+DEFAULT_MAX_FAILURES = "20%"
+#: Where nobody says how many calls may be in flight, they grow with what the service takes, up to this many.
+UNSAID_CONCURRENCY = 512
+_MAX_FAILURES = re.compile(r"\d+(\.\d+)?%?")
+_CHECK_ACTION = re.compile(r"flag|redo(?::([1-9]))?")
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^\W\d][\w .-]*)\}")
+
+
+def _modalities(value: object) -> object:
+    """`text`, `audio` and `text,audio` as one writes them; the service wants `text` beside `audio`."""
+    parts = value.replace(",", " ").split() if isinstance(value, str) else value
+    if isinstance(parts, (list, tuple)) and set(parts) == {"audio"}:
+        return ("text", "audio")
+    return parts
+
+
+def _title(name: str, _info: object) -> str:
+    """What a field is called in Prefect's form: `timeout_s` → `Timeout (seconds)`."""
+    for ending, unit in (("_ms", " (milliseconds)"), ("_s", " (seconds)")):
+        if name.endswith(ending):
+            return name.removesuffix(ending).replace("_", " ").capitalize() + unit
+    return {"rpm": "Requests a minute", "tpm": "Tokens a minute"}.get(
+        name, name.replace("_", " ").capitalize()
+    )
+
+
+def _one_or_many(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Modalities = Annotated[tuple[Modality, ...], BeforeValidator(_modalities), Field(min_length=1, max_length=2)]
+
+
+def _default_for_true(default: object) -> BeforeValidator:
+    """`normalize = true` in a job file, like `--normalize` alone, means the default; `false` means not at all."""
+    return BeforeValidator(
+        lambda value: {True: default, False: None}[value] if isinstance(value, bool) else value
+    )
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+
+
+def _split_at_commas(value: object) -> object:
+    parts = (value,) if isinstance(value, str) else value
+    if isinstance(parts, (list, tuple)):
+        return tuple(word.strip() for part in parts for word in str(part).split(",") if word.strip())
+    return value
+
+
+def _reports(value: object) -> object:
+    """`xlsx,html`, or `none` for the CSV alone."""
+    parts = _split_at_commas(value)
+    return () if parts == ("none",) else parts
+
+
+Columns = Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)]
+Reports = Annotated[
+    tuple[Literal["xlsx", "html", "jsonl", "parquet"], ...], BeforeValidator(_reports), Field(max_length=4)
+]
+AnswerFieldsGiven = Annotated[tuple[AnswerField, ...], BeforeValidator(fields_given)]
+
+
+class TurnSpec(BaseModel):
+    """One exchange of a several-turn job. What is left out comes from the job."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str = Field(default="", description="What to say in this turn; {column} is filled from a table")
+    modalities: Modalities | None = Field(
+        default=None, description="text, or text,audio; a follow-up's default is text"
+    )
+    voice: str | None = Field(default=None, description="Voice of this turn's reply")
+    format: AudioFormat | None = Field(default=None, description="Audio format of this turn's reply")
+
+
+class JobSpec(BaseModel):
+    """Everything that decides a run, but no secret."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        title="audiobatch job",
+        hide_input_in_errors=True,
+        field_title_generator=_title,
+    )
+
+    inputs: Texts = Field(
+        default=(),
+        description="Folders of recordings or .txt prompts, single files, prompt tables (.csv .xlsx .jsonl); "
+        "also az://container/prefix and s3://bucket/prefix",
+    )
+    output: str | None = Field(
+        default=None,
+        description="Folder for results, az://container/prefix or s3://bucket/prefix (with a ledger elsewhere); "
+        "default outputs/<name of the input>",
+    )
+    ledger: str | None = Field(
+        default=None,
+        description="Where the job's books are kept: a file, or a PostgreSQL database that several machines share "
+        "(postgresql+psycopg://USER@HOST/DATABASE); default <output>/ledger.db",
+    )
+    lease_s: float = Field(
+        default=60,
+        ge=1,
+        le=3600,
+        description="PostgreSQL ledger: seconds after which the items of a run that went silent go to others",
+    )
+    provider: Provider = Field(
+        default="azure", description="Where calls go; local is the emulator and needs no account"
+    )
+    endpoint: str | None = Field(
+        default=None, description="Service address (AZURE_OPENAI_ENDPOINT or OPENAI_BASE_URL)"
+    )
+    api_version: str = Field(
+        default="v1", description="Azure: v1, or a dated version such as 2025-01-01-preview"
+    )
+    deployment: str | None = Field(default=None, description="Deployment name (AZURE_OPENAI_DEPLOYMENT_NAME)")
+    model: str = Field(
+        default=DEFAULT_MODEL,
+        description="Model behind the deployment: prices go by it; with transport realtime gpt-realtime",
+    )
+    transport: Literal["chat", "realtime"] = Field(
+        default="chat", description="chat completions over HTTP, or Realtime sessions over WebSockets"
+    )
+    stream: bool = Field(
+        default=False, description="Have chat replies streamed: long ones reach the disk as they come"
+    )
+    transcription_model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Realtime: model that writes down each recording in its session, such as whisper-1",
+    )
+    vad: Literal["none", "server_vad"] = Field(
+        default="none",
+        description="Realtime: send recordings whole, or let the service find the speech in them",
+    )
+    vad_threshold: float = Field(
+        default=0.5, ge=0, le=1, description="Realtime: how loud speech must be, 0 to 1"
+    )
+    vad_prefix_padding_ms: int = Field(
+        default=300, ge=0, le=10_000, description="Realtime: milliseconds kept before speech"
+    )
+    vad_silence_ms: int = Field(
+        default=500, ge=20, le=10_000, description="Realtime: milliseconds of silence that end speech"
+    )
+    auth: Literal["key", "entra"] | None = Field(
+        default=None, description="Which credential to use when both are there"
+    )
+
+    prompt: Texts = Field(default=(), description="What to say beside each input; again for a follow-up turn")
+    turns: tuple[TurnSpec, ...] = Field(default=(), description="Turns with settings of their own")
+    system: str | None = Field(default=None, description="System prompt")
+    read_aloud: bool = Field(default=False, description="Speak each prompt word for word, do not answer it")
+    modalities: Modalities = Field(
+        default=("text", "audio"), description="What the first turn asks for: text, or text,audio"
+    )
+    voice: str = Field(default="alloy", min_length=1, description="Voice of the replies")
+    format: AudioFormat = Field(default="wav", description="Audio format of the replies")
+    normalize: Annotated[float | None, _default_for_true(DEFAULT_LUFS)] = Field(
+        default=None,
+        ge=LEAST_LUFS,
+        le=MOST_LUFS,
+        description=f"Bring replies to this loudness, in LUFS; {DEFAULT_LUFS:g} if none is named",
+    )
+    trim_reply_silence: bool = Field(default=False, description="Cut silence before and after replies")
+    fade_s: float = Field(default=0, ge=0, le=10, description="Fade replies in and out over so many seconds")
+    temperature: float | None = Field(default=None, ge=0, le=2, description="Sampling temperature, 0 to 2")
+    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1, description="Best-effort repeatability")
+    max_completion_tokens: int | None = Field(
+        default=None, ge=1, description="Longest reply, in tokens (audio: 20 a second, text on top)"
+    )
+
+    include: Texts = Field(
+        default=(), description="Take only files of a folder that match, such as '*.m4a' or 'calls/*'"
+    )
+    exclude: Texts = Field(default=(), description="Leave out files of a folder that match")
+    send_silent: bool = Field(default=False, description="Send recordings too in which nobody speaks")
+    channels: Literal["mix", "left", "right", "split"] = Field(
+        default="mix", description="Sides of a stereo recording: mixed, one, or each as an item of its own"
+    )
+    trim_silence: bool = Field(
+        default=False, description="Shorten long silences of recordings before sending"
+    )
+    max_part: float | None = Field(
+        default=None, ge=0.1, le=180, description="Longest part of a recording to send at once, in minutes"
+    )
+    on_check: Texts = Field(
+        default=(),
+        description="CHECK=redo[:N] asks again for a reply with this flaw; CHECK=flag only says so",
+    )
+    transcribe_inputs: str | None = Field(
+        default=None, min_length=1, description="Model (Azure: deployment) that writes down recordings' words"
+    )
+    verify_speech: Annotated[str | None, _default_for_true(DEFAULT_TRANSCRIPTION_MODEL)] = Field(
+        default=None,
+        min_length=1,
+        description="Have replies written down again and count the words that differ; optionally, by which model",
+    )
+    fields: AnswerFieldsGiven = Field(
+        default=(),
+        description="A fields.json: ask for a JSON answer in the last turn, a reply.<name> column for each field",
+    )
+
+    one_prompt_per_line: bool = Field(
+        default=False, description="Each line of a .txt file is a prompt of its own"
+    )
+    limit: int | None = Field(default=None, ge=1, description="Send at most this many items in this run")
+    stop_at: str | None = Field(default=None, description="Stop orderly at this local time, HH:MM")
+    max_failures: str = Field(
+        default=DEFAULT_MAX_FAILURES,
+        description="Stop after this many failures, a number or a share (20%) once 20 items have ended",
+    )
+    max_concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="Calls in flight at once; default: as many as the service takes",
+    )
+    rpm: int | None = Field(default=None, ge=1, description="Requests a minute that the quota allows")
+    tpm: int | None = Field(default=None, ge=1, description="Tokens a minute that the quota allows")
+    deployments: tuple[DeploymentSpec, ...] = Field(
+        default=(), description="Several deployments, each with quota and priority; job file only"
+    )
+    max_cost: Usd | None = Field(default=None, description="The most that this run may cost, in US dollars")
+    max_total_cost: Usd | None = Field(
+        default=None, description="The most that all runs on this output folder may cost, in US dollars"
+    )
+    prices: str | None = Field(default=None, description="Your own price table, a copy of prices.toml")
+    wait: bool = Field(
+        default=False, description="Wait as long as the service asks; default: end after a wait of 15 minutes"
+    )
+    on_unknown: Literal["retry", "skip"] = Field(
+        default="retry", description="Calls whose end was not seen: send again (at most twice), or leave"
+    )
+    retry_text_only: bool = Field(
+        default=False, description="Ask once more when the reply came without the audio asked for"
+    )
+    redo: bool = Field(default=False, description="Make results again whose job settings changed")
+    keep: bool = Field(default=False, description="Keep results as they are though job settings changed")
+    adopt: bool = Field(
+        default=False,
+        description="Record results that the folder shows and its ledger, an older one, does not know",
+    )
+    force: bool = Field(default=False, description="Let redo make results again that a reviewer approved")
+    manifest_columns: Columns = Field(
+        default=(), description="Columns of the manifest, in this order; in.*, reply.* and -name work too"
+    )
+    reports: Reports = Field(
+        default=("xlsx", "html"),
+        description="What is written beside manifest.csv: xlsx, html, jsonl, parquet; none for nothing",
+    )
+    timeout_s: float = Field(
+        default=600, gt=0, le=86_400, allow_inf_nan=False, description="Longest time for one call, in seconds"
+    )
+    max_reply_mb: int = Field(
+        default=128, ge=1, le=4096, description="Largest reply that is read, in megabytes, unpacked"
+    )
+    drain_timeout_s: float = Field(
+        default=20, ge=0, le=600, description="After Ctrl-C: seconds that calls in flight may take"
+    )
+
+    @field_validator("max_failures", mode="before")
+    @classmethod
+    def _failures_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("max_failures")
+    @classmethod
+    def _failures(cls, value: str) -> str:
+        if not _MAX_FAILURES.fullmatch(value.strip()):
+            raise ValueError("give a number (50) or a share (20%)")
+        return value.strip()
+
+    @field_validator("on_check")
+    @classmethod
+    def _check_actions(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            check_action(value)
+        return values
+
+    @field_validator("stop_at")
+    @classmethod
+    def _clock(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                time.fromisoformat(value)
+            except ValueError:
+                raise ValueError("give a time of day as HH:MM") from None
+        return value
+
+    @field_validator("inputs")
+    @classmethod
+    def _inputs(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(checked(value) for value in values)
+
+    @field_validator("output")
+    @classmethod
+    def _output(cls, value: str | None) -> str | None:
+        return None if value is None else checked(value)
+
+    @field_validator("ledger")
+    @classmethod
+    def _ledger(cls, value: str | None) -> str | None:
+        return checked_ledger(value)
+
+    @field_validator("endpoint")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        return checked_address(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_of_transport(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("transport") == "realtime" and not values.get("model"):
+            return {**values, "model": DEFAULT_REALTIME_MODEL}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_of_deployments(cls, values: Any) -> Any:
+        """Where the entries alone name a model, the job's is the first of them."""
+        given = values.get("deployments") if isinstance(values, dict) else None
+        if not isinstance(given, (list, tuple)) or values.get("model"):
+            return values
+        models = [one.get("model") if isinstance(one, dict) else getattr(one, "model", None) for one in given]
+        named = [model for model in models if model]
+        return {**values, "model": named[0]} if named else values
+
+    @model_validator(mode="after")
+    def _labels_are_apart(self) -> Self:
+        labels = [one.label for one in self.deployments]
+        if doubled := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"two [[deployments]] are called {doubled[0]}; give each a name of its own")
+        if self.deployments and self.deployment and self.deployment not in labels:
+            raise ValueError(f"deployment {self.deployment!r} is none of the [[deployments]]: leave it out")
+        return self
+
+    @property
+    def concurrency_ceiling(self) -> int:
+        """Calls that may ever be in flight at once, on all deployments together."""
+        if self.max_concurrency is not None:
+            return self.max_concurrency
+        given = [one.max_concurrency for one in self.deployments]
+        if given and all(given):
+            return sum(one or 0 for one in given)
+        return UNSAID_CONCURRENCY
+
+    @model_validator(mode="after")
+    def _fits_the_transport(self) -> Self:
+        if self.transport == "chat":
+            if self.transcription_model or self.vad != "none":
+                raise ValueError("transcription_model and vad are settings of transport realtime")
+            return self
+        if self.stream:
+            raise ValueError("stream is a setting of transport chat; realtime replies always come in pieces")
+        if self.temperature is not None or self.seed is not None:
+            raise ValueError("the Realtime API has no temperature and no seed; leave them out")
+        if self.provider == "azure" and self.api_version != "v1":
+            raise ValueError(
+                f"the Realtime API is on Azure's v1 address alone, not {self.api_version}; "
+                "set api_version to v1 (OPENAI_API_VERSION=v1)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.prompt and self.turns:
+            raise ValueError("give either prompt (one text a turn) or [[turns]], not both")
+        if self.redo and self.keep:
+            raise ValueError("redo and keep exclude each other")
+        if self.fields and "audio" in (self.turn_specs()[-1].modalities or ()):
+            raise ValueError(
+                "fields are answered in text: use modalities text, or ask for them in a follow-up prompt"
+            )
+        return self
+
+    def turn_specs(self) -> tuple[TurnSpec, ...]:
+        """The turns with modalities filled in: the job's for the first, text for a follow-up."""
+        return _turns_filled_in(self.turns, self.prompt, self.modalities)
+
+    def as_parameter(self) -> dict[str, Any]:
+        """In the words of JSON what differs from the defaults; and where calls go and which model, for all to see.
+
+        `model_validate` makes the same job of it: a model that is not named would be taken from other fields.
+        """
+        shown = {"inputs": list(self.inputs), "output": self.output}
+        shown |= {"provider": self.provider, "model": self.model}
+        return {**shown, **self.model_dump(mode="json", exclude_defaults=True)}
+
+    def stop_time(self, now: datetime) -> datetime | None:
+        """The next moment at or after `now` (local, aware) that `stop_at` names."""
+        if self.stop_at is None:
+            return None
+        clock = time.fromisoformat(self.stop_at)
+        today = now.replace(hour=clock.hour, minute=clock.minute, second=clock.second, microsecond=0)
+        return today if today > now else today + timedelta(days=1)
+
+    def failure_limit(self, items: int) -> float:
+        """How many of so many items may fail; infinite while a share has too few items to mean much."""
+        if not self.max_failures.endswith("%"):
+            return float(self.max_failures)
+        return float("inf") if items < 20 else items * float(self.max_failures[:-1]) / 100
+
+
+@lru_cache(maxsize=16)  # asked for at every item
+def _turns_filled_in(
+    turns: tuple[TurnSpec, ...], prompt: tuple[str, ...], modalities: tuple[Modality, ...]
+) -> tuple[TurnSpec, ...]:
+    given = turns or tuple(TurnSpec(prompt=text) for text in prompt) or (TurnSpec(),)
+    return tuple(
+        turn
+        if turn.modalities
+        else turn.model_copy(update={"modalities": modalities if number == 0 else ("text",)})
+        for number, turn in enumerate(given)
+    )
+
+
+def check_action(text: str) -> tuple[Check, int]:
+    """`truncated=redo:2` as the check and how often a reply that fails it is asked for again; 0: never.
+
+    Raises:
+        ValueError: no such check, or no such action.
+    """
+    name, _, action = text.partition("=")
+    match = _CHECK_ACTION.fullmatch(action.strip())
+    if match is None:
+        raise ValueError(f"{text!r}: give CHECK=redo, CHECK=redo:N (N from 1 to 9) or CHECK=flag")
+    try:
+        check = Check(name.strip())
+    except ValueError:
+        raise ValueError(f"{name!r} is no check; there are: {', '.join(Check)}") from None
+    return check, int(match[1] or 1) if action.strip() != "flag" else 0
+
+
+def placeholders(template: str) -> list[str]:
+    """The column names a prompt template asks for. `{{` and `}}` stand for literal braces."""
+    return [match[1] for match in _PLACEHOLDER.finditer(template) if match[1]]
+
+
+def fill(template: str, row: dict[str, Any]) -> str:
+    """The template with its placeholders filled.
+
+    Raises:
+        KeyError: the row has no such column.
+    """
+
+    def one(match: re.Match[str]) -> str:
+        return str(row[match[1]]) if match[1] else match[0][0]
+
+    return _PLACEHOLDER.sub(one, template)

@@ -1,0 +1,199 @@
+"""Where a job's calls can go: the entries of its pool, each complete, with its credential and its price.
+
+A job without `[[deployments]]` has one entry of its own, and one for each deployment that rows of its table name,
+which serves those rows alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from audiobatch.config import settings
+from audiobatch.config.prices import Price, price_of, total_usd
+from audiobatch.config.transcription_rules import word_models
+from audiobatch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from audiobatch.config.deploymentspec import DeploymentSpec, Provider
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.model import Reply, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One place where calls can go.
+
+    Attributes:
+        name: what it is called in the manifest and on the progress line.
+        credential: None for the local emulator, which has a key of its own.
+        price: None where it is not known.
+        transcription_model: writes down in the session what is said to it, and is billed beside the reply.
+        transcription_price: None where it is not known.
+        writes_words: it writes down what is said, and makes no replies.
+        named_only: it serves what names it and nothing else: no part of the pool that the job asked for.
+    """
+
+    name: str
+    deployment: str
+    provider: Provider
+    endpoint: str | None
+    api_version: str
+    model: str
+    credential: settings.Credential | None
+    price: Price | None
+    transcription_model: str | None = None
+    transcription_price: Price | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    max_concurrency: int | None = None
+    priority: int = 0
+    writes_words: bool = False
+    named_only: bool = False
+
+    def cost_usd(self, usage: Usage | None) -> Decimal | None:
+        """What a reply cost here; None where the price or the usage is not known."""
+        return None if self.price is None or usage is None else self.price.cost_usd(usage)
+
+    def transcription_usd(self, usage: Usage | None) -> Decimal | None:
+        """What the transcript of what was said cost; 0 where none was made, None where its price is not known."""
+        if usage is None:
+            return Decimal(0)
+        return None if self.transcription_price is None else self.transcription_price.cost_usd(usage)
+
+    def reply_usd(self, reply: Reply) -> Decimal | None:
+        """What a call cost here, with the transcript of what was said; None where that is not known."""
+        return total_usd((self.cost_usd(reply.usage), self.transcription_usd(reply.input_usage)))
+
+    def settings(self, spec: JobSpec) -> JobSpec:
+        """The job as if this were its one deployment."""
+        own = {
+            name: getattr(self, name)
+            for name in ("provider", "endpoint", "api_version", "deployment", "model")
+        }
+        return spec.model_copy(update={**own, "deployments": ()})
+
+
+def targets_of(
+    spec: JobSpec,
+    named_by_rows: Iterable[str] = (),
+    environment: settings.Environment | None = None,
+    *,
+    with_credentials: bool = True,
+) -> tuple[Target, ...]:
+    """The job's pool, in order of priority.
+
+    Args:
+        spec: the job.
+        named_by_rows: deployments that rows of a table name.
+        environment: where credentials are found; the process's by default.
+        with_credentials: look for them; a plan needs none.
+
+    Raises:
+        ConfigError: an entry's credential is missing, or rows name what is no entry of the pool.
+    """
+    environment = environment or settings.Environment.read()
+    if spec.deployments:
+        pool = tuple(_entry(spec, one, environment, with_credentials) for one in spec.deployments)
+        known = {one.name for one in pool}
+        if strange := sorted(set(named_by_rows) - known):
+            raise ConfigError(
+                f"rows name deployment {strange[0]!r}, which is none of the [[deployments]]: "
+                f"{', '.join(sorted(known))}"
+            )
+        return tuple(sorted(pool, key=lambda one: one.priority))
+    name = spec.deployment or spec.model
+    own = Target(
+        name=name,
+        deployment=name,
+        provider=spec.provider,
+        endpoint=spec.endpoint,
+        api_version=spec.api_version,
+        model=spec.model,
+        credential=_credential(spec, environment, None) if with_credentials else None,
+        price=price_of(spec.model, spec.provider, prices=spec.prices),
+        **_transcription(spec, spec.provider),
+        rpm=spec.rpm,
+        tpm=spec.tpm,
+        max_concurrency=spec.max_concurrency,
+    )
+    others = sorted(set(named_by_rows) - {name})
+    return (own, *(replace(own, name=one, deployment=one, priority=1, named_only=True) for one in others))
+
+
+def word_targets(spec: JobSpec, base: Target) -> tuple[Target, ...]:
+    """Where words are written down: deployments of the same resource, named by `word_models`."""
+    return tuple(
+        replace(
+            base,
+            name=model,
+            deployment=model,
+            model=model,
+            price=price_of(model, base.provider, prices=spec.prices),
+            transcription_model=None,
+            writes_words=True,
+            named_only=True,
+        )
+        for model in word_models(spec)
+    )
+
+
+def _entry(
+    spec: JobSpec, one: DeploymentSpec, environment: settings.Environment, with_credentials: bool
+) -> Target:
+    provider = one.provider or spec.provider
+    model = one.model or spec.model
+    as_job = spec.model_copy(update={"provider": provider, "auth": one.auth or spec.auth})
+    return Target(
+        name=one.label,
+        deployment=one.deployment,
+        provider=provider,
+        endpoint=one.endpoint or (spec.endpoint if provider == spec.provider else None),
+        api_version=one.api_version or spec.api_version,
+        model=model,
+        credential=_credential(as_job, environment, one.key_variable) if with_credentials else None,
+        price=Price(**one.price.model_dump()) if one.price else price_of(model, provider, prices=spec.prices),
+        **_transcription(spec, provider),
+        rpm=one.rpm,
+        tpm=one.tpm,
+        max_concurrency=one.max_concurrency or (spec.max_concurrency if len(spec.deployments) == 1 else None),
+        priority=one.priority,
+    )
+
+
+def _transcription(spec: JobSpec, provider: str) -> dict[str, Any]:
+    model = spec.transcription_model
+    price = price_of(model, provider, prices=spec.prices) if model else None
+    return {"transcription_model": model, "transcription_price": price}
+
+
+def _credential(
+    spec: JobSpec, environment: settings.Environment, key_variable: str | None
+) -> settings.Credential | None:
+    if spec.provider == "local":
+        return None
+    return settings.credential(spec, environment, key_variable=key_variable)
+
+
+def check_prices(spec: JobSpec, targets: Iterable[Target]) -> None:
+    """That a cost limit can be kept.
+
+    Raises:
+        ConfigError: there is one, and a price is not known. Nothing was sent.
+    """
+    if spec.max_cost is None and spec.max_total_cost is None:
+        return
+    for one in targets:
+        if one.price is None:
+            raise ConfigError(
+                f"a cost limit needs known prices, and none is known for model {one.model!r} of {one.name}: give "
+                "`price` in its [[deployments]] entry, or a table of your own with --prices; nothing was sent"
+            )
+        if one.transcription_model and one.transcription_price is None:
+            raise ConfigError(
+                "a cost limit needs known prices, and none is known for --transcription-model "
+                f"{one.transcription_model!r}: give it in a table of your own with --prices; nothing was sent"
+            )

@@ -1,0 +1,258 @@
+"""A run that has others send for it: it starts them, follows the ledger, and ends when they do.
+
+The ledger is the truth here too: items, calls and costs are counted there, whoever sent them, so that nothing is
+lost with a worker that is killed. Who starts workers only says which of them live.
+
+    all items ended             the run ends as any other
+    every worker ended, items   for the reason that they ended for; for none of theirs: internal error
+    are left
+    a stop was asked for        workers let calls in flight end; who has not begun never will
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from audiobatch.errors import ConfigError, StorageError
+from audiobatch.execution.worker import Orders, tell_to_stop
+from audiobatch.exit_codes import ExitCode
+from audiobatch.ledger.queue_totals import Counts
+from audiobatch.model import Status
+from audiobatch.stop import StopReason, most_severe
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from audiobatch.execution.job import Job
+    from audiobatch.ledger.queue_totals import Account
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+#: The ledger is asked for at most this part of the time.
+_PART = 20
+#: Nobody has begun for so long: a person may have to do something.
+_HINT_AFTER_S = 20.0
+#: What a worker may take to end once there is nothing left to do.
+ENDING_S = 60.0
+#: … beyond the time that its calls in flight may take, once it was told to stop.
+STOPPING_S = 45.0
+#: Ends of a worker that a person has to know of, and not only the run's.
+TELLING = frozenset({ExitCode.INTERNAL, ExitCode.USAGE, ExitCode.NO_DEPLOYMENT})
+
+
+class Phase(StrEnum):
+    WAITING = "waiting"
+    WORKING = "working"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hand:
+    """One worker, as who started it knows it.
+
+    Attributes:
+        trouble: why it ended, where that was not its own doing: it could not begin, or was killed.
+    """
+
+    name: str
+    phase: Phase
+    trouble: str = ""
+
+
+class Crew(Protocol):
+    """Who starts workers: this machine, a work pool, a cluster."""
+
+    @property
+    def hint(self) -> str:
+        """What a person may have to do where nobody begins."""
+
+    async def start(self, orders: Orders, count: int) -> None:
+        """Have so many workers started, now or when there is room for them.
+
+        Raises:
+            ConfigError: it cannot be.
+        """
+
+    async def look(self) -> Sequence[Hand]:
+        """The workers as they are now."""
+
+    async def dismiss(self, *, by_force: bool) -> None:
+        """Let who has not begun never begin; by force: end whoever still works."""
+
+    async def close(self) -> None:
+        """Let go of whatever was opened."""
+
+
+@dataclass(slots=True, eq=False)
+class Foreman:
+    """One run's workers, from their start to their end."""
+
+    job: Job
+    crew: Crew
+    count: int
+    _before: Counts = field(default_factory=Counts)
+    _told: str = ""
+
+    async def work(self) -> None:
+        """Until nothing is left, nobody works, or the run's stop is done.
+
+        Raises:
+            ConfigError: no worker could be started, or none could begin.
+        """
+        job, crew = self.job, self.crew
+        account = job.ledger.queue.account(job.queue_id)
+        self._before = await asyncio.to_thread(account.counts)
+        sums_before = await asyncio.to_thread(account.sums)
+        job.tally.cost_is_known = all(one.price is not None for one in job.targets)
+        try:
+            await crew.start(Orders(job=job.spec, for_run=job.run_id), self.count)
+            await self._follow(account)
+        finally:
+            await _logging_failure("the workers could not be closed", crew.close())
+        with contextlib.suppress(StorageError):
+            self._show(await asyncio.to_thread(account.counts))
+            sums = await asyncio.to_thread(account.sums)
+            tally = job.tally
+            tally.sent = await asyncio.to_thread(account.sent_for, job.run_id)
+            tally.input_audio_s = sums.input_audio_s - sums_before.input_audio_s
+            tally.output_audio_s = sums.output_audio_s - sums_before.output_audio_s
+            tally.trimmed_s = sums.trimmed_s - sums_before.trimmed_s
+            tally.input_text_tokens = sums.input_tokens - sums_before.input_tokens
+            tally.estimated = sums.estimated - sums_before.estimated
+            tally.cost_usd += sums.estimated_usd - sums_before.estimated_usd
+            tally.output_text_tokens = sums.output_tokens - sums_before.output_tokens
+            job.left = (await asyncio.to_thread(job.ledger.queue.state)).left
+        job.in_flight_elsewhere, job.waiting = 0, ""
+
+    async def _follow(self, account: Account) -> None:
+        job, loop = self.job, asyncio.get_running_loop()
+        began_s = loop.time()
+        while True:
+            look_s = loop.time()
+            try:
+                left = (await asyncio.to_thread(job.ledger.queue.state)).left
+                self._show(await asyncio.to_thread(account.counts))
+            except StorageError as failed:
+                job.stop.ask(StopReason.STORAGE, failed.message)
+                left = 0
+            asked_s = loop.time() - look_s
+            hands = await self._hands()
+            if job.stop.asked:
+                await self._stop()
+                return
+            if not left:
+                await self._see_off(ENDING_S)
+                return
+            if all(one.phase is Phase.ENDED for one in hands) and not self._others():
+                await self._give_up(account, hands)
+                return
+            self._explain(hands, loop.time() - began_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(job.stop.soft.wait(), max(LOOK_S, _PART * asked_s))
+
+    async def _hands(self) -> Sequence[Hand]:
+        try:
+            hands = await self.crew.look()
+        except ConfigError:
+            raise
+        except Exception as failed:  # noqa: BLE001 - what starts workers is somebody else's, and may be away
+            log.warning("the workers cannot be seen: %r", failed)
+            return [Hand(name="?", phase=Phase.WORKING)]
+        for one in hands:
+            if one.trouble and (text := f"{one.name}: {one.trouble}") not in self.job.warnings:
+                self.job.warn(text)
+        return hands
+
+    def _others(self) -> bool:
+        """Whether runs are at work here that were not started by this one."""
+        together = self.job.together
+        mine = f"{self.job.run_id}."
+        return together is not None and any(not name.startswith(mine) for name in together.names)
+
+    def _show(self, now: Counts) -> None:
+        """What was done since the run began, into its tally."""
+        job, before = self.job, self._before
+        tally = job.tally
+        for status, count in (
+            (Status.SUCCEEDED, now.succeeded - before.succeeded - tally.succeeded),
+            (Status.FAILED, now.failed - before.failed - tally.failed),
+            (Status.UNKNOWN, now.unknown - before.unknown - tally.unknown),
+        ):
+            for _ in range(count):
+                tally.item_ended(status)
+        tally.cost_usd = now.cost_usd - before.cost_usd
+        job.in_flight_elsewhere = now.in_flight
+
+    def _explain(self, hands: Sequence[Hand], waited_s: float) -> None:
+        begun = [one for one in hands if one.phase is not Phase.WAITING]
+        if len(begun) == len(hands):
+            self.job.waiting = ""
+            return
+        self.job.waiting = f"{len(hands) - len(begun)} of {len(hands)} workers to begin"
+        if not begun and waited_s > _HINT_AFTER_S and not self._told:
+            self._told = self.crew.hint
+            self.job.warn(f"no worker has begun in {waited_s:.0f} s. {self._told}")
+
+    async def _see_off(self, patience_s: float, *, until_hard: bool = False) -> bool:
+        """Wait until nobody works any more; who has not begun never will."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + patience_s
+        await _logging_failure("the workers could not be told to stop", self.crew.dismiss(by_force=False))
+        while any(one.phase is Phase.WORKING for one in await self._hands()):
+            if loop.time() > end_s or (until_hard and self.job.stop.hard.is_set()):
+                return False
+            await asyncio.sleep(LOOK_S)
+        return True
+
+    async def _stop(self) -> None:
+        job = self.job
+        with contextlib.suppress(StorageError):
+            await asyncio.to_thread(tell_to_stop, job.ledger, job.run_id)
+        if await self._see_off(job.spec.drain_timeout_s + STOPPING_S, until_hard=True):
+            return
+        with contextlib.suppress(StorageError):
+            await asyncio.to_thread(tell_to_stop, job.ledger, job.run_id, now=True)
+        if await self._see_off(STOPPING_S):
+            return
+        await _logging_failure("the workers could not be stopped", self.crew.dismiss(by_force=True))
+        if not await self._see_off(STOPPING_S):
+            job.warn(
+                "some workers do not end; they send nothing more than they hold, and the ledger knows it"
+            )
+
+    async def _give_up(self, account: Account, hands: Sequence[Hand]) -> None:
+        """Every worker has ended, and items are left: why?"""
+        ends = await asyncio.to_thread(account.ends_of, self.job.run_id)
+        trouble = next((one.trouble for one in hands if one.trouble), "")
+        if not ends:
+            raise ConfigError(f"no worker could begin: {trouble or 'they ended without a word'}")
+        reason, detail = _why(ends)
+        self.job.stop.ask(
+            reason,
+            detail
+            or f"every worker ended before the work did ({trouble or 'killed'}); the same command goes on",
+        )
+
+
+def _why(ends: Sequence[dict[str, Any] | None]) -> tuple[StopReason, str]:
+    stopped = {
+        StopReason(one["stopped_by"]): str(one.get("message", ""))
+        for one in ends
+        if one and one["stopped_by"]
+    }
+    reason = most_severe(stopped)
+    return (StopReason.INTERNAL, "") if reason is None else (reason, stopped[reason])
+
+
+async def _logging_failure(what: str, work: Awaitable[None]) -> None:
+    """Await what must not end the run, and log how it failed."""
+    try:
+        await work
+    except Exception:
+        log.warning(what, exc_info=True)

@@ -1,0 +1,213 @@
+"""Replies that were paid for and could not be worked on when they came: finished from the bodies that were kept.
+
+It happens when a run begins, before it decides what to send: a body becomes files and an outcome as its reply would
+have then, and nothing is sent for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from audiobatch.calls.part_turn import JOINED_FORMAT, part_path
+from audiobatch.calls.repair import check_answer
+from audiobatch.errors import ServiceError, StorageError, Unfinished
+from audiobatch.inputs.sound_settings import finish_of
+from audiobatch.ledger.parts import PartOutcome
+from audiobatch.model import AudioPart, CostBasis, Outcome, PartKind, Request, SourceKind, Status, Usage
+from audiobatch.planning.items import build_item
+from audiobatch.redaction import shown
+from audiobatch.storage.artifacts import make, save
+from audiobatch.transports.stored_body import note_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.config.targets import Target
+    from audiobatch.ledger.ledger import Ledger
+    from audiobatch.model import Item, Reply, Turn
+    from audiobatch.storage.local import Storage
+
+log = logging.getLogger(__name__)
+
+
+def finish_kept(
+    ledger: Ledger, storage: Storage, spec: JobSpec, targets: Sequence[Target]
+) -> tuple[int, Unfinished | None]:
+    """Finish what can be finished. Blocks.
+
+    Returns:
+        How many replies, and why the first of the others could not be; None where there are no others.
+
+    Raises:
+        StorageError: the output or the ledger cannot be written.
+    """
+    work = _Finishing(ledger, storage, spec, {one.name: one for one in targets})
+    turns, parts = ledger.unfinished()
+    ends = [
+        *(work.finish(one.outcome, partial(work.part, one)) for one in parts),
+        *(work.finish(one, partial(work.turn, one)) for one in turns if one.raw_reply is not None),
+    ]
+    still_open = {(one.outcome.item_id, one.outcome.turn) for one in ledger.unfinished()[1]}
+    for one in turns:
+        if one.raw_reply is None and (one.item_id, one.turn) not in still_open:
+            ledger.record_outcome_now(_open_again(one))  # its other parts are asked for
+    return ends.count(None), next((one for one in ends if one is not None), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finishing:
+    """What is needed for it."""
+
+    ledger: Ledger
+    storage: Storage
+    spec: JobSpec
+    targets: Mapping[str, Target]
+
+    def finish(self, outcome: Outcome, work: Callable[[], None]) -> Unfinished | None:
+        """One of them; why it could not be, or None."""
+        assert outcome.raw_reply is not None
+        try:
+            work()
+        except StorageError:
+            raise
+        except Exception as failed:
+            log.exception("%s turn %d: cannot be finished", outcome.item_id, outcome.turn)
+            kept = shown(outcome.raw_reply.path)
+            return Unfinished(
+                f"{shown(outcome.item_id)}: a reply that is paid for ({kept}) still cannot be worked on: "
+                f"{failed!r}. Nothing was sent. Run again when that is repaired; --redo buys a new one",
+                is_disk_trouble=isinstance(failed, OSError),
+            )
+        return None
+
+    def turn(self, outcome: Outcome) -> None:
+        """A turn that went out at once."""
+        assert outcome.raw_reply is not None
+        item, turn = self._asked(outcome)
+        try:
+            reply = self._reply(outcome, item, turn)
+            saved = save(self.storage, item, turn, reply, None, finish_of(self.spec))
+        except ServiceError as failed:
+            bad = replace(
+                outcome, status=Status.FAILED, error_type=failed.error_type, error_message=failed.message
+            )
+            self.ledger.record_outcome_now(bad)
+            return
+        done = replace(
+            self._succeeded(outcome, reply),
+            audio=saved.audio,
+            transcript_file=saved.transcript,
+            audio_duration_s=saved.made.audio_duration_s,
+            checks=saved.made.checks,
+        )
+        if check_answer(turn, reply.words) is None:
+            self.ledger.record_outcome_now(done)
+        else:  # it is asked to be put right, as it would have been then
+            answer = PartOutcome(kind=PartKind.ANSWER, part=1, start_s=0.0, end_s=0.0, outcome=done)
+            self.ledger.record_part_now(answer)
+            self.ledger.record_outcome_now(_open_again(outcome))
+        self.storage.delete(outcome.raw_reply.path)
+
+    def part(self, part: PartOutcome) -> None:
+        """A part of a long recording's turn."""
+        outcome = part.outcome
+        assert outcome.raw_reply is not None
+        item, turn = self._asked(outcome)
+        plain = replace(turn, format=JOINED_FORMAT)
+        reply = self._reply(outcome, item, plain)
+        made = make(item, plain, reply)
+        place = part_path(item, turn, part.part, f".{JOINED_FORMAT}")
+        files = [(place, data) for path, data in made.files if path == made.audio_path]
+        saved = self.storage.write_many(files)
+        done = replace(
+            self._succeeded(outcome, reply),
+            audio=saved[0] if saved else None,
+            audio_duration_s=made.audio_duration_s,
+            checks=made.checks,
+        )
+        self.ledger.record_part_now(replace(part, outcome=done))
+        self.storage.delete(outcome.raw_reply.path)
+
+    def _asked(self, outcome: Outcome) -> tuple[Item, Turn]:
+        """The turn as it was asked, whatever the job asks for today."""
+        (found,) = self.ledger.recorded_of([outcome.item_id])
+        item = build_item(found.source, self.spec)
+        turn = next((one for one in item.turns if one.number == outcome.turn), item.turns[-1])
+        asked = replace(
+            turn,
+            number=outcome.turn,
+            text=outcome.prompt,
+            voice=outcome.voice,
+            format=outcome.format,
+            modalities=("text", "audio") if outcome.format else ("text",),
+        )
+        return item, asked
+
+    def _reply(self, outcome: Outcome, item: Item, turn: Turn) -> Reply:
+        from audiobatch.transports.chat_reply import reply_of  # brings the service's client
+
+        assert outcome.raw_reply is not None
+        body = self.storage.read(outcome.raw_reply.path)
+        note = note_of(body)
+        heard = item.source.kind is SourceKind.RECORDING and turn.number == 1
+        request = Request(
+            item_id=outcome.item_id,
+            turn=turn.number,
+            system="",
+            history=(),
+            text="",
+            audio=AudioPart(data=b"", format="wav", duration_s=0.0) if heard else None,
+            modalities=turn.modalities,
+            voice=turn.voice,
+            format=turn.format,
+        )
+        reply = reply_of(body, {}, note.get("latency_s", 0.0), request)
+        if note:
+            reply = replace(
+                reply,
+                usage=_usage(note["usage"]),
+                input_usage=_usage(note["input_usage"]),
+                audio_format=note["audio_format"] or reply.audio_format,
+                transcript=note["transcript"],
+                input_transcript=note["input_transcript"],
+                repaired=note["repaired"],
+            )
+        return replace(reply, request_id=outcome.request_id or None).without_secrets()
+
+    def _succeeded(self, outcome: Outcome, reply: Reply) -> Outcome:
+        """The outcome that the reply makes, without its files."""
+        cost, basis = outcome.cost_usd, outcome.cost_basis
+        if outcome.usage is None and cost is None and (target := self.targets.get(outcome.deployment)):
+            cost = target.reply_usd(reply)
+            basis = CostBasis.UNKNOWN if cost is None else CostBasis.USAGE
+        return replace(
+            outcome,
+            status=Status.SUCCEEDED,
+            error_type=None,
+            error_message="",
+            raw_reply=None,
+            finished_at=datetime.now(UTC),
+            transcript=reply.words,
+            input_transcript=reply.input_transcript,
+            latency_s=reply.latency_s or None,
+            usage=outcome.usage or reply.usage,
+            cost_usd=cost,
+            cost_basis=basis,
+            finish_reason=reply.finish_reason,
+            audio_id=reply.audio_id,
+            audio_expires_at=reply.audio_expires_at,
+        )
+
+
+def _usage(counts: Mapping[str, int] | None) -> Usage | None:
+    return Usage(**counts) if counts else None
+
+
+def _open_again(outcome: Outcome) -> Outcome:
+    """As it was before its call: the next call is the rest of it."""
+    return replace(outcome, status=Status.PENDING, error_type=None, error_message="", raw_reply=None)

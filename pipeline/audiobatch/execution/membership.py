@@ -1,0 +1,150 @@
+"""Runs that work together on one ledger: signs of life, leases held, quotas and budget shared.
+
+A new run waits until every other divides the quotas among one more; one that ends or falls silent leaves its share
+to the rest. All of this is one task beside the run's calls, every few seconds; a run alone on its folder has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from audiobatch.errors import LeaseLost, StorageError
+from audiobatch.ledger.membership import ASKING, SENDS_NOTHING, this_process
+from audiobatch.limits.pace import TimeSlots
+from audiobatch.planning.items import digest
+from audiobatch.planning.plan import settings_key
+from audiobatch.planning.worst_case import worst_unknown_usd
+from audiobatch.stop import StopReason
+
+if TYPE_CHECKING:
+    from audiobatch.calls.item import Sender
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.ledger.ledger import Ledger
+    from audiobatch.ledger.membership import Worker
+    from audiobatch.limits.pool import Pool
+    from audiobatch.planning.plan import Retry
+    from audiobatch.stop import Stop
+
+log = logging.getLogger(__name__)
+
+#: A sign of life is due this often, and at a third of a lease.
+_BEAT_S = 3.0
+#: While others make room.
+_SOON_S = 0.25
+#: Settings beside those of the replies that runs must share to work together.
+_ALIKE = ("on_unknown", "redo", "keep", "force", "rpm", "tpm", "max_total_cost", "prices")
+
+
+def this_worker(
+    spec: JobSpec, run_id: str, retry: Retry | None, *, drains: bool = False, sends: bool = True
+) -> Worker:
+    """This run, as it signs on to a ledger that several share."""
+    alike = {name: str(getattr(spec, name)) for name in _ALIKE}
+    alike["deployments"] = str([one.model_dump(mode="json") for one in spec.deployments])
+    asks = digest([settings_key(spec), _words(retry), alike])
+    return this_process(run_id, asks=asks, lease_s=spec.lease_s, drains=drains, sends=sends)
+
+
+def _words(retry: Retry | None) -> list[object]:
+    if retry is None:
+        return []
+    errors = retry.error_types
+    return [
+        sorted(retry.statuses),
+        None if errors is None else sorted(errors),
+        sorted(retry.reviews),
+        retry.with_notes,
+    ]
+
+
+@dataclass(slots=True, kw_only=True)
+class Together:
+    """This run among the others.
+
+    Attributes:
+        sends: this run makes calls; otherwise its workers do.
+        live: runs that send or are about to, this one included.
+        names: of the others, by run.
+    """
+
+    ledger: Ledger
+    stop: Stop
+    lease_s: float
+    sends: bool = True
+    live: int = 1
+    names: dict[str, str] = field(default_factory=dict)
+    _sender: Sender | None = None
+    _sharing: int = 0
+    _has_room: asyncio.Event = field(default_factory=asyncio.Event)
+    _one_beat: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        if not self.sends:
+            self._sharing = SENDS_NOTHING
+
+    async def keep(self) -> None:
+        """Signs of life and leases, until cancelled. A ledger that is gone stops the run, as its writes do."""
+        while True:
+            try:
+                await self._beat()
+            except LeaseLost as lost:
+                self.stop.ask(StopReason.STORAGE, lost.message)
+                return
+            except StorageError as failed:
+                self.stop.ask(StopReason.STORAGE, failed.message)
+            waits = self._sender is not None and not self._has_room.is_set()
+            await asyncio.sleep(_SOON_S if waits else min(_BEAT_S, self.lease_s / 3))
+
+    async def _beat(self) -> None:
+        async with self._one_beat:
+            await self._look_round()
+
+    async def _look_round(self) -> None:
+        beat = await self.ledger.workers.beat(self._sharing)
+        self.live, self.names = beat.live, beat.names
+        if self._sender is not None:
+            # Also where their number stays: clocks drift, and one may have come as another went.
+            slots = TimeSlots(place=beat.place, count=beat.live, clock_ahead_s=beat.clock_ahead_s)
+            self._sender.pool.share(1 / beat.live, slots)
+        if self._sender is not None and self._sharing != beat.live:
+            # Slow down before the others are told; a share grows only when another run leaves.
+            self._sharing = beat.live
+            beat = await self.ledger.workers.beat(self._sharing)
+            log.info("%d runs at work: each takes its share of the quotas", beat.live)
+        if self._sender is not None and beat.have_room and self._sharing == beat.live:
+            self._has_room.set()
+        if lost := await self.ledger.queue.renew():
+            log.warning("%d items were taken over by other runs: this one was silent too long", len(lost))
+        await self._ask_for_money()
+
+    async def begin(self, sender: Sender) -> None:
+        """Wait until the others have made room for this run's calls; ends early where a stop is asked for."""
+        self._sender, self._sharing = sender, ASKING
+        with contextlib.suppress(LeaseLost):
+            await self._beat()
+        while not self._has_room.is_set() and not self.stop.asked:
+            room = asyncio.create_task(self._has_room.wait())
+            stop = asyncio.create_task(self.stop.soft.wait())
+            await asyncio.wait({room, stop}, return_when=asyncio.FIRST_COMPLETED)
+            room.cancel()
+            stop.cancel()
+
+    async def _ask_for_money(self) -> None:
+        """A limit for all runs together is handed out among them: what this one may spend by the next beat."""
+        if self._sender is None or (cap := self._sender.spec.max_total_cost) is None:
+            return
+        pool: Pool = self._sender.pool
+        not_on_record = worst_unknown_usd(tuple(self._sender.targets.values()), self._sender.spec)
+        used = pool.spending.spent + pool.spending.reserved
+        # Nothing is set aside while it is asked for: what is not used may be handed to others.
+        pool.spending.spent_before = cap - used
+        pool.asks_for_money = True
+        allowed = await self.ledger.workers.allowance(cap, used, not_on_record)
+        # What others have spent or may spend counts as spent before.
+        pool.spending.spent_before = cap - allowed
+        pool.asks_for_money = False
+        pool.serve()

@@ -1,0 +1,127 @@
+"""What all workers of a run share, made ready: deployments opened, limits set, earlier spending counted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import threading
+from typing import TYPE_CHECKING
+
+from audiobatch import descriptors
+from audiobatch.address import is_remote
+from audiobatch.calls.feedback import Aftermath
+from audiobatch.calls.item import Sender
+from audiobatch.calls.stats import Tally
+from audiobatch.config.targets import check_prices, targets_of, word_targets
+from audiobatch.execution.local_emulator import local_service
+from audiobatch.execution.pooling import pool_of
+from audiobatch.inputs.sound_settings import finish_of
+from audiobatch.limits.gate import Gate
+from audiobatch.limits.retry_budget import RetryBudget
+from audiobatch.planning.plan import rules_of, settings_key
+from audiobatch.planning.worst_case import worst_unknown_usd
+from audiobatch.transports.auth import EntraTokens
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+    from audiobatch.execution.job import Job
+    from audiobatch.execution.local_emulator import LocalService
+    from audiobatch.transports.base import Transport
+
+
+#: The SDK takes a second; what a run needs at its end must be there when descriptors and disk are used up.
+_NEEDED_LATER = (
+    "audiobatch.transports.factory",
+    "soundfile",
+    "av",
+    "soxr",
+    "pandas",
+    "pyarrow.pandas_compat",
+    "xlsxwriter",
+    "jinja2",
+)
+
+
+def import_ahead() -> None:
+    """Import what a run needs later, in a thread that nothing waits for; what needs it then finds it."""
+
+    def work() -> None:
+        for name in _NEEDED_LATER:
+            with contextlib.suppress(ImportError, OSError):  # whoever needs it says so
+                importlib.import_module(name)
+
+    threading.Thread(target=work, daemon=True, name="import-sdk").start()
+
+
+async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib.AsyncExitStack) -> Sender:
+    """The sender of an open job; `stack` closes what it opens.
+
+    Args:
+        job: whose calls it makes.
+        deployments: those that rows name, beside the job's own.
+        stack: ended with the run.
+
+    Raises:
+        ConfigError: settings or credentials that cannot work.
+    """
+    import_ahead()
+    targets = targets_of(job.spec, deployments)
+    targets = (*targets, *word_targets(job.spec, targets[0]))
+    check_prices(job.spec, targets)
+    service: LocalService | None = None
+    if local := [one for one in targets if one.provider == "local"]:
+        models = {one.deployment: one.model for one in local}
+        service = await stack.enter_async_context(local_service(models))
+    most = descriptors.calls_allowed(
+        in_stores=any(map(is_remote, (str(job.output), *job.spec.inputs))), streams=job.spec.stream
+    )
+    if most is not None and (job.spec.max_concurrency or 0) > most:
+        job.warn(
+            f"at most {most} calls at once: this process may have {descriptors.limit()} files open (`ulimit -n`)"
+        )
+    tokens = EntraTokens()
+    from audiobatch.transports.factory import open_transport  # the SDK takes a second to import
+
+    transports: dict[str, Transport] = {}
+    for one in targets:
+        here = service if one.provider == "local" else None
+        keyless = one.credential is not None and one.credential.kind == "entra"
+        transport = open_transport(
+            one.settings(job.spec),
+            endpoint=here.base_url if here else one.endpoint,
+            deployment=one.deployment,
+            key=here.api_key if here else one.credential.key if one.credential else None,
+            tokens=tokens if keyless else None,
+            writes_words=one.writes_words,
+            most_sessions=most,
+        )
+        transports[one.name] = transport
+        stack.push_async_callback(transport.aclose)
+    not_on_record = worst_unknown_usd(targets, job.spec)
+    spent_before = await asyncio.to_thread(job.ledger.spent_at_most_usd, not_on_record)
+    pool = pool_of(job.spec, targets, spent_before=spent_before, most_calls=most)
+    sender = Sender(
+        spec=job.spec,
+        run_id=job.run_id,
+        queue_id=job.queue_id,
+        settings_key=settings_key(job.spec),
+        ledger=job.ledger,
+        pool=pool,
+        transports=transports,
+        storage=job.storage,
+        spool=job.spool,
+        stop=job.stop,
+        tally=Tally(finished=job.tally.finished),
+        unknown_before=await asyncio.to_thread(job.ledger.unknown_counts),
+        targets={one.name: one for one in targets},
+        aftermath=Aftermath(
+            pool=pool, stop=job.stop, budget=RetryBudget(clock=pool.clock), waits=job.spec.wait
+        ),
+        gate=Gate(lambda: pool.room),
+        rules=rules_of(job.spec, job.retry),
+        finish=finish_of(job.spec),
+    )
+    stack.push_async_callback(sender.aclose)
+    return sender

@@ -1,0 +1,128 @@
+"""Sources and outcomes as the ledger's rows, and back. Nothing is lost on the way."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from audiobatch.errors import ErrorType
+from audiobatch.model import (
+    Check,
+    CostBasis,
+    Media,
+    Outcome,
+    RowSettings,
+    SavedFile,
+    Source,
+    SourceKind,
+    Status,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import RowMapping
+
+#: Columns that are the same on both sides.
+_PLAIN_OUTCOME = (
+    *("item_id", "turn", "version", "fingerprint", "run_id", "prompt", "error_message", "transcript"),
+    *("input_transcript", "audio_duration_s", "voice", "format", "model", "deployment", "provider"),
+    *("transport", "attempts", "perhaps_billed", "latency_s", "finish_reason", "request_id", "audio_id"),
+    *("audio_expires_at", "parts", "trimmed_s", "word_error_rate", "input_sha256", "settings_key"),
+    "kept_as",
+)
+_PLAIN_SOURCE = (
+    *("item_id", "position", "root", "path", "text", "size_bytes", "mtime_ns", "sha256", "refusal"),
+)
+_FILES = ("audio", "transcript_file", "raw_reply")
+_USAGE = tuple(Usage.__slots__)
+_MEDIA = tuple(Media.__slots__)
+_SETTINGS = tuple(RowSettings.__slots__)
+_NO_SETTINGS = RowSettings()
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+def source_to_row(source: Source, queue_id: str) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(source, name) for name in _PLAIN_SOURCE}
+    row["kind"] = source.kind.value
+    row["row"] = _json(dict(source.row)) if source.row else ""
+    row["settings"] = (
+        ""
+        if source.settings == _NO_SETTINGS
+        else _json(
+            {name: value for name in _SETTINGS if (value := getattr(source.settings, name)) is not None}
+        )
+    )
+    row["media"] = media_to_text(source.media)
+    row["seen_run"] = queue_id
+    return row
+
+
+def source_from_row(row: RowMapping) -> Source:
+    return Source(
+        kind=SourceKind(row["kind"]),
+        row=orjson.loads(row["row"]) if row["row"] else {},
+        settings=RowSettings(**orjson.loads(row["settings"])) if row["settings"] else _NO_SETTINGS,
+        media=media_from_text(row["media"]),
+        **{name: row[name] for name in _PLAIN_SOURCE},
+    )
+
+
+def media_to_text(media: Media | None) -> str:
+    return "" if media is None else _json({name: getattr(media, name) for name in _MEDIA})
+
+
+def media_from_text(text: str) -> Media | None:
+    if not text:
+        return None
+    values = orjson.loads(text)
+    values["notes"] = tuple(values.get("notes", ()))
+    return Media(**values)
+
+
+def outcome_to_row(outcome: Outcome) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(outcome, name) for name in _PLAIN_OUTCOME}
+    row["status"] = outcome.status.value
+    row["started_at"] = outcome.started_at.astimezone(UTC).isoformat(timespec="milliseconds")
+    row["finished_at"] = outcome.finished_at.astimezone(UTC).isoformat(timespec="milliseconds")
+    row["error_type"] = outcome.error_type.value if outcome.error_type else ""
+    row["checks"] = " ".join(check.value for check in outcome.checks)
+    row["cost_usd"] = None if outcome.cost_usd is None else str(outcome.cost_usd)
+    row["cost_basis"] = outcome.cost_basis.value if outcome.cost_basis else ""
+    usage = outcome.usage
+    row["usage"] = "" if usage is None else _json({name: getattr(usage, name) for name in _USAGE})
+    for name in _FILES:
+        saved: SavedFile | None = getattr(outcome, name)
+        row[name] = "" if saved is None else _json([saved.path, saved.size_bytes, saved.sha256])
+    return row
+
+
+def outcome_from_row(row: RowMapping | Mapping[str, Any]) -> Outcome:
+    return Outcome(
+        status=Status(row["status"]),
+        started_at=datetime.fromisoformat(row["started_at"]),
+        finished_at=datetime.fromisoformat(row["finished_at"]),
+        error_type=ErrorType(row["error_type"]) if row["error_type"] else None,
+        checks=tuple(Check(name) for name in row["checks"].split()),
+        cost_usd=None if row["cost_usd"] is None else Decimal(row["cost_usd"]),
+        cost_basis=CostBasis(row["cost_basis"]) if row["cost_basis"] else None,
+        usage=Usage(**orjson.loads(row["usage"])) if row["usage"] else None,
+        audio=_file(row["audio"]),
+        transcript_file=_file(row["transcript_file"]),
+        raw_reply=_file(row["raw_reply"]),
+        **{name: row[name] for name in _PLAIN_OUTCOME},
+    )
+
+
+def _file(text: str) -> SavedFile | None:
+    if not text:
+        return None
+    path, size_bytes, sha256 = orjson.loads(text)
+    return SavedFile(path=path, size_bytes=size_bytes, sha256=sha256)

@@ -1,0 +1,110 @@
+"""When a call is made again, and after how long: the project's one retry layer, on tenacity.
+
+The SDK's own retries are off. Layers multiply (three times three is nine paid calls), the SDK retries exhausted
+credit, and it gives up where a Retry-After passes two minutes.
+
+| raised | again? |
+|---|---|
+| `RateLimited` | always, after the pause it asked for: the deployment's, or this call's where chance refused it |
+| `Disconnected` | always, after the deployment's pause: nothing was sent; a network that stays away ends the run |
+| `Unavailable` | up to `MAX_TRIES`, after full-jitter back-off: nothing was bought |
+| … when the job's budget of retries is used up | later: the item goes to the end of the queue (`Deferred`) |
+| `OutcomeUnknown` | by `--on-unknown retry`, at most `MAX_UNKNOWN` times an item: perhaps it was bought |
+| `AskAgain` | at once: in another way, elsewhere, or once the deployment has rested |
+| everything else | never |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+
+from audiobatch.errors import (
+    Disconnected,
+    ErrorType,
+    OutcomeUnknown,
+    RateLimited,
+    TransientError,
+    Unavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from audiobatch.limits.retry_budget import RetryBudget
+
+#: Calls that may fail for the service's troubles before the item is recorded as failed (a later run sends it).
+MAX_TRIES = 6
+#: Calls with an unknown end that are made again, for one item and turn.
+MAX_UNKNOWN = 2
+#: Refusals for rate that one item sits through. With waits of up to 15 minutes each this ends somewhere.
+MAX_RATE_LIMITED = 100
+#: A pause up to this long is waited out; a longer one parks the deployment.
+PARKED_AFTER_S = 15 * 60.0
+_BACK_OFF = wait_random_exponential(multiplier=1, max=30)
+
+
+class Deferred(Exception):
+    """The budget of retries is used up: the item goes to the end of the queue."""
+
+
+class AskAgain(TransientError):
+    """The turn can be asked for at once: in another way, elsewhere, or where the call was taken back."""
+
+    error_type = ErrorType.BAD_REPLY
+
+
+class Tries:
+    """What has happened to one item's turn so far, and the decision that follows."""
+
+    def __init__(
+        self, *, retry_unknown: bool, unknown_before: int = 0, budget: RetryBudget | None = None
+    ) -> None:
+        """Args: budget: the job's; where it refuses a retry, `deferred` is set and the item goes on later."""
+        self.deferred = False
+        self._budget = budget
+        self.unknown = unknown_before
+        self.troubles = 0
+        self.refusals = 0
+        self._retry_unknown = retry_unknown
+
+    def again(self, error: BaseException) -> bool:
+        """Count this failure, and say whether the call is made once more."""
+        match error:
+            case RateLimited():
+                self.refusals += 1
+                return self.refusals < MAX_RATE_LIMITED
+            case OutcomeUnknown():
+                self.unknown += 1
+                again = self._retry_unknown and self.unknown <= MAX_UNKNOWN
+                if again and self._budget is not None:
+                    self._budget.allows()  # takes its token if there is one; such a call is made again either way
+                return again
+            case Disconnected() | AskAgain():
+                return True
+            case TransientError():
+                self.troubles += 1
+                if self.troubles >= MAX_TRIES:
+                    return False
+                self.deferred = self._budget is not None and not self._budget.allows()
+                return not self.deferred
+            case _:
+                return False
+
+
+def wait_s(state: RetryCallState) -> float:
+    """How long before the next try: none of its own for a pause that the limiter keeps, else back-off."""
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, RateLimited):
+        return error.wait_alone_s
+    if isinstance(error, (Disconnected, AskAgain)):
+        return 0.0
+    if isinstance(error, Unavailable) and error.retry_after_s:
+        return 0.0
+    return float(_BACK_OFF(state))
+
+
+def retrying(tries: Tries, *, sleep: Callable[[float], Awaitable[Any]]) -> AsyncRetrying:
+    """The retry loop of one turn. `sleep` may raise to end it when the run stops."""
+    return AsyncRetrying(retry=retry_if_exception(tries.again), wait=wait_s, sleep=sleep, reraise=True)

@@ -1,0 +1,1 @@
+"""Commands for an output folder that exists: verify, purge, doctor."""

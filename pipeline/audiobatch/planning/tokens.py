@@ -1,0 +1,178 @@
+"""An item's turns as they will be asked: what each takes, and what it leaves for the next to carry along.
+
+| what was said before goes along as | input tokens |
+|---|---|
+| a recording that went out at once | its sound, at each turn |
+| a recording that went out in parts | not again: the joined words stand for it |
+| a spoken reply whose audio id lives | its sound |
+| any other reply | its words |
+
+Chat completions refuse a request with sound on neither side, so that a follow-up in text is asked for with sound
+where none is left (`transports/chat_request.py`): its reply is spoken, and paid for as such.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from audiobatch.audio.split import PartCount
+from audiobatch.config.prices import (
+    AUDIO_IN_TOKENS_PER_S,
+    AUDIO_OUT_TOKENS_PER_S,
+    CHARACTERS_PER_TEXT_TOKEN,
+)
+from audiobatch.inputs.sound_settings import parts_are_certain, parts_of, sent_s
+from audiobatch.planning.estimate import CHARACTERS_PER_S
+from audiobatch.planning.ranges import Range
+from audiobatch.planning.review_rules import text_of
+from audiobatch.planning.worst_case import BOUND_TOKENS
+from audiobatch.transports.chat_request import is_alive
+
+if TYPE_CHECKING:
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.model import Item, Outcome, Turn
+    from audiobatch.planning.estimate import ReplySizes
+
+#: Silences may be trimmed, and a second that was begun may be counted whole.
+HEARD = Range(0.5, 1.0, 1.15)
+_TEXT = Range(0.7, 1.0, 1.4)
+#: Text tokens around each message and each request. Source: OpenAI cookbook, "How to count tokens with tiktoken".
+_PER_MESSAGE = Range(0.0, 4.0, 12.0)
+_PER_REQUEST = Range(0.0, 3.0, 12.0)
+#: Of a Realtime session whose job has no system prompt: the service puts in instructions of its own.
+_SERVICE_INSTRUCTIONS = Range(0.0, 30.0, 200.0)
+_LEAST_SPOKEN_S = 0.3
+_LEAST_TEXT_TOKENS = 1.0
+#: Of a reply's tokens at most: the rest is the sound, or the words to it.
+_MOST_SOUND, _MOST_WORDS = 0.8, 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnTokens:
+    """What the calls of one turn take together."""
+
+    input_text_tokens: Range
+    input_audio_tokens: Range
+    output_text_tokens: Range
+    output_audio_tokens: Range
+
+
+@dataclass(slots=True)
+class Conversation:
+    """One item's, turn by turn: `asked` for each, then `replied` or `stands`.
+
+    Attributes:
+        now_s: epoch seconds, to tell whether earlier replies' audio ids still live.
+        parts: how many calls the first turn takes.
+        heard_s: what is sent of the recording; 0 where there is none.
+    """
+
+    item: Item
+    sizes: ReplySizes
+    spec: JobSpec
+    now_s: float
+    parts: PartCount = field(init=False)
+    heard_s: float = field(init=False)
+    _parts_are_certain: bool = field(init=False)
+    _characters: int = field(init=False)
+    _words: Range = field(default_factory=Range)
+    _spoken: Range = field(default_factory=Range)
+    _sound_was_made: bool = False
+    _sound_may_expire: bool = False
+
+    def __post_init__(self) -> None:
+        self.parts = parts_of(self.item.source, self.spec)
+        self._parts_are_certain = parts_are_certain(self.item.source, self.spec)
+        self.heard_s = sent_s(self.item.source, self.spec)
+        self._characters = len(self.item.system)
+
+    def asked(self, turn: Turn) -> TurnTokens:
+        """What a turn takes, the earlier ones being as they are now."""
+        calls = self.calls(turn)
+        messages = 2 * turn.number - (0 if self.item.system else 1)
+        characters = self._characters + len(text_of(turn))
+        text = _TEXT * (characters / CHARACTERS_PER_TEXT_TOKEN) + _PER_MESSAGE * messages + _PER_REQUEST
+        if self.spec.transport == "realtime" and not self.item.system:
+            text += _SERVICE_INSTRUCTIONS
+        words, sound = self._reply(turn)
+        return TurnTokens(
+            input_text_tokens=text * calls + self._words,
+            input_audio_tokens=self._heard(turn) + self._spoken,
+            output_text_tokens=words * calls,
+            output_audio_tokens=sound * calls,
+        )
+
+    def replied(self, turn: Turn, tokens: TurnTokens) -> None:
+        """The turn will have been asked in this run."""
+        self._characters += len(turn.text)
+        sound = tokens.output_audio_tokens
+        joined = turn.number == 1 and self.parts.expected > 1
+        if sound.expected and not joined:
+            self._spoken += sound
+            self._sound_was_made = True
+            return
+        self._words += tokens.output_text_tokens
+        if not joined or not self._parts_are_certain:
+            self._spoken += Range(high=sound.high)
+
+    def stands(self, turn: Turn, outcome: Outcome) -> None:
+        """The turn has its reply from an earlier run; its audio id may be gone before this one is made."""
+        self._characters += len(turn.text)
+        words = _TEXT * (len(outcome.transcript) / CHARACTERS_PER_TEXT_TOKEN)
+        if outcome.audio_id and is_alive(outcome.audio_expires_at, self.now_s):
+            spoken = outcome.usage.output_audio_tokens if outcome.usage else 0
+            self._spoken += Range(0.0, spoken, spoken * HEARD.high)
+            self._words += Range(high=words.high)
+            self._sound_may_expire = True
+        else:
+            self._words += words
+
+    def reply_s(self, turn: Turn) -> float:
+        """How long a spoken reply is likely to be, of all parts together."""
+        return self._reply_s_of_one(turn) * self.calls(turn).expected
+
+    def _reply_s_of_one(self, turn: Turn) -> float:
+        if self.spec.read_aloud:
+            return len(turn.text) / CHARACTERS_PER_S
+        if not turn.wants_audio:
+            return self.sizes.unasked_s
+        return self.sizes.reply_s(
+            self._heard(turn).expected / AUDIO_IN_TOKENS_PER_S / self.calls(turn).expected
+        )
+
+    def calls(self, turn: Turn) -> Range:
+        """How many calls a turn takes."""
+        parts = self.parts if turn.number == 1 else PartCount()
+        return Range(parts.expected, parts.expected, parts.most)
+
+    def _heard(self, turn: Turn) -> Range:
+        """Tokens of the recording, where it goes along."""
+        once = HEARD * (self.heard_s * AUDIO_IN_TOKENS_PER_S)
+        if turn.number == 1:
+            return once + Range(high=self.parts.repeated_s * AUDIO_IN_TOKENS_PER_S)
+        if self.parts.expected == 1:
+            return once
+        return Range() if self._parts_are_certain else Range(high=once.high)
+
+    def _reply(self, turn: Turn) -> tuple[Range, Range]:
+        """Tokens of one reply: its words, and its sound."""
+        longest = self.item.max_completion_tokens or BOUND_TOKENS
+        if not turn.wants_audio and not self._is_spoken_unasked(turn):
+            words = Range(_LEAST_TEXT_TOKENS, min(self.sizes.text_tokens, longest), longest)
+            return words, Range(high=0.0 if self._sound_is_sure(turn) else longest)
+        reply_s = self._reply_s_of_one(turn)
+        words_tokens = reply_s * CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN
+        sound_tokens = min(reply_s * AUDIO_OUT_TOKENS_PER_S, longest * _MOST_SOUND)
+        return (
+            Range(_LEAST_TEXT_TOKENS, words_tokens, longest * _MOST_WORDS),
+            Range(_LEAST_SPOKEN_S * AUDIO_OUT_TOKENS_PER_S, sound_tokens, longest),
+        )
+
+    def _is_spoken_unasked(self, turn: Turn) -> bool:
+        """Whether a turn in text is asked for with sound, since there is none otherwise."""
+        return not self._sound_is_sure(turn) and not self._sound_may_expire
+
+    def _sound_is_sure(self, turn: Turn) -> bool:
+        """Whether a request in text needs no sound in its reply."""
+        return self.spec.transport != "chat" or self._sound_was_made or self._heard(turn).expected > 0

@@ -1,0 +1,126 @@
+"""The approved clips alone, in a folder of their own, with their own manifest: what a customer is given."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from audiobatch.errors import ConfigError, InputError, StorageError
+from audiobatch.reports.manifest import read_manifest, write_csv
+from audiobatch.reports.placing import draft_beside, place
+from audiobatch.storage.local import LocalStorage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from audiobatch.reports.manifest import ManifestRow
+    from audiobatch.storage.local import Storage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was handed over, and the approved rows whose file is no more, by item."""
+
+    clips: int
+    manifest: Path
+    missing: tuple[str, ...]
+
+
+def export_approved(
+    chunks: Iterable[Sequence[ManifestRow]],
+    storage: Storage,
+    target: Path,
+    *,
+    extra_columns: Sequence[str] = (),
+) -> Exported:
+    """Copy every clip marked `ok` from the output into `target`, and write `target/manifest.csv`.
+
+    Clips keep their names and sub-folders under `audio/`, which a prompt table's `filename` decides; `audio/`
+    itself is left out. Nothing outside `target` is written, nothing through a symbolic link, and a clip that is
+    there already with the same size and time is not copied again.
+
+    Raises:
+        ConfigError: `target` is the output folder, lies above it, or holds files of the user's own.
+        StorageError: a copy failed.
+    """
+    folder = storage.root
+    if isinstance(folder, Path) and folder.is_relative_to(target.resolve()):
+        raise ConfigError(f"--export {target}: choose another folder than the job's own")
+    counts: dict[str, int] = {"clips": 0}
+    missing: list[str] = []
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        is_taken = any(target.iterdir()) and not _is_earlier_export(target / "manifest.csv")
+    except OSError as error:
+        raise StorageError(f"{target}: cannot be made: {error.strerror or error}") from error
+    if is_taken:
+        raise ConfigError(
+            f"--export {target}: files are there that could be overwritten; name a new folder, or that of an "
+            "earlier export"
+        )
+
+    def copied() -> Iterator[list[ManifestRow]]:
+        for chunk in chunks:
+            kept: list[ManifestRow] = []
+            for row in chunk:
+                path = row.get("audio_file")
+                if row.get("review") != "ok" or not isinstance(path, str) or not path:
+                    continue
+                name = _copy(storage, path, target)
+                if name is None:
+                    missing.append(str(row.get("item_id")))
+                    continue
+                counts["clips"] += 1
+                kept.append({**row, "audio_file": name, "transcript_file": ""})
+            yield kept
+
+    with draft_beside(target / "manifest.csv") as draft:
+        with draft.open("wb") as out:
+            write_csv(copied(), out, extra_columns=extra_columns)
+        placed = place(draft, target / "manifest.csv")
+    return Exported(clips=counts["clips"], manifest=placed.path, missing=tuple(missing))
+
+
+def _is_earlier_export(manifest: Path) -> bool:
+    """Whether it is there and is one of ours."""
+    try:
+        return "item_id" in read_manifest(manifest).columns
+    except InputError:
+        return False
+
+
+def _copy(storage: Storage, path: str, target: Path) -> str | None:
+    """Copy one clip and return its path relative to the target; None when it is gone or not in the folder."""
+    inside = PurePosixPath(path)
+    name = (
+        PurePosixPath(*inside.parts[1:]) if inside.parts[0] == "audio" and len(inside.parts) > 1 else inside
+    )
+    if name.is_absolute() or ".." in name.parts:
+        return None
+    source: Path | None = None
+    if isinstance(storage, LocalStorage):
+        source = storage.root / path
+        if not source.resolve().is_relative_to(storage.root) or not source.is_file():
+            return None
+    elif not storage.exists(path):
+        return None
+    goal = target / name
+    try:
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        if not goal.parent.resolve().is_relative_to(target.resolve()):
+            raise StorageError(f"{goal}: a symbolic link leads out of the folder")
+        if source is not None and goal.is_file() and not goal.is_symlink():
+            was, there = source.stat(), goal.stat()
+            if (there.st_size, there.st_mtime_ns) == (was.st_size, was.st_mtime_ns):
+                return name.as_posix()
+        with draft_beside(goal) as draft:
+            if source is not None:
+                shutil.copy2(source, draft)
+            else:
+                draft.write_bytes(storage.read(path))
+            place(draft, goal)
+    except OSError as error:
+        raise StorageError(f"{goal}: cannot be written: {error.strerror or error}") from error
+    return name.as_posix()

@@ -1,0 +1,173 @@
+"""manifest.csv: one row an item and turn, for every program that reads CSV.
+
+UTF-8 with BOM (without it Excel guesses an old code page), comma, CRLF, quotes where needed (RFC 4180).
+Text is made safe by `cells.protect`, and `read_manifest` gives it back. Numbers are plain: no exponent, a full
+stop, no other separator. Times are ISO 8601 in UTC. Empty means "not used" or "not known".
+
+A row's values are raw: `str`, `int`, `float`, `Decimal`, an aware `datetime`, a tuple of words, or None.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+from audiobatch.errors import InputError
+from audiobatch.reports.cells import protect, unprotect
+from audiobatch.reports.columns import COLUMNS, choose_columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["COLUMNS", "ManifestRow", "cell_text", "choose_columns", "read_manifest", "write_csv"]
+
+ManifestRow: TypeAlias = Mapping[str, object]
+
+_BOM = "\ufeff"
+_DECIMALS = 6
+
+
+def write_csv(
+    chunks: Iterable[Sequence[ManifestRow]],
+    out: IO[Any],
+    *,
+    extra_columns: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+) -> int:
+    """Write rows as they come, a chunk at a time, so that memory does not grow with the job.
+
+    Args:
+        chunks: lists of rows in input order; some hundreds to some thousands a chunk are best.
+        out: a binary file, or a text file opened with `newline=""` and UTF-8. It is not closed.
+        extra_columns: the job's `in.<name>` and `reply.<name>` columns and a reviewer's own, after ours.
+        columns: exactly these columns instead (`choose_columns` makes the list).
+
+    Returns:
+        How many rows were written.
+    """
+    import pandas as pd  # takes a second, which the start of a run need not wait for
+
+    names = list(columns) if columns is not None else [*COLUMNS, *extra_columns]
+    header = pd.DataFrame([], columns=[protect(name) for name in names], dtype=object)
+    _append(header, out, with_header=True)
+    written = 0
+    for chunk in chunks:
+        if not chunk:
+            continue
+        cells = {place: [cell_text(row.get(name)) for row in chunk] for place, name in enumerate(names)}
+        _append(pd.DataFrame(cells, dtype=object), out, with_header=False)
+        written += len(chunk)
+    return written
+
+
+def _append(frame: pd.DataFrame, out: IO[Any], *, with_header: bool) -> None:
+    # CRLF also makes Python's csv quote a lone CR, which it otherwise leaves bare.
+    text = frame.to_csv(index=False, header=with_header, lineterminator="\r\n")
+    if with_header:
+        text = _BOM + text
+    out.write(text if isinstance(out, io.TextIOBase) else text.encode("utf-8"))
+
+
+def cell_text(value: object) -> str:
+    """A raw value as the text of a CSV cell, safe to open."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return protect(value) if value else ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return plain_number(value)
+    if isinstance(value, Decimal):
+        return format(value, "f") if value.is_finite() else ""
+    if isinstance(value, datetime):
+        return iso_utc(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Iterable):
+        return protect(" ".join(str(word) for word in value))
+    return protect(str(value))
+
+
+def plain_number(value: float) -> str:
+    """A float without exponent or noise: six decimals at most; empty where it is no number."""
+    if not math.isfinite(value):
+        return ""
+    return f"{value:.{_DECIMALS}f}".rstrip("0").rstrip(".") or "0"
+
+
+def iso_utc(moment: datetime) -> str:
+    """`2026-03-01T12:00:00.250Z`. A time without zone is a reviewer's own and stays as it is."""
+    if moment.tzinfo is None:
+        return moment.isoformat(sep=" ")
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def read_manifest(path: Path | str) -> pd.DataFrame:
+    """The rows of a manifest, or of a copy that a spreadsheet saved, as the text that was written.
+
+    Every cell is `str` and nothing is guessed: `007`, `NA` and `1e5` stay what they are; empty cells are "".
+    A spreadsheet may have changed the separator (`;`, tab) or the encoding; both are recognised.
+
+    Raises:
+        InputError: the file is missing, or is no table.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return parse_csv(raw, path)
+
+
+def parse_csv(raw: bytes, path: Path | str) -> pd.DataFrame:
+    """The same of bytes; `path` is what an error calls them.
+
+    Raises:
+        InputError: they are no table.
+    """
+    import pandas as pd
+
+    text = _decode(raw)
+    first, _, rest = text.partition("\n")
+    if first.strip().lower().startswith("sep="):  # a line for Excel alone
+        separator, text = first.strip()[4:5] or ",", rest
+    else:
+        separator = max(",;\t", key=first.count)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a cell too many is not to be lost
+            frame = pd.read_csv(
+                io.StringIO(text, newline=""),
+                sep=separator,
+                dtype=object,
+                keep_default_na=False,
+                na_filter=False,
+                index_col=False,
+            )
+    except (ValueError, pd.errors.ParserWarning) as error:
+        raise InputError(f"{path}: is no CSV table: {error}") from error
+    cells = {place: _texts(frame.iloc[:, place]) for place in range(len(frame.columns))}
+    read = pd.DataFrame(cells, dtype=object)
+    read.columns = pd.Index([unprotect(str(name)) for name in frame.columns], dtype=object)
+    return read
+
+
+def _texts(cells: Iterable[object]) -> list[str]:
+    return [unprotect(cell) if isinstance(cell, str) else "" for cell in cells]
+
+
+def _decode(raw: bytes) -> str:
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16", "replace")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", "replace")  # what Excel's plain "CSV" is on Windows in the West

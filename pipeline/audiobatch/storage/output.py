@@ -1,0 +1,150 @@
+"""An output, wherever it is: its storage, its ledger, and the folder of this machine for what cannot be remote.
+
+| output | ledger | lock, run log, spool |
+|---|---|---|
+| a local folder | `ledger.db` in it, or `--ledger` | in the folder; the spool in the user's state folder |
+| az://, s3://, … | `--ledger PATH` | in `PATH.files/`, beside the ledger |
+| az://, s3://, … | `--ledger postgresql+psycopg://…` | in the user's state folder |
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from audiobatch.address import Address, Place, is_remote, place_of
+from audiobatch.errors import ConfigError
+from audiobatch.ledger_address import is_database
+from audiobatch.storage.local import LocalStorage
+from audiobatch.storage.spool import Spool
+
+if TYPE_CHECKING:
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.storage.local import Storage
+
+
+#: In every output: the job that wrote it. A folder that holds one is no input.
+JOB_FILE = "job.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputPlace:
+    """Where a job's results are, and all that belongs to them.
+
+    Attributes:
+        home: a folder of this machine: the output itself, or what stands in for it.
+        ledger: a file, or the address of a database.
+    """
+
+    place: Place
+    storage: Storage
+    home: Path
+    ledger: str
+
+    @property
+    def is_remote(self) -> bool:
+        return isinstance(self.place, Address)
+
+    @property
+    def address(self) -> str:
+        """The same for every run on it, whatever folder it is started in."""
+        return str(_full(self.place))
+
+    def spool(self) -> Spool:
+        """Where replies wait that the output would not take."""
+        return Spool(str(self.place), base=self.home) if self.is_remote else Spool(self.home)
+
+
+def output_place(spec: JobSpec) -> OutputPlace:
+    """The job's output.
+
+    Raises:
+        ConfigError: as `output_of` and `place_with`.
+    """
+    return place_with(output_of(spec), spec.ledger)
+
+
+def output_of(spec: JobSpec) -> Place:
+    """Where the job's results go.
+
+    Raises:
+        ConfigError: no input is given, it is an input itself, or it must be named.
+    """
+    if not spec.inputs:
+        raise ConfigError("no input given: name a folder, a file, or '-' for JSON Lines on standard input")
+    if spec.output is not None:
+        output = place_of(spec.output)
+    else:
+        default = output_name(spec.inputs)
+        if default is None:
+            raise ConfigError("several inputs, or '-', need --output: the folder that results go to")
+        output = Path(default)
+    full = _full(output)
+    if any(given != "-" and _full(place_of(given)) == full for given in spec.inputs):
+        raise ConfigError(f"{output}: is both input and output; name another --output")
+    return output
+
+
+def place_with(output: Place, ledger: str | None) -> OutputPlace:
+    """An output with its ledger.
+
+    Raises:
+        ConfigError: a store without a ledger elsewhere, or one that cannot be reached from here.
+    """
+    if isinstance(output, Path):
+        return OutputPlace(
+            place=output,
+            storage=LocalStorage(output),
+            home=output,
+            ledger=ledger or str(output / "ledger.db"),
+        )
+    if ledger is None:
+        raise ConfigError(
+            f"{output}: an object store cannot hold the job's ledger (an SQLite file needs a disk). Name a file of "
+            "this machine with --ledger PATH and keep it as long as the results, or a PostgreSQL database with "
+            "--ledger postgresql+psycopg://USER@HOST/DATABASE"
+        )
+    from audiobatch.storage.remote import FsspecStorage  # fsspec is not for every run
+
+    return OutputPlace(place=output, storage=FsspecStorage(output), home=_home(output, ledger), ledger=ledger)
+
+
+def storage_of(place: Place) -> Storage:
+    """The storage at a place, without its ledger.
+
+    Raises:
+        ConfigError: a store that cannot be reached from here.
+    """
+    if isinstance(place, Path):
+        return LocalStorage(place)
+    from audiobatch.storage.remote import FsspecStorage
+
+    return FsspecStorage(place)
+
+
+def with_full_paths(given: str) -> str:
+    """An input as it is kept in `job.json`: the same whatever folder a later command is run in."""
+    return given if given == "-" or is_remote(given) else str(_full(place_of(given)))
+
+
+def _full(place: Place) -> Place:
+    return place.resolve() if isinstance(place, Path) else place
+
+
+def _home(output: Address, ledger: str) -> Path:
+    if not is_database(ledger):
+        return Path(f"{ledger}.files")
+    key = hashlib.sha256(f"{output} {ledger}".encode()).hexdigest()[:32]
+    return platformdirs.user_state_path("audiobatch", appauthor=False) / "outputs" / key
+
+
+def output_name(inputs: tuple[str, ...]) -> PurePosixPath | None:
+    """The default output folder for these inputs; None where there is no single name to take."""
+    if len(inputs) != 1 or inputs[0] == "-":
+        return None
+    place = place_of(inputs[0])
+    return PurePosixPath("outputs") / (place.resolve() if isinstance(place, Path) else place).name

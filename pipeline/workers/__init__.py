@@ -1,1 +1,0 @@
-"""Workers: a run that has others send for it, and what they are told."""
