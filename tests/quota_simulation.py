@@ -13,8 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from audiobatch.limits.limiter import Limiter, Taken
-from audiobatch.limits.token_charge import CallTokens
+from audiobatch.limits.limiter import CallTokens, Limiter, Taken
 from audiobatch_emulator.config import Quota
 from audiobatch_emulator.quota import Quotas, Verdict
 

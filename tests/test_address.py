@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from audiobatch.address import Address, absolute, is_remote, masked, place_of
-from audiobatch.config.deploymentspec import checked_address
+from audiobatch.config.jobspec import checked_address
 
 
 @pytest.mark.parametrize(

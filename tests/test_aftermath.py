@@ -6,10 +6,9 @@ import pytest
 
 from audiobatch.calls.feedback import Aftermath
 from audiobatch.errors import BadReply, RateLimited, Unavailable
-from audiobatch.limits.limiter import Limiter
+from audiobatch.limits.limiter import CallTokens, Limiter
 from audiobatch.limits.pool import Deployment, Pool
-from audiobatch.limits.retry_budget import RetryBudget
-from audiobatch.limits.token_charge import CallTokens
+from audiobatch.limits.retry import RetryBudget
 from audiobatch.stop import Stop, StopReason
 
 CALL = CallTokens(expected=10)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from audiobatch.audio.checks import check_reply
-from audiobatch.audio.measure import Clip, measure
+from audiobatch.audio.measure import Clip, check_reply, measure
 from audiobatch.audio.wav import pcm_to_wav
 from audiobatch.model import Check
 from audiobatch_emulator.speech import SAMPLE_RATE_HZ, open_speech

@@ -12,7 +12,7 @@ import soundfile
 from audiobatch.audio.convert import MP3_BITS_PER_S, encode_reply, prepare, resampled, unpack
 from audiobatch.audio.encode import REPLY_FORMATS
 from audiobatch.audio.probe import LARGEST_SENT_BYTES, probe
-from audiobatch.audio.timeline import Span, Timeline
+from audiobatch.audio.trim import Span, Timeline
 from audiobatch.audio.wav import pcm_to_wav
 from audiobatch.errors import InputError
 from audiobatch.model import Media

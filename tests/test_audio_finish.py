@@ -151,7 +151,7 @@ def test_pydub_is_loaded_without_its_warnings_and_only_when_needed():
     script = (
         "import sys\n"
         "import audiobatch.audio.convert, audiobatch.audio.probe\n"
-        "import audiobatch.audio.measure, audiobatch.audio.checks\n"
+        "import audiobatch.audio.measure, audiobatch.audio.measure\n"
         "assert 'pydub' not in sys.modules and 'av' not in sys.modules\n"
         "from audiobatch.audio.clips import join_replies\n"
         "from audiobatch.audio.wav import pcm_to_wav\n"

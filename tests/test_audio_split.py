@@ -21,8 +21,7 @@ from audiobatch.audio.join import Passage, clock, join_transcripts, to_text
 from audiobatch.audio.levels import LevelMeter, Levels
 from audiobatch.audio.probe import probe
 from audiobatch.audio.split import OVERLAP_S, Part, count_parts, plan_parts, survey
-from audiobatch.audio.timeline import Span, Timeline
-from audiobatch.audio.trim import plan_trim, saved_s
+from audiobatch.audio.trim import Span, Timeline, plan_trim, saved_s
 
 FULL = os.environ.get("AUDIOBATCH_FULL") == "1"
 RATE = 8_000

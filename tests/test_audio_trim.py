@@ -10,8 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_audio_split import RATE, levels_of, talk
 
-from audiobatch.audio.timeline import Span, Timeline
-from audiobatch.audio.trim import KEPT_S, LONGEST_PAUSE_S, plan_trim, saved_s
+from audiobatch.audio.trim import KEPT_S, LONGEST_PAUSE_S, Span, Timeline, plan_trim, saved_s
 
 
 @st.composite

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiobatch.errors import InputError
-from audiobatch.storage.claims import Claims
-from audiobatch.storage.names import OUTPUT_ENDINGS, collision_key, output_path
+from audiobatch.storage.names import OUTPUT_ENDINGS, Claims, collision_key, output_path
 
 PIECES = st.sampled_from(
     ["a", "A", "b", ".wav", ".mp3", ".m4a", ".txt", "/", ".t2", "é", "e\u0301", "~", "_t2"]

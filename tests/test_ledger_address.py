@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from running import audiobatch
 
+from audiobatch.address import checked_ledger
 from audiobatch.config.jobspec import JobSpec
-from audiobatch.ledger_address import checked_ledger
 
 
 @pytest.mark.parametrize(

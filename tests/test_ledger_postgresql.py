@@ -11,9 +11,9 @@ from sqlalchemy import text
 
 from audiobatch.errors import ConfigError, FolderInUse
 from audiobatch.ledger import schema
+from audiobatch.ledger.engine import open_postgresql, schema_of
 from audiobatch.ledger.ledger import Ledger
 from audiobatch.ledger.membership import this_process
-from audiobatch.ledger.postgresql import open_postgresql, schema_of
 
 
 def schemas(server):
@@ -85,7 +85,7 @@ def test_a_missing_driver_is_named_with_the_extra_that_brings_it(monkeypatch, tm
 
 
 def test_whoever_opens_a_ledger_for_ever_is_told_of(postgresql, tmp_path, monkeypatch):
-    monkeypatch.setattr("audiobatch.ledger.postgresql._TURN_S", 1)
+    monkeypatch.setattr("audiobatch.ledger.engine._TURN_S", 1)
     with (
         closing(Ledger.at(postgresql.url, str(tmp_path))) as first,
         closing(Ledger.at(postgresql.url, str(tmp_path))) as second,

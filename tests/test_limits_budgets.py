@@ -13,9 +13,8 @@ from audiobatch.errors import (
     RequestRejected,
     Unavailable,
 )
-from audiobatch.limits.retry import MAX_TRIES, AskAgain, Tries
-from audiobatch.limits.retry_budget import CAPACITY, RetryBudget
-from audiobatch.limits.spending import Spending
+from audiobatch.limits.pool import Spending
+from audiobatch.limits.retry import CAPACITY, MAX_TRIES, AskAgain, RetryBudget, Tries
 
 CENTS = st.decimals(min_value="0.0001", max_value="0.5", places=4)
 

@@ -5,8 +5,7 @@ import itertools
 import pytest
 from quota_simulation import Simulation
 
-from audiobatch.limits.limiter import Limiter
-from audiobatch.limits.token_charge import CallTokens
+from audiobatch.limits.limiter import CallTokens, Limiter
 
 
 @pytest.mark.parametrize("hears", [True, False], ids=["headers", "no headers"])

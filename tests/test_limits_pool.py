@@ -10,12 +10,16 @@ import pytest
 
 from audiobatch.errors import AuthenticationFailed, BudgetReached, DeploymentGone
 from audiobatch.limits.circuit_breaker import OPENS_AFTER
-from audiobatch.limits.gate import Gate
-from audiobatch.limits.limiter import LEAVES_AFTER_S, LONGEST_HELD_S, Limiter
-from audiobatch.limits.pace import CATCH_UP_RATE, LATE_S
-from audiobatch.limits.pool import Deployment, NoDeployment, Pool, Stopping
-from audiobatch.limits.spending import Spending
-from audiobatch.limits.token_charge import CallTokens
+from audiobatch.limits.concurrency import Gate
+from audiobatch.limits.limiter import (
+    CATCH_UP_RATE,
+    LATE_S,
+    LEAVES_AFTER_S,
+    LONGEST_HELD_S,
+    CallTokens,
+    Limiter,
+)
+from audiobatch.limits.pool import Deployment, NoDeployment, Pool, Spending, Stopping
 
 CALL = CallTokens(expected=100.0)
 

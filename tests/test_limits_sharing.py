@@ -5,10 +5,8 @@ from bisect import bisect_left
 import pytest
 from quota_simulation import Simulation
 
-from audiobatch.limits.limiter import Limiter
-from audiobatch.limits.pace import TimeSlots
+from audiobatch.limits.limiter import CallTokens, Limiter, TimeSlots
 from audiobatch.limits.pool import Deployment, Pool
-from audiobatch.limits.token_charge import CallTokens
 
 CALL = CallTokens(expected=100.0)
 

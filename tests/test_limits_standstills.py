@@ -5,9 +5,8 @@ import math
 import pytest
 from quota_simulation import Simulation, standstills
 
-from audiobatch.limits.limiter import LEAVES_AFTER_S, Limiter
+from audiobatch.limits.limiter import LEAVES_AFTER_S, CallTokens, Limiter
 from audiobatch.limits.standstills import AFTERMATH_S, MANY, MANY_A_MINUTE, Standstills
-from audiobatch.limits.token_charge import CallTokens
 
 MINUTES = 5
 CALL = CallTokens(expected=100.0)

@@ -4,10 +4,9 @@ import pytest
 from quota_simulation import Simulation
 
 from audiobatch.errors import RateLimited
-from audiobatch.limits.limiter import Limiter
+from audiobatch.limits.limiter import CallTokens, Limiter
 from audiobatch.limits.retry import retrying
 from audiobatch.limits.stray import StrayRefusals
-from audiobatch.limits.token_charge import CallTokens
 
 CALL = CallTokens(expected=100.0, input=20.0)
 

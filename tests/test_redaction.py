@@ -11,9 +11,9 @@ import pytest
 from bare_server import bare_server, completion
 from running import audiobatch, read_manifest, run_job, write_wav
 
-from audiobatch import redaction
-from audiobatch.execution.run_log import run_log
-from audiobatch.redaction import keep_secret, redacted, redacted_bytes, shown
+from audiobatch import errors
+from audiobatch.errors import keep_secret, redacted, redacted_bytes, shown
+from audiobatch.execution.opening import run_log
 from audiobatch.storage.local import LocalStorage
 from audiobatch.storage.partial_reply import GATHER_BYTES, Received
 
@@ -22,7 +22,7 @@ CANARY = "sk-CANARY/0123+456789="
 
 @pytest.fixture(autouse=True)
 def _own_secrets(monkeypatch):
-    monkeypatch.setattr(redaction, "_secrets", set())
+    monkeypatch.setattr(errors, "_secrets", set())
 
 
 @pytest.mark.parametrize(

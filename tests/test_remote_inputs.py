@@ -16,10 +16,9 @@ from running import write_wav
 from audiobatch.address import Address
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.errors import ConfigError, NothingFound, StorageError
-from audiobatch.inputs.ahead import Ahead
 from audiobatch.inputs.discover import Discovery
 from audiobatch.inputs.recording import open_input
-from audiobatch.inputs.remote_inputs import fetch_recording
+from audiobatch.inputs.remote import Ahead, fetch_recording
 from audiobatch.storage.remote import FsspecStorage
 
 
@@ -189,7 +188,7 @@ def test_what_is_sent_is_what_is_hashed_though_it_changed_since_it_was_found(buc
 def test_a_store_that_is_away_is_no_fault_of_the_recordings(bucket, sound, monkeypatch, tmp_path):
     put(bucket, **{"c/a.wav": sound()})
     [source], _ = found(f"memory://{bucket}/c")
-    monkeypatch.setattr("audiobatch.storage.asking.PATIENCE_S", 0.2)
+    monkeypatch.setattr("audiobatch.storage.object_stores.PATIENCE_S", 0.2)
 
     def away(*_, **__):
         raise ConnectionResetError("gone")

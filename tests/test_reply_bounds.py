@@ -26,7 +26,7 @@ from hostile_server import (
 )
 from running import rows_of, run_job, write_wav
 
-from audiobatch.exit_codes import ExitCode
+from audiobatch.errors import ExitCode
 from audiobatch.limits import circuit_breaker, retry
 from audiobatch.model import Reply
 from audiobatch.transports.reply_memory import COPIES, MEMORY, Held, ReplyMemory, timing

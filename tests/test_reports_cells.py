@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiobatch.reports.cells import (
+from audiobatch.reports.manifest import (
     CELL_LIMIT_UTF16,
     cut,
     is_formula_like,

@@ -13,9 +13,8 @@ from reports_samples import chunks_of, sample_row, speak_into
 from audiobatch.errors import ConfigError, StorageError
 from audiobatch.reports.approved import export_approved
 from audiobatch.reports.columns import COLUMNS
-from audiobatch.reports.exports import write_jsonl, write_parquet
+from audiobatch.reports.exports import write_jsonl, write_parquet, write_parts
 from audiobatch.reports.manifest import read_manifest, write_csv
-from audiobatch.reports.parts import write_parts
 from audiobatch.reports.totals import Totals
 from audiobatch.storage.local import LocalStorage
 

@@ -8,11 +8,9 @@ import pytest
 from libreoffice import AS_CSV, IMPORT_EVALUATING, LibreOffice
 from reports_samples import sample_row
 
-from audiobatch.reports.cells import protect
 from audiobatch.reports.columns import COLUMNS
-from audiobatch.reports.manifest import write_csv
-from audiobatch.reports.marks import Standing
-from audiobatch.reports.review import read_marks
+from audiobatch.reports.manifest import protect, write_csv
+from audiobatch.reports.review import Standing, read_marks
 from audiobatch.reports.tables import read_table
 from audiobatch.reports.workbook import write_workbook
 

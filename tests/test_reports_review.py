@@ -14,8 +14,7 @@ from audiobatch.errors import InputError
 from audiobatch.reports.carry_over import Keeper, merge_kept, read_kept
 from audiobatch.reports.columns import COLUMNS
 from audiobatch.reports.manifest import write_csv
-from audiobatch.reports.marks import Mark, Standing
-from audiobatch.reports.review import changes, read_marks
+from audiobatch.reports.review import Mark, Standing, changes, read_marks
 from audiobatch.reports.workbook import write_workbook
 
 ROWS = [sample_row(n, item_id=f"{n:03d}.wav", status="succeeded", version=1) for n in range(50)]

@@ -17,8 +17,8 @@ from reports_samples import chunks_of, sample_row
 
 from audiobatch.errors import StorageError
 from audiobatch.reports import workbook
-from audiobatch.reports.cells import CELL_LIMIT_UTF16, utf16_length
 from audiobatch.reports.columns import COLUMNS
+from audiobatch.reports.manifest import CELL_LIMIT_UTF16, utf16_length
 from audiobatch.reports.sheets import SheetLimits
 from audiobatch.reports.tables import read_table
 from audiobatch.reports.workbook import write_workbook

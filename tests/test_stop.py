@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from audiobatch.exit_codes import BY_SEVERITY, ExitCode
+from audiobatch.errors import BY_SEVERITY, ExitCode
 from audiobatch.stop import EXIT_CODES, HURRIED, Stop, StopReason
 
 BY_ITSELF = [reason for reason in StopReason if reason not in HURRIED]

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import pytest
 from running import audiobatch, azure, run_job, write_wav
 
-from audiobatch.ledger import postgresql
-from audiobatch.ledger.postgresql import open_postgresql
+from audiobatch.ledger import engine
+from audiobatch.ledger.engine import open_postgresql
 from audiobatch_emulator.process import EmulatorProcess
 
 
@@ -154,7 +154,7 @@ def test_how_a_connection_is_secured_unless_somebody_says_otherwise(url, environ
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert postgresql._secure(make_url("postgresql+psycopg:" + url)) == expected
+    assert engine._secure(make_url("postgresql+psycopg:" + url)) == expected
 
 
 def test_a_server_on_this_machine_is_reached_as_before(postgresql, tmp_path):

@@ -17,9 +17,8 @@ import pytest
 
 from audiobatch.errors import Disconnected, OutcomeUnknown, RateLimited
 from audiobatch.model import AudioPart, Exchange, PriorReply, Request
-from audiobatch.transports import watched, wire
-from audiobatch.transports.body import encoded_body
-from audiobatch.transports.chat_request import body_of
+from audiobatch.transports import wire
+from audiobatch.transports.chat_request import body_of, encoded_body
 from audiobatch.transports.error_mapping import translate
 from audiobatch.transports.http import ServiceClient
 
@@ -240,7 +239,7 @@ async def test_what_breaks_after_sending_has_an_unknown_end(answer: Answer) -> N
 
 
 async def test_a_body_that_trickles_is_given_up_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched, "PROGRESS_WINDOW_S", 0.3)
+    monkeypatch.setattr(wire, "PROGRESS_WINDOW_S", 0.3)
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n" + b"." * 2000)
@@ -256,8 +255,8 @@ async def test_a_body_that_trickles_is_given_up_and_kept(monkeypatch: pytest.Mon
 
 
 async def test_a_body_that_grows_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched, "PROGRESS_WINDOW_S", 0.2)
-    monkeypatch.setattr(watched, "MIN_PROGRESS_BYTES", 10)
+    monkeypatch.setattr(wire, "PROGRESS_WINDOW_S", 0.2)
+    monkeypatch.setattr(wire, "MIN_PROGRESS_BYTES", 10)
 
     async def grow(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import IO, TYPE_CHECKING
 
-from audiobatch.redaction import redacted
+from audiobatch.errors import redacted
 from audiobatch_flows import summary_text
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from audiobatch.calls.stats import RunSummary, Snapshot
     from audiobatch.execution.job import Job
-    from audiobatch.reports.overview import Reason
+    from audiobatch.reports.totals import Reason
 
 log = logging.getLogger(__name__)
 

@@ -27,19 +27,84 @@
 
 An error knows whose fault it is (its class) and the word for it in the manifest (`error_type`).
 Retry decisions are made by class, never by message text.
+
+What the process says of its end to whoever started it. The README lists them, and scripts rely on them.
+
+What no message holds: this run's credentials, and characters that a terminal obeys.
+
+A service may repeat the key that it refuses, or any bytes, in its error; messages go to the terminal, the manifest,
+the log and Prefect's pages. What it sends is stored without the key too: replies, transcripts, request ids.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from contextlib import contextmanager
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING
-
-from audiobatch.redaction import redacted
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+#: Control characters but line feed and tab: escape sequences begin with one.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+#: In a name also what begins a new line, or turns the direction of what follows.
+_IN_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+HIDDEN = "…"
+
+
+#: Shorter ones are no secrets (`none`, `test`), and would be found in half of all words.
+_LEAST_LENGTH = 8
+
+
+#: As they are, and as JSON and addresses write them.
+_secrets: set[str] = set()
+
+
+def keep_secret(secret: str) -> None:
+    """Let no message hold this credential from now on."""
+    if len(secret) >= _LEAST_LENGTH:
+        written = json.dumps(secret)[1:-1]
+        _secrets.update({secret, written, written.replace("/", "\\/"), quote(secret, safe="")})
+
+
+def redacted(text: str) -> str:
+    """The text with every credential as `…`, and without control characters."""
+    return _CONTROLS.sub("", _without_secrets(text))
+
+
+def redacted_bytes(data: bytes) -> bytes:
+    """A body with every credential as `…`; all else as it came."""
+    for secret in _secrets:
+        data = data.replace(secret.encode(), HIDDEN.encode())
+    return data
+
+
+def longest_secret_bytes() -> int:
+    """Of the credentials that are to be found: as much of a body's end may be the beginning of one."""
+    return max((len(secret.encode()) for secret in _secrets), default=0)
+
+
+def shown(name: object) -> str:
+    """A name or path as it is printed within a line: control characters escaped, newlines too, no credential."""
+    return _IN_NAMES.sub(
+        lambda found: found[0].encode("unicode_escape").decode("ascii"), _without_secrets(str(name))
+    )
+
+
+def _without_secrets(text: str) -> str:
+    for secret in _secrets:
+        if secret in text:
+            text = text.replace(secret, HIDDEN)
+    return text
+
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +132,7 @@ class ErrorType(StrEnum):
 
 #: In characters. A rejected prompt is quoted in some refusals, so that it may be a few sentences.
 LONGEST_MESSAGE = 2_000
+
 
 #: A failure of one of these types is sent again by the next `run`; the others only by `retry`.
 RETRYABLE: frozenset[ErrorType] = frozenset(
@@ -367,3 +433,29 @@ class CreditExhausted(DeploymentFatal):
     """No credit, or a spend limit: waiting does not help."""
 
     error_type = ErrorType.CREDIT
+
+
+class ExitCode(IntEnum):
+    """The end of a command."""
+
+    DONE = 0
+    INTERNAL = 1
+    #: Settings, or a folder that is in use or cannot be written.
+    USAGE = 2
+    #: Finished, and something of it is not well.
+    PARTIAL = 3
+    #: No usable credential, deployment or credit.
+    NO_DEPLOYMENT = 4
+    #: Run again later.
+    PARKED = 5
+    #: Of cost or failures.
+    LIMIT = 6
+    SIGINT = 130
+    SIGTERM = 143
+
+
+#: Where several hold, the first of these does.
+BY_SEVERITY = (
+    *(ExitCode.INTERNAL, ExitCode.USAGE, ExitCode.NO_DEPLOYMENT, ExitCode.LIMIT, ExitCode.PARKED),
+    *(ExitCode.PARTIAL, ExitCode.SIGINT, ExitCode.SIGTERM, ExitCode.DONE),
+)

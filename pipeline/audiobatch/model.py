@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
-from audiobatch.redaction import redacted
+from audiobatch.errors import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -11,7 +11,7 @@ import asyncio
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from audiobatch.exit_codes import BY_SEVERITY, ExitCode
+from audiobatch.errors import BY_SEVERITY, ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

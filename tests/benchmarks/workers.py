@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from audiobatch.ledger.postgresql import schema_of
+from audiobatch.ledger.engine import schema_of
 from tests.benchmarks.loopback import fixed_server, job, prompts
 from tests.benchmarks.session import AUDIOBATCH, ROOT, environment, place
 from tests.benchmarks.tables import Table, at_least

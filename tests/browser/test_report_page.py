@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from reports_samples import chunks_of, make_recordings, sample_row
 
-from audiobatch.reports.marks import Standing
 from audiobatch.reports.page import write_page
-from audiobatch.reports.review import read_marks
+from audiobatch.reports.review import Standing, read_marks
 from audiobatch.reports.totals import Totals
 from audiobatch.reports.waveforms import waveform_path
 

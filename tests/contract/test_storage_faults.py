@@ -103,7 +103,7 @@ def test_a_store_that_stays_away_is_an_error_and_leaves_the_old_object(line: Lin
 
 
 def test_a_store_that_was_never_reached_is_given_up_soon(azurite, monkeypatch):
-    monkeypatch.setattr("audiobatch.storage.asking.FIRST_PATIENCE_S", 0.3)
+    monkeypatch.setattr("audiobatch.storage.object_stores.FIRST_PATIENCE_S", 0.3)
     for name, value in azurite.variables(port=9).items():  # where nobody listens
         monkeypatch.setenv(name, value)
     began_s = time.monotonic()

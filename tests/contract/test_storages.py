@@ -12,8 +12,8 @@ import pytest
 
 from audiobatch.address import Address
 from audiobatch.errors import LeaseLost, StorageError
-from audiobatch.storage.listing import PAGE_OBJECTS
 from audiobatch.storage.local import LocalStorage, Storage
+from audiobatch.storage.object_stores import PAGE_OBJECTS
 from audiobatch.storage.remote import PIECE_BYTES, FsspecStorage
 
 pytestmark = pytest.mark.timeout(600)  # the first use installs Azurite
@@ -274,7 +274,7 @@ def test_a_small_object_is_fetched_and_hashed_in_one_go(objects: FsspecStorage, 
 def test_listings_longer_than_a_page_are_whole(request, monkeypatch):
     request.param = "s3"
     storage = remote(request, monkeypatch)
-    monkeypatch.setattr("audiobatch.storage.listing.PAGE_OBJECTS", 7)
+    monkeypatch.setattr("audiobatch.storage.object_stores.PAGE_OBJECTS", 7)
     assert PAGE_OBJECTS > 7
     names = sorted(f"d{n % 3}/{n:03}.txt" for n in range(30))
     for name in names:
@@ -286,7 +286,7 @@ def test_listings_longer_than_a_page_are_whole(request, monkeypatch):
 def test_pages_of_blob_storage_are_whole(request, monkeypatch):
     request.param = "azurite"
     storage = remote(request, monkeypatch)
-    monkeypatch.setattr("audiobatch.storage.listing.PAGE_OBJECTS", 7)
+    monkeypatch.setattr("audiobatch.storage.object_stores.PAGE_OBJECTS", 7)
     names = sorted(f"d{n % 3}/{n:03}.txt" for n in range(30))
     for name in names:
         storage.write(name, b"x")

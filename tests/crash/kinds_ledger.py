@@ -14,7 +14,7 @@ from crash import children, observing
 from crash.trials import Around, Job, Kind
 from postgresql_server import PostgresqlServer, _binaries
 
-from audiobatch.ledger.postgresql import schema_of
+from audiobatch.ledger.engine import schema_of
 
 #: A database that is back within this is waited for.
 SHORT_PATIENCE_S = 0.5

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from crash import observing  # noqa: E402
 from postgresql_server import PostgresqlServer  # noqa: E402
 
-from audiobatch.ledger.postgresql import schema_of  # noqa: E402
+from audiobatch.ledger.engine import schema_of  # noqa: E402
 from audiobatch_emulator.process import EmulatorProcess  # noqa: E402
 
 WINDOW_S = 10.0

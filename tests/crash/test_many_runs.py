@@ -15,7 +15,7 @@ from postgresql_server import PostgresqlServer
 from running import ROOT, azure, read_manifest, write_wav
 
 from audiobatch.errors import AudioBatchError
-from audiobatch.ledger.postgresql import schema_of
+from audiobatch.ledger.engine import schema_of
 from audiobatch_flows.cli.main import cli
 
 #: A busy machine takes half a minute to start a run.

@@ -37,7 +37,7 @@ from crash.many_runs import WINDOW_S, _most_in_a_window, _seconds  # noqa: E402
 from postgresql_server import PostgresqlServer  # noqa: E402
 from remote_stores import Azurite  # noqa: E402
 
-from audiobatch.ledger.postgresql import schema_of  # noqa: E402
+from audiobatch.ledger.engine import schema_of  # noqa: E402
 from audiobatch.storage.object_stores import filesystem_of  # noqa: E402
 from audiobatch_emulator.process import EmulatorProcess  # noqa: E402
 

@@ -6,7 +6,7 @@ import pytest
 from running import audiobatch, azure, rows_of, run_job, write_wav
 
 from audiobatch.errors import ConfigError
-from audiobatch.limits.retry_budget import RetryBudget
+from audiobatch.limits.retry import RetryBudget
 
 GOOD = "good.wav"
 

@@ -477,7 +477,7 @@ def test_items_that_the_budget_of_retries_refuses_go_to_the_end_and_are_never_fa
     from functools import partial
 
     from audiobatch.execution import wiring
-    from audiobatch.limits.retry_budget import RetryBudget
+    from audiobatch.limits.retry import RetryBudget
 
     monkeypatch.setattr(wiring, "RetryBudget", partial(RetryBudget, capacity=1.0, tokens=1.0))
     emulator.put_faults({"when": {"attempt_below": 1, "every": 4}, "do": {"status": 500}})

@@ -219,7 +219,7 @@ def test_a_run_over_a_bad_wire_loses_nothing_and_pays_once(bench: Bench):
 
 
 def test_a_store_that_goes_away_in_mid_run_costs_no_reply(bench: Bench, monkeypatch):
-    monkeypatch.setattr("audiobatch.storage.asking.PATIENCE_S", 1.0)
+    monkeypatch.setattr("audiobatch.storage.object_stores.PATIENCE_S", 1.0)
     with Wire(bench.server.port, lambda *_: PASS) as wire:
         bench.use(wire.port)
         wire.fate = lambda _, method, path: BUSY if method == "PUT" and "/audio/" in path else PASS

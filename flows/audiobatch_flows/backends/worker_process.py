@@ -14,9 +14,8 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from audiobatch.errors import AudioBatchError
+from audiobatch.errors import AudioBatchError, ExitCode
 from audiobatch.execution.worker import Orders, at_work
-from audiobatch.exit_codes import ExitCode
 from audiobatch.stop import StopReason
 from audiobatch_flows import progress, signals
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from audiobatch.exit_codes import ExitCode
+from audiobatch.errors import ExitCode
 from audiobatch_flows.cli.proxies import spare_this_machine
 
 if TYPE_CHECKING:

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from audiobatch.errors import FolderInUse
+from audiobatch.errors import ExitCode, FolderInUse
 from audiobatch.execution.arrivals import Arrivals
-from audiobatch.exit_codes import ExitCode
 from audiobatch.stop import EXIT_CODES, Stop, StopReason
 from audiobatch_flows import signals
 

@@ -6,8 +6,8 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from audiobatch.address import is_database
 from audiobatch.errors import ConfigError
-from audiobatch.ledger_address import is_database
 
 if TYPE_CHECKING:
     from audiobatch.config.jobspec import JobSpec

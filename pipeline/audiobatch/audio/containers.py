@@ -9,13 +9,20 @@ behind the sound counts as sound, and speech at a variable rate as long as its f
     ogg, aac, amr   nothing
 
 Source: FFmpeg, libavformat/mp3dec.c and asfdec_f.c; RFC 9559 (Matroska), section 5.1.2, checked 2026-11-20.
+
+Whether an Ogg file is whole: it promises no length, but its pages do, and the last one says that it is.
+
+    page: "OggS" version flags granule(8) serial(4) sequence(4) crc(4) segments  sizes[segments]  bytes
+
+Source: RFC 3533, section 6, checked 2026-11-20.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import struct
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 if TYPE_CHECKING:
     import av
@@ -24,9 +31,15 @@ if TYPE_CHECKING:
 #: What these promise is reached by any of their streams.
 WHOLE_FILE = frozenset({"matroska,webm", "asf"})
 
+
 _UNPROMISED = frozenset({"aac", "adts", "latm", "loas", "amr", "amrnb", "amrwb", "ogg"})
+
+
 _HEADER_BYTES = 1 << 16
+
+
 _ID3_BYTES = 10
+
 
 #: A layer III frame: header, side information (by version and channels), then the mark, its flags and the count.
 _MP3_FRAME_COUNT = re.compile(
@@ -34,9 +47,17 @@ _MP3_FRAME_COUNT = re.compile(
     rb"|.{32}VBRI.{10}(.{4}))",
     re.DOTALL,
 )
+
+
 _MPEG1_LEAST_HZ = 32_000
+
+
 _MATROSKA_DURATION = re.compile(rb"\x15\x49\xa9\x66.{1,1000}?\x44\x89[\x84\x88]", re.DOTALL)
+
+
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+
+
 _ASF_BROADCAST = 0x01
 
 
@@ -94,3 +115,33 @@ def _asf_s(header: bytes) -> float | None:
         return None
     play_100ns, _, preroll_ms, flags = struct.unpack_from("<QQQI", header, at + 64)
     return None if flags & _ASF_BROADCAST else play_100ns / 10_000_000 - preroll_ms / 1_000
+
+
+_LARGEST_PAGE_BYTES = 27 + 255 + 255 * 255
+
+
+_OGG_HEADER_BYTES = 27
+
+
+_END_OF_STREAM = 0x04
+
+
+def ogg_end(file: BinaryIO, size_bytes: int) -> Literal["whole", "unmarked", "cut"]:
+    """How an Ogg file ends.
+
+    `cut`: within a page. `unmarked`: behind a page that is not the last; a live capture ends so, too.
+
+    Args:
+        file: seekable; its position is moved.
+    """
+    file.seek(max(0, size_bytes - _LARGEST_PAGE_BYTES), io.SEEK_SET)
+    tail = file.read(_LARGEST_PAGE_BYTES)
+    at = len(tail)
+    while (at := tail.rfind(b"OggS\0", 0, at)) >= 0:
+        if at + _OGG_HEADER_BYTES > len(tail):
+            return "cut"
+        sizes = tail[at + _OGG_HEADER_BYTES : at + _OGG_HEADER_BYTES + tail[at + 26]]
+        if len(sizes) < tail[at + 26] or at + _OGG_HEADER_BYTES + len(sizes) + sum(sizes) > len(tail):
+            return "cut"
+        return "whole" if tail[at + 5] & _END_OF_STREAM else "unmarked"
+    return "cut"

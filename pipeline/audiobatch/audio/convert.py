@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import numpy as np
 
 from audiobatch.audio.channels import pick_channel
-from audiobatch.audio.decode import open_recording, open_sound
+from audiobatch.audio.decode import NotAudio, open_recording, open_sound
 from audiobatch.audio.encode import encode, encode_reply, to_int16
 from audiobatch.audio.probe import LARGEST_SENT_BYTES, sendable_as_is
-from audiobatch.audio.sound import NotAudio
 from audiobatch.audio.wav import pcm_to_wav
 from audiobatch.errors import InputError, working_on_input
 from audiobatch.model import AudioPart
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from audiobatch.audio.channels import Channels
-    from audiobatch.audio.timeline import Timeline
+    from audiobatch.audio.trim import Timeline
     from audiobatch.model import Media
 
 __all__ = ["encode_reply", "fits_one_request", "prepare", "resampled", "unpack"]

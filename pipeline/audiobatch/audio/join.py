@@ -1,4 +1,10 @@
-"""The words of a recording's parts as one transcript: in order, with times, nothing lost and nothing said twice."""
+"""The words of a recording's parts as one transcript: in order, with times, nothing lost and nothing said twice.
+
+Words with their times as subtitles: SubRip (`.srt`) and WebVTT (`.vtt`).
+
+Source: w3.org/TR/webvtt1 (a cue's text holds no `-->`, and `&` and `<` are written as entities); SubRip has no
+standard, and players take plain text in numbered blocks.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +12,21 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from audiobatch.audio.wording import spoken_words
+from audiobatch.audio.measure import spoken_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from audiobatch.audio.split import Part
+    from audiobatch.model import Cue
 
 #: Fast speech; more words than this cannot lie in an overlap.
 _MOST_WORDS_PER_S = 6.0
+
+
 _SPARE_WORDS = 4
+
+
 #: Two words in a row are found again by chance about once in a thousand places; one word all the time.
 _FEWEST_COMMON_WORDS = 2
 
@@ -111,3 +122,32 @@ def _common_runs(tail: list[str], head: list[str]) -> list[tuple[int, int, int]]
 def _key(word: str) -> str:
     """A word as it compares: no case, no punctuation."""
     return "".join(spoken_words(word))
+
+
+def to_srt(cues: Iterable[Cue]) -> str:
+    """The cues as SubRip."""
+    return "".join(
+        f"{number}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n{_line(cue.text)}\n\n"
+        for number, cue in enumerate(cues, 1)
+    )
+
+
+def to_vtt(cues: Iterable[Cue]) -> str:
+    """The cues as WebVTT."""
+    blocks = (
+        f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n"
+        f"{_line(cue.text).replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}\n\n"
+        for cue in cues
+    )
+    return "WEBVTT\n\n" + "".join(blocks)
+
+
+def _line(text: str) -> str:
+    """A cue's text: on one line, since an empty one would end the cue; no arrow, which would begin another."""
+    return " ".join(text.split()).replace("-->", "->")
+
+
+def _clock(at_s: float, mark: str) -> str:
+    milliseconds = max(0, round(at_s * 1000))
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{mark}{rest:03}"

@@ -1,8 +1,12 @@
-"""What a recording is, before anything is spent: measured from its samples, or refused with a reason."""
+"""What a recording is, before anything is spent: measured from its samples, or refused with a reason.
+
+A hash of a file's bytes taken while something else reads them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import stat
@@ -13,12 +17,10 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from audiobatch.audio.channels import MixMeter
-from audiobatch.audio.decode import open_sound
-from audiobatch.audio.hashing import HashingFile
+from audiobatch.audio.decode import NotAudio, Sound, open_sound
 from audiobatch.audio.levels import LevelMeter
 from audiobatch.audio.probe_pool import ProbePool, usable_cores
 from audiobatch.audio.riff import RIFF_BYTES, is_wav, read_layout
-from audiobatch.audio.sound import NotAudio, Sound
 from audiobatch.audio.trim import plan_trim, saved_s
 from audiobatch.errors import InputError, working_on_input
 from audiobatch.model import Media
@@ -44,26 +46,40 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
     "w64": ("w64",),
     "wma": ("wma",),
 }
+
+
 _KNOWN = frozenset(ending for endings in EXTENSIONS.values() for ending in endings)
+
 
 #: The service takes audio files up to 20 MB; read as 10^6 bytes a megabyte, and before base64.
 #: Source: github MicrosoftDocs/azure-ai-docs, audio-completions-intro.md, checked 2026-11-20; it does not say
 #: whether before or after base64.
 LARGEST_SENT_BYTES = 20_000_000
 
+
 #: Nothing in the recording is above this, and hardly a window above `levels.SILENCE_DBFS`: nobody speaks in
 #: it.
 SILENT_DBFS = -60.0
+
+
 SILENT_SHARE = 0.999
+
 
 #: A header may promise this much more than is there without being called cut short, and time stamps count this
 #: much more without a note: encoders pad their last frames, and headers count the decoder's delay.
 _PROMISE_SLACK_S = 0.15
+
+
 _PROMISE_SLACK_SHARE = 0.01
+
 
 #: The workers' start takes about half a second; a queue that is done sooner needs none.
 ALONE_S = 1.0
+
+
 _READ_BYTES = 1 << 18
+
+
 #: A browser's or pipe's WAV without sizes is read here, but not every server reads it.
 NOTE_SIZES = "its header does not say how long it is, or says it wrongly"
 
@@ -247,3 +263,45 @@ def _notes(sound: Sound, name: str, duration_s: float, mix_channel: int | None) 
         yield f"its channels cancel each other when mixed: channel {mix_channel + 1} stands for all of them"
     if sound.damaged:
         yield f"{sound.damaged} damaged pieces were skipped"
+
+
+_HASHED_BYTES = 1 << 20
+
+
+class HashingFile(io.RawIOBase):
+    """A file that hashes itself while it is read, so that the sound and the hash are of the same bytes.
+
+    Bytes count once and in order; what readers jumped over is read by `finish`.
+    """
+
+    def __init__(self, raw: io.FileIO) -> None:
+        self._raw = raw
+        self._hash = hashlib.sha256()
+        self._hashed = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        at = self._raw.tell()
+        count = self._raw.readinto(buffer) or 0
+        if at <= self._hashed < at + count:
+            self._hash.update(memoryview(buffer)[self._hashed - at : count])
+            self._hashed = at + count
+        return count
+
+    def finish(self) -> str:
+        """Hashes what was not read yet; the SHA-256 of the whole file in hex."""
+        self._raw.seek(self._hashed)
+        while chunk := self._raw.read(_HASHED_BYTES):
+            self._hash.update(chunk)
+        return self._hash.hexdigest()

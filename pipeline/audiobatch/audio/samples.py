@@ -6,9 +6,8 @@ import io
 
 from audiobatch.audio.channels import pick_channel
 from audiobatch.audio.convert import HIGH_RATE_HZ, resampled
-from audiobatch.audio.decode import open_sound
+from audiobatch.audio.decode import NotAudio, open_sound
 from audiobatch.audio.encode import to_int16
-from audiobatch.audio.sound import NotAudio
 from audiobatch.errors import InputError, working_on_input
 
 __all__ = ["BYTES_A_SECOND", "pcm_of", "silence"]

@@ -16,7 +16,7 @@ import numpy as np
 from audiobatch.audio.channels import pick_channel
 from audiobatch.audio.decode import open_recording
 from audiobatch.audio.levels import LevelMeter, Levels, quiet_below_dbfs, runs_below, to_power
-from audiobatch.audio.timeline import Span, Timeline
+from audiobatch.audio.trim import Span, Timeline
 from audiobatch.errors import working_on_input
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from audiobatch.limits.pool import Deployment, Lease, NoDeployment, Pool
-    from audiobatch.limits.retry_budget import RetryBudget
+    from audiobatch.limits.retry import RetryBudget
     from audiobatch.model import Reply
     from audiobatch.stop import Stop
 

@@ -28,16 +28,16 @@ from audiobatch.errors import (
     OutcomeUnknown,
     StorageError,
     Unfinished,
+    shown,
 )
 from audiobatch.inputs.recording import open_input
 from audiobatch.limits.pool import NoDeployment, Stopping
 from audiobatch.limits.retry import Deferred, Tries
 from audiobatch.model import Exchange, Outcome, PriorReply, SourceKind, Status
-from audiobatch.planning.estimate import ReplySizes
 from audiobatch.planning.items import build_item
 from audiobatch.planning.review_rules import Rules
+from audiobatch.planning.tokens import ReplySizes
 from audiobatch.planning.worst_case import bounded, spoken_tokens, worst_by_target
-from audiobatch.redaction import shown
 from audiobatch.stop import StopReason
 from audiobatch.storage.artifacts import AS_IT_CAME
 from audiobatch.storage.partial_reply import Received
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from audiobatch.config.targets import Target
     from audiobatch.inputs.recording import SoundInput
     from audiobatch.ledger.ledger import Ledger, Recorded
-    from audiobatch.limits.gate import Gate
+    from audiobatch.limits.concurrency import Gate
     from audiobatch.limits.pool import Pool
     from audiobatch.model import Item, Reply, Request, Turn
     from audiobatch.stop import Stop

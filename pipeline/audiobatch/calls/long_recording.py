@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from audiobatch.audio.split import Part
     from audiobatch.calls.item import Sender
     from audiobatch.inputs.recording import SoundInput
-    from audiobatch.ledger.parts import PartOutcome
+    from audiobatch.ledger.rows import PartOutcome
     from audiobatch.model import Exchange, Item, SavedFile, Turn
 
 log = logging.getLogger(__name__)

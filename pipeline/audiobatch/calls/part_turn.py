@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from audiobatch.calls.record import keep_in_spool
 from audiobatch.calls.turn import OneTurn
-from audiobatch.errors import AudioBatchError, StorageError
-from audiobatch.ledger.parts import PartOutcome
+from audiobatch.errors import AudioBatchError, StorageError, redacted_bytes
+from audiobatch.ledger.rows import PartOutcome
 from audiobatch.model import PartKind
-from audiobatch.redaction import redacted_bytes
 from audiobatch.storage.artifacts import make
 from audiobatch.storage.names import output_path, part_id
 

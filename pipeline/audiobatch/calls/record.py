@@ -9,9 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from audiobatch.errors import LeaseLost, StorageError
+from audiobatch.errors import LeaseLost, StorageError, redacted_bytes
 from audiobatch.ledger.spool_replay import keep_elsewhere
-from audiobatch.redaction import redacted_bytes
 from audiobatch.storage.artifacts import NotSaved, make, raw_path, save
 from audiobatch.storage.versions import clear, set_aside
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from audiobatch.calls.item import Sender
     from audiobatch.ledger.ledger import AttemptEnd
-    from audiobatch.ledger.parts import PartOutcome
+    from audiobatch.ledger.rows import PartOutcome
     from audiobatch.model import Check, Item, Outcome, Reply, SavedFile, Turn
     from audiobatch.storage.local import Storage
 

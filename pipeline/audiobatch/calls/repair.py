@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from audiobatch.answer_schema import AnswerInvalid
 from audiobatch.calls.record import keep_in_spool
 from audiobatch.errors import RETRYABLE, StorageError
-from audiobatch.ledger.parts import PartOutcome
+from audiobatch.ledger.rows import PartOutcome
 from audiobatch.limits.retry import AskAgain
 from audiobatch.model import Exchange, PartKind, PriorReply, Status, next_version
 

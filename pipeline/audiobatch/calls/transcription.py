@@ -14,23 +14,21 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from audiobatch.audio.join import join_transcripts
+from audiobatch.audio.join import join_transcripts, to_srt, to_vtt
+from audiobatch.audio.measure import spoken_words
 from audiobatch.audio.split import PART_S, Part
-from audiobatch.audio.subtitles import to_srt, to_vtt
-from audiobatch.audio.timeline import Span, Timeline
-from audiobatch.audio.wording import spoken_words
+from audiobatch.audio.trim import Span, Timeline
 from audiobatch.calls.record import keep_in_spool
 from audiobatch.calls.turn import OneTurn
 from audiobatch.config.prices import total_usd
 from audiobatch.config.transcription_rules import LONGEST_S, wanted_of
-from audiobatch.errors import AudioBatchError, BadReply, InputError, StorageError, Unfinished
+from audiobatch.errors import AudioBatchError, BadReply, InputError, StorageError, Unfinished, redacted_bytes
 from audiobatch.inputs.recording import open_bytes
-from audiobatch.ledger.parts import PartOutcome
+from audiobatch.ledger.rows import PartOutcome
 from audiobatch.limits.pool import NoDeployment
 from audiobatch.limits.retry import Deferred, Tries
 from audiobatch.model import Check, Cue, PartKind, Status, Turn, basis_of, weakest_basis
 from audiobatch.planning.items import digest
-from audiobatch.redaction import redacted_bytes
 from audiobatch.storage.names import output_path
 from audiobatch.storage.versions import subtitle_paths
 

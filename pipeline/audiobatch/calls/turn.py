@@ -31,6 +31,7 @@ from audiobatch.errors import (
     RequestRejected,
     StorageError,
     Unfinished,
+    shown,
     working_on_reply,
 )
 from audiobatch.ledger.ledger import Attempt, AttemptEnd
@@ -39,7 +40,6 @@ from audiobatch.limits.retry import AskAgain, Deferred, Tries, retrying
 from audiobatch.model import CostBasis, Outcome, Request, Status, next_version
 from audiobatch.planning.review_rules import system_of, text_of
 from audiobatch.planning.unstated_usage import estimated_usd
-from audiobatch.redaction import shown
 from audiobatch.stop import StopReason
 from audiobatch.transports.reply_memory import MEMORY
 from audiobatch.transports.stored_body import body_of
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from audiobatch.calls.item import Sender
+    from audiobatch.limits.limiter import CallTokens
     from audiobatch.limits.pool import Lease
-    from audiobatch.limits.token_charge import CallTokens
     from audiobatch.model import AudioPart, Exchange, Item, Reply, Turn
 
 log = logging.getLogger(__name__)

@@ -2,25 +2,31 @@
 
 `JobSpec` holds no secret, ever: it is written to `job.json`, shown in Prefect's pages, and logged. Where a
 value came from (flag, file, environment) is `pipeline/audiobatch/config/settings.py`'s business.
+
+One `[[deployments]]` entry of a job file: a place where calls can go, with its quota, priority and price.
+
+What an entry leaves out comes from the job: its provider, endpoint, API version, model, auth.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import datetime, time, timedelta
+from decimal import Decimal
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from audiobatch.address import checked
+from audiobatch.address import checked, checked_ledger
 from audiobatch.answer_schema import AnswerField, fields_given
-from audiobatch.config.deploymentspec import DeploymentSpec, Provider, Usd, checked_address
-from audiobatch.ledger_address import checked_ledger
 from audiobatch.model import Check, Modality
 
 #: The last two the service does not give: they are encoded here.
 AudioFormat = Literal["wav", "mp3", "flac", "opus", "aac", "pcm16", "m4a", "ogg"]
+
 
 #: The voices that are documented today; the list grows, so another one is a warning, not an error.
 #: Source: OpenAI API reference, chat completions, `audio.voice` (2026-11).
@@ -28,22 +34,46 @@ KNOWN_VOICES = (
     *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"),
     *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
 )
+
+
 DEFAULT_MODEL = "gpt-audio-1.5"
+
+
 DEFAULT_REALTIME_MODEL = "gpt-realtime"
+
+
 #: Loudness of spoken replies where `normalize` names none: what AES TD1008 recommends for speech that is streamed
 #: or downloaded; broadcasters want -23 (EBU R 128).
 #: Source: radioworld.com, "Streaming Audio Loudness Guidelines Explained" (on TD1008), checked 2026-11-20.
 DEFAULT_LUFS = -18.0
+
+
 LEAST_LUFS = -40.0
+
+
 MOST_LUFS = -5.0
+
+
 DEFAULT_TRANSCRIPTION_MODEL = "gpt-4o-mini-transcribe"
+
+
 #: Fields of which `true` means their default, and `false` not at all.
 ON_MEANS_DEFAULT = ("normalize", "verify_speech")
+
+
 DEFAULT_MAX_FAILURES = "20%"
+
+
 #: Where nobody says how many calls may be in flight, they grow with what the service takes, up to this many.
 UNSAID_CONCURRENCY = 512
+
+
 _MAX_FAILURES = re.compile(r"\d+(\.\d+)?%?")
+
+
 _CHECK_ACTION = re.compile(r"flag|redo(?::([1-9]))?")
+
+
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^\W\d][\w .-]*)\}")
 
 
@@ -96,9 +126,13 @@ def _reports(value: object) -> object:
 
 
 Columns = Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)]
+
+
 Reports = Annotated[
     tuple[Literal["xlsx", "html", "jsonl", "parquet"], ...], BeforeValidator(_reports), Field(max_length=4)
 ]
+
+
 AnswerFieldsGiven = Annotated[tuple[AnswerField, ...], BeforeValidator(fields_given)]
 
 
@@ -490,3 +524,97 @@ def fill(template: str, row: dict[str, Any]) -> str:
         return str(row[match[1]]) if match[1] else match[0][0]
 
     return _PLACEHOLDER.sub(one, template)
+
+
+Provider = Literal["azure", "openai", "local"]
+
+
+def as_decimal(value: object) -> object:
+    """0.1 means 0.1: floats of a TOML file become the decimals that were written."""
+    return Decimal(repr(value)) if isinstance(value, float) else value
+
+
+Usd = Annotated[Decimal, BeforeValidator(as_decimal), Field(ge=0, allow_inf_nan=False)]
+
+
+def checked_address(value: str | None) -> str | None:
+    """A service address, without its last slash.
+
+    Raises:
+        ValueError: no https (or http to this machine), or with a secret in it.
+    """
+    if value is None:
+        return None
+    if re.search(r"[\s\x00-\x1f\x7f\\\\]", value):
+        raise ValueError("give an address without blanks and backslashes")
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("give an address with a host name, and a port from 0 to 65535 if any") from None
+    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
+        raise ValueError("give an address that begins with https://, without a user name or key")
+    if parts.query or parts.fragment or "?" in value or "#" in value:
+        raise ValueError("give the address alone, without '?' or '#' and what follows")
+    if parts.scheme == "http" and not _is_this_machine(host):
+        raise ValueError("plain http goes only to this machine; give an https:// address")
+    return value.rstrip("/")
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class PriceSpec(BaseModel):
+    """What a deployment's tokens cost, in US dollars per million, in place of the price table's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text_in: Usd
+    text_out: Usd
+    audio_in: Usd
+    audio_out: Usd
+    cached_in: Usd | None = None
+
+
+class DeploymentSpec(BaseModel):
+    """A deployment of the job's pool."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    deployment: str = Field(min_length=1, description="Deployment name (OpenAI: the model's)")
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Its name in the manifest, where two have the same deployment name",
+    )
+    provider: Provider | None = Field(default=None, description="Where it is; default the job's provider")
+    endpoint: str | None = Field(default=None, description="Service address; default the job's")
+    api_version: str | None = Field(default=None, description="Azure: v1, or a dated version")
+    model: str | None = Field(default=None, min_length=1, description="Model behind it; default the job's")
+    auth: Literal["key", "entra"] | None = Field(default=None, description="Which credential to use")
+    key_variable: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Name of the environment variable that holds its key, where it is not the usual one",
+    )
+    rpm: int | None = Field(default=None, ge=1, description="Requests a minute that its quota allows")
+    tpm: int | None = Field(default=None, ge=1, description="Tokens a minute that its quota allows")
+    max_concurrency: int | None = Field(default=None, ge=1, le=1000, description="Calls in flight at once")
+    priority: int = Field(
+        default=0, description="Lower goes first; higher takes what the lower have no room for"
+    )
+    price: PriceSpec | None = Field(default=None, description="US dollars per million tokens")
+
+    @property
+    def label(self) -> str:
+        """What it is called in the manifest, on the progress line, and in a table's `deployment` column."""
+        return self.name or self.deployment
+
+    @field_validator("endpoint")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        return checked_address(value)

@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from audiobatch.address import masked
-from audiobatch.config.deploymentspec import DeploymentSpec
-from audiobatch.config.jobspec import ON_MEANS_DEFAULT, JobSpec, TurnSpec
-from audiobatch.errors import ConfigError
-from audiobatch.redaction import keep_secret
+from audiobatch.config.jobspec import ON_MEANS_DEFAULT, DeploymentSpec, JobSpec, TurnSpec
+from audiobatch.errors import ConfigError, keep_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,8 +18,7 @@ from audiobatch.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from audiobatch.config.deploymentspec import DeploymentSpec, Provider
-    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.config.jobspec import DeploymentSpec, JobSpec, Provider
     from audiobatch.model import Reply, Usage
 
 

@@ -15,11 +15,10 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from audiobatch.audio.measure import measure
-from audiobatch.errors import ConfigError, InputError, StorageError
+from audiobatch.errors import ConfigError, InputError, StorageError, shown
 from audiobatch.ledger.ledger import Attempt, AttemptEnd
 from audiobatch.model import Check, CostBasis, Outcome, SavedFile, Status, Usage
 from audiobatch.planning.items import build_item
-from audiobatch.redaction import shown
 from audiobatch.reports.manifest import parse_csv
 from audiobatch.storage.artifacts import result_paths
 from audiobatch.storage.versions import UNRECORDED

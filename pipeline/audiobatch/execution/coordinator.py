@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from audiobatch.errors import ConfigError, StorageError
+from audiobatch.errors import ConfigError, ExitCode, StorageError
 from audiobatch.execution.worker import Orders, tell_to_stop
-from audiobatch.exit_codes import ExitCode
 from audiobatch.ledger.queue_totals import Counts
 from audiobatch.model import Status
 from audiobatch.stop import StopReason, most_severe

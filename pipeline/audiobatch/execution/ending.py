@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from audiobatch.calls.stats import RunSummary
 from audiobatch.config.prices import AUDIO_IN_TOKENS_PER_S, price_of
-from audiobatch.exit_codes import ExitCode
+from audiobatch.errors import ExitCode
 from audiobatch.stop import EXIT_CODES
 
 if TYPE_CHECKING:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 
 from audiobatch.calls.part_turn import JOINED_FORMAT, part_path
 from audiobatch.calls.repair import check_answer
-from audiobatch.errors import ServiceError, StorageError, Unfinished
+from audiobatch.errors import ServiceError, StorageError, Unfinished, shown
 from audiobatch.inputs.sound_settings import finish_of
-from audiobatch.ledger.parts import PartOutcome
+from audiobatch.ledger.rows import PartOutcome
 from audiobatch.model import AudioPart, CostBasis, Outcome, PartKind, Request, SourceKind, Status, Usage
 from audiobatch.planning.items import build_item
-from audiobatch.redaction import shown
 from audiobatch.storage.artifacts import make, save
 from audiobatch.transports.stored_body import note_of
 

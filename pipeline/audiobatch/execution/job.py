@@ -47,7 +47,7 @@ from audiobatch.planning.disk_space import check_room, give_back, reserve
 from audiobatch.planning.items import job_settings
 from audiobatch.planning.plan import EMPTY_PLAN, deployments_noted, make_plan, settings_key
 from audiobatch.planning.review_rules import marked
-from audiobatch.reports.overview import Reason, reasons
+from audiobatch.reports.totals import Reason, reasons
 from audiobatch.reports.views import Views
 from audiobatch.stop import Stop, StopReason
 from audiobatch.storage.versions import UNRECORDED

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from audiobatch.errors import LeaseLost, StorageError
 from audiobatch.ledger.membership import ASKING, SENDS_NOTHING, this_process
-from audiobatch.limits.pace import TimeSlots
+from audiobatch.limits.limiter import TimeSlots
 from audiobatch.planning.items import digest
 from audiobatch.planning.plan import settings_key
 from audiobatch.planning.worst_case import worst_unknown_usd

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from audiobatch.errors import ErrorType
 from audiobatch.ledger.ledger import AttemptEnd
-from audiobatch.ledger.parts import TRANSCRIPTION
+from audiobatch.ledger.rows import TRANSCRIPTION
 from audiobatch.model import Outcome, Status
 from audiobatch.storage.versions import restore
 

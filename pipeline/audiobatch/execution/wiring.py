@@ -1,4 +1,7 @@
-"""What all workers of a run share, made ready: deployments opened, limits set, earlier spending counted."""
+"""What all workers of a run share, made ready: deployments opened, limits set, earlier spending counted.
+
+The pool of a job: its deployments with their limits, and the account that each call is paid from.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,25 @@ from audiobatch.calls.item import Sender
 from audiobatch.calls.stats import Tally
 from audiobatch.config.targets import check_prices, targets_of, word_targets
 from audiobatch.execution.local_emulator import local_service
-from audiobatch.execution.pooling import pool_of
 from audiobatch.inputs.sound_settings import finish_of
-from audiobatch.limits.gate import Gate
-from audiobatch.limits.retry_budget import RetryBudget
+from audiobatch.limits.concurrency import Gate
+from audiobatch.limits.limiter import Limiter
+from audiobatch.limits.pool import Deployment, Pool, Spending
+from audiobatch.limits.retry import RetryBudget
 from audiobatch.planning.plan import rules_of, settings_key
 from audiobatch.planning.worst_case import worst_unknown_usd
 from audiobatch.transports.auth import EntraTokens
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
+    from decimal import Decimal
 
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.config.targets import Target
     from audiobatch.execution.job import Job
     from audiobatch.execution.local_emulator import LocalService
     from audiobatch.transports.base import Transport
-
 
 #: The SDK takes a second; what a run needs at its end must be there when descriptors and disk are used up.
 _NEEDED_LATER = (
@@ -125,3 +132,35 @@ async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib
     )
     stack.push_async_callback(sender.aclose)
     return sender
+
+
+def pool_of(
+    spec: JobSpec, targets: Sequence[Target], *, spent_before: Decimal, most_calls: int | None = None
+) -> Pool:
+    """One for a run, shared by everything that calls.
+
+    Args:
+        spec: the job.
+        targets: where its calls can go.
+        spent_before: what the folder's calls can have cost so far, in USD.
+        most_calls: that this process has room for at once; None: as many as wanted.
+    """
+    deployments = [
+        Deployment(
+            name=one.name,
+            limiter=Limiter(max_concurrency=one.max_concurrency, rpm=one.rpm, tpm=one.tpm),
+            priority=one.priority,
+            named_only=one.named_only,
+        )
+        for one in targets
+    ]
+    spending = Spending(run_cap=spec.max_cost, total_cap=spec.max_total_cost, spent_before=spent_before)
+    return Pool(
+        deployments,
+        spending=spending,
+        waits_for_parked=spec.wait,
+        max_concurrency=min(
+            (most for most in (spec.max_concurrency if len(targets) > 1 else None, most_calls) if most),
+            default=None,
+        ),
+    )

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from audiobatch.address import Address, is_remote, place_of
 from audiobatch.audio.probe import looks_like_audio, probe_many
 from audiobatch.config.jobspec import placeholders
-from audiobatch.errors import ConfigError, InputError, NothingFound
+from audiobatch.errors import ConfigError, InputError, NothingFound, shown
 from audiobatch.inputs.found import (
     Found,
     Tally,
@@ -38,8 +38,7 @@ from audiobatch.inputs.tables import (
     read_text_file,
     text_source,
 )
-from audiobatch.redaction import shown
-from audiobatch.storage.claims import Claims
+from audiobatch.storage.names import Claims
 from audiobatch.storage.output import JOB_FILE
 
 if TYPE_CHECKING:

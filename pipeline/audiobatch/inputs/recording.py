@@ -24,7 +24,7 @@ from audiobatch.inputs.sound_settings import side_of
 if TYPE_CHECKING:
     from audiobatch.audio.channels import Channels
     from audiobatch.audio.split import Part
-    from audiobatch.audio.timeline import Timeline
+    from audiobatch.audio.trim import Timeline
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.model import AudioPart, Media, Source
 
@@ -117,7 +117,7 @@ def _from_disk(source: Source, spec: JobSpec) -> tuple[Source, SoundInput]:
 
 def _from_store(source: Source, spec: JobSpec) -> tuple[Source, SoundInput]:
     """The same of an object: read once, into a temporary file that goes when the input is closed."""
-    from audiobatch.inputs.remote_inputs import fetch_recording
+    from audiobatch.inputs.remote import fetch_recording
 
     with contextlib.ExitStack() as on_failure:
         scratch = Path(tempfile.mkdtemp(prefix="audiobatch-"))

@@ -10,8 +10,7 @@ import threading
 import zipfile
 from typing import IO, TYPE_CHECKING
 
-from audiobatch.errors import ConfigError
-from audiobatch.redaction import shown
+from audiobatch.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import DBAPIError
 
+from audiobatch.address import is_database
 from audiobatch.errors import ConfigError
-from audiobatch.ledger.engine import open_engine
+from audiobatch.ledger.engine import open_engine, open_postgresql
 from audiobatch.ledger.ledger import Ledger
-from audiobatch.ledger.postgresql import open_postgresql
 from audiobatch.ledger.schema import metadata
-from audiobatch.ledger_address import is_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,21 +1,30 @@
-"""The ledger's database, opened: SQLite as it must be set for results to survive a power cut."""
+"""The ledger's database, opened: SQLite as it must be set for results to survive a power cut.
+
+The ledger in a PostgreSQL database that several machines share: a schema of its own for each job.
+
+The schema's name is made from the output's address, so that every run on that output finds the same books; the
+tables in it are those of SQLite, and so are the statements: each connection looks into its schema alone.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+import hashlib
+import ipaddress
+import os
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from audiobatch.errors import ConfigError
-from audiobatch.ledger.postgresql import shrink_postgresql
-from audiobatch.ledger.schema import VERSION, migrate, version_of
+from audiobatch.errors import ConfigError, FolderInUse
+from audiobatch.ledger.schema import VERSION, metadata, migrate, version_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import URL, Connection, Engine
 
 _BUSY_S = 30
 
@@ -111,3 +120,168 @@ def damage(engine: Engine) -> list[str]:
     except DBAPIError as failed:
         return [str(failed.orig)]
     return [] if found == ["ok"] else found
+
+
+#: A server that is gone is noticed after half a minute, not after TCP's two hours. What an address says holds.
+_CONNECTING: Final = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "application_name": "audiobatch",
+}
+
+
+#: Opening a ledger takes a moment; after a kill it may take longer.
+_TURN_S: Final = 60
+
+
+_IDLE_S: Final = 300
+
+
+_IDLE_WRITING_S: Final = 10
+
+
+_TLS_MODES: Final = frozenset({"require", "verify-ca", "verify-full"})
+
+
+#: libpq 16. Source: postgresql.org/docs/16/libpq-connect.html, `require_auth`, checked 2026-11-30.
+_KNOWS_REQUIRE_AUTH: Final = 160_000
+
+
+_PASSWORD_WORDS: Final = ("password", "authentication failed")
+
+
+_HOW: Final = "Passwords belong in PGPASSWORD, ~/.pgpass or a service file"
+
+
+def schema_of(output: str) -> str:
+    """The schema of the job whose results go to this address."""
+    return f"audiobatch_{hashlib.sha256(output.encode()).hexdigest()[:16]}"
+
+
+def open_postgresql(url: str, output: str, *, writes: bool = False) -> Engine:
+    """Open or create a job's schema, migrated to this version.
+
+    Args:
+        url: of the database, without a password.
+        output: the address that the job's results go to.
+        writes: for the one connection that writes: it may lock what others wait for.
+
+    Raises:
+        ConfigError: the driver is missing, the server cannot be reached or does not let us in, or the schema is
+            of a later version.
+    """
+    schema = schema_of(output)
+    try:
+        given = make_url(url).query
+        options = {name: value for name, value in _CONNECTING.items() if name not in given}
+        options |= _secure(make_url(url))
+        engine = create_engine(
+            url, connect_args=options, pool_size=1 if writes else 5, pool_pre_ping=not writes
+        )
+    except ImportError as failed:
+        raise ConfigError(
+            "a PostgreSQL ledger needs a driver that is not installed: pip install 'audiobatch[postgres]'"
+        ) from failed
+    except ArgumentError as failed:
+        raise ConfigError("--ledger: not an address of a database that can be read") from failed
+
+    def look_into_schema(connection: Any, _record: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f'SET search_path TO "{schema}"')
+            # A process that is stopped in a transaction holds others up no longer than this.
+            idle_s = _IDLE_WRITING_S if writes else _IDLE_S
+            cursor.execute(f"SET idle_in_transaction_session_timeout = '{idle_s}s'")
+        connection.commit()
+
+    event.listen(engine, "connect", look_into_schema, insert=True)
+    try:
+        with engine.connect() as connection, connection.begin():
+            take_turn(connection, schema)
+            connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+            if version_of(connection) < VERSION:
+                migrate(connection)
+    except ValueError as failed:
+        engine.dispose()
+        raise ConfigError(f"{url}: schema {schema} cannot be used: {failed}") from failed
+    except DBAPIError as failed:
+        engine.dispose()
+        raise ConfigError(f"{url}: {_why_not_connected(failed)}") from failed
+    return engine
+
+
+def _secure(url: URL) -> dict[str, str]:
+    """What keeps a password from going in clear to whoever answers there; what address or environment say holds.
+
+    Beyond this machine TLS is required; on it, where it is not, a server that asks for the password in clear is not
+    given it.
+    """
+    query = url.query
+    if "service" in query or os.environ.get("PGSERVICE"):
+        return {}  # the user's own file says how
+    host = str(url.host or query.get("host") or query.get("hostaddr") or os.environ.get("PGHOST") or "")
+    options: dict[str, str] = {}
+    if "sslmode" not in query and not os.environ.get("PGSSLMODE") and not _is_here(host):
+        options["sslmode"] = "require"
+    requires_tls = options or (query.get("sslmode") or os.environ.get("PGSSLMODE")) in _TLS_MODES
+    if not requires_tls and "require_auth" not in query and not os.environ.get("PGREQUIREAUTH"):
+        import psycopg
+
+        if psycopg.pq.version() >= _KNOWS_REQUIRE_AUTH:
+            options["require_auth"] = "!password"
+    return options
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine: its loopback addresses, or a socket in its file system."""
+    if not host or host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def take_turn(connection: Connection, schema: str) -> None:
+    """Of all machines, only one goes on, until its transaction ends or its process does.
+
+    Raises:
+        FolderInUse: one takes very long.
+    """
+    key = int.from_bytes(hashlib.sha256(schema.encode()).digest()[:8], "big", signed=True)
+    try:
+        connection.execute(text(f"SET LOCAL lock_timeout = '{_TURN_S}s'"))
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+    except DBAPIError as failed:
+        if getattr(failed.orig, "sqlstate", None) != "55P03":
+            raise
+        raise FolderInUse(
+            f"another run has been opening this ledger (schema {schema}) for {_TURN_S} s; is it stopped? Try "
+            "again, or end it"
+        ) from failed
+
+
+def _why_not_connected(failed: DBAPIError) -> str:
+    words = " ".join(str(failed.orig).split())
+    if "authentication method requirement" in words:
+        return (
+            f"{words}: it wants the password in clear, over a connection without TLS. If that is right, set "
+            "PGREQUIREAUTH=password, or PGSSLMODE=require where the server has TLS"
+        )
+    if "SSL was required" in words:
+        return f"{words}: beyond this machine TLS is required. If the way is safe, set PGSSLMODE=prefer"
+    if any(one in words for one in _PASSWORD_WORDS):
+        return f"the server does not let us in: {words}. {_HOW}"
+    if getattr(failed.orig, "sqlstate", None) == "42501":
+        return f"{words}. The user needs the right to make a schema: GRANT CREATE ON DATABASE … TO …"
+    return f"the ledger's database cannot be used: {words}"
+
+
+def shrink_postgresql(engine: Engine) -> None:
+    """Rewrite the tables without what was deleted from them. Backups and the server's own log are its keeper's."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for table in metadata.sorted_tables:
+            connection.execute(text(f'VACUUM (FULL, ANALYZE) "{table.name}"'))

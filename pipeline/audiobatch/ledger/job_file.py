@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from audiobatch.address import is_database
 from audiobatch.errors import ConfigError, StorageError
-from audiobatch.ledger_address import is_database
 from audiobatch.storage.output import JOB_FILE, with_full_paths
 from audiobatch.storage.versions import RESULT_FOLDERS
 

@@ -17,28 +17,24 @@ from typing import TYPE_CHECKING, Self
 
 from sqlalchemy.exc import DBAPIError
 
+from audiobatch.address import is_database
 from audiobatch.errors import StorageError
 from audiobatch.ledger import statements
-from audiobatch.ledger.attempts import Attempt, AttemptEnd
-from audiobatch.ledger.engine import open_engine, shrink
-from audiobatch.ledger.marks import mark_rows
+from audiobatch.ledger.engine import open_engine, open_postgresql, schema_of, shrink, take_turn
 from audiobatch.ledger.membership import Workers, this_process
-from audiobatch.ledger.parts import part_to_row
 from audiobatch.ledger.patience import PATIENCE_S, Patience
-from audiobatch.ledger.postgresql import open_postgresql, schema_of, take_turn
-from audiobatch.ledger.queries import LedgerReader, PartCalls, Recorded, as_found
+from audiobatch.ledger.queries import LedgerReader, PartCalls, Recorded, as_found, mark_rows
 from audiobatch.ledger.queue import WorkQueue
-from audiobatch.ledger.rows import outcome_to_row, source_to_row
+from audiobatch.ledger.rows import Attempt, AttemptEnd, outcome_to_row, part_to_row, source_to_row
 from audiobatch.ledger.statements import end_row, intent_row, time_text
 from audiobatch.ledger.writer import LedgerWriter
-from audiobatch.ledger_address import is_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import Engine
 
-    from audiobatch.ledger.parts import PartOutcome
+    from audiobatch.ledger.rows import PartOutcome
     from audiobatch.ledger.writer import Write
     from audiobatch.model import Outcome, Review, Source
 

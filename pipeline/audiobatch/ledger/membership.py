@@ -22,8 +22,7 @@ from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from audiobatch.errors import FolderInUse, LeaseLost
 from audiobatch.ledger.costs import at_most_usd
-from audiobatch.ledger.moment import moment
-from audiobatch.ledger.schema import attempts, meta, workers
+from audiobatch.ledger.schema import attempts, meta, moment, workers
 from audiobatch.ledger.statements import PUT_NOTE, time_text
 
 if TYPE_CHECKING:

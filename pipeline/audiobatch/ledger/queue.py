@@ -26,9 +26,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from audiobatch.errors import LeaseLost
 from audiobatch.ledger.fences import refused
-from audiobatch.ledger.moment import moment
 from audiobatch.ledger.queue_totals import Account
-from audiobatch.ledger.schema import attempts, queue, workers
+from audiobatch.ledger.schema import attempts, moment, queue, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

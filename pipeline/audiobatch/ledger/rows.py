@@ -1,7 +1,15 @@
-"""Sources and outcomes as the ledger's rows, and back. Nothing is lost on the way."""
+"""Sources and outcomes as the ledger's rows, and back. Nothing is lost on the way.
+
+A call as the ledger knows it: written down before it is sent, and again when its end is known.
+
+What becomes of the calls below an item's turn: the parts of a long recording, and words that are written down.
+
+Each is recorded when its reply is on disk, so that none is paid for again when the run ends before the others.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -12,8 +20,10 @@ from audiobatch.errors import ErrorType
 from audiobatch.model import (
     Check,
     CostBasis,
+    Cue,
     Media,
     Outcome,
+    PartKind,
     RowSettings,
     SavedFile,
     Source,
@@ -23,9 +33,10 @@ from audiobatch.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import RowMapping
+
 
 #: Columns that are the same on both sides.
 _PLAIN_OUTCOME = (
@@ -35,13 +46,25 @@ _PLAIN_OUTCOME = (
     *("audio_expires_at", "parts", "trimmed_s", "word_error_rate", "input_sha256", "settings_key"),
     "kept_as",
 )
+
+
 _PLAIN_SOURCE = (
     *("item_id", "position", "root", "path", "text", "size_bytes", "mtime_ns", "sha256", "refusal"),
 )
+
+
 _FILES = ("audio", "transcript_file", "raw_reply")
+
+
 _USAGE = tuple(Usage.__slots__)
+
+
 _MEDIA = tuple(Media.__slots__)
+
+
 _SETTINGS = tuple(RowSettings.__slots__)
+
+
 _NO_SETTINGS = RowSettings()
 
 
@@ -126,3 +149,105 @@ def _file(text: str) -> SavedFile | None:
         return None
     path, size_bytes, sha256 = orjson.loads(text)
     return SavedFile(path=path, size_bytes=size_bytes, sha256=sha256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One call, as written down before it is sent.
+
+    Attributes:
+        part: that of a long recording, from 1.
+        worst_usd: what it costs at most; None: its price is not known.
+    """
+
+    attempt_id: str
+    item_id: str
+    turn: int
+    fingerprint: str
+    run_id: str
+    number: int
+    started_at: datetime
+    deployment: str
+    provider: str
+    transport: str
+    model: str
+    voice: str
+    format: str
+    prompt: str
+    input_sha256: str
+    settings_key: str
+    part: int | None = None
+    worst_usd: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEnd:
+    """How a call ended: `succeeded`, `failed` (not billed, or billed and useless), or `unknown`.
+
+    Attributes:
+        cost_usd: 0 where it was certainly not billed; None: not known, so its worst case counts.
+    """
+
+    attempt_id: str
+    state: Status
+    finished_at: datetime
+    error_type: ErrorType | None = None
+    request_id: str = ""
+    cost_usd: Decimal | None = None
+
+
+#: The transport of calls that write words down: the manifest's rows are not made of them.
+TRANSCRIPTION = "transcription"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartOutcome:
+    """What became of one part.
+
+    Attributes:
+        part: 1 for the first; 0 is the whole, put together, of words that are written down.
+        start_s, end_s: where it lies in the recording: a recorded part stands for that stretch and no other.
+        cues: the words with their times in the recording, where the service gives any.
+        outcome: of this call; its item, turn and version are those of the whole.
+    """
+
+    kind: PartKind
+    part: int
+    start_s: float
+    end_s: float
+    outcome: Outcome
+    cues: tuple[Cue, ...] = ()
+
+    def is_of(self, fingerprint: str, start_s: float, end_s: float) -> bool:
+        """Whether it answers the same question about the same stretch, to the hundredth of a second."""
+        same = abs(self.start_s - start_s) < 0.01 and abs(self.end_s - end_s) < 0.01
+        return same and self.outcome.fingerprint == fingerprint
+
+
+def part_to_row(part: PartOutcome) -> dict[str, Any]:
+    return outcome_to_row(part.outcome) | {
+        "kind": part.kind.value,
+        "part": part.part,
+        "start_s": part.start_s,
+        "end_s": part.end_s,
+        "cues": orjson.dumps(cues_to_json(part.cues)).decode() if part.cues else "",
+    }
+
+
+def part_from_row(row: RowMapping | Mapping[str, Any]) -> PartOutcome:
+    return PartOutcome(
+        kind=PartKind(row["kind"]),
+        part=row["part"],
+        start_s=row["start_s"],
+        end_s=row["end_s"],
+        outcome=outcome_from_row(row),
+        cues=cues_from_json(orjson.loads(row["cues"])) if row["cues"] else (),
+    )
+
+
+def cues_to_json(cues: Iterable[Cue]) -> list[list[Any]]:
+    return [[cue.start_s, cue.end_s, cue.text] for cue in cues]
+
+
+def cues_from_json(found: Iterable[Sequence[Any]]) -> tuple[Cue, ...]:
+    return tuple(Cue(start_s=start_s, end_s=end_s, text=text) for start_s, end_s, text in found)

@@ -14,11 +14,13 @@ was put in. JSON is text that only this project reads.
     runs       one row a run
     settings   job settings that results were made with, by their key
     meta       the schema's version, and notes: the queue, the output's id, whether reports show all, orders to stop
+
+Now, by the database's clock: machines that share a ledger need not agree on the time.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
@@ -36,6 +38,8 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +48,9 @@ if TYPE_CHECKING:
 
 metadata = MetaData()
 
+
 meta = Table("meta", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
+
 
 items = Table(
     "items",
@@ -66,6 +72,7 @@ items = Table(
     Index("items_by_position", "position"),
 )
 
+
 #: Apart from the items, whose rows are long: a claim rewrites its row.
 queue = Table(
     "queue",
@@ -82,8 +89,13 @@ queue = Table(
     # 1: the last holder fell silent; its calls may be open.
     Column("overdue", Integer, nullable=False, default=0),
 )
+
+
 _OPEN = queue.c.lease_until.is_not(None)
+
+
 Index("queue_open", queue.c.lease_until, queue.c.position, sqlite_where=_OPEN, postgresql_where=_OPEN)
+
 
 workers = Table(
     "workers",
@@ -156,6 +168,7 @@ outcomes = Table(
     Index("outcomes_by_run", "run_id"),
 )
 
+
 versions = Table(
     "versions",
     metadata,
@@ -164,6 +177,7 @@ versions = Table(
     Column("version", Integer, primary_key=True),
     *_outcome_columns(),
 )
+
 
 parts = Table(
     "parts",
@@ -178,6 +192,7 @@ parts = Table(
     Column("cues", Text, nullable=False, default=""),
     *_outcome_columns(),
 )
+
 
 attempts = Table(
     "attempts",
@@ -210,8 +225,11 @@ attempts = Table(
     Index("attempts_by_state", "state"),
     Index("attempts_by_run", "run_id"),
 )
+
+
 #: A call that was announced and then not made: its run stopped, or its deployment had to rest.
 TAKEN_BACK = and_(attempts.c.state == "failed", attempts.c.error_type == "")
+
 
 marks = Table(
     "marks",
@@ -226,6 +244,7 @@ marks = Table(
     Column("marked_at", Text, nullable=False),
 )
 
+
 runs = Table(
     "runs",
     metadata,
@@ -236,6 +255,7 @@ runs = Table(
     Column("settings_key", Text, nullable=False),
     Column("summary", Text),
 )
+
 
 settings = Table(
     "settings", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False)
@@ -321,6 +341,8 @@ def _cost_basis(connection: Connection) -> None:
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     *(_indexes_by_run, _marks, _parts, _queue, _worst, _cost_basis),
 )
+
+
 VERSION = 1 + len(MIGRATIONS)
 
 
@@ -359,3 +381,20 @@ def migrate(connection: Connection) -> int:
             step(connection)
         connection.execute(update(meta).where(meta.c.key == "schema_version").values(value=str(VERSION)))
     return had
+
+
+class moment(FunctionElement[float]):  # noqa: N801 - used like SQL's own functions
+    """Seconds since 1970. Not the transaction's beginning: a claim may have waited for its connection."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(moment, "sqlite")
+def _sqlite(_element: moment, _compiler: Any, **_options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(moment, "postgresql")
+def _postgresql(_element: moment, _compiler: Any, **_options: Any) -> str:
+    return "(extract(epoch FROM clock_timestamp())::float8)"

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from audiobatch.errors import ErrorType
 from audiobatch.ledger.ledger import AttemptEnd
-from audiobatch.ledger.parts import PartOutcome, cues_from_json, cues_to_json
-from audiobatch.ledger.rows import outcome_from_row, outcome_to_row
+from audiobatch.ledger.rows import PartOutcome, cues_from_json, cues_to_json, outcome_from_row, outcome_to_row
 from audiobatch.model import Outcome, PartKind, Status
 from audiobatch.storage.versions import VERSIONS, clear, set_aside, version_path
 

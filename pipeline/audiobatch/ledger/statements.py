@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Executable, Table
 
-    from audiobatch.ledger.attempts import Attempt, AttemptEnd
+    from audiobatch.ledger.rows import Attempt, AttemptEnd
 
 
 def _upsert(table: Table) -> Executable:

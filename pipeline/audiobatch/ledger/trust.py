@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import platformdirs
 
-from audiobatch.errors import ConfigError, StorageError
+from audiobatch.address import is_database
+from audiobatch.errors import ConfigError, StorageError, shown
 from audiobatch.ledger.job_file import job_id
-from audiobatch.ledger_address import is_database
-from audiobatch.redaction import shown
 from audiobatch.storage.local import LocalStorage
 
 if TYPE_CHECKING:

@@ -5,6 +5,28 @@ are refused all the same, what refusals teach. Tokens are reserved by an estimat
 comes, or taken as the service's own counter is seen to take them.
 
 Nothing here waits: a limiter only says when there will be room. The waiting is the pool's.
+
+One quota as a line in time: units are spent evenly, never in a burst.
+
+A minute's quota is judged over windows of 1 to 10 seconds (PROTOCOL: learn.microsoft.com, "Manage Azure OpenAI
+quota", 2026-11), so a minute's share sent at once is refused. Two lines are kept, and the later one decides:
+
+    even      at the quota's rate; what was lost to a pause or a slow machine, up to `CATCH_UP_S`, is made good
+    smooth    at 2 % more than that rate, with almost no memory: making good is spread out, never a burst. At the
+              rate itself where it is not the whole of a known limit: then nothing is made good
+
+So over any second at most 102 % of a second's share is sent, over a minute at most 100 % and `CATCH_UP_S`.
+
+Processes that share a quota each keep to a part of it, and still several can fall into one second together: of
+four with ten calls a second between them, each sends two or three in any one second. So they also take turns
+(`TimeSlots`): the quota's own line is cut into stretches of one unit, and each process spends in every n-th.
+
+What the service's token counter takes for a call, which is not what the call will use.
+
+The gateway counts an estimate before the model runs: the input, and the maximum of the reply, whether the reply
+needs it or not (learn.microsoft.com, "Manage Azure OpenAI quota", 2026-11). Where its headers say how many tokens
+are left, the counter's own measure is learned from how that number falls; until then a call is taken at the
+estimate of what it will really use.
 """
 
 from __future__ import annotations
@@ -15,33 +37,45 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from audiobatch.limits.concurrency import AdaptiveConcurrency
-from audiobatch.limits.pace import CATCH_UP_RATE, LATE_S, SHORTEST_TURN_S, Pace
 from audiobatch.limits.rate import Answer, LearnedRate
-from audiobatch.limits.token_charge import CallTokens, TokenCharge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from audiobatch.limits.pace import TimeSlots
-
 #: While no rate is known, calls are this far apart: the first refusal comes back before the last call has left. It
 #: begins at the first figure, where nobody said how many calls to have in flight, and grows by a tenth a second.
 UNKNOWN_AT_FIRST_PER_MIN, UNKNOWN_RATE_PER_MIN = 4_500.0, 30_000.0
+
+
 UNKNOWN_GROWTH_A_S = 1.1
+
+
 #: A minute's tokens may be short of the mark by so much time; nothing is made good across the minute's end.
 TOKENS_CATCH_UP_S = 0.25
+
+
 #: Between being let through and leaving, a call's intent goes to disk, which takes as long as the disk likes, and
 #: calls whose intents share a flush would leave together. So each leaves so long after it was let through, where a
 #: rate is kept; and where that moment has passed for several, because the machine stood still or the service asked
 #: for a wait, they leave as evenly as they were let through. No call is held longer than the second figure: rather
 #: than that it is given back.
 LEAVES_AFTER_S = 0.1
+
+
 LONGEST_HELD_S = 1.0
+
+
 #: Where several share a quota and do not take turns, each may begin a call more in ten seconds than its pace says.
 SPARED_PER_MIN = 6.0
+
+
 #: A refusal that names no wait: full jitter up to this, doubled for each refusal that follows, up to the second.
 UNNAMED_WAIT_S = 1.0
+
+
 LONGEST_UNNAMED_WAIT_S = 60.0
+
+
 #: So many named waits in a row that were kept to in vain are believed; after that, the same for named ones.
 WAITS_BELIEVED = 3
 
@@ -272,3 +306,193 @@ class Limiter:
             return f"{self.tokens.per_minute:.0f} tokens a minute"
         known = self.rate.per_minute
         return f"{known:.0f} requests a minute" if known else ""
+
+
+#: Lost time that is made good later, a little at a time.
+CATCH_UP_S = 2.5
+
+
+#: How much faster than the quota's rate lost time is made good.
+CATCH_UP_RATE = 1.02
+
+
+#: What the smooth line forgives at once: timers and event loops are late by this much.
+LATE_S = 0.02
+
+
+#: Less than this is a clock's rounding.
+_ROUNDING_S = 1e-6
+
+
+#: Who is behind by less than this share of what may be made good uses the whole rate.
+_NEARLY = 0.9
+
+
+#: How far into its stretch a unit may still be spent; later, it could meet the next process's.
+TURN_OPEN = 0.5
+
+
+#: Shorter stretches than this nobody can keep to: then chance spreads the processes well enough.
+SHORTEST_TURN_S = 0.04
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeSlots:
+    """Which of the processes that share a quota this one is.
+
+    Attributes:
+        place: 0 to `count` - 1.
+        clock_ahead_s: the clock that all of them read, less this process's own.
+    """
+
+    place: int
+    count: int
+    clock_ahead_s: float
+
+    def wait_s(self, at_s: float, period_s: float) -> float:
+        """Seconds from `at_s` until this process's stretch is open; a period holds one of each process."""
+        stretch_s = period_s / self.count
+        if self.count == 1 or stretch_s < SHORTEST_TURN_S:
+            return 0.0
+        into_s = (at_s + self.clock_ahead_s - self.place * stretch_s) % period_s
+        return 0.0 if into_s <= TURN_OPEN * stretch_s else period_s - into_s
+
+
+@dataclass(slots=True)
+class Pace:
+    """One quota.
+
+    Attributes:
+        per_minute: units a minute; None: no limit.
+        catch_up_s: how much lost time may be made good.
+        slots: this process's, where several take turns; `per_minute` is its own part.
+    """
+
+    per_minute: float | None
+    catch_up_s: float = CATCH_UP_S
+    catch_up_rate: float = CATCH_UP_RATE
+    slots: TimeSlots | None = None
+    _even_s: float = -math.inf
+    _smooth_s: float = -math.inf
+
+    def wait_s(self, now_s: float) -> float:
+        """Seconds until the next unit may be spent."""
+        if self.per_minute is None:
+            return 0.0
+        at_s = max(self._even_s, self._smooth_s, now_s)
+        if self.slots is not None:
+            at_s += self.slots.wait_s(at_s, 60 / self.per_minute)
+        wait_s = at_s - now_s
+        return wait_s if wait_s > _ROUNDING_S else 0.0
+
+    def binds(self, now_s: float) -> bool:
+        """Whether this rate delays units now; not while enough lost time may still be made good."""
+        if self.per_minute is None:
+            return False
+        return self.slots is not None or self._even_s > now_s - _NEARLY * self.catch_up_s
+
+    def spend(self, units: float, now_s: float) -> None:
+        if self.per_minute is None:
+            return
+        one_s = 60 / self.per_minute
+        if self._even_s == -math.inf:
+            self._even_s = now_s  # nothing was lost before the first unit
+        self._even_s = max(self._even_s, now_s - self.catch_up_s) + units * one_s
+        self._smooth_s = max(self._smooth_s, now_s - LATE_S) + units * one_s / self.catch_up_rate
+
+    def correct(self, units: float) -> None:
+        """Take (positive) or give back (negative) what an estimate was off by."""
+        if self.per_minute is not None and self._even_s > -math.inf:
+            self._even_s += units * 60 / self.per_minute
+            self._smooth_s += units * 60 / self.per_minute
+
+    def change(self, per_minute: float | None, now_s: float) -> None:
+        """Another rate from now on. What is owed, is owed in units: it shrinks or grows in time."""
+        if per_minute == self.per_minute:
+            return
+        if per_minute is not None and self.per_minute is not None:
+            ratio = self.per_minute / per_minute
+            self._even_s = now_s + max(0.0, self._even_s - now_s) * ratio
+            self._smooth_s = now_s + max(0.0, self._smooth_s - now_s) * ratio
+        else:
+            self._even_s = self._smooth_s = -math.inf
+        self.per_minute = per_minute
+
+
+#: What a gateway is thought to count for a reply when the request names no maximum; only a basis to learn from.
+UNSTATED_MAXIMUM = 1000.0
+
+
+#: So many calls must lie between two readings before they are compared: replies come back out of order.
+_LEAST_CALLS = 8
+
+
+_BOUNDS = (0.02, 50.0)
+
+
+#: A count that was learned is taken a little higher: being refused costs more than half a percent.
+_CAUTION = 1.004
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallTokens:
+    """A call before it is made.
+
+    Attributes:
+        expected: input and output that it is likely to take.
+        input: of which input.
+        maximum: output that it may take by its own words; None: it names none.
+    """
+
+    expected: float
+    input: float = 0.0
+    maximum: float | None = None
+
+    @property
+    def basis(self) -> float:
+        """What a gateway would count, up to a factor."""
+        return max(1.0, self.input + (UNSTATED_MAXIMUM if self.maximum is None else self.maximum))
+
+
+@dataclass(slots=True)
+class TokenCharge:
+    """Learns one deployment's measure. `factor` × basis is what its counter takes; None: not known."""
+
+    factor: float | None = None
+    _basis_sent: float = 0.0
+    _calls_sent: int = 0
+    _from: tuple[float, int, float] | None = None
+    _last: tuple[int, float] = (0, 0.0)
+
+    def of(self, call: CallTokens) -> float:
+        return call.expected if self.factor is None else call.basis * self.factor * _CAUTION
+
+    def sent(self, call: CallTokens) -> tuple[float, int]:
+        """A call is being made. Returns its mark, to be given back with what its reply says."""
+        self._basis_sent += call.basis
+        self._calls_sent += 1
+        return self._basis_sent, self._calls_sent
+
+    def begin_anew(self) -> None:
+        """Forget the readings so far: other processes began, or ended, to move the same counter."""
+        self._from = None
+
+    def left(self, mark: tuple[float, int], tokens_left: float, part: float = 1.0) -> None:
+        """The reply to the call of this mark said how many tokens are left in the current minute.
+
+        Args:
+            mark: of the call.
+            tokens_left: to all who share the counter.
+            part: of what moves the counter that is this process's.
+        """
+        basis, calls = mark
+        if calls <= self._last[0]:
+            return  # overtaken by a later call's reply
+        if self._from is None or tokens_left > self._last[1]:
+            self._from = (basis, calls, tokens_left)  # a new minute
+        self._last = (calls, tokens_left)
+        fell, spent = (self._from[2] - tokens_left) * part, basis - self._from[0]
+        if calls - self._from[1] < _LEAST_CALLS or fell <= 0 or tokens_left <= 0:
+            return
+        seen = min(_BOUNDS[1], max(_BOUNDS[0], fell / spent))
+        self.factor = seen if self.factor is None else self.factor + 0.2 * (seen - self.factor)

@@ -7,6 +7,13 @@ call ends, a pause ends, a deployment drops out) the lines are walked once.
 
 A deployment that was never called gets one call, a scout, until a call of it has ended well: a wrong key then
 costs one call, not as many as there are workers. One that was in trouble, or parked, comes back the same way.
+
+One deployment of the pool: its limits, its condition, and when a call of it may be made.
+
+Money that may be spent: each call's worst case is set aside before it is sent, so no cap is ever passed.
+
+What a call really cost replaces its reservation when that is known. A call with an unknown end, or a reply that
+was bought and could not be read, keeps its worst case: it was perhaps billed. Amounts are `Decimal`, in USD.
 """
 
 from __future__ import annotations
@@ -19,21 +26,124 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from audiobatch.errors import BudgetReached
-from audiobatch.limits.deployment import Deployment
-from audiobatch.limits.spending import Spending
+from audiobatch.limits.circuit_breaker import Circuit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from audiobatch.errors import DeploymentFatal
-    from audiobatch.limits.limiter import Taken
-    from audiobatch.limits.pace import TimeSlots
-    from audiobatch.limits.token_charge import CallTokens
+    from audiobatch.limits.limiter import CallTokens, Limiter, Taken, TimeSlots
+
+NOTHING = Decimal(0)
+
+
+@dataclass(slots=True)
+class Spending:
+    """One run's account.
+
+    Attributes:
+        run_cap: the most that this run may cost; None: no cap.
+        total_cap: the most that the folder's runs together may cost.
+        spent_before: by earlier runs, perhaps-billed calls included.
+        spent: by this run, the same way.
+        reserved: the worst case of calls that are in flight.
+    """
+
+    run_cap: Decimal | None = None
+    total_cap: Decimal | None = None
+    spent_before: Decimal = NOTHING
+    spent: Decimal = NOTHING
+    reserved: Decimal = field(default=NOTHING)
+
+    @property
+    def is_capped(self) -> bool:
+        return self.run_cap is not None or self.total_cap is not None
+
+    @property
+    def left(self) -> Decimal | None:
+        """What may still be reserved; None: no cap."""
+        taken = self.spent + self.reserved
+        rooms = []
+        if self.run_cap is not None:
+            rooms.append(self.run_cap - taken)
+        if self.total_cap is not None:
+            rooms.append(self.total_cap - self.spent_before - taken)
+        return min(rooms) if rooms else None
+
+    def fits(self, worst: Decimal) -> bool:
+        """Whether a call may be made that costs at most this."""
+        left = self.left
+        return left is None or worst <= left
+
+    def reserve(self, worst: Decimal) -> None:
+        """Set aside the worst case of a call that fits."""
+        self.reserved += worst
+
+    def settle(self, worst: Decimal, actual: Decimal) -> None:
+        """A call has ended: what it cost takes the place of its reservation."""
+        self.reserved -= worst
+        self.spent += actual
+
+    def words(self, worst: Decimal) -> str:
+        """Why a call of this worst case is not made."""
+        which = []
+        if self.run_cap is not None and self.spent + self.reserved + worst > self.run_cap:
+            which.append(f"--max-cost {self.run_cap}")
+        total = self.spent_before + self.spent
+        if self.total_cap is not None and total + self.reserved + worst > self.total_cap:
+            which.append(f"--max-total-cost {self.total_cap} (this folder has cost up to ${total:.4f})")
+        return (
+            f"the next call could cost up to ${worst:.4f} and pass {' and '.join(which) or 'the limit'}; "
+            f"this run has cost up to ${self.spent:.4f}"
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Deployment:
+    """One place where calls can go, with its limits and its condition.
+
+    Attributes:
+        priority: lower goes first.
+        out: why it can serve no call in this run.
+        proven: a call of it has ended without a fatal error.
+        served: calls that it has taken.
+        named_only: takes only callers that are bound to it: it does something else, or was asked for by name.
+    """
+
+    name: str
+    limiter: Limiter
+    priority: int = 0
+    out: DeploymentFatal | None = None
+    parked_until_s: float = -math.inf
+    proven: bool = False
+    served: int = 0
+    circuit: Circuit = field(default_factory=Circuit)
+    named_only: bool = False
+
+    def takes(self, only: str | None) -> bool:
+        """Whether it serves callers that are bound to this deployment, or, with None, to none."""
+        return not self.named_only if only is None else only == self.name
+
+    def room_in_s(self, now_s: float) -> float:
+        if not (self.proven and not self.circuit.half_open) and self.limiter.in_flight:
+            return math.inf
+        return max(self.circuit.wait_s(now_s), self.limiter.room_in_s(now_s))
+
+    def usable(self, now_s: float) -> bool:
+        return self.out is None and self.parked_until_s <= now_s
+
+    def may_be_called(self, now_s: float) -> bool:
+        """Whether a call that was let through may still be made."""
+        return self.usable(now_s) and not self.circuit.wait_s(now_s)
+
 
 __all__ = ["Deployment", "Lease", "NoDeployment", "Pool", "Stopping"]
 
+
 #: Waits shorter than this are lost in a clock's rounding; the pace makes good what they take too much.
 _SOONEST_S = 5e-4
+
+
 _NOTHING: Mapping[str, Decimal] = {}
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiobatch.errors import ConfigError
+from audiobatch.reports.exports import FOLDER as PARTS
 from audiobatch.reports.manifest import read_manifest, write_csv
-from audiobatch.reports.parts import FOLDER as PARTS
 from audiobatch.reports.views import Views
 from audiobatch.storage.names import OUTPUT_ENDINGS, RAW_ENDINGS, output_path, part_id
 from audiobatch.storage.versions import RESULT_FOLDERS, UNRECORDED, VERSIONS, files_of, version_path

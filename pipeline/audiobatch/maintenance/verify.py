@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audiobatch.errors import InputError
-from audiobatch.inputs.ahead import Ahead
+from audiobatch.errors import InputError, shown
+from audiobatch.inputs.remote import Ahead
 from audiobatch.model import Status
-from audiobatch.redaction import shown
 from audiobatch.reports.manifest import read_manifest
 from audiobatch.reports.views import Views
 from audiobatch.storage.atomic_file import TEMPORARY_PREFIX

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from audiobatch.errors import ConfigError, StorageError
-from audiobatch.planning.estimate import FIRST_GUESS_AUDIO_S
+from audiobatch.planning.tokens import FIRST_GUESS_AUDIO_S
 
 if TYPE_CHECKING:
     from audiobatch.address import Place

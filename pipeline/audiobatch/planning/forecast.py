@@ -8,50 +8,60 @@ Three figures are given for each amount:
     high       every reply as long as it may be: `max_completion_tokens`, or 4096 tokens (3.4 min of speech)
 
 so that the actual amount lies between low and high, unless calls have to be made again.
+
+What a plan's calls would take, in tokens, money and time: low, expected and high.
+
+What writing words down would take: calls and money of `--transcribe-inputs` and `--verify-speech` in a plan.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audiobatch.audio.split import count_parts
 from audiobatch.config import settings
-from audiobatch.config.prices import AUDIO_IN_TOKENS_PER_S
+from audiobatch.config.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, total_usd
 from audiobatch.config.targets import check_prices, targets_of, word_targets
-from audiobatch.config.transcription_rules import word_models
+from audiobatch.config.transcription_rules import LONGEST_S, wanted_of, word_models
 from audiobatch.errors import ConfigError, InputError
 from audiobatch.inputs.discover import Discovery
 from audiobatch.inputs.sound_settings import unfit
 from audiobatch.ledger.copy import ledger_copy
-from audiobatch.model import Status, Usage
-from audiobatch.planning.amounts import Amounts
+from audiobatch.model import PartKind, SourceKind, Status, Usage
 from audiobatch.planning.disk_space import bytes_per_item
-from audiobatch.planning.estimate import ReplySizes
 from audiobatch.planning.items import build_item
 from audiobatch.planning.plan import make_plan, rules_of
-from audiobatch.planning.ranges import FIGURES
-from audiobatch.planning.word_amounts import WordAmounts
+from audiobatch.planning.tokens import FIGURES, HEARD, Conversation, Range, ReplySizes, tokens_of_words
+from audiobatch.planning.worst_case import BOUND_TOKENS
 from audiobatch.storage.output import output_name, output_place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
     from decimal import Decimal
 
     from audiobatch import address
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.config.targets import Target
+    from audiobatch.config.transcription_rules import Written
     from audiobatch.ledger.ledger import Ledger, Recorded
+    from audiobatch.model import Item, Outcome, Source, Turn
     from audiobatch.planning.plan import Plan
-    from audiobatch.planning.ranges import Range
+    from audiobatch.planning.review_rules import Rules
+    from audiobatch.planning.tokens import TurnTokens
 
 #: A retirement is near when it is this close, in days.
 NEAR_DAYS = 180
+
+
 _RUN_ID = "plan"
 
 
@@ -262,3 +272,169 @@ def _free_bytes(output: address.Place) -> int | None:
         return shutil.disk_usage(there).free
     except OSError:
         return None
+
+
+KINDS = ("input_text_tokens", "input_audio_tokens", "output_text_tokens", "output_audio_tokens")
+
+
+@dataclass(slots=True)
+class Amounts:
+    """Tokens of all calls that would be made, counted while the queue streams past.
+
+    Attributes:
+        now_s: epoch seconds, at which earlier replies' audio ids are still good or are not.
+        tokens: by kind.
+        written_down_s: seconds of recordings that their sessions write down.
+    """
+
+    now_s: float
+    calls: int = 0
+    tokens: dict[str, Range] = field(default_factory=lambda: dict.fromkeys(KINDS, Range()))
+    written_down_s: Range = field(default_factory=Range)
+
+    def add(self, one: Recorded, item: Item, rules: Rules, sizes: ReplySizes, spec: JobSpec) -> None:
+        """Every turn of an item that is to be sent."""
+        conversation = Conversation(item=item, sizes=sizes, spec=spec, now_s=self.now_s)
+        for turn in item.turns:
+            outcome = one.outcomes.get(turn.number)
+            if not rules.stands(one, turn):
+                tokens = conversation.asked(turn)
+                self._count(tokens)
+                self.calls += conversation.parts.expected if turn.number == 1 else 1
+                if spec.transcription_model and turn.number == 1:
+                    self.written_down_s += HEARD * conversation.heard_s
+                conversation.replied(turn, tokens)
+            elif outcome is None or outcome.status is not Status.SUCCEEDED:
+                return  # nothing can follow it
+            else:
+                conversation.stands(turn, outcome)
+
+    def _count(self, tokens: TurnTokens) -> None:
+        for kind in KINDS:
+            added: Range = getattr(tokens, kind)
+            self.tokens[kind] += added
+
+    def usage(self, figure: str) -> Usage:
+        """All calls' tokens, one of the figures of each."""
+        return Usage(**{kind: round(getattr(of, figure)) for kind, of in self.tokens.items()})
+
+    def cost(self, targets: Sequence[Target]) -> dict[str, Decimal] | None:
+        """Low at the cheapest place, high at the dearest, expected at the first in priority."""
+        costs = {name: [self._cost(name, one) for one in targets] for name in FIGURES}
+        known = {name: [cost for cost in of if cost is not None] for name, of in costs.items()}
+        if any(len(known[name]) < len(targets) for name in known):
+            return None
+        return {"low": min(known["low"]), "expected": known["expected"][0], "high": max(known["high"])}
+
+    def _cost(self, figure: str, target: Target) -> Decimal | None:
+        heard, written = self.written_down_s * AUDIO_IN_TOKENS_PER_S, tokens_of_words(self.written_down_s)
+        words = Usage(
+            input_audio_tokens=round(getattr(heard, figure)),
+            output_text_tokens=round(getattr(written, figure)),
+        )
+        made = words if self.written_down_s.high else None
+        return total_usd((target.cost_usd(self.usage(figure)), target.transcription_usd(made)))
+
+    def time_s(self, targets: Sequence[Target], spec: JobSpec) -> float | None:
+        """How long the quotas that are given make it; None where none is."""
+        tokens = sum(of.expected for of in self.tokens.values())
+        rpm = [one.rpm for one in targets]
+        tpm = [one.tpm for one in targets]
+        times = []
+        if all(rpm):
+            times.append(self.calls * 60 / sum(one or 0 for one in rpm))
+        if all(tpm):
+            times.append(tokens * 60 / sum(one or 0 for one in tpm))
+        return max(times) if times else None
+
+
+#: Seconds of sound, as shares of what is expected.
+_SOUND = Range(0.3, 1.0, 1.15)
+
+
+@dataclass(slots=True)
+class WordAmounts:
+    """Counted while the plan's queue streams past.
+
+    Attributes:
+        calls: that write words down, if none has to be made again.
+        written: whose words are there already.
+    """
+
+    calls: int = 0
+    written: AbstractSet[Written] = frozenset()
+    _audio: dict[str, Range] = field(default_factory=dict)
+    _text: dict[str, Range] = field(default_factory=dict)
+
+    def add(self, one: Recorded, item: Item, rules: Rules, sizes: ReplySizes, spec: JobSpec) -> None:
+        """The words of every turn's result, those that are there and those that will be."""
+        conversation = Conversation(item=item, sizes=sizes, spec=spec, now_s=0.0)
+        for turn in item.turns:
+            there = one.outcomes.get(turn.number) if rules.stands(one, turn) else None
+            if there is not None:
+                lacks = wanted_of(there, one.source, spec, self.written)
+            else:
+                lacks = () if rules.stands(one, turn) else _will_lack(turn, one.source, spec)
+            if spec.transcribe_inputs and PartKind.INPUT in lacks:
+                in_session = there is None and spec.transcription_model is not None
+                self._count_input(spec.transcribe_inputs, conversation, in_session=in_session)
+            if spec.verify_speech and PartKind.SPEECH in lacks:
+                spoken_s = _spoken_s(there, conversation, turn)
+                self._count(spec.verify_speech, spoken_s, _calls(spoken_s.expected))
+
+    def _count_input(self, model: str, conversation: Conversation, *, in_session: bool) -> None:
+        """A recording's words; where its session writes them down too, only if that has found none."""
+        parts, heard_s = conversation.parts, conversation.heard_s
+        calls = parts.expected if heard_s <= parts.expected * LONGEST_S else count_parts(heard_s).expected
+        low_s = 0.0 if in_session else heard_s
+        self._count(model, Range(low_s, low_s, heard_s + parts.repeated_s), calls, are_likely=not in_session)
+
+    def _count(self, model: str, sound_s: Range, calls: int, *, are_likely: bool = True) -> None:
+        self.calls += calls if are_likely else 0
+        heard_s = sound_s * _SOUND
+        words = tokens_of_words(sound_s).at_most(calls * BOUND_TOKENS)
+        self._audio[model] = self._audio.get(model, Range()) + heard_s * AUDIO_IN_TOKENS_PER_S
+        self._text[model] = self._text.get(model, Range()) + words
+
+    def cost(self, targets: Sequence[Target]) -> dict[str, Decimal] | None:
+        """By low, expected and high; None where a price is not known.
+
+        Args:
+            targets: where words are written down, named by their models.
+        """
+        prices = {one.name: one for one in targets}
+        costs = {
+            name: total_usd(prices[model].cost_usd(self._usage(model, name)) for model in self._audio)
+            for name in FIGURES
+        }
+        known = {name: cost for name, cost in costs.items() if cost is not None}
+        return known if len(known) == len(costs) else None
+
+    def _usage(self, model: str, figure: str) -> Usage:
+        return Usage(
+            input_audio_tokens=math.ceil(getattr(self._audio[model], figure)),
+            output_text_tokens=math.ceil(getattr(self._text[model], figure)),
+        )
+
+
+def _will_lack(turn: Turn, source: Source, spec: JobSpec) -> tuple[PartKind, ...]:
+    """The words that a turn's result will lack once it is there."""
+    lacks_input = spec.transcribe_inputs and turn.number == 1 and source.kind is SourceKind.RECORDING
+    lacks_speech = spec.verify_speech and turn.wants_audio
+    return tuple(
+        kind for kind, lacks in ((PartKind.INPUT, lacks_input), (PartKind.SPEECH, lacks_speech)) if lacks
+    )
+
+
+def _calls(sound_s: float) -> int:
+    """How many calls write a reply down."""
+    return count_parts(sound_s).expected if sound_s > LONGEST_S else 1
+
+
+def _spoken_s(there: Outcome | None, conversation: Conversation, turn: Turn) -> Range:
+    """How long a reply is that is there, or will be."""
+    if there is not None and there.audio_duration_s is not None:
+        return Range.exactly(there.audio_duration_s)
+    longest = conversation.item.max_completion_tokens or BOUND_TOKENS
+    longest_s = conversation.calls(turn).high * longest / AUDIO_OUT_TOKENS_PER_S
+    return Range(0.0, min(conversation.reply_s(turn), longest_s), longest_s)

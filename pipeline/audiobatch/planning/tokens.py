@@ -9,6 +9,12 @@
 
 Chat completions refuse a request with sound on neither side, so that a follow-up in text is asked for with sound
 where none is left (`transports/chat_request.py`): its reply is spoken, and paid for as such.
+
+Amounts that are not known yet, and the sums that are done with them.
+
+How many tokens a call will take, before it is made: what quotas are charged until `usage` says.
+
+Sources of the rates: `prices.py`.
 """
 
 from __future__ import annotations
@@ -23,27 +29,163 @@ from audiobatch.config.prices import (
     CHARACTERS_PER_TEXT_TOKEN,
 )
 from audiobatch.inputs.sound_settings import parts_are_certain, parts_of, sent_s
-from audiobatch.planning.estimate import CHARACTERS_PER_S
-from audiobatch.planning.ranges import Range
+from audiobatch.limits.limiter import CallTokens
 from audiobatch.planning.review_rules import text_of
 from audiobatch.planning.worst_case import BOUND_TOKENS
 from audiobatch.transports.chat_request import is_alive
 
 if TYPE_CHECKING:
     from audiobatch.config.jobspec import JobSpec
-    from audiobatch.model import Item, Outcome, Turn
-    from audiobatch.planning.estimate import ReplySizes
+    from audiobatch.model import Item, Outcome, Request, Turn
+
+#: A spoken answer to a question of a sentence or two, before this job's own replies say better; and how much longer
+#: it is for each second of a recording that it speaks of. Source: the sample jobs on the emulator.
+FIRST_GUESS_AUDIO_S = 12.0
+
+
+FIRST_GUESS_A_SECOND_HEARD = 0.7
+
+
+FIRST_GUESS_TEXT_TOKENS = 120.0
+
+
+#: Speech at a reader's pace. Source: the usual 150 to 160 words a minute.
+CHARACTERS_PER_S = 15.0
+
+
+MESSAGE_TOKENS = 8
+
+
+#: How much the newest reply moves the mean: the last twenty or so decide.
+_WEIGHT = 0.1
+
+
+class ReplySizes:
+    """What this job's replies have come to so far; its mean is the next estimate."""
+
+    def __init__(self) -> None:
+        self.audio_s = FIRST_GUESS_AUDIO_S
+        self.text_tokens = FIRST_GUESS_TEXT_TOKENS
+        self._spoken = self._written = 0
+
+    def saw(self, outcome: Outcome) -> None:
+        """Learn from a reply: the first ones count alike, then the newest a tenth; of parts, from their mean."""
+        replies = outcome.parts or 1
+        if outcome.audio_duration_s is not None:
+            self._spoken += 1
+            weight = max(_WEIGHT, 1 / self._spoken)
+            self.audio_s += weight * (outcome.audio_duration_s / replies - self.audio_s)
+        elif outcome.usage is not None:
+            self._written += 1
+            weight = max(_WEIGHT, 1 / self._written)
+            self.text_tokens += weight * (outcome.usage.output_text_tokens / replies - self.text_tokens)
+
+    def reply_s(self, heard_s: float) -> float:
+        """How long a spoken reply is likely to be, to so many seconds of recording."""
+        return self.audio_s if self._spoken else self.audio_s + FIRST_GUESS_A_SECOND_HEARD * heard_s
+
+    @property
+    def unasked_s(self) -> float:
+        """How long a reply is likely to be that was wanted in text and is spoken all the same."""
+        if not self._written:
+            return self.audio_s
+        return self.text_tokens * CHARACTERS_PER_TEXT_TOKEN / CHARACTERS_PER_S
+
+    def call_tokens(self, request: Request, *, read_aloud: bool = False) -> CallTokens:
+        """Input and output of one call."""
+        into = input_tokens(request)
+        return CallTokens(
+            expected=into + self._reply_tokens(request, read_aloud=read_aloud),
+            input=into,
+            maximum=request.max_completion_tokens,
+        )
+
+    def _reply_tokens(self, request: Request, *, read_aloud: bool) -> float:
+        if not request.wants_audio:
+            tokens = self.text_tokens
+        else:
+            heard_s = request.audio.duration_s if request.audio else 0.0
+            sound_s = len(request.text) / CHARACTERS_PER_S if read_aloud else self.reply_s(heard_s)
+            tokens = sound_s * (AUDIO_OUT_TOKENS_PER_S + CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN)
+        return min(tokens, request.max_completion_tokens or tokens)
+
+
+def input_tokens(request: Request) -> float:
+    """What a request will be counted as; an earlier reply that is named by its id is heard again."""
+    texts = [request.system, request.text, *(one.text for one in request.history)]
+    sound_s = sum(one.audio.duration_s for one in request.history if one.audio)
+    sound_s += request.audio.duration_s if request.audio else 0.0
+    earlier_s = sum(len(one.reply.text) / CHARACTERS_PER_S for one in request.history)
+    return (
+        sum(map(len, texts)) / CHARACTERS_PER_TEXT_TOKEN
+        + MESSAGE_TOKENS * (2 + 2 * len(request.history))
+        + (sound_s + earlier_s) * AUDIO_IN_TOKENS_PER_S
+    )
+
+
+#: The figures of a range, in the order in which they are shown.
+FIGURES = ("low", "expected", "high")
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The least, the likely and the most that something comes to."""
+
+    low: float = 0.0
+    expected: float = 0.0
+    high: float = 0.0
+
+    @classmethod
+    def exactly(cls, amount: float) -> Range:
+        """An amount that is known."""
+        return cls(amount, amount, amount)
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.expected + other.expected, self.high + other.high)
+
+    def __mul__(self, by: Range | float) -> Range:
+        """Figure by figure."""
+        of = by if isinstance(by, Range) else Range.exactly(by)
+        return Range(self.low * of.low, self.expected * of.expected, self.high * of.high)
+
+    def at_most(self, limit: float) -> Range:
+        """No figure above the limit."""
+        return Range(min(self.low, limit), min(self.expected, limit), min(self.high, limit))
+
+
+#: Words in a sound, as shares of what speech of its length usually has.
+_WORDS = Range(0.0, 1.0, 2.0)
+
+
+def tokens_of_words(sound_s: Range) -> Range:
+    """Text tokens of what is said in so many seconds."""
+    return sound_s * (CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN) * _WORDS
+
 
 #: Silences may be trimmed, and a second that was begun may be counted whole.
 HEARD = Range(0.5, 1.0, 1.15)
+
+
 _TEXT = Range(0.7, 1.0, 1.4)
+
+
 #: Text tokens around each message and each request. Source: OpenAI cookbook, "How to count tokens with tiktoken".
 _PER_MESSAGE = Range(0.0, 4.0, 12.0)
+
+
 _PER_REQUEST = Range(0.0, 3.0, 12.0)
+
+
 #: Of a Realtime session whose job has no system prompt: the service puts in instructions of its own.
 _SERVICE_INSTRUCTIONS = Range(0.0, 30.0, 200.0)
+
+
 _LEAST_SPOKEN_S = 0.3
+
+
 _LEAST_TEXT_TOKENS = 1.0
+
+
 #: Of a reply's tokens at most: the rest is the sound, or the words to it.
 _MOST_SOUND, _MOST_WORDS = 0.8, 0.3
 

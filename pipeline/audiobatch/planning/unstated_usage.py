@@ -12,7 +12,7 @@ from audiobatch.config.prices import (
     CHARACTERS_PER_TEXT_TOKEN,
 )
 from audiobatch.model import Usage
-from audiobatch.planning.estimate import CHARACTERS_PER_S, input_tokens
+from audiobatch.planning.tokens import CHARACTERS_PER_S, input_tokens
 
 if TYPE_CHECKING:
     from decimal import Decimal

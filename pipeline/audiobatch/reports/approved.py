@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from audiobatch.errors import ConfigError, InputError, StorageError
 from audiobatch.reports.manifest import read_manifest, write_csv
-from audiobatch.reports.placing import draft_beside, place
+from audiobatch.reports.staging import draft_beside, place
 from audiobatch.storage.local import LocalStorage
 
 if TYPE_CHECKING:

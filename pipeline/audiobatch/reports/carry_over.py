@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from audiobatch.errors import InputError
 from audiobatch.model import Review
 from audiobatch.reports.columns import is_own
-from audiobatch.reports.marks import REVIEWS, RowKey
+from audiobatch.reports.review import REVIEWS, RowKey
 from audiobatch.reports.tables import Cell, TableRow, read_table
 
 if TYPE_CHECKING:

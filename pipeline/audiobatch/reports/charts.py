@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from audiobatch.reports.totals import Totals, quantile
-from audiobatch.reports.units import duration_text, money_text
+from audiobatch.reports.totals import Totals, duration_text, money_text, quantile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,10 +24,9 @@ import jinja2
 
 from audiobatch.reports import charts
 from audiobatch.reports.page_rows import page_row, visible
-from audiobatch.reports.pictures import Draw, Pictures
-from audiobatch.reports.placing import draft_beside, place
-from audiobatch.reports.units import duration_text, money_text
-from audiobatch.reports.waveforms import BINS, HEIGHT, STEP, waveform_path
+from audiobatch.reports.staging import draft_beside, place
+from audiobatch.reports.totals import duration_text, money_text
+from audiobatch.reports.waveforms import BINS, HEIGHT, STEP, Draw, Pictures, waveform_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -8,17 +8,16 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from audiobatch.answer_schema import REPLY_PREFIX
-from audiobatch.reports.cells import escape_controls
 from audiobatch.reports.links import AUDIO_STAMP, INPUT_LINK, file_at, href, is_audio_path
-from audiobatch.reports.totals import number, words
-from audiobatch.reports.units import duration_text, money_text
+from audiobatch.reports.manifest import escape_controls
+from audiobatch.reports.totals import duration_text, money_text, number, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from audiobatch.reports.manifest import ManifestRow
-    from audiobatch.reports.pictures import Pictures
+    from audiobatch.reports.waveforms import Pictures
 
 _LONG_TEXT = 700
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

@@ -3,21 +3,30 @@
 The three are one format: a table with `item_id`, `turn`, `review`, `review_note` and, where it is there,
 `version`. Rows are known by item and turn, never by their place. A row that cannot be right is refused with a
 reason, the others are taken. The file that was applied last holds, and `changes` says what that changes.
+
+A reviewer's file applied to a folder: checked against its rows, what it changes put on record.
+
+A reviewer's mark on one row, whichever file it was written in.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from audiobatch.redaction import shown
-from audiobatch.reports.cells import unprotect
-from audiobatch.reports.marks import REVIEWS, Mark, RefusedMark, RowKey, Standing
+from audiobatch.errors import shown
+from audiobatch.model import Review
+from audiobatch.reports.manifest import unprotect
+from audiobatch.reports.rows import manifest_rows
 from audiobatch.reports.tables import TableRow, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,3 +152,120 @@ def _unknown(item_id: str) -> str:
     except ValueError:
         return "is no item of this job"
     return "is no item of this job; if a spreadsheet turned the id into a number, mark manifest.xlsx instead"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a file says against what is on record. Nothing is written yet.
+
+    Attributes:
+        marks: of all rows of the file that are valid, also those without a mark.
+        changed: what differs from the record.
+        refused: rows that cannot be taken, with reasons.
+        after: marks by kind as they are once this is applied.
+    """
+
+    marks: tuple[Mark, ...]
+    changed: tuple[Change, ...]
+    refused: tuple[RefusedMark, ...]
+    after: Mapping[str, int]
+
+    @property
+    def rows(self) -> tuple[RowKey, ...]:
+        """The rows that the file speaks for."""
+        return tuple(mark.key for mark in self.marks)
+
+
+def standings(ledger: Ledger, spec: JobSpec) -> dict[RowKey, Standing]:
+    """Every row of the manifest with what is on record for it."""
+    return {
+        (row["item_id"], row["turn"]): Standing(
+            review=row.get("review") or "", note=row.get("review_note") or "", version=row.get("version") or 0
+        )
+        for chunk in manifest_rows(ledger.recorded(), spec)
+        for row in chunk
+    }
+
+
+def read_file(path: Path, ledger: Ledger, spec: JobSpec) -> Reading:
+    """Check a reviewer's file against the folder.
+
+    Raises:
+        InputError: it cannot be read, or is no table of marks.
+    """
+    known = standings(ledger, spec)
+    read = read_marks(path, known)
+    changed = changes(read.marks, known)
+    after = Counter(standing.review for standing in known.values())
+    for change in changed:
+        after[change.was.review] -= 1
+        after[change.mark.review] += 1
+    return Reading(
+        marks=read.marks,
+        changed=tuple(changed),
+        refused=read.refused,
+        after={review: after[review] for review in REVIEWS if after[review]},
+    )
+
+
+def put_on_record(reading: Reading, ledger: Ledger) -> None:
+    """What was applied last holds."""
+    ledger.put_reviews(
+        {
+            change.mark.key: Review(review=change.mark.review, note=change.mark.note)
+            for change in reading.changed
+        }
+    )
+
+
+#: What `review` may say: approved; make it again; not wanted and not made again.
+REVIEWS = ("ok", "redo", "reject")
+
+
+#: One row of the manifest.
+RowKey = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What is on record for a row before new marks come.
+
+    Attributes:
+        version: of the reply that the row shows; 0 where there is none yet.
+    """
+
+    review: str = ""
+    note: str = ""
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """One row as the reviewer left it.
+
+    Attributes:
+        review: one of `REVIEWS`, or empty: no mark (any more).
+        where: the row in the reviewer's file, as the program shows it: `row 7`, `manifest 2, row 7`.
+    """
+
+    item_id: str
+    turn: int
+    review: str
+    note: str = ""
+    where: str = ""
+
+    @property
+    def key(self) -> RowKey:
+        return (self.item_id, self.turn)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedMark:
+    """A row that is not applied, and why, in words for the reviewer."""
+
+    where: str
+    item_id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{shown(self.where)}: {shown(self.item_id) or '(no item_id)'}: {self.reason}"

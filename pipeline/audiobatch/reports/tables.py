@@ -9,8 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, TypeAlias
 
 from audiobatch.errors import InputError
-from audiobatch.reports.cells import unescape_controls
-from audiobatch.reports.manifest import read_manifest
+from audiobatch.reports.manifest import read_manifest, unescape_controls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

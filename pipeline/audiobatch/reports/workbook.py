@@ -21,9 +21,8 @@ from xlsxwriter.exceptions import XlsxFileError
 
 from audiobatch.errors import StorageError
 from audiobatch.reports.columns import COLUMNS
-from audiobatch.reports.looks import Formats
-from audiobatch.reports.placing import Placed, draft_beside, place
-from audiobatch.reports.sheets import EXCEL_LIMITS, ManifestSheet, SheetLimits
+from audiobatch.reports.sheets import EXCEL_LIMITS, Formats, ManifestSheet, SheetLimits
+from audiobatch.reports.staging import Placed, draft_beside, place
 from audiobatch.reports.totals import Totals
 from audiobatch.reports.workbook_summary import write_settings, write_summary
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from audiobatch.reports.cells import cut
+from audiobatch.reports.manifest import cut
 from audiobatch.reports.totals import Totals, quantile
 
 if TYPE_CHECKING:

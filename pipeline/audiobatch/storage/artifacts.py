@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from audiobatch.audio.checks import check_reply
 from audiobatch.audio.finish import Finish, finish_reply
-from audiobatch.audio.measure import measure
+from audiobatch.audio.measure import check_reply, measure
 from audiobatch.audio.wav import pcm_to_wav, repair_header
 from audiobatch.errors import BadReply, StorageError
 from audiobatch.model import Check

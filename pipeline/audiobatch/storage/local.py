@@ -4,6 +4,8 @@
 
 A reader, or a run after a kill at any instant, sees the old file or the new one. What a kill leaves behind is
 at most a temporary file, and `sweep_temporary` removes it.
+
+Where a relative path lies inside a folder, and the refusal of every path that would lead out of it.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Final, Protocol
 
 from audiobatch.errors import ConfigError, StorageError
 from audiobatch.model import SavedFile
@@ -29,7 +32,6 @@ from audiobatch.storage.atomic_file import (
     sync_folder,
     translating,
 )
-from audiobatch.storage.containment import place_inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -291,3 +293,38 @@ class LocalStorage:
                 above = above.parent
                 sync_folder(above)
             self._durable.add(folder)
+
+
+_FORBIDDEN: Final = frozenset("\\:\0")
+
+
+#: Windows' other kind of link to a folder: IO_REPARSE_TAG_MOUNT_POINT, which `stat` names only there.
+_JUNCTION: Final = 0xA0000003
+
+
+def place_inside(root: Path, path: str) -> Path:
+    """The absolute place of a POSIX path relative to `root`. Its folders need not be there yet.
+
+    Looked at again at every call, since a folder can be swapped for a link in mid-run. The last component may be
+    a link: to rename over it or to delete it changes the link, not what it points to.
+
+    Raises:
+        StorageError: it would leave the root, by its words or through a link.
+    """
+    parts = path.split("/")
+    if any(part in {"", ".", ".."} or not _FORBIDDEN.isdisjoint(part) for part in parts):
+        raise StorageError(f"refused: {path!r} is not a path inside {root}")
+    folder = str(root)
+    for part in parts[:-1]:
+        folder = f"{folder}{os.sep}{part}"
+        if _is_link(folder):
+            raise StorageError(f"refused: {path!r} leads through a link out of its place in {root}")
+    return Path(folder, parts[-1])
+
+
+def _is_link(path: str) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False  # not there yet, or a file: who makes the folder finds out
+    return stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0) == _JUNCTION

@@ -12,6 +12,10 @@ one file. `~` is itself not portable (Windows' short names use it), so no hashed
 
 One pair the ending rule cannot tell apart: `x` and `x.wav` both become `x.wav`. Such ids, and a table's own
 `filename`s, are refused before anything is sent: `claims` knows who came first.
+
+Who has which output name: for the few names that two items could both ask for.
+
+Names made from item_ids are apart by themselves, but for `x` and `x.wav`; a table's `filename`s can be anything.
 """
 
 from __future__ import annotations
@@ -27,36 +31,55 @@ from audiobatch.errors import InputError
 
 Folder = Literal["audio", "transcripts", "replies", "parts"]
 
+
 #: Endings of the files that are written here. No folder ends in one, so no file is where a folder must be.
 OUTPUT_ENDINGS: Final = frozenset(
     {".wav", ".mp3", ".flac", ".opus", ".aac", ".m4a", ".ogg", ".pcm", ".pcm16"}
     | {".txt", ".srt", ".vtt", ".json", ".html", ".bin"}
 )
+
+
 #: Of bodies that are kept as they came, in `replies/`.
 #: A body's; earlier versions kept pages as `.html`.
 RAW_ENDINGS: Final = (".json", ".txt", ".bin", ".html")
+
+
 #: Endings that inputs come with: `a.m4a` and `a.m4a.wav` would both be written to `a.m4a.wav`.
 _INPUT_ENDINGS: Final = OUTPUT_ENDINGS | frozenset(
     {".m4b", ".mp4", ".mov", ".mkv", ".webm", ".oga", ".wma", ".amr", ".aif", ".aiff", ".au"}
     | {".3gp", ".caf", ".gsm", ".ulaw", ".alaw", ".raw", ".csv", ".xlsx", ".jsonl", ".md"}
 )
 
+
 #: Source: https://learn.microsoft.com/windows/win32/fileio/naming-a-file (2026-11): also with an ending.
 _RESERVED: Final = frozenset(
     {"con", "prn", "aux", "nul", "conin$", "conout$", "clock$"}
     | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
 )
+
+
 _FORBIDDEN: Final = frozenset('<>:"\\|?*~')
+
+
 #: Drawn as nothing and ignored when some file systems compare names; the others like them are of class Cf.
 _INVISIBLE: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
+
+
 _NUMBERED: Final = re.compile(r"\.(?:t|part)[0-9]+$", re.IGNORECASE)
+
+
 _PLAIN: Final = re.compile(r"[a-z0-9_]+(?:[-/][a-z0-9_]+)*(?:\.[a-z0-9]+)?")
 
+
 _HASH_CHARACTERS: Final = 10
+
+
 #: Leaves room for `~` and the hash, `.t12`, `.part123` and two endings within 255 bytes.
 _COMPONENT_BYTES: Final = 200
+
+
 #: Windows allows 260 units for a whole path, the folder that the user chose included.
 _STEM_UNITS: Final = 180
 
@@ -237,3 +260,34 @@ def _cut(text: str, most_bytes: int, most_units: int) -> str:
     while text and (len(text.encode("utf-8", "replace")) > most_bytes or _units(text) > most_units):
         text = text[: -max(1, (len(text) - most_bytes) // 2)]
     return text or "_"
+
+
+class Claims:
+    """The names given out so far, first come, first served."""
+
+    def __init__(self) -> None:
+        self._holders: dict[str, str] = {}
+
+    def claim(self, item_id: str, filename: str | None = None) -> str | None:
+        """Takes the item's output name; None when it is now the item's, else the item_id that has it.
+
+        A refused item takes nothing. An item may claim its own name again.
+
+        Raises:
+            InputError: `filename` would not work on every system.
+        """
+        stem = stem_of(item_id, filename)
+        for key in _rivals(stem):
+            if (holder := self._holders.get(key, item_id)) != item_id:
+                return holder
+        self._holders[collision_key(str(stem))] = item_id
+        return None
+
+
+def _rivals(stem: PurePosixPath) -> list[str]:
+    """Every name that becomes the same file once an ending is added, this one first."""
+    key = collision_key(str(stem))
+    rivals = [key, *(key + ending for ending in OUTPUT_ENDINGS)]
+    if stem.suffix.lower() in OUTPUT_ENDINGS:
+        rivals.append(key.removesuffix(stem.suffix.lower()))
+    return rivals

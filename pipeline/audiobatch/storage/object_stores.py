@@ -4,21 +4,54 @@ az://       extra `azure`; AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACC
             DefaultAzureCredential (`az login`, a managed identity, …)
 s3://       extra `s3`; botocore's chain (AWS_…, profiles, roles); AWS_ENDPOINT_URL for another service
 memory://   lives and ends with the process
+
+What lies below a place in a store, page by page: memory holds one page, however many objects there are.
+
+names in the store's own order (by their UTF-8 bytes), which is the same at every listing.
+
+Requests to a store, made again while they fail for a reason that passes: the one layer that retries here.
+
+What a store's client raises, put in order: what passes by waiting, and the words for what does not.
+
+Clients raise the system's errors, their own, and those of the HTTP library below them. Their messages are not
+repeated, since they may quote a request: the status and the service's own code for the error say what happened.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import importlib
+import logging
 import os
-from typing import TYPE_CHECKING, Any, Final
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakSet
 
-from audiobatch.errors import ConfigError
+import aiohttp
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from audiobatch.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     from audiobatch.address import Address
 
+    Call = Callable[[Callable[[], Any]], Any]
+    from collections.abc import Callable
+
+    from tenacity import RetryCallState
+
+
 CONNECT_TIMEOUT_S: Final = 20
+
+
 READ_TIMEOUT_S: Final = 60
+
+
 _EXTRAS: Final = {"az": ("azure", "adlfs"), "s3": ("s3", "s3fs")}
 
 
@@ -92,3 +125,274 @@ def _s3(fsspec: Any) -> Any:
     )
     filesystem.retries = 1
     return filesystem
+
+
+PAGE_OBJECTS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One object.
+
+    Attributes:
+        path: relative to the place that was listed.
+        version: changes whenever the object does; see `version_of`.
+    """
+
+    path: str
+    size_bytes: int
+    version: int
+
+
+def listed(filesystem: Any, place: Address, call: Call) -> Iterator[Entry]:
+    """Every object below a place, not the place itself.
+
+    Args:
+        filesystem: of `filesystem_of`.
+        place: a container or bucket, or a prefix in it.
+        call: makes one request, again where it failed for a reason that passes.
+    """
+    prefix = place.path + "/"
+    match place.protocol:
+        case "az":
+            pages = _azure_pages(filesystem, prefix, call)
+        case "s3":
+            pages = _s3_pages(filesystem, prefix, call)
+        case _:
+            found = call(lambda: filesystem.find(place.path, detail=True))
+            pages = iter([[{**info, "name": str(name).lstrip("/")} for name, info in sorted(found.items())]])
+    for page in pages:
+        for info in page:
+            path = info["name"].removeprefix(prefix)
+            # Some programs write an empty object for a folder.
+            if path and not path.endswith("/"):
+                yield Entry(path=path, size_bytes=int(info["size"] or 0), version=version_of(info))
+
+
+def version_of(info: Mapping[str, Any]) -> int:
+    """A number that changes whenever the object does, made from its etag; from its time where it has none.
+
+    A time alone would not do: stores give it in seconds, and an object can change twice within one.
+    """
+    tag = info.get("ETag") or info.get("etag")
+    if not tag:
+        made = info.get("created") or info.get("mtime") or 0
+        tag = str(made.timestamp() if isinstance(made, datetime) else made)
+    # 60 bits: it is kept where times in nanoseconds are.
+    return int(hashlib.sha256(str(tag).strip('"').encode()).hexdigest()[:15], 16)
+
+
+def _azure_pages(filesystem: Any, prefix: str, call: Call) -> Iterator[list[dict[str, Any]]]:
+    from fsspec.asyn import sync
+
+    container, _, start = prefix.partition("/")
+    token: str | None = None
+
+    async def page() -> tuple[list[dict[str, Any]], str | None]:
+        async with filesystem.service_client.get_container_client(container) as client:
+            pages = client.list_blobs(
+                name_starts_with=start, include=["metadata"], results_per_page=PAGE_OBJECTS
+            ).by_page(token)
+            async for blobs in pages:
+                found = [
+                    {"name": f"{container}/{one.name}", "size": one.size, "etag": one.etag}
+                    async for one in blobs
+                    if not _is_folder_mark(one.metadata)
+                ]
+                return found, pages.continuation_token
+        return [], None
+
+    while True:
+        infos, token = call(lambda: sync(filesystem.loop, page))
+        yield infos
+        if not token:
+            return
+
+
+def _is_folder_mark(metadata: Mapping[str, str] | None) -> bool:
+    """A folder of an account with a hierarchical namespace, which is listed like a blob."""
+    return any(
+        name.lower() in {"hdi_isfolder", "is_directory"} and value == "true"
+        for name, value in (metadata or {}).items()
+    )
+
+
+def _s3_pages(filesystem: Any, prefix: str, call: Call) -> Iterator[list[dict[str, Any]]]:
+    bucket, _, start = prefix.partition("/")
+    more: dict[str, str] = {}
+
+    def page() -> Any:
+        return filesystem.call_s3(
+            "list_objects_v2", Bucket=bucket, Prefix=start, MaxKeys=PAGE_OBJECTS, **more
+        )
+
+    while True:
+        answer = call(page)
+        yield [
+            {"name": f"{bucket}/{one['Key']}", "size": one["Size"], "ETag": one["ETag"]}
+            for one in answer.get("Contents", ())
+        ]
+        if not answer.get("IsTruncated"):
+            return
+        more = {"ContinuationToken": answer["NextContinuationToken"]}
+
+
+log = logging.getLogger(__name__)
+
+
+_T = TypeVar("_T")
+
+
+#: How long a store may be away or too busy before it counts as failed.
+PATIENCE_S = 120.0
+
+
+#: A store that never answered is rather a wrong name or address.
+FIRST_PATIENCE_S = 15.0
+
+
+#: File systems whose store has said anything in this process.
+_ANSWERED: WeakSet[Any] = WeakSet()
+
+
+class Asking:
+    """Asks one file system's store. For any thread."""
+
+    def __init__(self, filesystem: Any, patience_s: float | None = None) -> None:
+        self._filesystem = filesystem
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
+
+    def __call__(self, call: Callable[[], _T]) -> _T:
+        """What `call` returns, or raises for good. It must be one that may be made twice."""
+        known = self._filesystem in _ANSWERED
+        for attempt in Retrying(
+            retry=retry_if_exception(is_passing),
+            stop=stop_after_delay(self._patience_s if known else min(self._patience_s, FIRST_PATIENCE_S)),
+            wait=wait_random_exponential(multiplier=0.2, max=15),
+            before_sleep=_say,
+            reraise=True,
+        ):
+            with attempt:
+                return self._once(call)
+        raise AssertionError  # the last attempt returned or raised
+
+    def _once(self, call: Callable[[], _T]) -> _T:
+        try:
+            answer = call()
+        except Exception as failed:
+            if not is_passing(failed):
+                _ANSWERED.add(self._filesystem)
+            raise
+        _ANSWERED.add(self._filesystem)
+        return answer
+
+
+def _say(state: RetryCallState) -> None:
+    failed = state.outcome.exception() if state.outcome else None
+    log.info("the store did not answer as it should (%s); once more", type(failed).__name__)
+
+
+#: Statuses of a store that is busy, restarting, or cut off on the way.
+#: Source: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes,
+#: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html (2026-11).
+_PASSING_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+
+
+#: Codes that say so under another status; the last: two puts with a condition met on one key.
+_PASSING_CODES: Final = frozenset(
+    {"RequestTimeout", "SlowDown", "ServerBusy", "OperationAborted", "ConditionalRequestConflict"}
+)
+
+
+_AGAIN: Final = "then run the same command again: nothing that is recorded is lost or bought twice."
+
+
+def is_passing(failed: BaseException) -> bool:
+    """Whether the same request may well be answered in a moment: throttled, cut off, timed out."""
+    for one in _causes(failed):
+        status, code = _answer(one)
+        if status is not None:
+            return status in _PASSING_STATUSES or code in _PASSING_CODES
+    return any(isinstance(one, (*_DROPPED, *_clients_own())) for one in _causes(failed))
+
+
+def is_unknown_there(failed: BaseException) -> bool:
+    """Whether the store does not know what it was asked to do."""
+    answers = [_answer(one) for one in _causes(failed)]
+    return any(status == 501 or code == "NotImplemented" for status, code in answers)
+
+
+_DROPPED: Final = (ConnectionError, TimeoutError, aiohttp.ClientError)
+
+
+def _clients_own() -> tuple[type[BaseException], ...]:
+    """The clients' errors for connections that break; only of clients that are loaded."""
+    found: list[type[BaseException]] = []
+    if "azure.core" in sys.modules:
+        from azure.core.exceptions import IncompleteReadError, ServiceRequestError, ServiceResponseError
+
+        found += [ServiceRequestError, ServiceResponseError, IncompleteReadError]
+    if "botocore" in sys.modules:
+        from botocore import exceptions
+        from botocore.parsers import ResponseParserError
+
+        # Its own ConnectionError is no HTTPClientError, and not the system's.
+        found += [exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.ResponseStreamingError]
+        found += [ResponseParserError]
+    return tuple(found)
+
+
+def store_error(failed: BaseException, where: Address, *, verb: str = "write") -> StorageError:
+    """What happened, to which object, and what to do."""
+    return StorageError(f"cannot {verb} {where}: {_words(failed, where)}")
+
+
+def _words(failed: BaseException, where: Address) -> str:
+    answers = [answer for one in _causes(failed) if (answer := _answer(one))[0] is not None]
+    status, code = answers[-1] if answers else (None, "")
+    said = " ".join(part for part in (str(status) if status else "", code) if part)
+    if code in {"NoSuchBucket", "ContainerNotFound"}:
+        container = where.path.partition("/")[0]
+        return f"there is no container or bucket {container!r}. Create it, or name another, {_AGAIN}"
+    if status in {401, 403} or isinstance(failed, PermissionError) or _no_credential(failed):
+        return (
+            f"the store does not accept the credentials{f' ({said})' if said else ''}. Sign in, or see that they "
+            f"may read and write there, {_AGAIN}"
+        )
+    if status == 404 or isinstance(failed, FileNotFoundError):
+        return "it is not there"
+    if is_passing(failed):
+        why = said or type(failed).__name__
+        return f"the store did not answer as it should, again and again ({why}). Wait or mend that, {_AGAIN}"
+    if isinstance(failed, OSError) and failed.errno == errno.ENAMETOOLONG:
+        return "its name is too long for the store"
+    return (
+        f"the store refused ({said or type(failed).__name__}). Mend that, or name another --output, {_AGAIN}"
+    )
+
+
+def _causes(failed: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from."""
+    seen: list[BaseException] = []
+    one: BaseException | None = failed
+    while one is not None and one not in seen:
+        seen.append(one)
+        yield one
+        one = one.__cause__
+
+
+def _answer(failed: BaseException) -> tuple[int | None, str]:
+    """The HTTP status and the service's code for the error, where a client's error has them."""
+    response: Any = getattr(failed, "response", None)
+    if isinstance(response, dict):  # botocore's
+        error = response.get("Error", {})
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return (status if isinstance(status, int) else None), str(error.get("Code", ""))
+    status = getattr(failed, "status_code", None)
+    code = getattr(failed, "error_code", None)
+    return (status if isinstance(status, int) else None), str(getattr(code, "value", code) or "")
+
+
+def _no_credential(failed: BaseException) -> bool:
+    names = {type(one).__name__ for one in _causes(failed)}
+    return bool(names & {"ClientAuthenticationError", "CredentialUnavailableError", "NoCredentialsError"})

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from audiobatch.address import Address, Place, is_remote, place_of
+from audiobatch.address import Address, Place, is_database, is_remote, place_of
 from audiobatch.errors import ConfigError
-from audiobatch.ledger_address import is_database
 from audiobatch.storage.local import LocalStorage
 from audiobatch.storage.spool import Spool
 

@@ -11,10 +11,8 @@ import logging
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
-from audiobatch.errors import StorageError
-from audiobatch.redaction import longest_secret_bytes, redacted_bytes
-from audiobatch.storage.containment import place_inside
-from audiobatch.storage.local import LocalStorage
+from audiobatch.errors import StorageError, longest_secret_bytes, redacted_bytes
+from audiobatch.storage.local import LocalStorage, place_inside
 from audiobatch.storage.names import output_path
 
 if TYPE_CHECKING:

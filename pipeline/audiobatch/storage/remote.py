@@ -22,11 +22,16 @@ from typing import IO, TYPE_CHECKING, Final, Literal, TypeVar
 
 from audiobatch.errors import ConfigError, StorageError
 from audiobatch.model import SavedFile
-from audiobatch.storage.asking import Asking
 from audiobatch.storage.atomic_file import TEMPORARY_PREFIX
-from audiobatch.storage.listing import Entry, listed, version_of
-from audiobatch.storage.object_stores import filesystem_of
-from audiobatch.storage.store_errors import is_unknown_there, store_error
+from audiobatch.storage.object_stores import (
+    Asking,
+    Entry,
+    filesystem_of,
+    is_unknown_there,
+    listed,
+    store_error,
+    version_of,
+)
 from audiobatch.storage.versions import UNRECORDED
 
 if TYPE_CHECKING:

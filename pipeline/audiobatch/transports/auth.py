@@ -11,8 +11,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from audiobatch.errors import AuthenticationFailed, Disconnected
-from audiobatch.redaction import keep_secret
+from audiobatch.errors import AuthenticationFailed, Disconnected, keep_secret
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken

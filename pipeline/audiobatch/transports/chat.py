@@ -17,22 +17,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from audiobatch.errors import AuthenticationFailed, working_on_reply
-from audiobatch.transports.body import encoded_body
 from audiobatch.transports.chat_reply import reply_of, streamed_reply
+from audiobatch.transports.chat_request import encoded_body
 from audiobatch.transports.chat_stream import as_stream, read_stream
 from audiobatch.transports.error_mapping import request_id, translate
 from audiobatch.transports.http import ServiceClient, headers_of
 from audiobatch.transports.reply_audio import encoded
 from audiobatch.transports.reply_memory import timing
 from audiobatch.transports.stored_body import body_of
-from audiobatch.transports.watched import PROGRESS_WINDOW_S
-from audiobatch.transports.wire import LARGEST_REPLY_BYTES
+from audiobatch.transports.wire import LARGEST_REPLY_BYTES, PROGRESS_WINDOW_S
 
 if TYPE_CHECKING:
     from audiobatch.model import Reply, Request
     from audiobatch.transports.auth import EntraTokens
     from audiobatch.transports.base import Sink
-    from audiobatch.transports.body import PiecewiseBody
+    from audiobatch.transports.chat_request import PiecewiseBody
 
 _PATH = "/chat/completions"
 #: Larger bodies are worked on in a thread; decoded one at a time, for there are three copies of one meanwhile.

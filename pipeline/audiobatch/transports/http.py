@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from audiobatch.transports.auth import EntraTokens
-    from audiobatch.transports.body import PiecewiseBody
+    from audiobatch.transports.chat_request import PiecewiseBody
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from audiobatch.model import Request
-    from audiobatch.transports.turn_reply import TurnReply
+    from audiobatch.transports.realtime_protocol import TurnReply
 
 
 def reply_of(request: Request, found: TurnReply, model: str, latency_s: float) -> Reply:

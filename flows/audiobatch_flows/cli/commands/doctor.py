@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiobatch.exit_codes import ExitCode
+from audiobatch.errors import ExitCode
 from audiobatch_flows.cli.options import JobCommand, job_options, resolve_job
 
 if TYPE_CHECKING:

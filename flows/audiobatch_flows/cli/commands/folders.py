@@ -11,12 +11,11 @@ import click
 import orjson
 from pydantic import ValidationError
 
-from audiobatch.address import Address, Place, place_of
+from audiobatch.address import Address, Place, is_database, place_of
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.errors import ConfigError, StorageError
 from audiobatch.ledger.ledger import Ledger
 from audiobatch.ledger.trust import check_trusted
-from audiobatch.ledger_address import is_database
 from audiobatch.storage.lock import FolderLock
 from audiobatch.storage.output import JOB_FILE, place_with, storage_of
 

@@ -40,10 +40,10 @@ def plan(inputs: tuple[str, ...], job_file: Path | None, *, as_json: bool, **fla
 
 def lines(found: Forecast) -> Iterator[str]:
     """The plan in words."""
+    from audiobatch.errors import redacted
+    from audiobatch.errors import shown as printable
     from audiobatch.planning.forecast import NEAR_DAYS
-    from audiobatch.planning.ranges import FIGURES
-    from audiobatch.redaction import redacted
-    from audiobatch.redaction import shown as printable
+    from audiobatch.planning.tokens import FIGURES
     from audiobatch_flows.summary_text import counted, duration
 
     yield f"{counted(found.items, 'input')} → {found.output}"

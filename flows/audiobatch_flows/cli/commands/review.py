@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from audiobatch.exit_codes import ExitCode
-from audiobatch.redaction import redacted, shown
+from audiobatch.errors import ExitCode, redacted, shown
 from audiobatch_flows.cli.commands.folders import alone, folder_argument, opened
 from audiobatch_flows.summary_text import counted
 
 if TYPE_CHECKING:
     from audiobatch.address import Place
-    from audiobatch.reports.applying import Reading
+    from audiobatch.reports.review import Reading
     from audiobatch_flows.cli.commands.folders import Folder
 
 _MOST_SHOWN = 50
@@ -59,7 +58,7 @@ def review(folder: Place, *, file: Path | None, export: Path | None, dry_run: bo
 
 
 def _apply(found: Folder, file: Path, *, dry_run: bool, as_json: bool) -> int:
-    from audiobatch.reports.applying import put_on_record, read_file
+    from audiobatch.reports.review import put_on_record, read_file
     from audiobatch.reports.views import Views
 
     if dry_run:
@@ -148,7 +147,7 @@ def _export(found: Folder, target: Path, *, as_json: bool) -> int:
 
 
 def _show(found: Folder, *, as_json: bool) -> int:
-    from audiobatch.reports.applying import standings
+    from audiobatch.reports.review import standings
 
     known = standings(found.ledger, found.spec)
     marked = [(key, standing) for key, standing in known.items() if standing.review or standing.note]

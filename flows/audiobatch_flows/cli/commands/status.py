@@ -20,7 +20,7 @@ def status(folder: Place, *, as_json: bool) -> int:
     """Count what DIR holds: rows by status, failures by kind, what was spent, and who works on it now."""
     from datetime import UTC, datetime, timedelta
 
-    from audiobatch.reports.overview import overview
+    from audiobatch.reports.totals import overview
     from audiobatch_flows import summary_text
 
     with opened(folder) as found:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from audiobatch.exit_codes import ExitCode
+from audiobatch.errors import ExitCode
 from audiobatch_flows.cli.commands.folders import alone, at_work, folder_argument, opened
 from audiobatch_flows.summary_text import counted
 
