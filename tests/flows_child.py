@@ -51,7 +51,7 @@ async def run_command(spec: JobSpec, server: EmbeddedServer | None):
 
 
 async def run_flow(spec: JobSpec):
-    from audiobatch_flows.flow import RunFailed, process_folder
+    from audiobatch_flows import RunFailed, process_folder
 
     try:
         return told(await process_folder(spec))

@@ -139,7 +139,7 @@ HEARD = [check for check in Check if check is not Check.REPAIRED]
 
 
 def test_every_check_finds_its_defects_and_leaves_good_replies_alone(capsys):
-    tally: dict[Check, Counter[str]] = {check: Counter() for check in HEARD}
+    stats: dict[Check, Counter[str]] = {check: Counter() for check in HEARD}
     mistakes: Counter[str] = Counter()
     corpus = replies(asyncio.run(spoken()))
     for reply in corpus:
@@ -148,18 +148,18 @@ def test_every_check_finds_its_defects_and_leaves_good_replies_alone(capsys):
             outcome = ("miss" if check in reply.expected else "") or "quiet"
             if check in found:
                 outcome = "hit" if check in reply.expected else "false"
-            tally[check][outcome] += 1
+            stats[check][outcome] += 1
             if outcome in ("miss", "false"):
                 mistakes[f"{check} {outcome}: {reply.kind}"] += 1
     with capsys.disabled():
         print(f"\n{len(corpus)} replies\n{'check':<14}{'precision':>10}{'recall':>8}{'defects':>9}")
-        for check, count in tally.items():
+        for check, count in stats.items():
             defects = count["hit"] + count["miss"]
             precision = count["hit"] / max(1, count["hit"] + count["false"])
             print(f"{check:<14}{precision:>10.3f}{count['hit'] / max(1, defects):>8.3f}{defects:>9}")
         for mistake, times in mistakes.items():
             print(f"  {mistake}: {times}")
-    for check, count in tally.items():
+    for check, count in stats.items():
         assert count["hit"] + count["miss"] >= 9, check
         assert count["hit"] / (count["hit"] + count["miss"]) >= 0.95, check
         assert count["hit"] / max(1, count["hit"] + count["false"]) >= 0.95, check

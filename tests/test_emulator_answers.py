@@ -3,7 +3,7 @@
 import pytest
 
 from audiobatch_emulator.answers import Heard, answer, quote, reads_verbatim, shortened
-from audiobatch_emulator.recognition import Hearing
+from audiobatch_emulator.hearing import Hearing
 
 
 def hearing(text: str = "good morning", confidence: float = 0.9, pitch_hz: float | None = 120.0) -> Hearing:

@@ -19,9 +19,9 @@ import soundfile
 from audiobatch_emulator import pocketsphinx_ear
 from audiobatch_emulator.decoding import decode
 from audiobatch_emulator.errors import EmulatorError
-from audiobatch_emulator.pocketsphinx_ear import PocketsphinxEar
+from audiobatch_emulator.pocketsphinx_ear import PocketsphinxRecognizer
 from audiobatch_emulator.pocketsphinx_engine import pieces
-from audiobatch_emulator.recognition import EngineCrashed, Undecodable, open_ear
+from audiobatch_emulator.recognition import EngineCrashed, Undecodable, open_recognizer
 from audiobatch_emulator.speech_gate import can_be_speech
 from audiobatch_emulator.tones import tone_speech
 from audiobatch_emulator.voices import voice_named
@@ -38,14 +38,14 @@ def kind(request):
 
 @pytest.fixture
 async def ear():
-    opened = PocketsphinxEar(processes=2)
+    opened = PocketsphinxRecognizer(processes=2)
     yield opened
     await opened.aclose()
 
 
 @pytest.fixture
 async def any_ear(kind):
-    opened = open_ear(kind, processes=1)
+    opened = open_recognizer(kind, processes=1)
     yield opened
     await opened.aclose()
 
@@ -83,7 +83,7 @@ def sample_table() -> dict[str, tuple[float, str]]:
 
 
 async def test_the_sample_recordings_are_speech_of_the_length_that_their_readme_gives():
-    table, ear = sample_table(), open_ear("tone")
+    table, ear = sample_table(), open_recognizer("tone")
     assert set(table) == {path.relative_to(RECORDINGS).as_posix() for path in RECORDINGS.rglob("*.*")}
     for path, (length_s, _) in table.items():
         hearing = await ear.hear((RECORDINGS / path).read_bytes())
@@ -195,13 +195,13 @@ FLAVOURS = {
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 async def test_every_flavour_of_audio_is_decoded_whole(flavour):
-    hearing = await open_ear("tone").hear(FLAVOURS[flavour])
+    hearing = await open_recognizer("tone").hear(FLAVOURS[flavour])
     assert hearing.duration_s == pytest.approx(2.0, abs=0.08)
     assert hearing.pitch_hz == pytest.approx(200, rel=0.02)
 
 
 async def test_a_recording_cut_off_is_heard_up_to_there():
-    hearing = await open_ear("tone").hear(wav(sine(200, 4.0))[:64_044])
+    hearing = await open_recognizer("tone").hear(wav(sine(200, 4.0))[:64_044])
     assert hearing.duration_s == pytest.approx(2.0)
 
 
@@ -300,7 +300,7 @@ def test_speech_can_be_speech_until_it_is_too_quiet_to_hear():
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(pocketsphinx_ear.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(EmulatorError, match=r"pip install 'audiobatch\[local\]'.*--speech tone"):
-        open_ear("real")
+        open_recognizer("real")
 
 
 async def test_the_sample_recordings_are_what_their_script_makes(tmp_path):

@@ -136,7 +136,7 @@ async def test_failed_items_complete_the_run_with_a_message_and_a_tag(tmp_path):
 
 async def test_any_other_end_is_a_failed_run_and_an_error_that_carries_the_summary(tmp_path):
     async with flows_prefect.connected():
-        from audiobatch_flows.flow import RunFailed, RunInterrupted, process_folder
+        from audiobatch_flows import RunFailed, RunInterrupted, process_folder
 
         with pytest.raises(RunFailed) as ended:
             await process_folder(spec(tmp_path, system="exit=6"))
@@ -147,7 +147,7 @@ async def test_any_other_end_is_a_failed_run_and_an_error_that_carries_the_summa
 
 async def test_a_bug_in_one_shard_stops_the_others_orderly(tmp_path):
     async with flows_prefect.connected():
-        from audiobatch_flows.flow import RunFailed, process_folder
+        from audiobatch_flows import RunFailed, process_folder
 
         with pytest.raises(RunFailed, match="ZeroDivisionError") as ended:
             await process_folder(spec(tmp_path, limit=8, system="bug=5", max_concurrency=4, timeout_s=0.3))
@@ -206,7 +206,7 @@ async def test_cancelled_in_prefect_it_drains_and_is_cancelled(tmp_path, monkeyp
         from prefect.client.orchestration import get_client
         from prefect.states import Cancelling
 
-        from audiobatch_flows.flow import RunInterrupted, process_folder
+        from audiobatch_flows import RunInterrupted, process_folder
 
         async def cancel():
             while not (tmp_path / "out" / "calls.txt").exists():  # noqa: ASYNC110

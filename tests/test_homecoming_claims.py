@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from audiobatch.ledger.ledger import Attempt, Ledger
-from audiobatch.ledger.spool_replay import bring_home, keep_elsewhere
+from audiobatch.ledger.spool_replay import replay, spool_reply
 from audiobatch.model import Outcome, Source, SourceKind, Status
 from audiobatch.storage.local import LocalStorage
 from audiobatch.storage.spool import Spool
@@ -53,7 +53,7 @@ def spool(tmp_path, ledgers):
         transcript="late",
     )
     files = [("audio/a.wav", b"late")]
-    keep_elsewhere(spool, outcome, None, files, {"audio": "audio/a.wav"}, late=True)
+    spool_reply(spool, outcome, None, files, {"audio": "audio/a.wav"}, late=True)
     return spool
 
 
@@ -85,7 +85,7 @@ def claimed(ledger):
 def test_what_another_run_holds_stays_in_the_spool(ledgers, spool, output):
     stopped, other = ledgers
     assert claimed(other) == ["a"]
-    assert bring_home(spool, output, stopped) == 0
+    assert replay(spool, output, stopped) == 0
     assert stopped.outcome("a", 1) is None
     assert len(list(spool.folder.glob("*.reply"))) == 1
     assert not output.exists("audio/a.wav")
@@ -102,7 +102,7 @@ def test_what_comes_home_is_claimed_by_nobody_meanwhile_and_is_done_for_whoever_
         return write_many(storage, files)
 
     monkeypatch.setattr(LocalStorage, "write_many", claiming)
-    assert bring_home(spool, output, stopped) == 1
+    assert replay(spool, output, stopped) == 1
     assert meanwhile == [[]]
     assert claimed(other) == ["a"], "it is on the queue as it was"
     assert other.outcome("a", 1).transcript == "late"
@@ -119,7 +119,7 @@ def test_a_claim_that_comes_between_leaves_the_reply_in_the_spool(ledgers, spool
         return saved
 
     monkeypatch.setattr(LocalStorage, "write_many", planned_anew)
-    assert bring_home(spool, output, stopped) == 0
+    assert replay(spool, output, stopped) == 0
     assert other.outcome("a", 1) is None
     assert len(list(spool.folder.glob("*.reply"))) == 1
     assert other.queue.held == {"a"}

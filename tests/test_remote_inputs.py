@@ -43,7 +43,7 @@ def put(bucket: str, **files: bytes | str) -> None:
 
 def found(*inputs: str, known=None, **settings):
     discovery = Discovery(JobSpec(inputs=inputs, **settings), known or {})
-    return list(discovery.sources()), discovery.tally
+    return list(discovery.sources()), discovery.stats
 
 
 def ids(sources) -> list[str]:
@@ -55,13 +55,13 @@ def test_recordings_are_found_by_their_path_below_the_root(bucket, sound):
         "calls/b.wav": sound(), "calls/a/x #1.wav": sound(300), "calls/notes.txt": "x",
         "calls/.hidden/c.wav": sound(), "other/d.wav": sound(),
     })  # fmt: skip
-    sources, tally = found(f"memory://{bucket}/calls")
+    sources, stats = found(f"memory://{bucket}/calls")
     assert ids(sources) == ["a/x #1.wav", "b.wav"]
     assert {(one.root, one.path) for one in sources} == {
         (f"memory://{bucket}/calls", "a/x #1.wav"), (f"memory://{bucket}/calls", "b.wav"),
     }  # fmt: skip
     assert all(one.sha256 and one.media and one.media.duration_s == pytest.approx(0.2) for one in sources)
-    assert (tally.other_files, tally.probed) == (1, 2)
+    assert (stats.other_files, stats.probed) == (1, 2)
 
 
 def test_several_roots_put_their_names_before_the_ids(bucket, sound, tmp_path):
@@ -129,9 +129,9 @@ def test_prompts_come_from_texts_and_tables(bucket):
 
 def test_include_and_exclude_hold_for_objects(bucket, sound):
     put(bucket, **{"c/a.wav": sound(), "c/b.mp3": sound(), "c/x/c.wav": sound()})
-    sources, tally = found(f"memory://{bucket}/c", include=("*.wav",), exclude=("x/*",))
+    sources, stats = found(f"memory://{bucket}/c", include=("*.wav",), exclude=("x/*",))
     assert ids(sources) == ["a.wav"]
-    assert tally.left_out == 2
+    assert stats.left_out == 2
     with pytest.raises(NothingFound, match="leave 3 out"):
         found(f"memory://{bucket}/c", include=("*.flac",))
 
@@ -149,12 +149,12 @@ def known_from(sources):
 def test_only_what_is_new_or_changed_is_read_again(bucket, sound):
     put(bucket, **{"c/a.wav": sound(), "c/b.wav": sound(300), "c/broken.wav": "no sound"})
     first, _ = found(f"memory://{bucket}/c")
-    again, tally = found(f"memory://{bucket}/c", known=known_from(first))
-    assert tally.probed == 0
+    again, stats = found(f"memory://{bucket}/c", known=known_from(first))
+    assert stats.probed == 0
     assert again == first
     put(bucket, **{"c/b.wav": sound(500)})  # as many bytes
-    changed, tally = found(f"memory://{bucket}/c", known=known_from(first))
-    assert tally.probed == 1
+    changed, stats = found(f"memory://{bucket}/c", known=known_from(first))
+    assert stats.probed == 1
     assert changed[0] == first[0]
     assert changed[1].sha256 != first[1].sha256
 
@@ -213,9 +213,9 @@ def test_an_object_that_is_not_handed_out_is_refused_until_it_is(bucket, sound, 
         patch.setattr(FsspecStorage, "_get", archived)
         sources, _ = found(f"memory://{bucket}/c")
     assert [bool(one.refusal) for one in sources] == [True, False]
-    again, tally = found(f"memory://{bucket}/c", known=known_from(sources))
+    again, stats = found(f"memory://{bucket}/c", known=known_from(sources))
     assert [one.refusal for one in again] == ["", ""]
-    assert tally.probed == 1
+    assert stats.probed == 1
 
 
 def test_results_come_in_order_and_only_a_few_are_ahead():

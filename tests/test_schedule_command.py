@@ -7,7 +7,7 @@ from running import audiobatch
 
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.errors import ConfigError
-from audiobatch_flows import registered_job, schedules
+from audiobatch_flows import cron, registered_job
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from audiobatch_flows import registered_job, schedules
 def test_expressions_that_prefect_understands_are_taken(given, fields):
     from prefect.client.schemas.schedules import CronSchedule
 
-    assert schedules.checked_cron(given) == fields
+    assert cron.checked_cron(given) == fields
     CronSchedule(cron=fields)
 
 
@@ -46,36 +46,36 @@ def test_expressions_that_prefect_understands_are_taken(given, fields):
 )
 def test_what_is_wrong_with_an_expression_is_said_with_an_example(given, told):
     with pytest.raises(ConfigError, match="every night at two") as refused:
-        schedules.checked_cron(given)
+        cron.checked_cron(given)
     assert told in refused.value.message
 
 
 def test_a_zone_is_one_that_exists_and_the_nearest_is_offered():
-    assert schedules.checked_timezone("Europe/Berlin") == "Europe/Berlin"
+    assert cron.checked_timezone("Europe/Berlin") == "Europe/Berlin"
     for given, near in (
         ("berlin", "Europe/Berlin"),
         ("new york", "America/New_York"),
         ("Eurpoe/Rome", "Europe/Rome"),
     ):
         with pytest.raises(ConfigError, match=f"did you mean {near}"):
-            schedules.checked_timezone(given)
+            cron.checked_timezone(given)
     with pytest.raises(ConfigError, match="names are like"):
-        schedules.checked_timezone("../etc/passwd")
+        cron.checked_timezone("../etc/passwd")
 
 
 def test_without_a_zone_it_is_this_machine_s(tmp_path, monkeypatch):
     monkeypatch.setenv("TZ", ":Asia/Tokyo")
-    assert schedules.local_timezone(tmp_path) == "Asia/Tokyo"
+    assert cron.local_timezone(tmp_path) == "Asia/Tokyo"
     monkeypatch.setenv("TZ", "CET-1CEST")
-    assert schedules.local_timezone(tmp_path) == "UTC"
+    assert cron.local_timezone(tmp_path) == "UTC"
     (tmp_path / "timezone").write_text("Europe/Lisbon\n")
-    assert schedules.local_timezone(tmp_path) == "Europe/Lisbon"
+    assert cron.local_timezone(tmp_path) == "Europe/Lisbon"
     zone = tmp_path / "zoneinfo" / "America" / "Lima"
     zone.parent.mkdir(parents=True)
     zone.touch()
     (tmp_path / "localtime").symlink_to(zone)
-    assert schedules.local_timezone(tmp_path) == "America/Lima"
-    assert schedules.checked_timezone(None) in zoneinfo.available_timezones()
+    assert cron.local_timezone(tmp_path) == "America/Lima"
+    assert cron.checked_timezone(None) in zoneinfo.available_timezones()
 
 
 def test_a_registered_job_has_absolute_paths_and_loses_nothing(tmp_path, monkeypatch):

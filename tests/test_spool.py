@@ -54,7 +54,7 @@ def test_a_kept_reply_comes_home_with_its_files_and_its_record(spool: Spool, out
         FILES,
     )
     recorded = []
-    assert spool.bring_home(output, lambda entry, saved: recorded.append((entry.record, saved))) == [
+    assert spool.replay(output, lambda entry, saved: recorded.append((entry.record, saved))) == [
         "anna.wav turn 1"
     ]
     assert everything_below(output.root) == dict(FILES)
@@ -62,7 +62,7 @@ def test_a_kept_reply_comes_home_with_its_files_and_its_record(spool: Spool, out
     assert record == RECORD
     assert [(one.path, one.size_bytes) for one in saved] == [(path, len(data)) for path, data in FILES]
     assert not spool.folder.exists()
-    assert spool.bring_home(output, recorded_at_once) == []
+    assert spool.replay(output, recorded_at_once) == []
 
 
 def test_an_entry_is_deleted_only_after_its_files_and_its_outcome_are_durable(
@@ -76,10 +76,10 @@ def test_an_entry_is_deleted_only_after_its_files_and_its_outcome_are_durable(
         raise StorageError("the ledger's disk is full")
 
     with pytest.raises(StorageError, match="the ledger's disk is full"):
-        spool.bring_home(output, record)
+        spool.replay(output, record)
     assert kept.exists()
     times = []
-    spool.bring_home(output, lambda *_: times.append(kept.exists()))
+    spool.replay(output, lambda *_: times.append(kept.exists()))
     assert times == [True]
     assert not kept.exists()
 
@@ -98,7 +98,7 @@ def test_while_the_output_is_still_broken_every_reply_stays(spool: Spool, output
     monkeypatch.setattr(output, "write_many", full)
     home = []
     with pytest.raises(StorageError, match="no space"):
-        spool.bring_home(output, lambda entry, _: home.append(entry.name))
+        spool.replay(output, lambda entry, _: home.append(entry.name))
     assert home == ["item 0"]
     assert [entry.name for entry in spool.entries()] == ["item 1", "item 2"]
 
@@ -124,7 +124,7 @@ def test_a_damaged_entry_stays_where_it_is_and_the_others_come_home(
     kept[0].write_bytes(kept[0].read_bytes()[:-1])
     kept[1].write_bytes(b"not a reply")
     kept[2].write_bytes(kept[2].read_bytes().replace(b"reply 2", b"REPLY 2"))
-    assert spool.bring_home(output, recorded_at_once) == ["item 3"]
+    assert spool.replay(output, recorded_at_once) == ["item 3"]
     assert [path.exists() for path in kept] == [True, True, True, False]
     assert caplog.text.count("cannot be read") == 3
 
@@ -132,7 +132,7 @@ def test_a_damaged_entry_stays_where_it_is_and_the_others_come_home(
 def test_a_kept_path_that_leaves_the_output_is_refused(spool: Spool, output: LocalStorage, tmp_path: Path):
     spool.keep("hostile", [("../../escaped", b"x")], {})
     with pytest.raises(StorageError, match="refused"):
-        spool.bring_home(output, recorded_at_once)
+        spool.replay(output, recorded_at_once)
     assert not (tmp_path / "escaped").exists()
 
 
@@ -178,7 +178,7 @@ def test_kept_replies_are_their_user_s_alone(spool: Spool):
 
 def test_asking_an_empty_spool_makes_nothing(spool: Spool, output: LocalStorage, tmp_path: Path):
     assert list(spool.entries()) == []
-    assert spool.bring_home(output, recorded_at_once) == []
+    assert spool.replay(output, recorded_at_once) == []
     spool.release()
     assert list(tmp_path.iterdir()) == []
 
@@ -216,7 +216,7 @@ def test_on_one_full_disk_the_replies_in_flight_fit_into_the_reserved_room(tmp_p
         for number in range(8):
             spool.keep(f"item {number}", [(f"audio/{number}.wav", bytes([number]) * 100_000)], {"n": number})
         (disk / "filler").unlink()
-        home = spool.bring_home(output, recorded_at_once)
+        home = spool.replay(output, recorded_at_once)
         assert home == [f"item {number}" for number in range(8)]
         assert output.read("audio/7.wav") == bytes([7]) * 100_000
         with pytest.raises(StorageError, match="no space"):
@@ -337,7 +337,7 @@ def test_a_kill_at_any_call_loses_no_kept_reply(tmp_path: Path, act: str):
         assert ended.returncode in {0, -signal.SIGKILL}, ended.stderr
         output, spool = LocalStorage(base / "out"), Spool(base / "out", base=base / "state")
         ledger = (base / "ledger").read_text().split() if (base / "ledger").exists() else []
-        names = spool.bring_home(output, lambda entry, _: ledger.append(entry.name))
+        names = spool.replay(output, lambda entry, _: ledger.append(entry.name))
         if act == "home" or ended.stdout:
             assert output.read("audio/a.wav") == b"paid" * 1000
             assert set(ledger) == {"reply"}

@@ -215,7 +215,7 @@ def test_retry_of_a_job_whose_inputs_came_on_standard_input(emulator, tmp_path, 
     lines = "".join(json.dumps({"id": name, "prompt": text}) + "\n" for name, text in TEXTS.items())
     with monkeypatch.context() as patch:
         stdin = SimpleNamespace(buffer=io.BytesIO(lines.encode()))
-        patch.setattr("audiobatch.execution.finding.sys", SimpleNamespace(stdin=stdin))
+        patch.setattr("audiobatch.execution.job.sys", SimpleNamespace(stdin=stdin))
         run_job(**azure(emulator, inputs=("-",), output=str(tmp_path / "out"), max_failures="100%"))
     emulator.put_faults()
     code, said = command("retry", tmp_path / "out", "--no-prefect", "--json", "--quiet")
@@ -286,7 +286,7 @@ def test_purge_by_age_takes_only_what_is_old_enough(done):
 
 def test_purge_takes_replies_that_wait_in_the_spool(done, tmp_path):
     from audiobatch.ledger.ledger import Ledger
-    from audiobatch.ledger.spool_replay import keep_elsewhere
+    from audiobatch.ledger.spool_replay import spool_reply
     from audiobatch.model import Status
     from audiobatch.storage.spool import Spool
 
@@ -294,7 +294,7 @@ def test_purge_takes_replies_that_wait_in_the_spool(done, tmp_path):
         outcome = ledger.outcome("p1", 1)
     assert outcome.status is Status.SUCCEEDED
     roles = {"audio": "audio/p1.wav"}
-    keep_elsewhere(Spool(done), outcome, None, [("audio/p1.wav", b"canary-sound")], roles)
+    spool_reply(Spool(done), outcome, None, [("audio/p1.wav", b"canary-sound")], roles)
     assert ("not brought home", "p1") in found(done)
     assert holding(tmp_path / "state", b"canary-sound")
     command("purge", done, "--yes")

@@ -9,13 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from audiobatch_flows.endings import RunFailed, RunInterrupted
     from audiobatch_flows.flow import process_folder, speak_prompts
     from audiobatch_flows.worker_flow import drain
 
-__all__ = ["drain", "process_folder", "speak_prompts"]
+__all__ = ["RunFailed", "RunInterrupted", "drain", "process_folder", "speak_prompts"]
 
-#: Where the flows are defined. They are imported when they are first asked for: `--help` needs no Prefect.
+#: Where what is public is defined. It is imported when it is first asked for: `--help` needs no Prefect.
 _HOMES = {
+    "RunFailed": "audiobatch_flows.endings",
+    "RunInterrupted": "audiobatch_flows.endings",
     "drain": "audiobatch_flows.worker_flow",
     "process_folder": "audiobatch_flows.flow",
     "speak_prompts": "audiobatch_flows.flow",

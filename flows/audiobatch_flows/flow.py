@@ -11,8 +11,6 @@ Both open the job, run its shards and write the reports. The end is a state of P
 A scheduled run whose folder is at work already, or that finds no input yet, is Completed, called Skipped.
 
 A direct caller gets the summary for the first two and a typed error, which carries it, for the others.
-
-How a flow's caller learns of an end that was none: errors that carry the run's summary.
 """
 
 from __future__ import annotations
@@ -44,6 +42,7 @@ from audiobatch_flows import (
     stale_runs,
     summary_text,
 )
+from audiobatch_flows.endings import RunFailed, RunInterrupted
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -213,22 +212,3 @@ async def tag(run_id: UUID, *tags: str) -> None:
             await client.update_flow_run(run_id, tags=[*dict.fromkeys((*run.tags, *tags))])
     except Exception:
         log.warning("tags could not be set", exc_info=True)
-
-
-class RunFailed(AudioBatchError):
-    """The run ended before its work did, or could do none of it.
-
-    Attributes:
-        summary: what was done all the same; `summary.exit_code` says why.
-    """
-
-    def __init__(self, message: str, summary: RunSummary) -> None:
-        super().__init__(message)
-        self.summary = summary
-
-    def __reduce__(self) -> tuple[type[RunFailed], tuple[str, RunSummary]]:
-        return type(self), (self.message, self.summary)
-
-
-class RunInterrupted(RunFailed):
-    """The run was stopped by a signal, or cancelled in Prefect, and drained."""

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from audiobatch_flows import engine_context, prefect_settings, server, signals
-from audiobatch_flows.flow import RunFailed
+from audiobatch_flows.endings import RunFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -17,7 +17,7 @@ from prefect.states import Failed
 from audiobatch.calls.stats import RunSummary  # noqa: TC001
 from audiobatch.config.jobspec import JobSpec  # noqa: TC001 - Prefect reads both types as it makes the parameter form
 from audiobatch.errors import AudioBatchError
-from audiobatch.execution.worker import Orders, at_work
+from audiobatch.execution.worker import WorkerParams, at_work
 from audiobatch_flows import progress, signals
 from audiobatch_flows.flow import is_cancelling, is_child_of_runner, state_of, tag
 
@@ -45,17 +45,17 @@ async def drain(job: JobSpec, for_run: str = "") -> RunSummary:
             from the environment of the worker.
         for_run: the run that asked for it, and with which it stops; empty: it works until nothing is left.
     """
-    return cast("RunSummary", await _state(Orders(job=job, for_run=for_run)))
+    return cast("RunSummary", await _state(WorkerParams(job=job, for_run=for_run)))
 
 
-async def _state(orders: Orders) -> State[Any]:
+async def _state(params: WorkerParams) -> State[Any]:
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None
     run_id = context.flow_run.id
     ends_with_run = is_child_of_runner()
     try:
-        async with at_work(orders) as job:
+        async with at_work(params) as job:
             in_flight = partial(progress.in_flight, job)
             with signals.on_signals(job.stop, in_flight=in_flight, keep=ends_with_run):
                 async with signals.on_cancellation(job.stop, lambda: is_cancelling(run_id)):

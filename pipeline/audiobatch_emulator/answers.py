@@ -8,8 +8,8 @@ word reading, the answer is the user's text itself.
 import re
 from dataclasses import dataclass
 
+from audiobatch_emulator.hearing import Hearing
 from audiobatch_emulator.json_answer import asks_for_json, json_answer
-from audiobatch_emulator.recognition import Hearing
 
 MOST_WORDS_QUOTED = 40
 CONFIDENT = 0.5

@@ -55,7 +55,7 @@ def claims_of(token: str) -> dict[str, Any] | None:
     return claims if isinstance(header, dict) and isinstance(claims, dict) else None
 
 
-class TokenOffice:
+class TokenIssuer:
     """Issues Entra-like tokens and judges those that are shown."""
 
     def __init__(self, *, life_s: float, now: Callable[[], float] = time.time) -> None:
@@ -123,10 +123,10 @@ def bearer_of(headers: Mapping[str, str]) -> str | None:
     return value.strip() if scheme.lower() == "bearer" else None
 
 
-class Doorkeeper:
+class Authenticator:
     """Lets a request in, or raises the surface's own 401."""
 
-    def __init__(self, *, api_key: str, tokens: TokenOffice) -> None:
+    def __init__(self, *, api_key: str, tokens: TokenIssuer) -> None:
         self._api_key = api_key.encode()
         self.tokens = tokens
 

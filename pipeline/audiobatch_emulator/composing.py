@@ -5,6 +5,7 @@ Nothing is random: the same request gets the same words and the same audio.
 
 import asyncio
 import dataclasses
+from typing import TYPE_CHECKING
 
 from audiobatch_emulator.answers import Heard, answer, shortened
 from audiobatch_emulator.chat_reply import Reply
@@ -12,7 +13,7 @@ from audiobatch_emulator.chat_request import ChatRequest
 from audiobatch_emulator.corruption import AUDIO_CORRUPTIONS, corrupted
 from audiobatch_emulator.encode import SAMPLE_RATE_HZ
 from audiobatch_emulator.faults import Fault
-from audiobatch_emulator.recognition import Hearing, Undecodable
+from audiobatch_emulator.recognition import Undecodable
 from audiobatch_emulator.request_errors import (
     audio_not_found,
     invalid,
@@ -30,6 +31,9 @@ from audiobatch_emulator.tokens import (
     prompt_text_tokens,
     reply_text_tokens,
 )
+
+if TYPE_CHECKING:
+    from audiobatch_emulator.hearing import Hearing
 
 REFUSAL = "I'm sorry, but I can't help with that."
 

@@ -14,7 +14,7 @@ import time
 
 from aiohttp import web
 
-from audiobatch_emulator.auth import TokenOffice
+from audiobatch_emulator.auth import TokenIssuer
 
 APP_SERVICE_PATH = "/_emulator/identity"
 IMDS_PATH = "/metadata/identity/oauth2/token"
@@ -23,7 +23,7 @@ IMDS_PATH = "/metadata/identity/oauth2/token"
 class Identity:
     """Hands out tokens of the token office."""
 
-    def __init__(self, tokens: TokenOffice) -> None:
+    def __init__(self, tokens: TokenIssuer) -> None:
         self._tokens = tokens
         self.header = secrets.token_hex(16)
 

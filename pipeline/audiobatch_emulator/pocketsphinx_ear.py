@@ -1,4 +1,4 @@
-"""`Ear` by PocketSphinx: the way to the recognisers' processes, and a memory of what was heard."""
+"""`Recognizer` by PocketSphinx: the way to the recognisers' processes, and a memory of what was heard."""
 
 import hashlib
 import importlib.util
@@ -8,14 +8,14 @@ from typing import Any
 from audiobatch_emulator.decoding import Undecodable
 from audiobatch_emulator.engine_process import EnginePool
 from audiobatch_emulator.errors import EmulatorError
-from audiobatch_emulator.recognition import CACHED_HEARINGS, HeardWord, Hearing
+from audiobatch_emulator.hearing import CACHED_HEARINGS, HeardWord, Hearing
 
 # The recogniser reports between pieces only, and one of thirty seconds takes ten; minutes on a machine with
 # much to do.
 QUIET_LIMIT_S = 300.0
 
 
-class PocketsphinxEar:
+class PocketsphinxRecognizer:
     """Hears with as many recordings at once as it has processes. What was heard lately is remembered."""
 
     def __init__(self, *, processes: int) -> None:
@@ -35,7 +35,7 @@ class PocketsphinxEar:
         return self._engines.pids
 
     async def hear(self, audio: bytes) -> Hearing:
-        """See `Ear.hear`."""
+        """See `Recognizer.hear`."""
         digest = hashlib.sha256(audio).digest()
         if digest in self._heard:
             self._heard.move_to_end(digest)
@@ -50,7 +50,7 @@ class PocketsphinxEar:
         return hearing
 
     async def aclose(self) -> None:
-        """See `Ear.aclose`."""
+        """See `Recognizer.aclose`."""
         await self._engines.aclose()
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import orjson
 
 from audiobatch_emulator.checks import missing, text
+from audiobatch_emulator.hearing import Hearing
 from audiobatch_emulator.realtime_events import error_event, event
 from audiobatch_emulator.realtime_input import InputAudio
 from audiobatch_emulator.realtime_items import Conversation, Item, read_item
 from audiobatch_emulator.realtime_response import Asked, read_response
 from audiobatch_emulator.realtime_session import Session
 from audiobatch_emulator.realtime_speaking import Line, Speaking
-from audiobatch_emulator.recognition import Ear, Hearing
+from audiobatch_emulator.recognition import Recognizer
 from audiobatch_emulator.request_errors import invalid, invalid_value
 from audiobatch_emulator.service_errors import Refusal
 
@@ -29,7 +30,7 @@ Respond = Callable[[Asked, list[Item]], Coroutine[Any, Any, None]]
 class Connection:
     """One session and its conversation. `speaking` is the response under way."""
 
-    def __init__(self, *, line: Line, session: Session, ear: Ear, respond: Respond) -> None:
+    def __init__(self, *, line: Line, session: Session, ear: Recognizer, respond: Respond) -> None:
         self.session = session
         self.conversation = Conversation()
         self.speaking: Speaking | None = None

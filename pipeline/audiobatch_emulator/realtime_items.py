@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from audiobatch_emulator.answers import Heard
 from audiobatch_emulator.checks import missing, object_, text, wrong_type
+from audiobatch_emulator.hearing import Hearing
 from audiobatch_emulator.realtime_audio import SocketFormat, as_wav, to_samples, unpacked
 from audiobatch_emulator.realtime_events import new_id
-from audiobatch_emulator.recognition import Hearing
 from audiobatch_emulator.request_errors import invalid, invalid_value
 from audiobatch_emulator.tokens import audio_in_tokens, audio_out_tokens, text_tokens
 

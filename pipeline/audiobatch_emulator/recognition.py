@@ -7,42 +7,17 @@ hearing, by far not as good. `tone` measures only, without any engine.
 import asyncio
 import functools
 import hashlib
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from audiobatch_emulator.decoding import Undecodable, decode
 from audiobatch_emulator.engine_process import EngineCrashed
+from audiobatch_emulator.hearing import CACHED_HEARINGS, Hearing
 from audiobatch_emulator.measuring import Measurer
 
-__all__ = ["Ear", "EngineCrashed", "HeardWord", "Hearing", "Undecodable", "open_ear"]
-
-CACHED_HEARINGS = 1024
+__all__ = ["EngineCrashed", "Recognizer", "Undecodable", "open_recognizer"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeardWord:
-    """A word, when it was said, and how sure the recogniser is (0 to 1; of right ones mostly over 0.5)."""
-
-    text: str
-    start_s: float
-    end_s: float
-    confidence: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hearing:
-    """What a recording holds. `text` is empty where no speech was made out, and `confidence` is then 0."""
-
-    text: str
-    confidence: float  # the mean of the words'
-    duration_s: float
-    level_dbfs: float  # RMS, relative to full scale; -120 for digital silence
-    silence_share: float  # 0 to 1
-    pitch_hz: float | None  # the median of the voiced parts; None where there is no voice
-    words: tuple[HeardWord, ...]
-
-
-class Ear(Protocol):
+class Recognizer(Protocol):
     """Listens. The same recording gives the same hearing, always."""
 
     async def hear(self, audio: bytes) -> Hearing:
@@ -59,21 +34,21 @@ class Ear(Protocol):
         ...
 
 
-def open_ear(kind: Literal["real", "tone"], *, processes: int = 2) -> Ear:
+def open_recognizer(kind: Literal["real", "tone"], *, processes: int = 2) -> Recognizer:
     """An ear; each of its processes starts when it is first needed.
 
     Raises:
         EmulatorError: `real`, and the extra `local` is not installed.
     """
     if kind == "tone":
-        return MeasuringEar()
-    from audiobatch_emulator.pocketsphinx_ear import PocketsphinxEar
+        return MeasuringRecognizer()
+    from audiobatch_emulator.pocketsphinx_ear import PocketsphinxRecognizer
 
-    return PocketsphinxEar(processes=processes)
+    return PocketsphinxRecognizer(processes=processes)
 
 
-class MeasuringEar:
-    """`Ear` without recognition: the text is always empty, the measured facts are true."""
+class MeasuringRecognizer:
+    """`Recognizer` without recognition: the text is always empty, the measured facts are true."""
 
     def __init__(self) -> None:
         self._measured = functools.lru_cache(maxsize=CACHED_HEARINGS)(_Once)

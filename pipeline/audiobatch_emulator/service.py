@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from audiobatch_emulator.audio_ids import AudioMemory
-from audiobatch_emulator.auth import Doorkeeper, TokenOffice, bearer_of
+from audiobatch_emulator.auth import Authenticator, TokenIssuer, bearer_of
 from audiobatch_emulator.config import EmulatorConfig
 from audiobatch_emulator.faults import NO_FAULT, RULES, Ask, Fault, Faults, Rule
 from audiobatch_emulator.identity import Identity
 from audiobatch_emulator.journal import Journal, Record
 from audiobatch_emulator.quota import Quotas
-from audiobatch_emulator.recognition import Ear, open_ear
+from audiobatch_emulator.recognition import Recognizer, open_recognizer
 from audiobatch_emulator.service_errors import Refusal, by_status, no_deployment, too_many
 from audiobatch_emulator.speech import Speech, open_speech
 from audiobatch_emulator.surface import RateState, Surface
@@ -46,14 +46,14 @@ class Call:
 class Service:
     """All state of one emulator. Nothing here knows a socket or an HTTP request."""
 
-    def __init__(self, config: EmulatorConfig, *, speech: Speech, ear: Ear) -> None:
+    def __init__(self, config: EmulatorConfig, *, speech: Speech, ear: Recognizer) -> None:
         self.config = config
         rules = RULES.validate_json(config.faults.read_bytes()) if config.faults is not None else []
         self.journal = Journal(config.journal)
         self.faults = Faults(rules, seed=config.seed)
         self.quotas = Quotas(config.quotas)
-        self.tokens = TokenOffice(life_s=config.token_life_s)
-        self.doorkeeper = Doorkeeper(api_key=config.api_key, tokens=self.tokens)
+        self.tokens = TokenIssuer(life_s=config.token_life_s)
+        self.doorkeeper = Authenticator(api_key=config.api_key, tokens=self.tokens)
         self.identity = Identity(self.tokens)
         self.memory = AudioMemory(life_s=config.audio_id_life_s)
         self.voicing = Voicing(speech, reply_audio_s=config.reply_audio_s)
@@ -64,7 +64,7 @@ class Service:
     @classmethod
     def open(cls, config: EmulatorConfig) -> "Service":
         """With the voice and the ear that the settings ask for."""
-        return cls(config, speech=open_speech(config.speech), ear=open_ear(config.speech))
+        return cls(config, speech=open_speech(config.speech), ear=open_recognizer(config.speech))
 
     async def aclose(self) -> None:
         """Ends the engines and closes the journal."""

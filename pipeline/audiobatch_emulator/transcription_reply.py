@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from audiobatch_emulator.config import WHISPER_MODELS
-from audiobatch_emulator.recognition import HeardWord, Hearing
+from audiobatch_emulator.hearing import HeardWord, Hearing
 from audiobatch_emulator.tokens import TokenCounts, audio_in_tokens, text_tokens
 from audiobatch_emulator.transcription_request import TranscriptionRequest
 

@@ -124,12 +124,12 @@ def seen_by(emulator: EmulatorProcess, summary: Any = None) -> Seen:
 @contextlib.contextmanager
 def deafness() -> Any:
     """The client does not hear what headers say of limits; `Retry-After` it hears."""
-    heard = feedback.Aftermath._heard
-    feedback.Aftermath._heard = lambda *_: None  # type: ignore[method-assign]
+    heard = feedback.CallFeedback._heard
+    feedback.CallFeedback._heard = lambda *_: None  # type: ignore[method-assign]
     try:
         yield
     finally:
-        feedback.Aftermath._heard = heard  # type: ignore[method-assign]
+        feedback.CallFeedback._heard = heard  # type: ignore[method-assign]
 
 
 def say(name: str, **figures: object) -> dict[str, object]:

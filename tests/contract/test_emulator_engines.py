@@ -9,7 +9,7 @@ from emulator_clients import MODEL, PROMPT, SPOKEN, heard, recording, tone_wav
 
 from audiobatch_emulator.app import build_app
 from audiobatch_emulator.config import EmulatorConfig
-from audiobatch_emulator.recognition import EngineCrashed, MeasuringEar
+from audiobatch_emulator.recognition import EngineCrashed, MeasuringRecognizer
 from audiobatch_emulator.service import Service
 from audiobatch_emulator.tones import ToneSpeech
 
@@ -25,7 +25,7 @@ class BrittleSpeech(ToneSpeech):
         return await super().say(text, voice)
 
 
-class BrittleEar(MeasuringEar):
+class BrittleEar(MeasuringRecognizer):
     """Dies of long recordings."""
 
     async def hear(self, audio: bytes):

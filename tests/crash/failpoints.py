@@ -16,8 +16,8 @@ from typing import Any
 POINTS: dict[str, tuple[str, str, str]] = {
     "intent to be written": ("audiobatch.ledger.ledger", "Ledger.record_intent", "before"),
     "intent written": ("audiobatch.ledger.ledger", "Ledger.record_intent", "after"),
-    "request to be sent": ("audiobatch.calls.item", "Sender.call", "before"),
-    "reply received": ("audiobatch.calls.item", "Sender.call", "after"),
+    "request to be sent": ("audiobatch.calls.context", "CallContext.call", "before"),
+    "reply received": ("audiobatch.calls.context", "CallContext.call", "after"),
     "file made": ("audiobatch.storage.atomic_file", "NewFile.__init__", "after"),
     "file filled": ("audiobatch.storage.atomic_file", "NewFile.pour", "after"),
     "file renamed": ("audiobatch.storage.atomic_file", "NewFile.rename", "after"),

@@ -30,7 +30,7 @@ pytestmark = [
 #: A user's own program, or what `serve` and a worker start: the flow without our command line.
 FLOW = """
 import sys
-from audiobatch_flows.flow import RunFailed
+from audiobatch_flows import RunFailed
 from audiobatch_flows.flow import process_folder
 from audiobatch.config.jobspec import JobSpec
 try:

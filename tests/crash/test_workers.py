@@ -12,7 +12,7 @@ from running import ROOT, audiobatch, last_json, read_manifest
 
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.errors import ConfigError
-from audiobatch.execution.worker import Orders
+from audiobatch.execution.worker import WorkerParams
 from audiobatch_flows.cli.worker_options import workers_for
 
 PATIENCE_S = 180.0
@@ -164,7 +164,7 @@ def test_a_missing_extra_names_itself_before_anything_is_done(monkeypatch):
 
 def test_orders_are_the_same_job_after_their_way_and_hold_no_default():
     spec = JobSpec(inputs=("/in",), output="az://c/out", ledger=SHARED, max_total_cost="12.50", voice="echo")
-    orders = Orders(job=spec, for_run="r1")
-    there = json.loads(json.dumps(orders.as_parameters()))
-    assert Orders.model_validate(there) == orders
+    params = WorkerParams(job=spec, for_run="r1")
+    there = json.loads(json.dumps(params.as_parameters()))
+    assert WorkerParams.model_validate(there) == params
     assert "timeout_s" not in there["job"]

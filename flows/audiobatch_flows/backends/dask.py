@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from audiobatch.errors import AudioBatchError, ConfigError
-from audiobatch.execution.coordinator import TELLING, Hand, Phase
+from audiobatch.execution.coordinator import TELLING, Phase, WorkerStatus
 
 if TYPE_CHECKING:
-    from audiobatch.execution.worker import Orders
+    from audiobatch.execution.worker import WorkerParams
 
 PATIENCE_S = 30.0
 
 
 @dataclass(slots=True, eq=False)
-class OnDask:
+class DaskBackend:
     """One task a worker. Where a machine of the cluster dies, Dask starts its task again elsewhere."""
 
     address: str
@@ -28,7 +28,7 @@ class OnDask:
     def hint(self) -> str:
         return f"Has the cluster a free worker? dask worker {self.address} starts one."
 
-    async def start(self, orders: Orders, count: int) -> None:
+    async def start(self, params: WorkerParams, count: int) -> None:
         from distributed import Client
 
         try:
@@ -40,14 +40,14 @@ class OnDask:
                 f"--dask {self.address}: no Dask scheduler answers there ({failed})"
             ) from failed
         places = sorted(self._client.scheduler_info(n_workers=-1)["workers"])
-        text = orders.model_dump_json()
+        text = params.model_dump_json()
         for number in range(count):
             # A wish, not a bond: spread over the cluster's workers, and anywhere if one of them is gone.
             wish = {"workers": [places[number % len(places)]], "allow_other_workers": True} if places else {}
-            key = f"audiobatch-{orders.for_run}-{number + 1}"
+            key = f"audiobatch-{params.for_run}-{number + 1}"
             self._tasks.append(self._client.submit(drain, text, key=key, pure=False, **wish))
 
-    async def look(self) -> list[Hand]:
+    async def look(self) -> list[WorkerStatus]:
         at_work = {key for keys in (await self._client.processing()).values() for key in keys}
         return [await _hand(one, is_at_work=one.key in at_work) for one in self._tasks]
 
@@ -64,16 +64,16 @@ class OnDask:
                 await self._client.close()
 
 
-def drain(orders: str) -> str:
+def drain(params: str) -> str:
     """A worker, in a thread of a Dask worker.
 
     Returns:
         What a person should know of its end. Errors of ours too: not every class need be known where they are read.
     """
-    from audiobatch.execution.worker import Orders, at_work
+    from audiobatch.execution.worker import WorkerParams, at_work
 
     async def work() -> str:
-        async with at_work(Orders.model_validate_json(orders)) as job:
+        async with at_work(WorkerParams.model_validate_json(params)) as job:
             summary = await job.drain()
         return summary.message if summary.exit_code in TELLING else ""
 
@@ -83,11 +83,11 @@ def drain(orders: str) -> str:
         return failed.message
 
 
-async def _hand(task: Any, *, is_at_work: bool) -> Hand:
+async def _hand(task: Any, *, is_at_work: bool) -> WorkerStatus:
     name = f"worker {task.key.rpartition('-')[2]} on Dask"
     if task.status == "pending":
-        return Hand(name=name, phase=Phase.WORKING if is_at_work else Phase.WAITING)
+        return WorkerStatus(name=name, phase=Phase.WORKING if is_at_work else Phase.WAITING)
     if task.status == "finished":
-        return Hand(name=name, phase=Phase.ENDED, trouble=await task.result())
+        return WorkerStatus(name=name, phase=Phase.ENDED, trouble=await task.result())
     trouble = repr(await task.exception()) if task.status == "error" else task.status
-    return Hand(name=name, phase=Phase.ENDED, trouble="" if task.status == "cancelled" else trouble)
+    return WorkerStatus(name=name, phase=Phase.ENDED, trouble="" if task.status == "cancelled" else trouble)

@@ -11,16 +11,16 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
-from audiobatch.execution.coordinator import TELLING, Hand, Phase
+from audiobatch.execution.coordinator import TELLING, Phase, WorkerStatus
 
 if TYPE_CHECKING:
-    from audiobatch.execution.worker import Orders
+    from audiobatch.execution.worker import WorkerParams
 
 _TAIL_BYTES = 2000
 
 
 @dataclass(slots=True, eq=False)
-class OnThisMachine:
+class ProcessBackend:
     """Children that drain the ledger; they end with this process, in order, however it ends."""
 
     _children: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = field(default_factory=list)
@@ -29,11 +29,11 @@ class OnThisMachine:
     def hint(self) -> str:
         return "This machine seems to be busy."
 
-    async def start(self, orders: Orders, count: int) -> None:
+    async def start(self, params: WorkerParams, count: int) -> None:
         for _ in range(count):
-            self._children.append(_started(orders))
+            self._children.append(_started(params))
 
-    async def look(self) -> list[Hand]:
+    async def look(self) -> list[WorkerStatus]:
         return [_hand(child, said) for child, said in self._children]
 
     async def dismiss(self, *, by_force: bool) -> None:
@@ -51,7 +51,7 @@ class OnThisMachine:
             said.close()
 
 
-def _started(orders: Orders) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+def _started(params: WorkerParams) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     said = tempfile.TemporaryFile(prefix="audiobatch-worker-")  # noqa: SIM115 - closed by `close`
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "audiobatch_flows.backends.worker_process"],
@@ -62,16 +62,16 @@ def _started(orders: Orders) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     )
     assert child.stdin is not None
     with contextlib.suppress(OSError):
-        child.stdin.write(orders.model_dump_json().encode() + b"\n")
+        child.stdin.write(params.model_dump_json().encode() + b"\n")
         child.stdin.flush()
     return child, said
 
 
-def _hand(child: subprocess.Popen[bytes], said: IO[bytes]) -> Hand:
+def _hand(child: subprocess.Popen[bytes], said: IO[bytes]) -> WorkerStatus:
     code = child.poll()
     name = f"worker process {child.pid}"
     if code is None:
-        return Hand(name=name, phase=Phase.WORKING)
+        return WorkerStatus(name=name, phase=Phase.WORKING)
     trouble = ""
     if code < 0:
         trouble = f"killed by signal {-code}"
@@ -79,4 +79,4 @@ def _hand(child: subprocess.Popen[bytes], said: IO[bytes]) -> Hand:
         said.seek(max(0, said.seek(0, os.SEEK_END) - _TAIL_BYTES))
         lines = said.read().decode(errors="replace").strip().splitlines()
         trouble = lines[-1] if lines else f"ended with code {code}"
-    return Hand(name=name, phase=Phase.ENDED, trouble=trouble)
+    return WorkerStatus(name=name, phase=Phase.ENDED, trouble=trouble)

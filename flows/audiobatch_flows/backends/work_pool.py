@@ -13,14 +13,14 @@ from prefect.states import Cancelling
 from prefect.types.entrypoint import EntrypointType
 
 from audiobatch.errors import ConfigError
-from audiobatch.execution.coordinator import Hand, Phase
+from audiobatch.execution.coordinator import Phase, WorkerStatus
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from prefect.client.schemas import FlowRun
 
-    from audiobatch.execution.worker import Orders
+    from audiobatch.execution.worker import WorkerParams
 
 #: Not that of registered jobs: these are nobody's schedule.
 TAG = "audiobatch-worker"
@@ -28,7 +28,7 @@ PAGE = 200
 
 
 @dataclass(slots=True, eq=False)
-class OnWorkPool:
+class WorkPoolBackend:
     """Flow runs of `drain`, deployed to a pool by the command that needs them."""
 
     pool: str
@@ -38,7 +38,7 @@ class OnWorkPool:
     def hint(self) -> str:
         return f"Is a worker of the pool at work? prefect worker start --pool {self.pool!r} starts one."
 
-    async def start(self, orders: Orders, count: int) -> None:
+    async def start(self, params: WorkerParams, count: int) -> None:
         from prefect.deployments.runner import DeploymentApplyError
 
         from audiobatch_flows.worker_flow import drain
@@ -63,7 +63,7 @@ class OnWorkPool:
                 deployed = await deployment.aapply()
                 for _ in range(count):
                     run = await client.create_flow_run_from_deployment(
-                        deployed, parameters=orders.as_parameters(), tags=[TAG]
+                        deployed, parameters=params.as_parameters(), tags=[TAG]
                     )
                     self._runs.append(run.id)
             except (DeploymentApplyError, PrefectHTTPStatusError) as refused:
@@ -71,7 +71,7 @@ class OnWorkPool:
                     f"Prefect does not start workers on pool {self.pool!r}: {refused}"
                 ) from refused
 
-    async def look(self) -> list[Hand]:
+    async def look(self) -> list[WorkerStatus]:
         return [_hand(one) for one in await self._now()]
 
     async def dismiss(self, *, by_force: bool) -> None:
@@ -94,12 +94,14 @@ class OnWorkPool:
         return found
 
 
-def _hand(run: FlowRun) -> Hand:
+def _hand(run: FlowRun) -> WorkerStatus:
     state = run.state
     name = f"worker {run.name!r}"
     if state is None or state.is_scheduled() or state.is_pending():
-        return Hand(name=name, phase=Phase.WAITING)
+        return WorkerStatus(name=name, phase=Phase.WAITING)
     if not state.is_final():
-        return Hand(name=name, phase=Phase.WORKING)
+        return WorkerStatus(name=name, phase=Phase.WORKING)
     failed = state.is_failed() or state.is_crashed()
-    return Hand(name=name, phase=Phase.ENDED, trouble=(state.message or state.name or "") if failed else "")
+    return WorkerStatus(
+        name=name, phase=Phase.ENDED, trouble=(state.message or state.name or "") if failed else ""
+    )

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from audiobatch.errors import AudioBatchError, ExitCode
-from audiobatch.execution.worker import Orders, at_work
+from audiobatch.execution.worker import WorkerParams, at_work
 from audiobatch.stop import StopReason
 from audiobatch_flows import progress, signals
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """The exit code of a run that sent what this one did."""
-    orders = Orders.model_validate_json(sys.stdin.buffer.readline())
+    params = WorkerParams.model_validate_json(sys.stdin.buffer.readline())
     try:
-        return asyncio.run(_drain(orders))
+        return asyncio.run(_drain(params))
     except AudioBatchError as failed:
         print(failed.message, file=sys.stderr)
         return ExitCode.USAGE
 
 
-async def _drain(orders: Orders) -> int:
-    async with at_work(orders) as job:
+async def _drain(params: WorkerParams) -> int:
+    async with at_work(params) as job:
         threading.Thread(target=_until_alone, args=(job, asyncio.get_running_loop()), daemon=True).start()
         with signals.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=True):
             summary = await job.drain()

@@ -11,7 +11,7 @@ from audiobatch.errors import ConfigError
 
 if TYPE_CHECKING:
     from audiobatch.config.jobspec import JobSpec
-    from audiobatch.execution.coordinator import Crew
+    from audiobatch.execution.coordinator import WorkerBackend
     from audiobatch.execution.job import Job
     from audiobatch.planning.plan import Plan
 
@@ -38,22 +38,22 @@ class Workers:
         """
         if not plan.to_send or job.stop.asked:
             return
-        from audiobatch.execution.coordinator import Foreman
+        from audiobatch.execution.coordinator import Coordinator
 
-        await Foreman(job, self._crew(), self.count).work()
+        await Coordinator(job, self._crew(), self.count).work()
 
-    def _crew(self) -> Crew:
+    def _crew(self) -> WorkerBackend:
         if self.pool is not None:
-            from audiobatch_flows.backends.work_pool import OnWorkPool
+            from audiobatch_flows.backends.work_pool import WorkPoolBackend
 
-            return OnWorkPool(self.pool)
+            return WorkPoolBackend(self.pool)
         if self.dask is not None:
-            from audiobatch_flows.backends.dask import OnDask
+            from audiobatch_flows.backends.dask import DaskBackend
 
-            return OnDask(self.dask)
-        from audiobatch_flows.backends.processes import OnThisMachine
+            return DaskBackend(self.dask)
+        from audiobatch_flows.backends.processes import ProcessBackend
 
-        return OnThisMachine()
+        return ProcessBackend()
 
 
 def workers_for(

@@ -52,7 +52,7 @@ FIRST_TRIES = 4
 
 
 @dataclass(slots=True, kw_only=True)
-class Aftermath:
+class CallFeedback:
     """One a run.
 
     Attributes:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from audiobatch.audio.clips import join_replies
 from audiobatch.audio.join import join_transcripts, to_text
 from audiobatch.calls.check_redo import asked_again
-from audiobatch.calls.part_turn import JOINED_FORMAT, PartTurn, stretch
+from audiobatch.calls.part_turn import JOINED_FORMAT, PartCall, stretch
 from audiobatch.calls.record import record_reply
-from audiobatch.calls.spent import Spent
+from audiobatch.calls.spent import TurnCost
 from audiobatch.config.prices import total_usd
 from audiobatch.errors import InputError, StorageError
 from audiobatch.inputs.sound_settings import fields_of_parts
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from audiobatch.audio.split import Part
-    from audiobatch.calls.item import Sender
+    from audiobatch.calls.context import CallContext
     from audiobatch.inputs.recording import SoundInput
     from audiobatch.ledger.rows import PartOutcome
     from audiobatch.model import Exchange, Item, SavedFile, Turn
@@ -54,10 +54,10 @@ PARTS_AT_ONCE = 2
 
 
 @dataclass(slots=True, kw_only=True)
-class LongTurn:
+class MultipartTurn:
     """The first turn of a recording that goes out in parts."""
 
-    sender: Sender
+    context: CallContext
     item: Item
     turn: Turn
     history: tuple[Exchange, ...]
@@ -74,16 +74,16 @@ class LongTurn:
             InputError: it asks for fields, and no part can answer for the whole; nothing was sent.
             StorageError: the output cannot be written.
         """
-        sender, parts = self.sender, self.sound.parts
+        context, parts = self.context, self.sound.parts
         if self.turn.answer is not None and len(parts) > 1:
-            refused = InputError(fields_of_parts(sender.spec))
+            refused = InputError(fields_of_parts(context.spec))
             log.warning("%s: %s", self.item.item_id, refused.message)
             raise refused
-        done = await sender.on_disk(self._recorded)
+        done = await context.on_disk(self._recorded)
         if done:
             log.info("%s: %d of %d parts are there", self.item.item_id, len(done), len(parts))
-        calls = await sender.on_disk(
-            sender.ledger.part_calls, self.item.item_id, self.turn.number, self.turn.fingerprint
+        calls = await context.on_disk(
+            context.ledger.part_calls, self.item.item_id, self.turn.number, self.turn.fingerprint
         )
         queue = iter([part for part in parts if part.number not in done])
         failures: list[Outcome] = []
@@ -93,7 +93,7 @@ class LongTurn:
                 raise ended
         if failures:
             return failures[0]
-        return await sender.settle(self._put_together([done[part.number] for part in parts]))
+        return await context.settle(self._put_together([done[part.number] for part in parts]))
 
     async def _work(
         self,
@@ -106,7 +106,7 @@ class LongTurn:
         for part in queue:
             if failures:
                 return
-            if self.sender.stop.asked:
+            if self.context.stop.asked:
                 raise Stopping
             kept, outcome = await self._one(part, calls.get(part.number, PartCalls()))
             if kept is None:
@@ -117,13 +117,13 @@ class LongTurn:
     async def _one(self, part: Part, earlier: PartCalls) -> tuple[PartOutcome | None, Outcome]:
         """A part's outcome, asked for again where the job wants that of the flaws it has."""
         made = 0 if self.before and self.before.status is Status.SUCCEEDED else earlier.made
-        sound = await self.sender.on_disk(self.sound.of, part)
+        sound = await self.context.on_disk(self.sound.of, part)
         best: PartOutcome | None = None
 
         async def ask(before: Outcome | None) -> Outcome:
             nonlocal best
-            turn = PartTurn(
-                sender=self.sender,
+            turn = PartCall(
+                context=self.context,
                 item=self.item,
                 turn=self.turn,
                 history=self.history,
@@ -131,10 +131,10 @@ class LongTurn:
                 bound=self.bound,
                 before=self.before,
                 tries=Tries(
-                    retry_unknown=self.sender.spec.on_unknown == "retry",
+                    retry_unknown=self.context.spec.on_unknown == "retry",
                     unknown_before=before.perhaps_billed if before else earlier.unknown,
                 ),
-                spent=Spent.of(before),
+                spent=TurnCost.of(before),
                 earlier_calls=0 if before else made,
                 calls=before.attempts if before else 0,
                 keeps=before,
@@ -146,12 +146,12 @@ class LongTurn:
             best = turn.kept or best
             return outcome
 
-        outcome = await asked_again(self.sender.spec, ask, await ask(None))
+        outcome = await asked_again(self.context.spec, ask, await ask(None))
         return best, outcome
 
     def _recorded(self) -> dict[int, PartOutcome]:
         """Parts that are there from an earlier run: asked the same, of the same stretch, their sound on disk."""
-        ledger, storage = self.sender.ledger, self.sender.storage
+        ledger, storage = self.context.ledger, self.context.storage
         found = ledger.parts_of(
             self.item.item_id, self.turn.number, next_version(self.before), PartKind.REPLY
         )
@@ -167,14 +167,14 @@ class LongTurn:
 
     async def _put_together(self, parts: Sequence[PartOutcome]) -> Outcome:
         """The whole turn's files and outcome, out of its parts'."""
-        sender, outcomes = self.sender, [one.outcome for one in parts]
-        reply = await sender.on_disk(self._joined, outcomes)
+        context, outcomes = self.context, [one.outcome for one in parts]
+        reply = await context.on_disk(self._joined, outcomes)
         finishes = [one.finish_reason for one in outcomes]
         outcome = replace(
             outcomes[-1],
             started_at=min(self.started, *(one.started_at for one in outcomes)),
             finished_at=datetime.now(UTC),
-            run_id=sender.run_id,
+            run_id=context.run_id,
             transcript=reply.text,
             input_transcript=self._heard(outcomes),
             audio=None,
@@ -191,12 +191,12 @@ class LongTurn:
             audio_expires_at=None,
             parts=len(parts),
             trimmed_s=self.sound.trimmed_s,
-            settings_key=sender.settings_key,
+            settings_key=context.settings_key,
             kept_as=self.turn.kept_as,
         )
         replaced = self.before if self.before and self.before.status is Status.SUCCEEDED else None
         recorded = await record_reply(
-            sender,
+            context,
             self.item,
             self.turn,
             reply,
@@ -205,7 +205,7 @@ class LongTurn:
             replaced=replaced,
             checks=tuple(check for check in Check if any(check in one.checks for one in outcomes)),
         )
-        await sender.on_disk(_discard, sender, [one.audio for one in outcomes if one.audio])
+        await context.on_disk(_discard, context, [one.audio for one in outcomes if one.audio])
         return recorded
 
     def _heard(self, outcomes: Sequence[Outcome]) -> str:
@@ -216,7 +216,7 @@ class LongTurn:
     def _joined(self, outcomes: Sequence[Outcome]) -> Reply:
         """The parts' words with their times, and their sound with pauses, as if they were one reply."""
         passages = join_transcripts(self.sound.parts, [one.transcript for one in outcomes])
-        sounds = [self.sender.storage.read(one.audio.path) for one in outcomes if one.audio]
+        sounds = [self.context.storage.read(one.audio.path) for one in outcomes if one.audio]
         return Reply(
             text=to_text(passages),
             transcript="",
@@ -232,10 +232,10 @@ class LongTurn:
         )
 
 
-def _discard(sender: Sender, files: Sequence[SavedFile]) -> None:
+def _discard(context: CallContext, files: Sequence[SavedFile]) -> None:
     """The parts' own sounds, once the whole is recorded; one that cannot be deleted harms nobody."""
     for file in files:
         try:
-            sender.storage.delete(file.path)
+            context.storage.delete(file.path)
         except StorageError as failed:
             log.warning("%s", failed.message)

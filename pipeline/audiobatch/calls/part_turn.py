@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from audiobatch.calls.record import keep_in_spool
-from audiobatch.calls.turn import OneTurn
+from audiobatch.calls.turn import TurnCall
 from audiobatch.errors import AudioBatchError, StorageError, redacted_bytes
 from audiobatch.ledger.rows import PartOutcome
 from audiobatch.model import PartKind
@@ -24,7 +24,7 @@ JOINED_FORMAT = "wav"
 
 
 @dataclass(kw_only=True)  # without slots: `super` needs the class as it is written
-class PartTurn(OneTurn):
+class PartCall(TurnCall):
     """One part of a turn on its way.
 
     Attributes:
@@ -52,18 +52,18 @@ class PartTurn(OneTurn):
 
     async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
         """The part's sound, then its row."""
-        sender = self.sender
+        context = self.context
         outcome, end, files = await self._made(reply, attempt)
         try:
-            await sender.on_disk(sender.ledger.queue.make_sure, self.item.item_id)
-            saved = await sender.on_disk(sender.storage.write_many, files)
+            await context.on_disk(context.ledger.queue.make_sure, self.item.item_id)
+            saved = await context.on_disk(context.storage.write_many, files)
             outcome = replace(outcome, audio=saved[0] if saved else None)
             self.kept = _row(self.part, outcome)
-            await sender.ledger.record_part(self.kept, end)
+            await context.ledger.record_part(self.kept, end)
         except StorageError as failed:
             await self._spool_part(outcome, end, files, failed)
             raise
-        sender.sizes.saw(outcome)
+        context.sizes.saw(outcome)
         return outcome
 
     async def _spool(self, reply: Reply, attempt: Attempt, because: StorageError) -> None:
@@ -74,7 +74,7 @@ class PartTurn(OneTurn):
     ) -> None:
         roles = {"audio": files[0][0] if files else None}
         part = _row(self.part, outcome)
-        await keep_in_spool(self.sender, outcome, end, files, roles, because=because, part=part)
+        await keep_in_spool(self.context, outcome, end, files, roles, because=because, part=part)
 
     async def _made(
         self, reply: Reply, attempt: Attempt
@@ -82,27 +82,27 @@ class PartTurn(OneTurn):
         """The part's outcome without its file, its call's end, and that file if it has one."""
         outcome, end = self._succeeded(reply, attempt)
         plain = replace(self.turn, format=JOINED_FORMAT)
-        made = await self.sender.on_disk(make, self.item, plain, reply)
+        made = await self.context.on_disk(make, self.item, plain, reply)
         outcome = replace(outcome, checks=made.checks, audio_duration_s=made.audio_duration_s)
         place = part_path(self.item, self.turn, self.part.number, f".{JOINED_FORMAT}")
         return outcome, end, [(place, data) for path, data in made.files if path == made.audio_path]
 
     async def _keep_unfinished(self, failed: Unfinished, end: AttemptEnd) -> Outcome:
         """The part's body and row beside the turn's own row: each part is finished by itself."""
-        sender = self.sender
+        context = self.context
         failed.message = f"part {self.part.number} of {self.count}: {failed.message}"
         outcome = self._unfinished(failed)
         body = redacted_bytes(failed.raw)
         place = part_path(self.item, self.turn, self.part.number, ".json")
         try:
-            await sender.on_disk(sender.ledger.queue.make_sure, self.item.item_id)
-            (saved,) = await sender.on_disk(sender.storage.write_many, [(place, body)])
+            await context.on_disk(context.ledger.queue.make_sure, self.item.item_id)
+            (saved,) = await context.on_disk(context.storage.write_many, [(place, body)])
             part = _row(self.part, replace(outcome, raw_reply=saved))
-            await sender.ledger.record_part(part, end, outcome)
+            await context.ledger.record_part(part, end, outcome)
         except StorageError as unwritten:
             row = _row(self.part, outcome)
             roles = {"raw_reply": place}
-            await keep_in_spool(sender, outcome, end, [(place, body)], roles, because=unwritten, part=row)
+            await keep_in_spool(context, outcome, end, [(place, body)], roles, because=unwritten, part=row)
             raise
         self._stop_for(failed)
         return outcome

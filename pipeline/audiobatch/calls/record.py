@@ -1,6 +1,6 @@
 """The end of a call, on disk: files, then the outcome; and in the spool where they cannot be written.
 
-Each of these is run to its end whatever happens to its caller (`Sender.settle`): what they write is paid for.
+Each of these is run to its end whatever happens to its caller (`CallContext.settle`): what they write is paid for.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from audiobatch.errors import LeaseLost, StorageError, redacted_bytes
-from audiobatch.ledger.spool_replay import keep_elsewhere
+from audiobatch.ledger.spool_replay import spool_reply
 from audiobatch.storage.artifacts import NotSaved, make, raw_path, save
 from audiobatch.storage.versions import clear, set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from audiobatch.calls.item import Sender
+    from audiobatch.calls.context import CallContext
     from audiobatch.ledger.ledger import AttemptEnd
     from audiobatch.ledger.rows import PartOutcome
     from audiobatch.model import Check, Item, Outcome, Reply, SavedFile, Turn
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def record_reply(
-    sender: Sender,
+    context: CallContext,
     item: Item,
     turn: Turn,
     reply: Reply,
@@ -38,7 +38,7 @@ async def record_reply(
     """Write a reply's files and its outcome.
 
     Args:
-        sender: whose storage, spool and ledger.
+        context: whose storage, spool and ledger.
         item: whose reply it is.
         turn: of that item.
         reply: as decoded.
@@ -55,17 +55,17 @@ async def record_reply(
         LeaseLost: another run has taken the item over; the reply is in the spool, and comes home as a version.
         StorageError: the output cannot be written; the reply is in the spool.
     """
-    sure = partial(sender.ledger.queue.make_sure, item.item_id)
+    sure = partial(context.ledger.queue.make_sure, item.item_id)
     try:
-        saved = await sender.on_disk(
-            save, sender.storage, item, turn, reply, replaced, sender.finish, checks, sure
+        saved = await context.on_disk(
+            save, context.storage, item, turn, reply, replaced, context.finish, checks, sure
         )
     except NotSaved as failed:
         made = failed.made
         outcome = replace(outcome, audio_duration_s=made.audio_duration_s, checks=made.checks)
         roles = {"audio": made.audio_path, "transcript_file": made.transcript_path}
         because = failed.__cause__ if isinstance(failed.__cause__, LeaseLost) else failed
-        await keep_in_spool(sender, outcome, end, made.files, roles, because=because)
+        await keep_in_spool(context, outcome, end, made.files, roles, because=because)
         raise because from None
     outcome = replace(
         outcome,
@@ -75,19 +75,19 @@ async def record_reply(
         checks=saved.made.checks,
     )
     if outcome.parts is None:
-        sender.sizes.saw(outcome)
+        context.sizes.saw(outcome)
     try:
-        await sender.ledger.record_outcome(outcome, end, superseded=replaced)
+        await context.ledger.record_outcome(outcome, end, superseded=replaced)
     except StorageError as failed:
         # With its files, though they are on disk: a disk with such errors may not give them back.
         roles = {"audio": saved.made.audio_path, "transcript_file": saved.made.transcript_path}
-        await keep_in_spool(sender, outcome, end, saved.made.files, roles, because=failed)
+        await keep_in_spool(context, outcome, end, saved.made.files, roles, because=failed)
         raise
     return outcome
 
 
 async def record_failure(
-    sender: Sender, outcome: Outcome, end: AttemptEnd | None, raw: bytes, replaced: Outcome | None
+    context: CallContext, outcome: Outcome, end: AttemptEnd | None, raw: bytes, replaced: Outcome | None
 ) -> Outcome:
     """Record a turn that came to nothing, with the body that was wrong where there is one.
 
@@ -104,19 +104,19 @@ async def record_failure(
     path = raw_path(outcome.item_id, outcome.turn, raw) if raw else ""
     try:
         if raw or replaced is not None:
-            sure = partial(sender.ledger.queue.make_sure, outcome.item_id)
-            saved = await sender.on_disk(_write, sender.storage, path, raw, replaced, sure)
+            sure = partial(context.ledger.queue.make_sure, outcome.item_id)
+            saved = await context.on_disk(_write, context.storage, path, raw, replaced, sure)
             outcome = replace(outcome, raw_reply=saved)
-        await sender.ledger.record_outcome(outcome, end, superseded=replaced)
+        await context.ledger.record_outcome(outcome, end, superseded=replaced)
     except StorageError as failed:
         files = [(path, raw)] if raw else []
-        await keep_in_spool(sender, outcome, end, files, {"raw_reply": path}, because=failed)
+        await keep_in_spool(context, outcome, end, files, {"raw_reply": path}, because=failed)
         raise
     return outcome
 
 
 async def keep_reply(
-    sender: Sender,
+    context: CallContext,
     item: Item,
     turn: Turn,
     reply: Reply,
@@ -131,14 +131,14 @@ async def keep_reply(
         BadReply: its audio is unusable.
         StorageError: it cannot be kept in the spool either.
     """
-    made = await sender.on_disk(make, item, turn, reply, sender.finish)
+    made = await context.on_disk(make, item, turn, reply, context.finish)
     outcome = replace(outcome, audio_duration_s=made.audio_duration_s, checks=made.checks)
     roles = {"audio": made.audio_path, "transcript_file": made.transcript_path}
-    await keep_in_spool(sender, outcome, end, made.files, roles, because=because)
+    await keep_in_spool(context, outcome, end, made.files, roles, because=because)
 
 
 async def keep_in_spool(
-    sender: Sender,
+    context: CallContext,
     outcome: Outcome,
     end: AttemptEnd | None,
     files: list[tuple[str, bytes]],
@@ -152,8 +152,8 @@ async def keep_in_spool(
     Raises:
         StorageError: it cannot be kept in the spool either.
     """
-    keep = partial(keep_elsewhere, part=part, late=isinstance(because, LeaseLost))
-    await sender.on_disk(keep, sender.spool, outcome, end, files, roles)
+    keep = partial(spool_reply, part=part, late=isinstance(because, LeaseLost))
+    await context.on_disk(keep, context.spool, outcome, end, files, roles)
 
 
 def _write(

@@ -18,7 +18,7 @@ from audiobatch.limits.retry import AskAgain
 from audiobatch.model import Exchange, PartKind, PriorReply, Status, next_version
 
 if TYPE_CHECKING:
-    from audiobatch.calls.item import Sender
+    from audiobatch.calls.context import CallContext
     from audiobatch.ledger.ledger import AttemptEnd
     from audiobatch.model import Outcome, Reply, Request, Turn
 
@@ -75,7 +75,7 @@ def ask_again(repair: Repair, reply: Reply) -> AskAgain:
     return AskAgain(f"the answer does not hold the fields: {repair.problem}", request_id=reply.request_id)
 
 
-async def record_answer(sender: Sender, outcome: Outcome, end: AttemptEnd) -> None:
+async def record_answer(context: CallContext, outcome: Outcome, end: AttemptEnd) -> None:
     """Record an answer that is to be put right, at once with the end of its call.
 
     Raises:
@@ -83,20 +83,22 @@ async def record_answer(sender: Sender, outcome: Outcome, end: AttemptEnd) -> No
     """
     answer = PartOutcome(kind=PartKind.ANSWER, part=1, start_s=0.0, end_s=0.0, outcome=outcome)
     try:
-        await sender.ledger.record_part(answer, end)
+        await context.ledger.record_part(answer, end)
     except StorageError as failed:
-        await keep_in_spool(sender, outcome, end, [], {}, because=failed, part=answer)
+        await keep_in_spool(context, outcome, end, [], {}, because=failed, part=answer)
         raise
 
 
-async def recorded_answer(sender: Sender, item_id: str, turn: Turn, before: Outcome | None) -> Outcome | None:
+async def recorded_answer(
+    context: CallContext, item_id: str, turn: Turn, before: Outcome | None
+) -> Outcome | None:
     """An answer that was to be put right when its run ended; None where there is none.
 
     Args:
         before: what is recorded of the turn; a failure for good was the end of that answer.
     """
     version = next_version(before)
-    found = await sender.on_disk(sender.ledger.parts_of, item_id, turn.number, version, PartKind.ANSWER)
+    found = await context.on_disk(context.ledger.parts_of, item_id, turn.number, version, PartKind.ANSWER)
     if 1 not in found:
         return None
     answer = found[1].outcome

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, kw_only=True)
-class Spent:
+class TurnCost:
     """A running sum.
 
     Attributes:

@@ -23,7 +23,7 @@ FEW = 5
 
 
 @dataclass(slots=True)
-class Tally:
+class RunStats:
     """Counts of items, and sums over the calls of this run.
 
     Attributes:

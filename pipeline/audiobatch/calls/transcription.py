@@ -19,7 +19,7 @@ from audiobatch.audio.measure import spoken_words
 from audiobatch.audio.split import PART_S, Part
 from audiobatch.audio.trim import Span, Timeline
 from audiobatch.calls.record import keep_in_spool
-from audiobatch.calls.turn import OneTurn
+from audiobatch.calls.turn import TurnCall
 from audiobatch.config.prices import total_usd
 from audiobatch.config.transcription_rules import LONGEST_S, wanted_of
 from audiobatch.errors import AudioBatchError, BadReply, InputError, StorageError, Unfinished, redacted_bytes
@@ -35,7 +35,7 @@ from audiobatch.storage.versions import subtitle_paths
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from audiobatch.calls.item import Sender
+    from audiobatch.calls.context import CallContext
     from audiobatch.inputs.recording import SoundInput
     from audiobatch.ledger.ledger import Attempt, AttemptEnd
     from audiobatch.model import AudioPart, Item, Outcome, Reply, Request
@@ -46,7 +46,7 @@ _TIME_MARK = re.compile(r"\[\d+:\d\d:\d\d\] ")
 
 
 @dataclass(kw_only=True)  # without slots: `super` needs the class as it is written
-class WritingDown(OneTurn):
+class TranscriptionCall(TurnCall):
     """One part's words on their way.
 
     Attributes:
@@ -68,9 +68,9 @@ class WritingDown(OneTurn):
         outcome, end = self._succeeded(reply, attempt)
         self.kept = self._words(reply, outcome)
         try:
-            await self.sender.ledger.record_part(self.kept, end)
+            await self.context.ledger.record_part(self.kept, end)
         except StorageError as failed:
-            await keep_in_spool(self.sender, self.kept.outcome, end, [], {}, because=failed, part=self.kept)
+            await keep_in_spool(self.context, self.kept.outcome, end, [], {}, because=failed, part=self.kept)
             raise
         return self.kept.outcome
 
@@ -90,15 +90,17 @@ class WritingDown(OneTurn):
 
     async def _keep_unfinished(self, failed: Unfinished, end: AttemptEnd) -> Outcome:
         """The body is kept with a row of its own; whoever asks for these words next finishes them from it."""
-        sender = self.sender
+        context = self.context
         body, place = redacted_bytes(failed.raw), self._body_path()
         row = _row(self.kind, self.part.number, self.part.timeline, self._unfinished(failed), ())
         try:
-            (saved,) = await sender.on_disk(sender.storage.write_many, [(place, body)])
-            await sender.ledger.record_part(replace(row, outcome=replace(row.outcome, raw_reply=saved)), end)
+            (saved,) = await context.on_disk(context.storage.write_many, [(place, body)])
+            await context.ledger.record_part(replace(row, outcome=replace(row.outcome, raw_reply=saved)), end)
         except StorageError as unwritten:
             roles = {"raw_reply": place}
-            await keep_in_spool(sender, row.outcome, end, [(place, body)], roles, because=unwritten, part=row)
+            await keep_in_spool(
+                context, row.outcome, end, [(place, body)], roles, because=unwritten, part=row
+            )
             raise
         self._stop_for(failed)
         raise _NoWords(failed.message) from failed
@@ -117,19 +119,19 @@ class WritingDown(OneTurn):
         """
         from audiobatch.transports.transcriptions import decode  # brings the service's client
 
-        sender, outcome = self.sender, unfinished.outcome
+        context, outcome = self.context, unfinished.outcome
         assert outcome.raw_reply is not None
-        reply = decode(await sender.on_disk(sender.storage.read, outcome.raw_reply.path), {}, 0.0)
+        reply = decode(await context.on_disk(context.storage.read, outcome.raw_reply.path), {}, 0.0)
         done = replace(outcome, status=Status.SUCCEEDED, error_type=None, error_message="", raw_reply=None)
         self.kept = self._words(reply.without_secrets(), done)
-        await sender.ledger.record_part(self.kept)
-        await sender.on_disk(sender.storage.delete, outcome.raw_reply.path)
-        sender.tally.finished += 1
+        await context.ledger.record_part(self.kept)
+        await context.on_disk(context.storage.delete, outcome.raw_reply.path)
+        context.stats.finished += 1
 
     async def _failed(self, failed: AudioBatchError, end: AttemptEnd | None = None) -> Outcome:
         """The result stays as it is."""
         if end is not None:
-            await self.sender.ledger.record_end(end)
+            await self.context.ledger.record_end(end)
         raise _NoWords(failed.message) from failed
 
 
@@ -138,10 +140,10 @@ class _NoWords(Exception):
 
 
 @dataclass(slots=True, kw_only=True)
-class WriteDown:
+class TranscriptionPass:
     """The words of one item's results."""
 
-    sender: Sender
+    context: CallContext
     item: Item
     sound: SoundInput | None
 
@@ -152,27 +154,27 @@ class WriteDown:
             Stopping: the run is stopping.
             StorageError: the output cannot be written.
         """
-        written = await self.sender.on_disk(self.sender.ledger.written_down, outcome.item_id)
-        for kind in wanted_of(outcome, self.item.source, self.sender.spec, written):
+        written = await self.context.on_disk(self.context.ledger.written_down, outcome.item_id)
+        for kind in wanted_of(outcome, self.item.source, self.context.spec, written):
             try:
                 outcome = await self._add(kind, outcome)
             except (_NoWords, NoDeployment, Deferred, InputError, BadReply) as failed:
-                self.sender.tally.unheard += 1
+                self.context.stats.unheard += 1
                 log.warning("%s turn %d: no %s words: %s", outcome.item_id, outcome.turn, kind, failed)
         return outcome
 
     async def _add(self, kind: PartKind, outcome: Outcome) -> Outcome:
-        sender = self.sender
+        context = self.context
         if kind is PartKind.INPUT:
             assert self.sound is not None
-            assert sender.spec.transcribe_inputs is not None
-            model, sound, sha256 = sender.spec.transcribe_inputs, self.sound, outcome.input_sha256
+            assert context.spec.transcribe_inputs is not None
+            model, sound, sha256 = context.spec.transcribe_inputs, self.sound, outcome.input_sha256
         else:
             assert outcome.audio is not None
-            assert sender.spec.verify_speech is not None
-            data = await sender.on_disk(sender.storage.read, outcome.audio.path)
-            sound = await sender.on_disk(open_bytes, data, PurePosixPath(outcome.audio.path).name)
-            model, sha256 = sender.spec.verify_speech, outcome.audio.sha256
+            assert context.spec.verify_speech is not None
+            data = await context.on_disk(context.storage.read, outcome.audio.path)
+            sound = await context.on_disk(open_bytes, data, PurePosixPath(outcome.audio.path).name)
+            model, sha256 = context.spec.verify_speech, outcome.audio.sha256
         turn = Turn(
             number=outcome.turn,
             text="",
@@ -190,10 +192,10 @@ class WriteDown:
     async def _of_sound(
         self, kind: PartKind, turn: Turn, model: str, sound: SoundInput, outcome: Outcome
     ) -> Outcome:
-        sender = self.sender
-        parts = await sender.on_disk(_parts_of, sound)
-        found = await sender.on_disk(
-            sender.ledger.parts_of, outcome.item_id, outcome.turn, outcome.version, kind
+        context = self.context
+        parts = await context.on_disk(_parts_of, sound)
+        found = await context.on_disk(
+            context.ledger.parts_of, outcome.item_id, outcome.turn, outcome.version, kind
         )
         rows = [
             known
@@ -201,7 +203,7 @@ class WriteDown:
             else await self._ask(kind, part, sound, turn, model, outcome, known)
             for part in parts
         ]
-        return await sender.settle(self._record(kind, parts, rows, outcome))
+        return await context.settle(self._record(kind, parts, rows, outcome))
 
     async def _ask(  # noqa: PLR0917
         self,
@@ -213,10 +215,10 @@ class WriteDown:
         outcome: Outcome,
         known: PartOutcome | None,
     ) -> PartOutcome:
-        sender = self.sender
+        context = self.context
         key = (outcome.item_id, turn.number, turn.fingerprint)
-        writing = WritingDown(
-            sender=sender,
+        writing = TranscriptionCall(
+            context=context,
             item=replace(
                 self.item,
                 model=model,
@@ -227,18 +229,18 @@ class WriteDown:
             ),
             turn=turn,
             history=(),
-            sound=await sender.on_disk(_bytes_of, sound, part),
+            sound=await context.on_disk(_bytes_of, sound, part),
             bound=model,
             before=replace(outcome, status=Status.PENDING, fingerprint=""),
             tries=Tries(
-                retry_unknown=sender.spec.on_unknown == "retry",
-                unknown_before=sender.unknown_before.get(key, 0),
+                retry_unknown=context.spec.on_unknown == "retry",
+                unknown_before=context.unknown_before.get(key, 0),
             ),
             kind=kind,
             part=part,
         )
         if known is not None:
-            await sender.settle(writing.finish(known))
+            await context.settle(writing.finish(known))
         else:
             await writing.run()
         assert writing.kept is not None
@@ -248,7 +250,7 @@ class WriteDown:
         self, kind: PartKind, parts: Sequence[Part], rows: Sequence[PartOutcome], outcome: Outcome
     ) -> Outcome:
         """Put the parts' words together, and into the result: its row, and subtitles where there are times."""
-        sender = self.sender
+        context = self.context
         passages = join_transcripts(parts, [row.outcome.transcript for row in rows])
         text = " ".join(passage.text for passage in passages if passage.text)
         cues = tuple(_in_order(parts, rows))
@@ -263,12 +265,12 @@ class WriteDown:
             if cues and outcome.transcript_file is not None:
                 srt, vtt = subtitle_paths(outcome.transcript_file.path)
                 files = [(srt, to_srt(cues).encode()), (vtt, to_vtt(cues).encode())]
-                await sender.on_disk(sender.storage.write_many, files)
+                await context.on_disk(context.storage.write_many, files)
         else:
             outcome = replace(outcome, word_error_rate=word_error_rate(outcome.transcript, text))
         whole = Timeline((Span(start_s=parts[0].timeline.start_s, end_s=parts[-1].timeline.end_s),))
         words = replace(rows[0].outcome, transcript=text, finished_at=datetime.now(UTC), cost_usd=None)
-        await sender.ledger.record_part(_row(kind, 0, whole, words, cues), None, outcome)
+        await context.ledger.record_part(_row(kind, 0, whole, words, cues), None, outcome)
         return outcome
 
 

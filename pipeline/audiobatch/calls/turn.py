@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from audiobatch.audio.finish import asked_format
 from audiobatch.calls.record import keep_reply, record_failure, record_reply
 from audiobatch.calls.repair import Repair, ask_again, check_answer, record_answer, recorded_answer
-from audiobatch.calls.spent import Spent
+from audiobatch.calls.spent import TurnCost
 from audiobatch.errors import (
     RETRYABLE,
     AudioBatchError,
@@ -47,7 +47,7 @@ from audiobatch.transports.stored_body import body_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from audiobatch.calls.item import Sender
+    from audiobatch.calls.context import CallContext
     from audiobatch.limits.limiter import CallTokens
     from audiobatch.limits.pool import Lease
     from audiobatch.model import AudioPart, Exchange, Item, Reply, Turn
@@ -79,7 +79,7 @@ class _Bill:
 
 
 @dataclass(slots=True, kw_only=True)
-class OneTurn:
+class TurnCall:
     """A turn on its way.
 
     Attributes:
@@ -97,7 +97,7 @@ class OneTurn:
         trimmed_s: seconds of silence that were left out of the sound.
     """
 
-    sender: Sender
+    context: CallContext
     item: Item
     turn: Turn
     history: tuple[Exchange, ...]
@@ -110,7 +110,7 @@ class OneTurn:
     last: Attempt | None = None
     open_end: OutcomeUnknown | None = None
     paid_usd: Decimal | None = None
-    spent: Spent = field(default_factory=Spent)
+    spent: TurnCost = field(default_factory=TurnCost)
     without_audio_ids: bool = False
     spare: tuple[Reply, Attempt] | None = None
     repair: Repair | None = None
@@ -127,29 +127,29 @@ class OneTurn:
         """
         await self._go_on_with_answer()
         try:
-            return await retrying(self.tries, sleep=self.sender.back_off)(self._call)
+            return await retrying(self.tries, sleep=self.context.back_off)(self._call)
         except StorageError as unwritten:
             if self.spare is not None and self.keeps is None:
-                await self.sender.settle(self._spool(*self.spare, unwritten))
+                await self.context.settle(self._spool(*self.spare, unwritten))
             raise
         except (Stopping, NoDeployment, AudioBatchError) as ended:
             if self.keeps is not None:
                 return self.keeps
             if self.spare is not None:
-                return await self.sender.settle(self._keep(*self.spare))
+                return await self.context.settle(self._keep(*self.spare))
             if self.tries.deferred:
                 raise Deferred from ended
             failed = ended if isinstance(ended, AudioBatchError) else self.open_end
             if failed is None:
                 raise
-            return await self.sender.settle(self._failed(failed))
+            return await self.context.settle(self._failed(failed))
 
     async def _call(self) -> Outcome:
         """One call with everything around it."""
-        sender = self.sender
-        request = sender.bounded(self._request())
-        tokens = sender.sizes.call_tokens(request, read_aloud=self.item.read_aloud)
-        worst = sender.worst_usd(request)
+        context = self.context
+        request = context.bounded(self._request())
+        tokens = context.sizes.call_tokens(request, read_aloud=self.item.read_aloud)
+        worst = context.worst_usd(request)
         lease = await self._lease(tokens, worst)
         bill = _Bill()
         try:
@@ -162,7 +162,7 @@ class OneTurn:
         self, request: Request, lease: Lease, worst_usd: Decimal | None, bill: _Bill
     ) -> Outcome:
         """Announce the call, make it, write down how it ended."""
-        sender = self.sender
+        context = self.context
         attempt = await self._announced(lease, worst_usd)
         bill.cost_usd = None
         try:
@@ -179,8 +179,8 @@ class OneTurn:
             bill.reached = bill.reached or not isinstance(failed, (DeploymentFatal, Disconnected))
             if bill.cost_usd is None and not bill.counted:
                 self._cost_is_not_known(failed)
-            await sender.keep_body(failed, request)
-            outcome = await sender.settle(self._ended_without(failed, attempt, lease))
+            await context.keep_body(failed, request)
+            outcome = await context.settle(self._ended_without(failed, attempt, lease))
             if outcome is None:
                 raise
             return outcome
@@ -191,50 +191,50 @@ class OneTurn:
         Raises:
             Stopping, AskAgain: it is not made after all.
         """
-        sender = self.sender
-        if sender.stop.asked:
+        context = self.context
+        if context.stop.asked:
             raise Stopping
         attempt = replace(self._attempt(lease.deployment.name), worst_usd=worst_usd)
-        await sender.ledger.record_intent(attempt)
+        await context.ledger.record_intent(attempt)
         leaves = await lease.leaves()
-        if sender.stop.asked or not leaves:
+        if context.stop.asked or not leaves:
             await self._withdraw(attempt)
         self.last = attempt
-        sender.tally.called(attempt.item_id)
+        context.stats.called(attempt.item_id)
         return attempt
 
     async def _reply(self, request: Request, lease: Lease, bill: _Bill) -> Reply:
         """What the call brings, with its cost counted."""
-        sender, name = self.sender, lease.deployment.name
-        reply = await sender.call(name, request)
+        context, name = self.context, lease.deployment.name
+        reply = await context.call(name, request)
         bill.reached = True
         bill.tokens = float(reply.usage.total_tokens) if reply.usage else None
-        target, basis = sender.targets[name], CostBasis.USAGE
+        target, basis = context.targets[name], CostBasis.USAGE
         with working_on_reply(partial(body_of, reply), reply.request_id):
             cost_usd = self.paid_usd = bill.cost_usd = target.reply_usd(reply)
             if cost_usd is None and target.price is not None:
                 # For people alone: limits of cost count the call's worst case.
                 cost_usd, basis = (
-                    await sender.on_disk(estimated_usd, target, request, reply),
+                    await context.on_disk(estimated_usd, target, request, reply),
                     CostBasis.ESTIMATE,
                 )
         bill.counted = True
-        sender.tally.paid(reply.usage, cost_usd, name, basis)
+        context.stats.paid(reply.usage, cost_usd, name, basis)
         self.spent.add(reply.usage, cost_usd, basis)
-        sender.aftermath.went_well(lease, reply)
+        context.feedback.went_well(lease, reply)
         return reply
 
     async def _settled(self, reply: Reply, attempt: Attempt) -> Outcome:
         """The outcome that a reply makes, recorded; where that fails, the reply is in the spool."""
         try:
-            return await self.sender.settle(self._keep(reply, attempt))
+            return await self.context.settle(self._keep(reply, attempt))
         except StorageError:
             self.spare = None  # this reply is better, and brought home
             raise
 
     def _cost_is_not_known(self, failed: AudioBatchError) -> None:
         """A call was perhaps billed, and nothing says how much. A lost one is counted in `perhaps_billed`."""
-        self.sender.tally.cost_is_known = False
+        self.context.stats.cost_is_known = False
         if not isinstance(failed, OutcomeUnknown):
             self.spent.add(None, None, CostBasis.UNKNOWN)
 
@@ -247,8 +247,8 @@ class OneTurn:
         """
         self.calls -= 1
         self.paid_usd = Decimal(0)
-        await self.sender.settle(self.sender.ledger.record_end(self._end(attempt, Status.FAILED)))
-        if self.sender.stop.asked:
+        await self.context.settle(self.context.ledger.record_end(self._end(attempt, Status.FAILED)))
+        if self.context.stop.asked:
             raise Stopping
         raise AskAgain(f"deployment {attempt.deployment} rests")
 
@@ -259,15 +259,15 @@ class OneTurn:
             AskAgain: the deployment that keeps the earlier reply cannot serve; others can, by the reply's words.
             NoDeployment, Stopping: there will be no call.
         """
-        sender = self.sender
+        context = self.context
         try:
-            return await sender.pool.acquire(tokens, only=self.bound, worst_usd=worst_usd)
+            return await context.pool.acquire(tokens, only=self.bound, worst_usd=worst_usd)
         except BudgetReached as reached:
-            sender.stop.ask(StopReason.MAX_COST, reached.message)
+            context.stop.ask(StopReason.MAX_COST, reached.message)
             raise Stopping from reached
         except NoDeployment as ended:
             # Of those that are left, parked ones too: the pool knows whether they are waited for.
-            if self.bound is None or self.item.deployment or not sender.aftermath.others_left:
+            if self.bound is None or self.item.deployment or not context.feedback.others_left:
                 raise
             self.bound, self.without_audio_ids = None, True
             raise AskAgain(str(ended)) from ended
@@ -286,7 +286,7 @@ class OneTurn:
             audio=self.sound,
             modalities=turn.modalities,
             voice=turn.voice,
-            format=asked_format(turn.format, self.sender.finish),
+            format=asked_format(turn.format, self.context.finish),
             temperature=item.temperature,
             seed=item.seed,
             max_completion_tokens=item.max_completion_tokens,
@@ -296,24 +296,24 @@ class OneTurn:
     def _attempt(self, deployment: str) -> Attempt:
         self.calls += 1
         self.paid_usd = None
-        sender = self.sender
+        context = self.context
         return Attempt(
-            attempt_id=sender.next_attempt_id(),
+            attempt_id=context.next_attempt_id(),
             item_id=self.item.item_id,
             turn=self.turn.number,
             fingerprint=self.turn.fingerprint,
-            run_id=sender.run_id,
+            run_id=context.run_id,
             number=self._earlier_attempts() + self.calls,
             started_at=datetime.now(UTC),
             deployment=deployment,
-            provider=sender.targets[deployment].provider,
-            transport=sender.transports[deployment].name,
-            model=sender.targets[deployment].model,
+            provider=context.targets[deployment].provider,
+            transport=context.transports[deployment].name,
+            model=context.targets[deployment].model,
             voice=self.turn.voice,
             format=self.turn.format,
             prompt=self.turn.text,
             input_sha256=self.item.source.sha256,
-            settings_key=sender.settings_key,
+            settings_key=context.settings_key,
         )
 
     def _earlier_attempts(self) -> int:
@@ -346,7 +346,7 @@ class OneTurn:
             "%s turn %d try %d at %s: %s: %s",
             *(attempt.item_id, attempt.turn, attempt.number, attempt.deployment, failed.error_type, failed),
         )
-        others_left = self.sender.aftermath.went_wrong(lease, failed)
+        others_left = self.context.feedback.went_wrong(lease, failed)
         if isinstance(failed, Unfinished):
             if failed.raw:
                 return await self._keep_unfinished(failed, self._end(attempt, Status.SUCCEEDED, failed))
@@ -357,7 +357,7 @@ class OneTurn:
         otherwise = isinstance(failed, AudioIdGone) and not self.without_audio_ids
         if isinstance(failed, (BadReply, RequestRejected)) and not otherwise and self.spare is None:
             return await self._failed(failed, end)
-        await self.sender.ledger.record_end(end)
+        await self.context.ledger.record_end(end)
         self.open_end = failed if isinstance(failed, OutcomeUnknown) else None
         if isinstance(failed, DeploymentFatal) and others_left and self.item.deployment is None:
             raise AskAgain(failed.message) from failed
@@ -369,7 +369,7 @@ class OneTurn:
     def _ask_for_sound_again(self, reply: Reply, attempt: Attempt) -> None:
         """Raises: AskAgain: once, where the sound that was asked for did not come and the job wants it."""
         wanting = self.turn.wants_audio and reply.audio is None
-        if wanting and self.sender.spec.retry_text_only and self.spare is None:
+        if wanting and self.context.spec.retry_text_only and self.spare is None:
             self.spare = (reply, attempt)
             raise AskAgain("the reply came without the audio asked for", request_id=reply.request_id)
 
@@ -381,24 +381,24 @@ class OneTurn:
             again = ask_again(repair, reply)
             outcome, _ = self._succeeded(reply, attempt)
             end = self._end(attempt, Status.FAILED, again)
-            await self.sender.settle(record_answer(self.sender, outcome, end))
+            await self.context.settle(record_answer(self.context, outcome, end))
             raise again
 
     async def _go_on_with_answer(self) -> None:
         """Where a run ended between an answer and its repair, the repair comes next."""
         if self.turn.answer is None or self.keeps is not None:
             return
-        answer = await recorded_answer(self.sender, self.item.item_id, self.turn, self.before)
+        answer = await recorded_answer(self.context, self.item.item_id, self.turn, self.before)
         self.repair = check_answer(self.turn, answer.transcript) if answer else None
         if answer is not None and self.repair is not None:
-            self.spent = Spent.of(answer)
+            self.spent = TurnCost.of(answer)
             self.calls = max(self.calls, answer.attempts - self._earlier_attempts())
 
     async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
         """Files, then the outcome; both before the call's place is given to another."""
         outcome, end = self._succeeded(reply, attempt)
         return await record_reply(
-            self.sender,
+            self.context,
             self.item,
             self.turn,
             reply,
@@ -410,11 +410,11 @@ class OneTurn:
     async def _spool(self, reply: Reply, attempt: Attempt, because: StorageError) -> None:
         """Keep a reply elsewhere that the output can not be given any more."""
         outcome, end = self._succeeded(reply, attempt)
-        await keep_reply(self.sender, self.item, self.turn, reply, outcome=outcome, end=end, because=because)
+        await keep_reply(self.context, self.item, self.turn, reply, outcome=outcome, end=end, because=because)
 
     def _succeeded(self, reply: Reply, attempt: Attempt) -> tuple[Outcome, AttemptEnd]:
         """The outcome that a reply makes, without its files, and the end of its call."""
-        cost = self.sender.targets[attempt.deployment].reply_usd(reply)
+        cost = self.context.targets[attempt.deployment].reply_usd(reply)
         outcome = replace(
             self._outcome(attempt),
             status=Status.SUCCEEDED,
@@ -443,10 +443,10 @@ class OneTurn:
 
     async def _failed(self, failed: AudioBatchError, end: AttemptEnd | None = None) -> Outcome:
         """Record a turn that came to nothing. A failure that may pass does not take a success's place."""
-        sender, before = self.sender, self._success_before()
+        context, before = self.context, self._success_before()
         if self.keeps is not None:
             if end is not None:
-                await sender.ledger.record_end(end)
+                await context.ledger.record_end(end)
             return self.keeps
         assert self.last is not None
         outcome = replace(
@@ -463,12 +463,12 @@ class OneTurn:
             log.warning("%s turn %d: its earlier result stays: %s", outcome.item_id, outcome.turn, failed)
             return outcome
         raw = failed.raw if isinstance(failed, (BadReply, OutcomeUnknown)) else b""
-        return await record_failure(sender, outcome, end, raw, before)
+        return await record_failure(context, outcome, end, raw, before)
 
     async def _keep_unfinished(self, failed: Unfinished, end: AttemptEnd) -> Outcome:
         """Keep the body for the next run, and stop: what is wrong here would cost every item its call."""
         outcome = await record_failure(
-            self.sender, self._unfinished(failed), end, failed.raw, self._success_before()
+            self.context, self._unfinished(failed), end, failed.raw, self._success_before()
         )
         self._stop_for(failed)
         return outcome
@@ -488,7 +488,7 @@ class OneTurn:
     def _stop_for(self, failed: Unfinished) -> None:
         reason = StopReason.STORAGE if failed.is_disk_trouble else StopReason.UNFINISHED
         item_id = shown(self.item.item_id)
-        self.sender.stop.ask(reason, f"{item_id}: {failed.message}. The next run finishes what is kept")
+        self.context.stop.ask(reason, f"{item_id}: {failed.message}. The next run finishes what is kept")
 
     def _outcome(self, attempt: Attempt) -> Outcome:
         return Outcome(
@@ -496,7 +496,7 @@ class OneTurn:
             turn=self.turn.number,
             fingerprint=self.turn.fingerprint,
             status=Status.PENDING,
-            run_id=self.sender.run_id,
+            run_id=self.context.run_id,
             started_at=self.started,
             finished_at=datetime.now(UTC),
             version=next_version(self.before),
@@ -510,7 +510,7 @@ class OneTurn:
             attempts=attempt.number,
             perhaps_billed=self.tries.unknown,
             input_sha256=self.item.source.sha256,
-            settings_key=self.sender.settings_key,
+            settings_key=self.context.settings_key,
             kept_as=self.turn.kept_as,
             trimmed_s=self.trimmed_s,
         )

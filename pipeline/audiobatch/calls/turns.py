@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from audiobatch.calls.check_redo import asked_again
-from audiobatch.calls.long_recording import LongTurn
-from audiobatch.calls.turn import OneTurn
+from audiobatch.calls.long_recording import MultipartTurn
+from audiobatch.calls.turn import TurnCall
 from audiobatch.limits.retry import Tries
 
 if TYPE_CHECKING:
-    from audiobatch.calls.item import Sender
+    from audiobatch.calls.context import CallContext
     from audiobatch.inputs.recording import SoundInput
     from audiobatch.model import Exchange, Item, Outcome, Turn
 
 
 @dataclass(slots=True, kw_only=True)
-class Asking:
+class TurnRunner:
     """A turn to be asked.
 
     Attributes:
@@ -28,7 +28,7 @@ class Asking:
         calls: how many were made for it in this run.
     """
 
-    sender: Sender
+    context: CallContext
     item: Item
     turn: Turn
     history: tuple[Exchange, ...]
@@ -46,8 +46,8 @@ class Asking:
             StorageError: it could not be recorded.
         """
         if self.sound is not None and self.sound.parts:
-            return await LongTurn(
-                sender=self.sender,
+            return await MultipartTurn(
+                context=self.context,
                 item=self.item,
                 turn=self.turn,
                 history=self.history,
@@ -55,16 +55,16 @@ class Asking:
                 bound=self.bound,
                 before=self.before,
             ).run()
-        return await asked_again(self.sender.spec, self._ask, await self._ask(None))
+        return await asked_again(self.context.spec, self._ask, await self._ask(None))
 
     async def _ask(self, standing: Outcome | None) -> Outcome:
         """Ask at once; `standing` is recorded and stays unless a reply comes."""
         tries = self.tries
         if standing is not None:  # what it went through is over, and is counted all the same
-            retry_unknown = self.sender.spec.on_unknown == "retry"
+            retry_unknown = self.context.spec.on_unknown == "retry"
             tries = Tries(retry_unknown=retry_unknown, unknown_before=standing.perhaps_billed)
-        one = OneTurn(
-            sender=self.sender,
+        one = TurnCall(
+            context=self.context,
             item=self.item,
             turn=self.turn,
             history=self.history,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from audiobatch.config import settings
 from audiobatch.config.prices import Price, price_of, total_usd
-from audiobatch.config.transcription_rules import word_models
+from audiobatch.config.transcription_rules import transcription_models
 from audiobatch.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Target:
     tpm: int | None = None
     max_concurrency: int | None = None
     priority: int = 0
-    writes_words: bool = False
+    transcribes: bool = False
     named_only: bool = False
 
     def cost_usd(self, usage: Usage | None) -> Decimal | None:
@@ -123,8 +123,8 @@ def targets_of(
     return (own, *(replace(own, name=one, deployment=one, priority=1, named_only=True) for one in others))
 
 
-def word_targets(spec: JobSpec, base: Target) -> tuple[Target, ...]:
-    """Where words are written down: deployments of the same resource, named by `word_models`."""
+def transcription_targets(spec: JobSpec, base: Target) -> tuple[Target, ...]:
+    """Where words are written down: deployments of the same resource, named by `transcription_models`."""
     return tuple(
         replace(
             base,
@@ -133,10 +133,10 @@ def word_targets(spec: JobSpec, base: Target) -> tuple[Target, ...]:
             model=model,
             price=price_of(model, base.provider, prices=spec.prices),
             transcription_model=None,
-            writes_words=True,
+            transcribes=True,
             named_only=True,
         )
-        for model in word_models(spec)
+        for model in transcription_models(spec)
     )
 
 

@@ -23,7 +23,7 @@ LONGEST_S = 1200.0
 Written = tuple[str, int, int, str]
 
 
-def word_models(spec: JobSpec) -> tuple[str, ...]:
+def transcription_models(spec: JobSpec) -> tuple[str, ...]:
     """The models, or Azure's deployments, that the job has words written down by."""
     named = (spec.transcribe_inputs, spec.verify_speech)
     return tuple(dict.fromkeys(model for model in named if model))

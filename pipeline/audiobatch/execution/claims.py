@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 from audiobatch.errors import StorageError
 from audiobatch.execution.recovery import recover
-from audiobatch.ledger.spool_replay import bring_home
+from audiobatch.ledger.spool_replay import replay
 from audiobatch.model import Status
 from audiobatch.planning.plan import Decision, plan_again
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from audiobatch.calls.item import Sender
+    from audiobatch.calls.item import ItemRunner
     from audiobatch.ledger.ledger import Recorded
     from audiobatch.ledger.queue import Claim
     from audiobatch.planning.plan import Retry
@@ -38,13 +38,13 @@ _ALONE = 250
 _FEWEST, _MOST = 4, 50
 
 
-class Feed:
+class Claims:
     """One a run."""
 
-    def __init__(self, sender: Sender, retry: Retry | None) -> None:
-        self.sender = sender
+    def __init__(self, runner: ItemRunner, retry: Retry | None) -> None:
+        self.runner = runner
         self._retry = retry
-        self._ledger = sender.ledger
+        self._ledger = runner.context.ledger
         self._waiting: list[tuple[int, Recorded]] = []
         self._rest: deque[Recorded] = deque()
         self._frontier = 0.0
@@ -55,7 +55,7 @@ class Feed:
     def _size(self) -> int:
         if not self._ledger.is_shared:
             return _ALONE
-        return max(_FEWEST, min(_MOST, self.sender.gate.open))
+        return max(_FEWEST, min(_MOST, self.runner.context.gate.open))
 
     async def next(self, first: int, last: int) -> Recorded | None:
         """The next item between these positions, both included; None: no more of them are this run's.
@@ -81,8 +81,8 @@ class Feed:
 
     async def _claim_behind(self, frontier: float) -> None:
         async with self._claiming:
-            if self._frontier != frontier or self.sender.stop.asked:
-                if self.sender.stop.asked:
+            if self._frontier != frontier or self.runner.context.stop.asked:
+                if self.runner.context.stop.asked:
                     self._frontier = math.inf
                 return
             size = self._size
@@ -98,7 +98,7 @@ class Feed:
             StorageError: the ledger is gone, or the output cannot be written.
         """
         async with self._claiming:
-            while not self._rest and not self.sender.stop.asked:
+            while not self._rest and not self.runner.context.stop.asked:
                 claims = await self._ledger.queue.claim(self._size)
                 if not claims:
                     break
@@ -115,29 +115,31 @@ class Feed:
 
     async def _taken_over(self, item_ids: Sequence[str]) -> list[Recorded]:
         """Items of a run that fell silent: its open calls have an unknown end; then they are planned again."""
-        sender, ledger = self.sender, self._ledger
+        runner, ledger = self.runner, self._ledger
         if brought := await asyncio.to_thread(self._search_spool, item_ids):
             log.warning("%d replies that a run of this machine could not write were brought home", brought)
-        lost = await asyncio.to_thread(recover, ledger, sender.storage, item_ids)
+        lost = await asyncio.to_thread(recover, ledger, runner.context.storage, item_ids)
         log.warning(
             "%d items of a run that fell silent are taken over; %d calls of it were perhaps billed",
             *(len(item_ids), lost),
         )
         found = await asyncio.to_thread(ledger.recorded_of, item_ids)
-        decided = await asyncio.to_thread(plan_again, ledger, sender.spec, self._retry, found)
-        sender.unknown_before.update(await asyncio.to_thread(ledger.unknown_counts))
+        decided = await asyncio.to_thread(plan_again, ledger, runner.context.spec, self._retry, found)
+        runner.context.unknown_before.update(await asyncio.to_thread(ledger.unknown_counts))
         for item_id, decision in decided.items():
             if decision is Decision.SEND:
                 continue
             if decision is Decision.UNKNOWN:
-                sender.tally.item_ended(Status.UNKNOWN)
+                runner.context.stats.item_ended(Status.UNKNOWN)
             ledger.queue.ended(item_id)
         return [one for one in found if decided[one.source.item_id] is Decision.SEND]
 
     def _search_spool(self, item_ids: Sequence[str]) -> int:
         """Bring home what a run of this machine has paid for and could not write; how many replies."""
         with self._ledger.one_at_a_time():
-            return bring_home(self.sender.spool, self.sender.storage, self._ledger, only=frozenset(item_ids))
+            return replay(
+                self.runner.context.spool, self.runner.context.storage, self._ledger, only=frozenset(item_ids)
+            )
 
     async def close(self) -> None:
         """What was claimed and not handed out is anybody's."""

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from audiobatch.errors import ConfigError, ExitCode, StorageError
-from audiobatch.execution.worker import Orders, tell_to_stop
+from audiobatch.execution.worker import WorkerParams, tell_to_stop
 from audiobatch.ledger.queue_totals import Counts
 from audiobatch.model import Status
 from audiobatch.stop import StopReason, most_severe
@@ -52,7 +52,7 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hand:
+class WorkerStatus:
     """One worker, as who started it knows it.
 
     Attributes:
@@ -64,21 +64,21 @@ class Hand:
     trouble: str = ""
 
 
-class Crew(Protocol):
+class WorkerBackend(Protocol):
     """Who starts workers: this machine, a work pool, a cluster."""
 
     @property
     def hint(self) -> str:
         """What a person may have to do where nobody begins."""
 
-    async def start(self, orders: Orders, count: int) -> None:
+    async def start(self, params: WorkerParams, count: int) -> None:
         """Have so many workers started, now or when there is room for them.
 
         Raises:
             ConfigError: it cannot be.
         """
 
-    async def look(self) -> Sequence[Hand]:
+    async def look(self) -> Sequence[WorkerStatus]:
         """The workers as they are now."""
 
     async def dismiss(self, *, by_force: bool) -> None:
@@ -89,11 +89,11 @@ class Crew(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Foreman:
+class Coordinator:
     """One run's workers, from their start to their end."""
 
     job: Job
-    crew: Crew
+    backend: WorkerBackend
     count: int
     _before: Counts = field(default_factory=Counts)
     _told: str = ""
@@ -104,28 +104,28 @@ class Foreman:
         Raises:
             ConfigError: no worker could be started, or none could begin.
         """
-        job, crew = self.job, self.crew
+        job, backend = self.job, self.backend
         account = job.ledger.queue.account(job.queue_id)
         self._before = await asyncio.to_thread(account.counts)
         sums_before = await asyncio.to_thread(account.sums)
-        job.tally.cost_is_known = all(one.price is not None for one in job.targets)
+        job.stats.cost_is_known = all(one.price is not None for one in job.targets)
         try:
-            await crew.start(Orders(job=job.spec, for_run=job.run_id), self.count)
+            await backend.start(WorkerParams(job=job.spec, for_run=job.run_id), self.count)
             await self._follow(account)
         finally:
-            await _logging_failure("the workers could not be closed", crew.close())
+            await _logging_failure("the workers could not be closed", backend.close())
         with contextlib.suppress(StorageError):
             self._show(await asyncio.to_thread(account.counts))
             sums = await asyncio.to_thread(account.sums)
-            tally = job.tally
-            tally.sent = await asyncio.to_thread(account.sent_for, job.run_id)
-            tally.input_audio_s = sums.input_audio_s - sums_before.input_audio_s
-            tally.output_audio_s = sums.output_audio_s - sums_before.output_audio_s
-            tally.trimmed_s = sums.trimmed_s - sums_before.trimmed_s
-            tally.input_text_tokens = sums.input_tokens - sums_before.input_tokens
-            tally.estimated = sums.estimated - sums_before.estimated
-            tally.cost_usd += sums.estimated_usd - sums_before.estimated_usd
-            tally.output_text_tokens = sums.output_tokens - sums_before.output_tokens
+            stats = job.stats
+            stats.sent = await asyncio.to_thread(account.sent_for, job.run_id)
+            stats.input_audio_s = sums.input_audio_s - sums_before.input_audio_s
+            stats.output_audio_s = sums.output_audio_s - sums_before.output_audio_s
+            stats.trimmed_s = sums.trimmed_s - sums_before.trimmed_s
+            stats.input_text_tokens = sums.input_tokens - sums_before.input_tokens
+            stats.estimated = sums.estimated - sums_before.estimated
+            stats.cost_usd += sums.estimated_usd - sums_before.estimated_usd
+            stats.output_text_tokens = sums.output_tokens - sums_before.output_tokens
             job.left = (await asyncio.to_thread(job.ledger.queue.state)).left
         job.in_flight_elsewhere, job.waiting = 0, ""
 
@@ -155,14 +155,14 @@ class Foreman:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(job.stop.soft.wait(), max(LOOK_S, _PART * asked_s))
 
-    async def _hands(self) -> Sequence[Hand]:
+    async def _hands(self) -> Sequence[WorkerStatus]:
         try:
-            hands = await self.crew.look()
+            hands = await self.backend.look()
         except ConfigError:
             raise
         except Exception as failed:  # noqa: BLE001 - what starts workers is somebody else's, and may be away
             log.warning("the workers cannot be seen: %r", failed)
-            return [Hand(name="?", phase=Phase.WORKING)]
+            return [WorkerStatus(name="?", phase=Phase.WORKING)]
         for one in hands:
             if one.trouble and (text := f"{one.name}: {one.trouble}") not in self.job.warnings:
                 self.job.warn(text)
@@ -170,39 +170,39 @@ class Foreman:
 
     def _others(self) -> bool:
         """Whether runs are at work here that were not started by this one."""
-        together = self.job.together
+        membership = self.job.membership
         mine = f"{self.job.run_id}."
-        return together is not None and any(not name.startswith(mine) for name in together.names)
+        return membership is not None and any(not name.startswith(mine) for name in membership.names)
 
     def _show(self, now: Counts) -> None:
         """What was done since the run began, into its tally."""
         job, before = self.job, self._before
-        tally = job.tally
+        stats = job.stats
         for status, count in (
-            (Status.SUCCEEDED, now.succeeded - before.succeeded - tally.succeeded),
-            (Status.FAILED, now.failed - before.failed - tally.failed),
-            (Status.UNKNOWN, now.unknown - before.unknown - tally.unknown),
+            (Status.SUCCEEDED, now.succeeded - before.succeeded - stats.succeeded),
+            (Status.FAILED, now.failed - before.failed - stats.failed),
+            (Status.UNKNOWN, now.unknown - before.unknown - stats.unknown),
         ):
             for _ in range(count):
-                tally.item_ended(status)
-        tally.cost_usd = now.cost_usd - before.cost_usd
+                stats.item_ended(status)
+        stats.cost_usd = now.cost_usd - before.cost_usd
         job.in_flight_elsewhere = now.in_flight
 
-    def _explain(self, hands: Sequence[Hand], waited_s: float) -> None:
+    def _explain(self, hands: Sequence[WorkerStatus], waited_s: float) -> None:
         begun = [one for one in hands if one.phase is not Phase.WAITING]
         if len(begun) == len(hands):
             self.job.waiting = ""
             return
         self.job.waiting = f"{len(hands) - len(begun)} of {len(hands)} workers to begin"
         if not begun and waited_s > _HINT_AFTER_S and not self._told:
-            self._told = self.crew.hint
+            self._told = self.backend.hint
             self.job.warn(f"no worker has begun in {waited_s:.0f} s. {self._told}")
 
     async def _see_off(self, patience_s: float, *, until_hard: bool = False) -> bool:
         """Wait until nobody works any more; who has not begun never will."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + patience_s
-        await _logging_failure("the workers could not be told to stop", self.crew.dismiss(by_force=False))
+        await _logging_failure("the workers could not be told to stop", self.backend.dismiss(by_force=False))
         while any(one.phase is Phase.WORKING for one in await self._hands()):
             if loop.time() > end_s or (until_hard and self.job.stop.hard.is_set()):
                 return False
@@ -219,13 +219,13 @@ class Foreman:
             await asyncio.to_thread(tell_to_stop, job.ledger, job.run_id, now=True)
         if await self._see_off(STOPPING_S):
             return
-        await _logging_failure("the workers could not be stopped", self.crew.dismiss(by_force=True))
+        await _logging_failure("the workers could not be stopped", self.backend.dismiss(by_force=True))
         if not await self._see_off(STOPPING_S):
             job.warn(
                 "some workers do not end; they send nothing more than they hold, and the ledger knows it"
             )
 
-    async def _give_up(self, account: Account, hands: Sequence[Hand]) -> None:
+    async def _give_up(self, account: Account, hands: Sequence[WorkerStatus]) -> None:
         """Every worker has ended, and items are left: why?"""
         ends = await asyncio.to_thread(account.ends_of, self.job.run_id)
         trouble = next((one.trouble for one in hands if one.trouble), "")

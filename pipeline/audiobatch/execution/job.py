@@ -1,13 +1,16 @@
 """One run on one output folder: opened, prepared, its shards run, finished.
 
-Inputs, plan, senders and reports are brought together here. It knows nothing of Prefect: `run` below does a whole
+Inputs, plan, calls and reports are brought together here. It knows nothing of Prefect: `run` below does a whole
 job with plain asyncio, and the flows call the same steps.
 
     async with Job.open(spec) as job:       lock, ledger, what a killed run left
-        plan = await job.prepare()          discover, probe, plan; then the deployments
+        plan = await job.prepare()          find inputs, probe them, plan; then open the deployments
         for shard in plan.shards:
             await job.run_shard(shard)      may be at once: one pool serves them all
         summary = await job.finish()        manifest, this run's own list, the summary
+
+Below the class are the steps in the order in which a run takes them: its summary, its inputs, what goes on beside
+its calls (the watch for a stop, the manifest kept fresh), and its items, worked through.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import sys
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -24,48 +28,50 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from audiobatch import descriptors
-from audiobatch.calls.stats import RunSummary, Snapshot, Tally
+from audiobatch.calls.stats import RunStats, RunSummary, Snapshot
 from audiobatch.config import settings
 from audiobatch.config.jobspec import KNOWN_VOICES
+from audiobatch.config.prices import AUDIO_IN_TOKENS_PER_S, price_of
 from audiobatch.config.targets import check_prices, targets_of
-from audiobatch.errors import StorageError
+from audiobatch.errors import ExitCode, StorageError
 from audiobatch.execution.adoption import adopt, check_places, set_strange_files_aside
-from audiobatch.execution.claims import Feed
-from audiobatch.execution.ending import summary_of, worth
-from audiobatch.execution.finding import find_inputs
+from audiobatch.execution.claims import Claims
 from audiobatch.execution.finishing import finish_kept
-from audiobatch.execution.membership import Together, this_worker
+from audiobatch.execution.membership import Membership, this_worker
 from audiobatch.execution.opening import opened_folder
-from audiobatch.execution.watching import keep_manifest_fresh, keep_room, watch_stop
-from audiobatch.execution.wiring import open_sender
-from audiobatch.execution.working import send_deferred, wait_for_others, work_through
+from audiobatch.execution.wiring import RunContext, import_ahead, open_runner
+from audiobatch.inputs.discover import Discovery
 from audiobatch.ledger.job_file import write_job_file
-from audiobatch.ledger.spool_replay import bring_home
+from audiobatch.ledger.spool_replay import replay
 from audiobatch.ledger.trust import trust
+from audiobatch.limits.pool import Stopping
 from audiobatch.model import Status
-from audiobatch.planning.disk_space import check_room, give_back, reserve
+from audiobatch.planning.disk_space import check_room, give_back, reserve, reserve_for_calls
 from audiobatch.planning.items import job_settings
 from audiobatch.planning.plan import EMPTY_PLAN, deployments_noted, make_plan, settings_key
 from audiobatch.planning.review_rules import marked
 from audiobatch.reports.totals import Reason, reasons
 from audiobatch.reports.views import Views
-from audiobatch.stop import Stop, StopReason
+from audiobatch.stop import EXIT_CODES, Stop, StopReason
 from audiobatch.storage.versions import UNRECORDED
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
     from pathlib import Path
 
     from audiobatch.address import Place
-    from audiobatch.calls.item import Sender
+    from audiobatch.calls.item import ItemRunner
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.config.targets import Target
-    from audiobatch.ledger.ledger import Ledger
+    from audiobatch.ledger.ledger import Ledger, Recorded
     from audiobatch.planning.plan import Plan, Retry, Shard
     from audiobatch.storage.local import Storage
     from audiobatch.storage.spool import Spool
 
+    Feeding = Callable[[], Awaitable[Recorded | None]]
+
 __all__ = ["Job", "RunSummary", "ShardResult", "Snapshot", "run", "run_shards"]
+
 
 log = logging.getLogger(__name__)
 
@@ -107,16 +113,16 @@ class Job:
     queue_id: str = ""
     sends: bool = True
     in_flight_elsewhere: int = 0
-    together: Together | None = None
+    membership: Membership | None = None
     waiting: str = ""
     left: int | None = None
     phase: str = "discovering"
     warnings: list[str] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
+    stats: RunStats = field(default_factory=RunStats)
     found: int = 0
     plan: Plan | None = None
-    _sender: Sender | None = None
-    _feed: Feed | None = None
+    _runner: ItemRunner | None = None
+    _feed: Claims | None = None
     _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     _background: list[asyncio.Task[None]] = field(default_factory=list)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -175,10 +181,10 @@ class Job:
             )
             async with job._stack:
                 if job.ledger.is_shared:
-                    job.together = Together(
+                    job.membership = Membership(
                         ledger=job.ledger, stop=job.stop, lease_s=spec.lease_s, sends=sends
                     )
-                    job._begin_background(job.together.keep())
+                    job._begin_background(job.membership.keep())
                 yield job
 
     def _warn_early(self, brought: int, lost: int) -> None:
@@ -222,10 +228,10 @@ class Job:
         self.phase = "sending"
         if plan.to_send and self.sends:
             await asyncio.to_thread(self._make_room, plan)
-            self._sender = await open_sender(self, plan.deployments, self._stack)
-        self._begin_background(watch_stop(self, self._sender), keep_manifest_fresh(self))
-        if self._sender is not None:
-            self._begin_background(keep_room(self, self._sender))
+            self._runner = await open_runner(self._context(), plan.deployments, self._stack)
+        self._begin_background(watch_stop(self, self._runner), keep_manifest_fresh(self))
+        if self._runner is not None:
+            self._begin_background(keep_room(self, self._runner))
         await self._begin_sending()
         return plan
 
@@ -250,7 +256,7 @@ class Job:
             return
         with self.ledger.one_at_a_time() if self.ledger.is_shared else contextlib.nullcontext():
             finished, failed = finish_kept(self.ledger, self.storage, self.spec, self.targets)
-        self.tally.finished += finished
+        self.stats.finished += finished
         if finished:
             self.warn(f"{finished} replies that were paid for earlier were finished from their bodies")
         if failed is not None and not self.spec.redo:
@@ -266,12 +272,12 @@ class Job:
 
     async def _begin_sending(self) -> None:
         """Once the others on a shared ledger have made room for this run's calls."""
-        if self._sender is None:
+        if self._runner is None:
             return
-        self.tally = self._sender.tally
-        self._feed = Feed(self._sender, self.retry)
-        if self.together is not None:
-            await self.together.begin(self._sender)
+        self.stats = self._runner.context.stats
+        self._feed = Claims(self._runner, self.retry)
+        if self.membership is not None:
+            await self.membership.begin(self._runner)
 
     def _make_room(self, plan: Plan) -> None:
         check_room(self.spec, self.output, items=plan.to_send, free_bytes=self.storage.free_bytes())
@@ -288,11 +294,11 @@ class Job:
 
     async def run_shard(self, shard: Shard) -> ShardResult:
         """Send a shard's items. Never raises for an item: its failure is a recorded outcome."""
-        if self.stop.asked or self._sender is None or self._feed is None:
+        if self.stop.asked or self._runner is None or self._feed is None:
             return ShardResult(number=shard.number, sent=0, succeeded=0, failed=0, unknown=0)
         items = partial(self._feed.next, shard.first_position, shard.last_position)
         workers = min(shard.size, self.spec.concurrency_ceiling)
-        ends = await work_through(self._sender, items, at_once=workers)
+        ends = await work_through(self._runner, items, at_once=workers)
         return ShardResult(
             number=shard.number,
             sent=len(ends),
@@ -301,13 +307,28 @@ class Job:
             unknown=ends.count(Status.UNKNOWN),
         )
 
+    def _context(self) -> RunContext:
+        return RunContext(
+            spec=self.spec,
+            run_id=self.run_id,
+            queue_id=self.queue_id,
+            output=self.output,
+            ledger=self.ledger,
+            storage=self.storage,
+            spool=self.spool,
+            stop=self.stop,
+            retry=self.retry,
+            finished=self.stats.finished,
+            warn=self.warn,
+        )
+
     async def drain(self) -> RunSummary:
         """Send what is left on a shared queue, beside others, until nobody holds anything; no reports."""
         deployments = await asyncio.to_thread(deployments_noted, self.ledger)
         self.plan = replace(EMPTY_PLAN, deployments=deployments)
         self.phase = "sending"
-        self._sender = await open_sender(self, deployments, self._stack)
-        self._begin_background(watch_stop(self, self._sender), keep_room(self, self._sender))
+        self._runner = await open_runner(self._context(), deployments, self._stack)
+        self._begin_background(watch_stop(self, self._runner), keep_room(self, self._runner))
         await self._begin_sending()
         await self._end_sending()
         await self._end_background()
@@ -315,17 +336,17 @@ class Job:
 
     async def _end_sending(self) -> None:
         """Send deferred items and, on a shared ledger, what other runs leave; then give back all that is held."""
-        if self._sender is None or self._feed is None:
+        if self._runner is None or self._feed is None:
             if not (self.sends or self.stop.asked):
                 await asyncio.to_thread(self._tidy_up)
             return
-        await send_deferred(self._sender)
-        if self.together is not None:
+        await send_deferred(self._runner)
+        if self.membership is not None:
             await wait_for_others(self, self._feed)
             if not self.stop.asked:
                 await asyncio.to_thread(self._tidy_up)
         await self._feed.close()
-        if self.together is not None and StopReason.STORAGE not in self.stop.reasons:
+        if self.membership is not None and StopReason.STORAGE not in self.stop.reasons:
             with contextlib.suppress(StorageError):
                 self.left = (await asyncio.to_thread(self.ledger.queue.state)).left
 
@@ -333,7 +354,7 @@ class Job:
         """Nothing is held by anybody: replies that came too late are kept, and what killed runs left is swept."""
         try:
             with self.ledger.one_at_a_time():
-                brought = bring_home(self.spool, self.storage, self.ledger)
+                brought = replay(self.spool, self.storage, self.ledger)
                 # A run that died had two thirds of its lease left at least, so its files are older than half of
                 # one; younger ones may be a live run's.
                 self.storage.sweep_temporary(older_than_s=self.spec.lease_s / 2)
@@ -375,24 +396,24 @@ class Job:
 
     def snapshot(self) -> Snapshot:
         """The run at this moment, for whoever shows it."""
-        tally, plan = self.tally, self.plan
-        rate = tally.rate_per_min()
-        left = plan.to_send - tally.ended if plan else 0
-        pool = self._sender.pool if self._sender else None
+        stats, plan = self.stats, self.plan
+        rate = stats.rate_per_min()
+        left = plan.to_send - stats.ended if plan else 0
+        pool = self._runner.context.pool if self._runner else None
         phase = "draining" if self.stop.asked and self.phase == "sending" else self.phase
         return Snapshot(
             phase=phase,
             total=plan.to_send if plan else self.found,
-            done=tally.succeeded,
-            failed=tally.failed,
+            done=stats.succeeded,
+            failed=stats.failed,
             refused=plan.refused if plan else 0,
-            unknown=tally.unknown,
+            unknown=stats.unknown,
             in_flight=pool.in_flight if pool else self.in_flight_elsewhere,
             rate_per_min=rate,
             eta_s=left / rate * 60 if rate and left else None,
-            cost_usd=tally.cost_usd if tally.cost_is_known else None,
+            cost_usd=stats.cost_usd if stats.cost_is_known else None,
             waiting=self.ledger.trouble or self.waiting or (pool.binding() if pool else ""),
-            projected_usd=tally.projected_usd(plan.to_send) if plan else None,
+            projected_usd=stats.projected_usd(plan.to_send) if plan else None,
         )
 
     def table_rows(self, limit: int = 200) -> list[dict[str, str]]:
@@ -442,3 +463,255 @@ async def run_shards(job: Job, shards: Iterable[Shard], at_once: int) -> None:
             await job.run_shard(shard)
 
     await asyncio.gather(*(work() for _ in range(at_once)))
+
+
+def summary_of(job: Job, trouble: str) -> RunSummary:
+    """The summary of a run whose plan was made; `trouble`: what went wrong at its very end."""
+    plan, stats = job.plan, job.stats
+    assert plan is not None
+    left = plan.to_send - stats.ended if job.left is None else job.left
+    trouble = "" if trouble in job.stop.detail else trouble
+    return RunSummary(
+        run_id=job.run_id,
+        output=job.output,
+        manifest=job.output / job.views.manifest.name,
+        exit_code=_exit_code(job, plan),
+        items=plan.items,
+        sent=stats.sent,
+        succeeded=stats.succeeded,
+        failed=stats.failed,
+        refused=plan.refused,
+        unknown=stats.unknown,
+        pending=left + plan.held_back + plan.unfinished + (stats.unfinished if job.left is not None else 0),
+        finished=stats.finished,
+        skipped_done=plan.done,
+        cost_usd=stats.cost_usd if stats.cost_is_known else None,
+        input_audio_s=stats.input_audio_s,
+        output_audio_s=stats.output_audio_s,
+        elapsed_s=(datetime.now(UTC) - job.started).total_seconds(),
+        stopped_by=job.stop.reason.value if job.stop.reason else None,
+        input_tokens=stats.input_text_tokens + stats.input_audio_tokens,
+        output_tokens=stats.output_text_tokens + stats.output_audio_tokens,
+        by_deployment=dict(stats.by_deployment),
+        message=" ".join(part for part in (job.stop.detail, trouble, _what_is_left(job, plan)) if part),
+    )
+
+
+def _exit_code(job: Job, plan: Plan) -> ExitCode:
+    if job.stop.reason is not None:
+        return EXIT_CODES[job.stop.reason]
+    bad = job.stats.failed + job.stats.unknown + plan.refused
+    return ExitCode.PARTIAL if bad else ExitCode.DONE
+
+
+def _what_is_left(job: Job, plan: Plan) -> str:
+    parts = []
+    if job.stats.estimated:
+        parts.append(
+            f"{job.stats.estimated} replies came without token counts: their cost is estimated, and cost limits "
+            "count their worst case."
+        )
+    if plan.final:
+        parts.append(f"{plan.final} items failed for good earlier; `audiobatch retry` sends them again.")
+    if plan.unfinished and not job.stop.reasons:
+        parts.append(f"{plan.unfinished} replies are paid for and not finished; the next run tries again.")
+    if plan.unknown:
+        parts.append(f"{plan.unknown} items have an unknown end; `audiobatch retry` sends them again.")
+    if plan.approved:
+        parts.append(
+            f"{plan.approved} approved results were left as they are; --redo --force makes them again."
+        )
+    if plan.rejected:
+        parts.append(f"{plan.rejected} items are marked reject and were not sent.")
+    if plan.held_back:
+        parts.append(f"{plan.held_back} items were held back by --limit; run again for them.")
+    if unheard := job.stats.unheard:
+        parts.append(f"The words of {unheard} results could not be written down; run again for them.")
+    if left_out_s := job.stats.trimmed_s:
+        parts.append(f"{left_out_s:,.0f} s of silence were not sent{worth(job.spec, left_out_s)}.")
+    return " ".join(parts)
+
+
+def worth(spec: JobSpec, audio_s: float) -> str:
+    """What sending so much sound would have cost, in words; empty where the price is not known."""
+    price = price_of(spec.model, spec.provider, prices=spec.prices)
+    if price is None:
+        return ""
+    return f", ${price.audio_in * round(audio_s * AUDIO_IN_TOKENS_PER_S) / 1_000_000:.4f} of input"
+
+
+#: Inputs that are written to the ledger together.
+_SOURCES_AT_ONCE = 500
+
+
+def find_inputs(job: Job) -> None:
+    """Every input of the job into its ledger, until a stop is asked for. Blocks.
+
+    Raises:
+        ConfigError: there is nothing to work on.
+    """
+    if job.retry is not None and "-" in job.spec.inputs:
+        # Standard input came once; what it brought is in the ledger.
+        job.ledger.see_all(job.queue_id)
+        return
+    if not job.ledger.count_outcomes():
+        import_ahead()  # a first run will send
+    stdin = sys.stdin.buffer if "-" in job.spec.inputs else None
+    discovery = Discovery(job.spec, job.ledger.known_files(), stdin, job.is_arriving)
+    batch = []
+    noted = 0
+    for source in discovery.sources():
+        batch.append(source)
+        if source.media is not None and source.media.notes:
+            noted += 1
+            log.info("%s: %s", source.item_id, "; ".join(source.media.notes))
+        job.found += 1
+        if len(batch) >= _SOURCES_AT_ONCE:
+            job.ledger.put_sources(batch, job.queue_id)
+            batch = []
+        if job.stop.asked:
+            break
+    job.ledger.put_sources(batch, job.queue_id)
+    if not job.stop.asked:
+        job.ledger.forget_missing_inputs(job.queue_id)
+    if noted:
+        job.warn(
+            f"{noted} recordings are not what they seem (such as a wrong ending); the run's log says how"
+        )
+    if discovery.stats.left_out:
+        log.info("%d files were left out by --include and --exclude", discovery.stats.left_out)
+    if discovery.stats.other_files:
+        log.info("%d files with other endings were left aside", discovery.stats.other_files)
+    if discovery.stats.skipped_links:
+        job.warn(f"{discovery.stats.skipped_links} symbolic links were not followed")
+
+
+ROOM_EVERY_S = 1.0
+
+
+async def watch_stop(job: Job, runner: ItemRunner | None) -> None:
+    """When a stop is asked for: let nobody call any more, then give calls in flight their time."""
+    stop_time = job.spec.stop_time(datetime.now().astimezone())
+    if stop_time is None:
+        await job.stop.soft.wait()
+    else:
+        left_s = (stop_time - datetime.now().astimezone()).total_seconds()
+        try:
+            await asyncio.wait_for(job.stop.soft.wait(), left_s)
+        except TimeoutError:
+            job.stop.ask(StopReason.STOP_AT, f"--stop-at {job.spec.stop_at}")
+    if runner is None:
+        return
+    runner.context.pool.stop()
+    await job.stop.hurried.wait()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(job.stop.hard.wait(), job.spec.drain_timeout_s)
+    runner.context.give_up()
+    job.ledger.hurry()
+
+
+async def keep_room(job: Job, runner: ItemRunner) -> None:
+    """See that the room set aside covers the calls in flight, however many they become."""
+    while True:
+        await asyncio.sleep(ROOM_EVERY_S)
+        calls, reply_s = runner.context.pool.in_flight, runner.context.sizes.audio_s
+        try:
+            await asyncio.to_thread(reserve_for_calls, job.spec, job.spool, calls=calls, reply_s=reply_s)
+        except StorageError as failed:
+            job.warn(f"not all replies in flight have room set aside: {failed.message}")
+            return
+
+
+async def keep_manifest_fresh(job: Job) -> None:
+    """Rewrite the manifest while the run goes on, spending at most a twentieth of the time on it."""
+    loop = asyncio.get_running_loop()
+    pause_s = Views.FRESH_EVERY_S
+    while True:
+        await asyncio.sleep(pause_s)
+        began_s = loop.time()
+        try:
+            for note in await asyncio.to_thread(job.views.write_manifest):
+                if note not in job.warnings:
+                    job.warn(note)
+        except StorageError as failed:
+            log.warning("manifest not refreshed: %s", failed.message)
+        pause_s = max(Views.FRESH_EVERY_S, 20 * (loop.time() - began_s))
+
+
+#: How often a run that has nothing left looks whether others have set something free.
+_LOOK_S = 1.0
+
+
+async def work_through(runner: ItemRunner, queue: Feeding, *, at_once: int) -> list[Status | None]:
+    """Everything that the queue gives, until a stop is asked for; what became of each item.
+
+    Args:
+        runner: what all workers share.
+        queue: the next item each time; None: there is none left.
+        at_once: workers.
+    """
+    ends: list[Status | None] = []
+
+    async def work() -> None:
+        while True:
+            # The place first, then the item: what waits for a place is anybody's yet.
+            async with runner.context.gate.entered():
+                if runner.context.stop.asked:
+                    return
+                try:
+                    one = await queue()
+                except StorageError as failed:
+                    runner.context.stop.ask(StopReason.STORAGE, failed.message)
+                    return
+                if one is None:
+                    return
+                ends.append(await runner.run(one))
+
+    await asyncio.gather(*(work() for _ in range(at_once)))
+    return ends
+
+
+async def wait_for_others(job: Job, feed: Claims) -> None:
+    """The end of a shared queue: what others set free or let lie is sent, until nobody holds anything."""
+    runner, told = feed.runner, ""
+    while not job.stop.asked:
+        await work_through(runner, feed.next_of_rest, at_once=job.spec.concurrency_ceiling)
+        await send_deferred(runner)
+        try:
+            state = await asyncio.to_thread(job.ledger.queue.state)
+        except StorageError as failed:
+            job.stop.ask(StopReason.STORAGE, failed.message)
+            break
+        if not state.left or job.stop.asked:
+            break
+        who = ", ".join(job.membership.names.get(one, one) for one in state.holders) if job.membership else ""
+        if state.held and who != told:
+            job.warn(f"waiting for {state.held:,} items that other runs hold: {who}")
+            told = who
+        job.waiting = f"{state.held:,} items that other runs hold"
+        if not state.held:
+            job.waiting = f"{state.overdue:,} items of runs that fell silent: their replies may yet come"
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(job.stop.soft.wait(), _LOOK_S)
+    job.waiting = ""
+
+
+async def send_deferred(runner: ItemRunner) -> None:
+    """After the queue, send the items that were deferred, as fast as the budget of retries fills again."""
+    if not runner.later:
+        return
+    log.info("%d items were deferred; they go now", len(runner.later))
+    runner.is_last_pass = True
+
+    async def work() -> None:
+        while runner.later and not runner.context.stop.asked:
+            one = runner.later.popleft()
+            async with runner.context.gate.entered():
+                try:
+                    await runner.context.back_off(runner.context.feedback.budget.room_in_s())
+                except Stopping:
+                    return
+                await runner.run(one)
+
+    workers = min(len(runner.later), runner.context.spec.concurrency_ceiling)
+    await asyncio.gather(*(work() for _ in range(workers)))

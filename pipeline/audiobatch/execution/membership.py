@@ -21,7 +21,7 @@ from audiobatch.planning.worst_case import worst_unknown_usd
 from audiobatch.stop import StopReason
 
 if TYPE_CHECKING:
-    from audiobatch.calls.item import Sender
+    from audiobatch.calls.item import ItemRunner
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.ledger.ledger import Ledger
     from audiobatch.ledger.membership import Worker
@@ -62,7 +62,7 @@ def _words(retry: Retry | None) -> list[object]:
 
 
 @dataclass(slots=True, kw_only=True)
-class Together:
+class Membership:
     """This run among the others.
 
     Attributes:
@@ -77,7 +77,7 @@ class Together:
     sends: bool = True
     live: int = 1
     names: dict[str, str] = field(default_factory=dict)
-    _sender: Sender | None = None
+    _runner: ItemRunner | None = None
     _sharing: int = 0
     _has_room: asyncio.Event = field(default_factory=asyncio.Event)
     _one_beat: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -96,7 +96,7 @@ class Together:
                 return
             except StorageError as failed:
                 self.stop.ask(StopReason.STORAGE, failed.message)
-            waits = self._sender is not None and not self._has_room.is_set()
+            waits = self._runner is not None and not self._has_room.is_set()
             await asyncio.sleep(_SOON_S if waits else min(_BEAT_S, self.lease_s / 3))
 
     async def _beat(self) -> None:
@@ -106,24 +106,24 @@ class Together:
     async def _look_round(self) -> None:
         beat = await self.ledger.workers.beat(self._sharing)
         self.live, self.names = beat.live, beat.names
-        if self._sender is not None:
+        if self._runner is not None:
             # Also where their number stays: clocks drift, and one may have come as another went.
             slots = TimeSlots(place=beat.place, count=beat.live, clock_ahead_s=beat.clock_ahead_s)
-            self._sender.pool.share(1 / beat.live, slots)
-        if self._sender is not None and self._sharing != beat.live:
+            self._runner.context.pool.share(1 / beat.live, slots)
+        if self._runner is not None and self._sharing != beat.live:
             # Slow down before the others are told; a share grows only when another run leaves.
             self._sharing = beat.live
             beat = await self.ledger.workers.beat(self._sharing)
             log.info("%d runs at work: each takes its share of the quotas", beat.live)
-        if self._sender is not None and beat.have_room and self._sharing == beat.live:
+        if self._runner is not None and beat.have_room and self._sharing == beat.live:
             self._has_room.set()
         if lost := await self.ledger.queue.renew():
             log.warning("%d items were taken over by other runs: this one was silent too long", len(lost))
         await self._ask_for_money()
 
-    async def begin(self, sender: Sender) -> None:
+    async def begin(self, runner: ItemRunner) -> None:
         """Wait until the others have made room for this run's calls; ends early where a stop is asked for."""
-        self._sender, self._sharing = sender, ASKING
+        self._runner, self._sharing = runner, ASKING
         with contextlib.suppress(LeaseLost):
             await self._beat()
         while not self._has_room.is_set() and not self.stop.asked:
@@ -135,10 +135,12 @@ class Together:
 
     async def _ask_for_money(self) -> None:
         """A limit for all runs together is handed out among them: what this one may spend by the next beat."""
-        if self._sender is None or (cap := self._sender.spec.max_total_cost) is None:
+        if self._runner is None or (cap := self._runner.context.spec.max_total_cost) is None:
             return
-        pool: Pool = self._sender.pool
-        not_on_record = worst_unknown_usd(tuple(self._sender.targets.values()), self._sender.spec)
+        pool: Pool = self._runner.context.pool
+        not_on_record = worst_unknown_usd(
+            tuple(self._runner.context.targets.values()), self._runner.context.spec
+        )
         used = pool.spending.spent + pool.spending.reserved
         # Nothing is set aside while it is asked for: what is not used may be handed to others.
         pool.spending.spent_before = cap - used

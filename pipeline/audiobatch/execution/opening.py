@@ -23,7 +23,7 @@ from audiobatch.execution.recovery import recover
 from audiobatch.ledger.job_file import check_belongs, note_belonging, write_job_file
 from audiobatch.ledger.ledger import Ledger
 from audiobatch.ledger.membership import QUEUE_NOTE
-from audiobatch.ledger.spool_replay import bring_home
+from audiobatch.ledger.spool_replay import replay
 from audiobatch.storage.atomic_file import translating
 from audiobatch.storage.lock import FolderLock
 from audiobatch.storage.output import JOB_FILE, output_place
@@ -142,7 +142,7 @@ def sign_on(  # noqa: PLR0917 - all of it is one run's
         spool.share(me.run_id, alone=joined.alone)
         if not joined.alone or me.drains:
             # What a run of this machine could not record, others would soon take for lost.
-            brought = bring_home(spool, storage, ledger)
+            brought = replay(spool, storage, ledger)
             return SignedOn(queue_id=joined.queue_id, alone=joined.alone, brought=brought)
         # One that was taken for dead may write yet: its files are young.
         storage.sweep_temporary(older_than_s=me.lease_s)
@@ -163,7 +163,7 @@ def _bind(ledger: Ledger, storage: Storage, spec: JobSpec) -> None:
 
 def _put_right(queue_id: str, ledger: Ledger, storage: Storage, spool: Spool) -> SignedOn:
     ledger.queue.empty()
-    brought = bring_home(spool, storage, ledger)
+    brought = replay(spool, storage, ledger)
     elsewhere = ledger.workers.silent_elsewhere() if ledger.is_shared else frozenset[str]()
     lost = recover(ledger, storage, but_of=elsewhere)
     return SignedOn(queue_id=queue_id, alone=True, brought=brought, lost=lost)

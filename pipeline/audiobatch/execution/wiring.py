@@ -9,14 +9,16 @@ import asyncio
 import contextlib
 import importlib
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from audiobatch import descriptors
 from audiobatch.address import is_remote
-from audiobatch.calls.feedback import Aftermath
-from audiobatch.calls.item import Sender
-from audiobatch.calls.stats import Tally
-from audiobatch.config.targets import check_prices, targets_of, word_targets
+from audiobatch.calls.context import CallContext
+from audiobatch.calls.feedback import CallFeedback
+from audiobatch.calls.item import ItemRunner
+from audiobatch.calls.stats import RunStats
+from audiobatch.config.targets import check_prices, targets_of, transcription_targets
 from audiobatch.execution.local_emulator import local_service
 from audiobatch.inputs.sound_settings import finish_of
 from audiobatch.limits.concurrency import Gate
@@ -28,14 +30,19 @@ from audiobatch.planning.worst_case import worst_unknown_usd
 from audiobatch.transports.auth import EntraTokens
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from collections.abc import Set as AbstractSet
     from decimal import Decimal
 
+    from audiobatch.address import Place
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.config.targets import Target
-    from audiobatch.execution.job import Job
     from audiobatch.execution.local_emulator import LocalService
+    from audiobatch.ledger.ledger import Ledger
+    from audiobatch.planning.plan import Retry
+    from audiobatch.stop import Stop
+    from audiobatch.storage.local import Storage
+    from audiobatch.storage.spool import Spool
     from audiobatch.transports.base import Transport
 
 #: The SDK takes a second; what a run needs at its end must be there when descriptors and disk are used up.
@@ -62,11 +69,36 @@ def import_ahead() -> None:
     threading.Thread(target=work, daemon=True, name="import-sdk").start()
 
 
-async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib.AsyncExitStack) -> Sender:
-    """The sender of an open job; `stack` closes what it opens.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What an open run gives to those who make its calls.
+
+    Attributes:
+        retry: what a `retry` selects; None: an ordinary run.
+        finished: replies that were finished from kept bodies before.
+        warn: tells people something.
+    """
+
+    spec: JobSpec
+    run_id: str
+    queue_id: str
+    output: Place
+    ledger: Ledger
+    storage: Storage
+    spool: Spool
+    stop: Stop
+    retry: Retry | None
+    finished: int
+    warn: Callable[[str], None]
+
+
+async def open_runner(
+    run: RunContext, deployments: AbstractSet[str], stack: contextlib.AsyncExitStack
+) -> ItemRunner:
+    """The runner of an open run; `stack` closes what it opens.
 
     Args:
-        job: whose calls it makes.
+        run: whose calls it makes.
         deployments: those that rows name, beside the job's own.
         stack: ended with the run.
 
@@ -74,18 +106,18 @@ async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib
         ConfigError: settings or credentials that cannot work.
     """
     import_ahead()
-    targets = targets_of(job.spec, deployments)
-    targets = (*targets, *word_targets(job.spec, targets[0]))
-    check_prices(job.spec, targets)
+    targets = targets_of(run.spec, deployments)
+    targets = (*targets, *transcription_targets(run.spec, targets[0]))
+    check_prices(run.spec, targets)
     service: LocalService | None = None
     if local := [one for one in targets if one.provider == "local"]:
         models = {one.deployment: one.model for one in local}
         service = await stack.enter_async_context(local_service(models))
     most = descriptors.calls_allowed(
-        in_stores=any(map(is_remote, (str(job.output), *job.spec.inputs))), streams=job.spec.stream
+        in_stores=any(map(is_remote, (str(run.output), *run.spec.inputs))), streams=run.spec.stream
     )
-    if most is not None and (job.spec.max_concurrency or 0) > most:
-        job.warn(
+    if most is not None and (run.spec.max_concurrency or 0) > most:
+        run.warn(
             f"at most {most} calls at once: this process may have {descriptors.limit()} files open (`ulimit -n`)"
         )
     tokens = EntraTokens()
@@ -96,42 +128,40 @@ async def open_sender(job: Job, deployments: AbstractSet[str], stack: contextlib
         here = service if one.provider == "local" else None
         keyless = one.credential is not None and one.credential.kind == "entra"
         transport = open_transport(
-            one.settings(job.spec),
+            one.settings(run.spec),
             endpoint=here.base_url if here else one.endpoint,
             deployment=one.deployment,
             key=here.api_key if here else one.credential.key if one.credential else None,
             tokens=tokens if keyless else None,
-            writes_words=one.writes_words,
+            transcribes=one.transcribes,
             most_sessions=most,
         )
         transports[one.name] = transport
         stack.push_async_callback(transport.aclose)
-    not_on_record = worst_unknown_usd(targets, job.spec)
-    spent_before = await asyncio.to_thread(job.ledger.spent_at_most_usd, not_on_record)
-    pool = pool_of(job.spec, targets, spent_before=spent_before, most_calls=most)
-    sender = Sender(
-        spec=job.spec,
-        run_id=job.run_id,
-        queue_id=job.queue_id,
-        settings_key=settings_key(job.spec),
-        ledger=job.ledger,
+    not_on_record = worst_unknown_usd(targets, run.spec)
+    spent_before = await asyncio.to_thread(run.ledger.spent_at_most_usd, not_on_record)
+    pool = pool_of(run.spec, targets, spent_before=spent_before, most_calls=most)
+    context = CallContext(
+        spec=run.spec,
+        run_id=run.run_id,
+        settings_key=settings_key(run.spec),
+        ledger=run.ledger,
         pool=pool,
         transports=transports,
-        storage=job.storage,
-        spool=job.spool,
-        stop=job.stop,
-        tally=Tally(finished=job.tally.finished),
-        unknown_before=await asyncio.to_thread(job.ledger.unknown_counts),
+        storage=run.storage,
+        spool=run.spool,
+        stop=run.stop,
+        stats=RunStats(finished=run.finished),
+        unknown_before=await asyncio.to_thread(run.ledger.unknown_counts),
         targets={one.name: one for one in targets},
-        aftermath=Aftermath(
-            pool=pool, stop=job.stop, budget=RetryBudget(clock=pool.clock), waits=job.spec.wait
+        feedback=CallFeedback(
+            pool=pool, stop=run.stop, budget=RetryBudget(clock=pool.clock), waits=run.spec.wait
         ),
         gate=Gate(lambda: pool.room),
-        rules=rules_of(job.spec, job.retry),
-        finish=finish_of(job.spec),
+        finish=finish_of(run.spec),
     )
-    stack.push_async_callback(sender.aclose)
-    return sender
+    stack.push_async_callback(context.aclose)
+    return ItemRunner(context=context, queue_id=run.queue_id, rules=rules_of(run.spec, run.retry))
 
 
 def pool_of(

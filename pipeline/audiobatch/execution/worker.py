@@ -26,7 +26,7 @@ LOOK_S = 1.0
 SOFT, HARD = "stop", "stop now"
 
 
-class Orders(BaseModel):
+class WorkerParams(BaseModel):
     """A worker's parameters; no secret.
 
     Attributes:
@@ -54,15 +54,15 @@ def tell_to_stop(ledger: Ledger, for_run: str, *, now: bool = False) -> None:
 
 
 @contextlib.asynccontextmanager
-async def at_work(orders: Orders) -> AsyncIterator[Job]:
+async def at_work(params: WorkerParams) -> AsyncIterator[Job]:
     """A worker's job, open, to be drained; a stop that its run asks for reaches it.
 
     Raises:
         ConfigError: as `Job.open`.
     """
-    run_id = f"{orders.for_run}.{secrets.token_hex(3)}" if orders.for_run else None
-    async with Job.open(orders.job, run_id=run_id, worker=True) as job:
-        listening = asyncio.create_task(_listen(job, orders.for_run)) if orders.for_run else None
+    run_id = f"{params.for_run}.{secrets.token_hex(3)}" if params.for_run else None
+    async with Job.open(params.job, run_id=run_id, worker=True) as job:
+        listening = asyncio.create_task(_listen(job, params.for_run)) if params.for_run else None
         try:
             yield job
         finally:

@@ -21,8 +21,8 @@ from audiobatch.audio.probe import looks_like_audio, probe_many
 from audiobatch.config.jobspec import placeholders
 from audiobatch.errors import ConfigError, InputError, NothingFound, shown
 from audiobatch.inputs.found import (
+    DiscoveryStats,
     Found,
-    Tally,
     probed_source,
     readable_name,
     unchanged,
@@ -67,7 +67,7 @@ class Discovery:
     known: Mapping[str, Known] = field(default_factory=dict)
     stdin: IO[bytes] | None = None
     is_arriving: Callable[[Path], bool] | None = None
-    tally: Tally = field(default_factory=Tally)
+    stats: DiscoveryStats = field(default_factory=DiscoveryStats)
     _ids: Ids = field(default_factory=Ids)
     _in_stores: RemoteDiscovery | None = None
 
@@ -95,7 +95,7 @@ class Discovery:
             assert isinstance(path, Path)  # a store is not watched
             if path.is_dir():
                 root = path.resolve()
-                for one in _walk(str(root), Tally()):
+                for one in _walk(str(root), DiscoveryStats()):
                     is_input = looks_like_audio(one.name) or _is_text(one.name)
                     if is_input and self._wanted(one.relative):
                         yield Path(one.full_path)
@@ -155,7 +155,7 @@ class Discovery:
                 spec=self.spec,
                 marker=JOB_FILE,
                 known=self.known,
-                tally=self.tally,
+                stats=self.stats,
                 ids=self._ids,
                 wanted=self._wanted,
                 table=self._table,
@@ -233,11 +233,11 @@ class Discovery:
             raise ConfigError(f"{folder}: is an output folder of audiobatch, not an input")
         root = str(folder.resolve())
         has_recordings = any(
-            looks_like_audio(one.name) and self._wanted(one.relative) for one in _walk(root, Tally())
+            looks_like_audio(one.name) and self._wanted(one.relative) for one in _walk(root, DiscoveryStats())
         )
-        for one in _walk(root, self.tally):
+        for one in _walk(root, self.stats):
             if not self._wanted(one.relative):
-                self.tally.left_out += 1
+                self.stats.left_out += 1
                 continue
             if self.is_arriving is not None and self.is_arriving(Path(one.full_path)):
                 continue
@@ -251,7 +251,7 @@ class Discovery:
                 else:
                     yield self._prompt_file(path, root, item_id, one.relative)
             else:
-                self.tally.other_files += 1
+                self.stats.other_files += 1
 
     def _wanted(self, relative: PurePath | str) -> bool:
         """Whether `include` and `exclude` let a folder's file through: by its path, or its name alone."""
@@ -298,7 +298,7 @@ class Discovery:
             for one in found:
                 ahead.append(one)
                 if isinstance(one, Found) and not one.refusal and unchanged(one, self.known) is None:
-                    self.tally.probed += 1
+                    self.stats.probed += 1
                     yield Path(one.full_path)
 
         results = probe_many(to_probe())
@@ -317,14 +317,14 @@ class Discovery:
     def _nothing(self) -> str:
         where = ", ".join(self.spec.inputs)
         others = (
-            f"; {self.tally.other_files} files with other endings are there" if self.tally.other_files else ""
+            f"; {self.stats.other_files} files with other endings are there" if self.stats.other_files else ""
         )
         links = (
-            f"; {self.tally.skipped_links} symbolic links were not followed"
-            if self.tally.skipped_links
+            f"; {self.stats.skipped_links} symbolic links were not followed"
+            if self.stats.skipped_links
             else ""
         )
-        left = f"; --include and --exclude leave {self.tally.left_out} out" if self.tally.left_out else ""
+        left = f"; --include and --exclude leave {self.stats.left_out} out" if self.stats.left_out else ""
         return f"{where}: no recordings (.wav, .mp3, …) and no prompts (.txt) found{others}{links}{left}"
 
 
@@ -377,7 +377,7 @@ def _is_text(name: str) -> bool:
     return name.lower().endswith(".txt")
 
 
-def _walk(folder: str, tally: Tally, below: str = "") -> Iterator[_File]:
+def _walk(folder: str, stats: DiscoveryStats, below: str = "") -> Iterator[_File]:
     """Files below a folder, depth first, sorted by name; no hidden ones, no links, no output folder of ours."""
     try:
         with os.scandir(folder) as found:
@@ -399,8 +399,8 @@ def _walk(folder: str, tally: Tally, below: str = "") -> Iterator[_File]:
         if stat.S_ISREG(seen.st_mode):
             yield _File(name, relative, entry.path, seen.st_size, seen.st_mtime_ns)
         elif stat.S_ISDIR(seen.st_mode):
-            yield from _walk(entry.path, tally, relative + "/")
+            yield from _walk(entry.path, stats, relative + "/")
         elif stat.S_ISLNK(seen.st_mode):
-            tally.skipped_links += 1
+            stats.skipped_links += 1
         else:
-            tally.other_files += 1
+            stats.other_files += 1

@@ -21,7 +21,7 @@ Known = tuple[int, int, str, str, str]
 
 
 @dataclass(slots=True)
-class Tally:
+class DiscoveryStats:
     """What discovery came across, for the plan's and the summary's words.
 
     Attributes:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from audiobatch.audio.probe import Probed
     from audiobatch.config.jobspec import JobSpec
-    from audiobatch.inputs.found import Known, Tally
+    from audiobatch.inputs.found import DiscoveryStats, Known
     from audiobatch.inputs.tables import Ids, Table
     from audiobatch.model import Source
 
@@ -78,7 +78,7 @@ class RemoteDiscovery:
     spec: JobSpec
     marker: str
     known: Mapping[str, Known]
-    tally: Tally
+    stats: DiscoveryStats
     ids: Ids
     wanted: Callable[[PurePosixPath], bool]
     table: Callable[[str, str], Table]
@@ -125,7 +125,7 @@ class RemoteDiscovery:
             needed = isinstance(one, _Object)
             if isinstance(one, _Object) and one.found is not None:
                 needed = unchanged(one.found, self.known) is None
-                self.tally.probed += needed
+                self.stats.probed += needed
             yield one, needed
 
     def _source(self, one: Source | _Object, result: Probed | InputError | _Fetched | None) -> Source:
@@ -166,7 +166,7 @@ class RemoteDiscovery:
             if not seen.counts(entry.path):
                 continue
             if not self.wanted(path):
-                self.tally.left_out += 1
+                self.stats.left_out += 1
             elif seen.has_recordings and looks_like_audio(path.name):
                 yield self._recording(storage, entry, prefix)
             elif not seen.has_recordings and path.suffix.lower() == ".txt":
@@ -175,7 +175,7 @@ class RemoteDiscovery:
                 else:
                     yield _Object(storage=storage, entry=entry, item_id=prefix + entry.path)
             else:
-                self.tally.other_files += 1
+                self.stats.other_files += 1
 
     def _file(self, address: Address, prefix: str) -> Iterator[Source | _Object]:
         storage = FsspecStorage(address.parent)

@@ -22,7 +22,7 @@ from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from audiobatch.errors import FolderInUse, LeaseLost
 from audiobatch.ledger.costs import at_most_usd
-from audiobatch.ledger.schema import attempts, meta, moment, workers
+from audiobatch.ledger.schema import attempts, db_now, meta, workers
 from audiobatch.ledger.statements import PUT_NOTE, time_text
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Workers:
         """Runs of other machines that fell silent lately: their spools may hold what they paid for. Blocks."""
         assert self._me is not None
         me = self._me
-        query = select(workers.c.run_id).where(workers.c.host != me.host, workers.c.alive_until <= moment())
+        query = select(workers.c.run_id).where(workers.c.host != me.host, workers.c.alive_until <= db_now())
         return frozenset(self._writer.ask_now(lambda connection: connection.execute(query).scalars().all()))
 
     def leave(self) -> None:
@@ -172,7 +172,7 @@ _LEAVE = delete(workers).where(workers.c.run_id == bindparam("which"))
 
 def live_workers(connection: Connection) -> list[RowMapping]:
     """The rows of the runs that gave a sign of life in time."""
-    query = select(workers).where(workers.c.alive_until > moment()).order_by(workers.c.run_id)
+    query = select(workers).where(workers.c.alive_until > db_now()).order_by(workers.c.run_id)
     return list(connection.execute(query).mappings())
 
 
@@ -197,7 +197,7 @@ def _join(connection: Connection, me: Worker) -> Joined:
         queue_id = me.run_id
     if not others:
         # Those of other machines that fell silent lately stay: see `WorkQueue.hold_for_others`.
-        over = or_(workers.c.host == me.host, workers.c.alive_until + me.lease_s <= moment())
+        over = or_(workers.c.host == me.host, workers.c.alive_until + me.lease_s <= db_now())
         connection.execute(delete(workers).where(or_(over, workers.c.run_id == me.run_id)))
         connection.execute(PUT_NOTE, {"key": QUEUE_NOTE, "value": queue_id})
     _sign_on(connection, me, queue_id, _nothing_yet(me))
@@ -218,12 +218,12 @@ def _sign_on(connection: Connection, me: Worker, queue_id: str, sharing: int) ->
         "started_at": me.started_at,
         "sharing": sharing,
     }
-    connection.execute(insert(workers).values(**row, alive_until=moment() + me.lease_s))
+    connection.execute(insert(workers).values(**row, alive_until=db_now() + me.lease_s))
 
 
 def _beat(connection: Connection, me: Worker, queue_id: str, sharing: int) -> Beat:
     mine = update(workers).where(workers.c.run_id == me.run_id)
-    beaten = connection.execute(mine.values(alive_until=moment() + me.lease_s, sharing=sharing))
+    beaten = connection.execute(mine.values(alive_until=db_now() + me.lease_s, sharing=sharing))
     others = [one for one in live_workers(connection) if one["run_id"] != me.run_id]
     if any(one["queue_id"] != queue_id for one in others):
         raise LeaseLost("this run was silent for so long that another began anew; it sends nothing more")
@@ -232,7 +232,7 @@ def _beat(connection: Connection, me: Worker, queue_id: str, sharing: int) -> Be
     sending = [one for one in others if one["sharing"] > 0]
     shares = [one["sharing"] for one in sending]
     live = len(shares) + me.sends
-    clock_s: float = connection.execute(select(moment())).scalar_one()
+    clock_s: float = connection.execute(select(db_now())).scalar_one()
     return Beat(
         place=sum(one["run_id"] < me.run_id for one in sending),
         clock_ahead_s=clock_s - time.monotonic(),

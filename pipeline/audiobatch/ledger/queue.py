@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from audiobatch.errors import LeaseLost
 from audiobatch.ledger.fences import refused
 from audiobatch.ledger.queue_totals import Account
-from audiobatch.ledger.schema import attempts, moment, queue, workers
+from audiobatch.ledger.schema import attempts, db_now, queue, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -99,7 +99,7 @@ def _holding() -> Any:
             attempts.c.item_id == queue.c.item_id,
             attempts.c.state == "open",
             workers.c.host != bindparam("host"),
-            workers.c.alive_until <= moment(),
+            workers.c.alive_until <= db_now(),
         )
         .order_by(workers.c.alive_until.desc())
         .limit(1)
@@ -121,7 +121,7 @@ def _claiming() -> Any:
             # What is free in order of position; or anything that nobody holds any more.
             queue.c.lease_until >= 0,
             or_(queue.c.lease_until == 0, bindparam("any")),
-            queue.c.lease_until + _grace() <= case((bindparam("any"), moment()), else_=0.0),
+            queue.c.lease_until + _grace() <= case((bindparam("any"), db_now()), else_=0.0),
             queue.c.position > bindparam("after"),
         )
         .order_by(queue.c.lease_until, queue.c.position)
@@ -134,7 +134,7 @@ def _claiming() -> Any:
         update(queue)
         .where(queue.c.item_id.in_(select(free.c.item_id)))
         .values(
-            lease_until=moment() + bindparam("length_s"),
+            lease_until=db_now() + bindparam("length_s"),
             holder=bindparam("me"),
             fence=queue.c.fence + 1,
             overdue=case((queue.c.lease_until > 0, 1), else_=0),
@@ -174,7 +174,7 @@ _PUT_BACK = (
 _RENEW = (
     update(queue)
     .where(queue.c.holder == bindparam("me"), queue.c.lease_until > 0)
-    .values(lease_until=moment() + bindparam("length_s"))
+    .values(lease_until=db_now() + bindparam("length_s"))
     .returning(queue.c.item_id, queue.c.fence)
 )
 _EMPTY = (
@@ -200,7 +200,7 @@ class _Taken:
 
 def _take(connection: Connection, item_id: str, owner: str, me: str, length_s: float) -> _Taken:
     columns = (queue.c.lease_until, queue.c.holder, queue.c.overdue, queue.c.fence)
-    held = func.coalesce(queue.c.lease_until, 0.0) > moment()
+    held = func.coalesce(queue.c.lease_until, 0.0) > db_now()
     query = select(*columns, held.label("held")).where(queue.c.item_id == item_id).with_for_update()
     row = connection.execute(query).one_or_none()
     if row is None:
@@ -211,7 +211,7 @@ def _take(connection: Connection, item_id: str, owner: str, me: str, length_s: f
     connection.execute(
         update(queue)
         .where(queue.c.item_id == item_id)
-        .values(lease_until=moment() + length_s, holder=me, fence=fence)
+        .values(lease_until=db_now() + length_s, holder=me, fence=fence)
     )
     before = {
         "which": item_id,
@@ -392,7 +392,7 @@ class WorkQueue:
 
     def state(self) -> QueueState:
         """What is left on the queue; what was let go here is committed first. Blocks."""
-        overdue = queue.c.lease_until <= moment()
+        overdue = queue.c.lease_until <= db_now()
         kind = case((queue.c.lease_until == 0, "free"), (overdue, "overdue"), else_="held")
         query = (
             select(kind.label("kind"), queue.c.holder, func.count())

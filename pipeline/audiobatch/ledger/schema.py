@@ -383,18 +383,18 @@ def migrate(connection: Connection) -> int:
     return had
 
 
-class moment(FunctionElement[float]):  # noqa: N801 - used like SQL's own functions
+class db_now(FunctionElement[float]):  # noqa: N801 - used like SQL's own functions
     """Seconds since 1970. Not the transaction's beginning: a claim may have waited for its connection."""
 
     type = Float()
     inherit_cache = True
 
 
-@compiles(moment, "sqlite")
-def _sqlite(_element: moment, _compiler: Any, **_options: Any) -> str:
+@compiles(db_now, "sqlite")
+def _sqlite(_element: db_now, _compiler: Any, **_options: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
-@compiles(moment, "postgresql")
-def _postgresql(_element: moment, _compiler: Any, **_options: Any) -> str:
+@compiles(db_now, "postgresql")
+def _postgresql(_element: db_now, _compiler: Any, **_options: Any) -> str:
     return "(extract(epoch FROM clock_timestamp())::float8)"

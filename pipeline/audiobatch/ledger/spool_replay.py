@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 ROLES = ("audio", "transcript_file", "raw_reply")
 
 
-def keep_elsewhere(
+def spool_reply(
     spool: Spool,
     outcome: Outcome,
     end: AttemptEnd | None,
@@ -71,7 +71,7 @@ def keep_elsewhere(
     return place
 
 
-def bring_home(
+def replay(
     spool: Spool,
     storage: Storage,
     ledger: Ledger,
@@ -131,7 +131,7 @@ def bring_home(
             return nullcontext(False)
         return ledger.queue.taken(entry.name, owner=entry.record["outcome"]["run_id"])
 
-    return len(spool.bring_home(storage, record, first=make_room, hold=hold))
+    return len(spool.replay(storage, record, first=make_room, hold=hold))
 
 
 def _among_versions(entry: SpoolEntry, coming: Outcome, known: Outcome | None) -> SpoolEntry:

@@ -147,9 +147,9 @@ class LedgerWriter:
             self._thread.join()
 
     def _run(self) -> None:
-        together = 0
+        membership = 0
         while (first := self._queue.get()) is not None:
-            if together >= SIBLINGS:
+            if membership >= SIBLINGS:
                 time.sleep(DELAY_S)
             batch: list[_Entry] = [first]
             ended = False
@@ -162,7 +162,7 @@ class LedgerWriter:
                     ended = True
                     break
                 batch.append(more)
-            together = len(batch)
+            membership = len(batch)
             self._commit(batch)
             if ended:
                 return

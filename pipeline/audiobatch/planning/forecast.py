@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 from audiobatch.audio.split import count_parts
 from audiobatch.config import settings
 from audiobatch.config.prices import AUDIO_IN_TOKENS_PER_S, AUDIO_OUT_TOKENS_PER_S, total_usd
-from audiobatch.config.targets import check_prices, targets_of, word_targets
-from audiobatch.config.transcription_rules import LONGEST_S, wanted_of, word_models
+from audiobatch.config.targets import check_prices, targets_of, transcription_targets
+from audiobatch.config.transcription_rules import LONGEST_S, transcription_models, wanted_of
 from audiobatch.errors import ConfigError, InputError
 from audiobatch.inputs.discover import Discovery
 from audiobatch.inputs.sound_settings import unfit
@@ -168,7 +168,7 @@ def forecast(spec: JobSpec, *, today: date | None = None) -> Forecast:
         _discover(spec, ledger)
         plan = make_plan(ledger, spec, _RUN_ID)
         targets = targets_of(spec, plan.deployments, with_credentials=False)
-        check_prices(spec, (*targets, *word_targets(spec, targets[0])))
+        check_prices(spec, (*targets, *transcription_targets(spec, targets[0])))
         places = tuple(_planned(one, today or datetime.now(UTC).date()) for one in targets)
         return _forecast(spec, ledger, plan, targets, output=where.place, places=places)
 
@@ -205,12 +205,12 @@ def _forecast(
         if reason := _refusal(one, spec):
             refused[one.source.item_id] = reason
     count = Amounts(now_s=time.time())
-    words = WordAmounts(written=ledger.written_down() if word_models(spec) else frozenset())
+    words = WordAmounts(written=ledger.written_down() if transcription_models(spec) else frozenset())
     for one in ledger.recorded_to_do():
         item = build_item(one.source, spec)
         count.add(one, item, rules, sizes, spec)
         words.add(one, item, rules, sizes, spec)
-    cost_usd, word_usd = count.cost(targets), words.cost(word_targets(spec, targets[0]))
+    cost_usd, word_usd = count.cost(targets), words.cost(transcription_targets(spec, targets[0]))
     return Forecast(
         output=str(output),
         items=plan.items,

@@ -25,7 +25,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from audiobatch.config.jobspec import placeholders
-from audiobatch.config.transcription_rules import wanted_of, word_models
+from audiobatch.config.transcription_rules import transcription_models, wanted_of
 from audiobatch.errors import RETRYABLE, ConfigError, ErrorType, InputError
 from audiobatch.inputs.sound_settings import sent_s, trimmed_s, unfit
 from audiobatch.ledger.queries import Unchanged
@@ -171,7 +171,7 @@ def make_plan(ledger: Ledger, spec: JobSpec, queue_id: str, *, retry: Retry | No
             what to do; or a prompt asks for a column that no input has.
     """
     planning = _Planning(spec, settings_key(spec), ledger.unknown_counts(), retry)
-    if word_models(spec) and retry is None:
+    if transcription_models(spec) and retry is None:
         planning.written = ledger.written_down()
     done = _done_for_certain(spec, retry)
     if done is not None:
@@ -219,7 +219,7 @@ def _done_for_certain(spec: JobSpec, retry: Retry | None) -> Unchanged | None:
     than the fingerprint counts: a retry, words to be written down, prompts that name columns.
     """
     asked = spec.turn_specs()
-    if retry is not None or word_models(spec) or any(placeholders(turn.prompt) for turn in asked):
+    if retry is not None or transcription_models(spec) or any(placeholders(turn.prompt) for turn in asked):
         return None
     return Unchanged(settings_key=settings_key(spec), turns=len(asked))
 
@@ -229,7 +229,7 @@ def plan_again(
 ) -> dict[str, Decision]:
     """What is to be done with items whose run fell silent, now that its calls have an end."""
     planning = _Planning(spec, settings_key(spec), ledger.unknown_counts(), retry)
-    if word_models(spec) and retry is None:
+    if transcription_models(spec) and retry is None:
         planning.written = ledger.written_down()
     decided: dict[str, Decision] = {}
     for one in recorded:

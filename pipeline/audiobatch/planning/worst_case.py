@@ -132,6 +132,6 @@ def worst_unknown_usd(targets: Iterable[Target], spec: JobSpec) -> Decimal:
     # A follow-up in text is asked for with sound where none is left on either side.
     unasked = spec.transport == "chat" and len(turns) > 1
     speaks = unasked or any("audio" in (turn.modalities or ()) for turn in turns)
-    prices = [one.price for one in targets if one.price is not None and not one.writes_words]
+    prices = [one.price for one in targets if one.price is not None and not one.transcribes]
     rates = [max(price.audio_out, price.text_out) if speaks else price.text_out for price in prices]
     return max((rate * longest / _MILLION for rate in rates), default=Decimal(0))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from audiobatch.storage.remote import FsspecStorage
 
 
-class Desk:
+class ReportStaging:
     """A local output: reports are made where they belong."""
 
     def __init__(self, folder: Path) -> None:
@@ -71,7 +71,7 @@ class Desk:
         yield path
 
 
-class RemoteDesk(Desk):
+class RemoteDesk(ReportStaging):
     """A temporary folder, which goes with this object."""
 
     def __init__(self, storage: FsspecStorage) -> None:
@@ -135,10 +135,10 @@ class RemoteDesk(Desk):
         return found
 
 
-def desk_of(storage: Storage) -> Desk:
+def desk_of(storage: Storage) -> ReportStaging:
     """The place to make an output's reports at."""
     if isinstance(storage, LocalStorage):
-        return Desk(storage.root)
+        return ReportStaging(storage.root)
     from audiobatch.storage.remote import FsspecStorage
 
     assert isinstance(storage, FsspecStorage)

@@ -255,7 +255,7 @@ FIRST_PATIENCE_S = 15.0
 _ANSWERED: WeakSet[Any] = WeakSet()
 
 
-class Asking:
+class RetryingFilesystem:
     """Asks one file system's store. For any thread."""
 
     def __init__(self, filesystem: Any, patience_s: float | None = None) -> None:

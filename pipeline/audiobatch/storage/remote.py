@@ -24,8 +24,8 @@ from audiobatch.errors import ConfigError, StorageError
 from audiobatch.model import SavedFile
 from audiobatch.storage.atomic_file import TEMPORARY_PREFIX
 from audiobatch.storage.object_stores import (
-    Asking,
     Entry,
+    RetryingFilesystem,
     filesystem_of,
     is_unknown_there,
     listed,
@@ -55,7 +55,7 @@ class FsspecStorage:
         """Raises: ConfigError: there is no way to that store from here."""
         self.root = root
         self._files = filesystem_of(root)
-        self._again = Asking(self._files, patience_s)
+        self._again = RetryingFilesystem(self._files, patience_s)
         self._puts = ThreadPoolExecutor(_PUTS_AT_ONCE, thread_name_prefix="put")
 
     # What is written.

@@ -195,7 +195,7 @@ class Spool:
             except (StorageError, ValueError, KeyError, TypeError) as exc:
                 _log.error("the kept reply %s cannot be read (%s); it is left there", path, exc)
 
-    def bring_home(
+    def replay(
         self,
         storage: Storage,
         record: Callable[[SpoolEntry, list[SavedFile]], None],

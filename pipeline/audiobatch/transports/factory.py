@@ -20,7 +20,7 @@ def open_transport(
     deployment: str,
     key: str | None,
     tokens: EntraTokens | None,
-    writes_words: bool = False,
+    transcribes: bool = False,
     most_sessions: int | None = None,
 ) -> Transport:
     """To one deployment; connections are made when they are needed.
@@ -30,7 +30,7 @@ def open_transport(
         most_sessions: realtime sessions that this process has room for; None: as many as the job wants.
     """
     provider: Literal["azure", "openai"] = "openai" if spec.provider == "openai" else "azure"
-    if writes_words:
+    if transcribes:
         from audiobatch.transports.transcriptions import TranscriptionTransport
 
         return TranscriptionTransport(

@@ -87,8 +87,8 @@ def run(
     130/143 interrupted
     """  # noqa: D301 - click's mark for lines as they are
     spec = resolve_job(inputs, job_file, flags).spec
-    crew = workers_for(spec, workers, pool=work_pool, dask=dask, prefect=not no_prefect, watch=watch)
-    if crew is not None:
+    backend = workers_for(spec, workers, pool=work_pool, dask=dask, prefect=not no_prefect, watch=watch)
+    if backend is not None:
         spec = from_anywhere(spec)
     if work_pool:
         require("Work pools")
@@ -97,7 +97,9 @@ def run(
         return watch_to_end(
             spec, every_s=watch_every, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet
         )
-    return run_to_end(spec, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet, workers=crew)
+    return run_to_end(
+        spec, server=server, prefect=not no_prefect, as_json=as_json, quiet=quiet, workers=backend
+    )
 
 
 def run_to_end(

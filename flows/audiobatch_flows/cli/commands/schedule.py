@@ -72,8 +72,8 @@ def add(
     The job is kept as it is now: paths are made absolute, and what the job file and the environment say is written
     down with it. Credentials are not: those of the process that serves are used.
     """
+    from audiobatch_flows import cron as when
     from audiobatch_flows import registered_job
-    from audiobatch_flows import schedules as when
 
     found = registered_job.with_absolute_paths(resolve_job(inputs, job_file, flags).spec)
     expression, zone = when.checked_cron(cron), when.checked_timezone(timezone)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from audiobatch.calls.feedback import Aftermath
+from audiobatch.calls.feedback import CallFeedback
 from audiobatch.errors import BadReply, RateLimited, Unavailable
 from audiobatch.limits.limiter import CallTokens, Limiter
 from audiobatch.limits.pool import Deployment, Pool
@@ -26,13 +26,13 @@ class Run:
             call_later=lambda _delay_s, _act: SimpleNamespace(cancel=lambda: None),
         )
         budget = RetryBudget(clock=self.pool.clock)
-        self.aftermath = Aftermath(pool=self.pool, stop=self.stop, budget=budget)
+        self.feedback = CallFeedback(pool=self.pool, stop=self.stop, budget=budget)
 
     async def call(self, failed):
         lease = await self.pool.acquire(CALL)
         lease.deployment.limiter.leaves_in_s(lease.taken, self.now_s)
         self.now_s += 1
-        self.aftermath.went_wrong(lease, failed)
+        self.feedback.went_wrong(lease, failed)
         lease.release(proven=True)
 
     async def calls(self, failure, *, for_s):
