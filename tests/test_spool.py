@@ -318,7 +318,7 @@ def killing(call):
 for name in ("open", "write", "fsync", "replace", "mkdir", "close", "unlink", "rmdir"):
     setattr(os, name, killing(getattr(os, name)))
 if act == "home":
-    spool.bring_home(output, record)
+    spool.replay(output, record)
 else:
     spool.keep("reply", [("audio/a.wav", b"paid" * 1000)], {"n": 1})
 print("done", flush=True)

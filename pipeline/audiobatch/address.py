@@ -3,10 +3,9 @@
 An address never carries a secret: user names, passwords, keys and signatures are refused, and what is shown of a
 refused address is only its beginning. Credentials are the store's own, from the environment.
 
-Where a job's ledger lives: a file of this machine (SQLite), or a PostgreSQL database that several share.
-
-An address never carries a secret: it is written to `job.json`, shown in Prefect's pages and logged. PostgreSQL's
-own places for passwords are PGPASSWORD, ~/.pgpass, and a service file (`postgresql+psycopg:///?service=NAME`).
+A job's ledger has an address too: a file of this machine (SQLite), or a PostgreSQL database that several share. It
+is written to `job.json`, shown in Prefect's pages and logged. PostgreSQL's own places for passwords are
+PGPASSWORD, ~/.pgpass, and a service file (`postgresql+psycopg:///?service=NAME`).
 """
 
 from __future__ import annotations

@@ -28,12 +28,11 @@
 An error knows whose fault it is (its class) and the word for it in the manifest (`error_type`).
 Retry decisions are made by class, never by message text.
 
-What the process says of its end to whoever started it. The README lists them, and scripts rely on them.
+An `ExitCode` says how the process ended. The README lists the codes, and scripts rely on them.
 
-What no message holds: this run's credentials, and characters that a terminal obeys.
-
-A service may repeat the key that it refuses, or any bytes, in its error; messages go to the terminal, the manifest,
-the log and Prefect's pages. What it sends is stored without the key too: replies, transcripts, request ids.
+No message holds this run's credentials, nor characters that a terminal obeys. A service may repeat the key that it
+refuses, or any bytes, in its error; messages go to the terminal, the manifest, the log and Prefect's pages. What
+it sends is stored without the key too: replies, transcripts, request ids.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 libsndfile is fastest and takes a WAV's samples where `riff` found them, so that wrong sizes do no harm.
 
-An opened recording, whatever reads it; and what to say of bytes that are none.
-
 Recordings that FFmpeg reads (through PyAV): every format but plain WAV.
 
 Only recordings are let in: a playlist or a concat script named `.mp3` would make FFmpeg open other files and

@@ -1,6 +1,6 @@
 """The words of a recording's parts as one transcript: in order, with times, nothing lost and nothing said twice.
 
-Words with their times as subtitles: SubRip (`.srt`) and WebVTT (`.vtt`).
+The same words with their times are subtitles: SubRip (`.srt`) and WebVTT (`.vtt`).
 
 Source: w3.org/TR/webvtt1 (a cue's text holds no `-->`, and `&` and `<` are written as entities); SubRip has no
 standard, and players take plain text in numbered blocks.

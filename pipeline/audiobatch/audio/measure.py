@@ -1,12 +1,9 @@
 """A reply's sound in numbers, from its samples: the service's headers say nothing true of duration.
 
-What a listener would want to know of a reply before listening to it.
-
-Each threshold says where it comes from. A check is a flag for a person, so that a wrong flag costs a look and
-a missed one costs a bad file in the product: the limits lean towards flagging, by as much as clean replies
-allow.
-
-What the words of a reply say about it: whether it refuses, and whether it reads a text word for word.
+Checks say what a listener would want to know of a reply before listening to it. Each threshold says where it comes
+from. A check is a flag for a person, so that a wrong flag costs a look and a missed one costs a bad file in the
+product: the limits lean towards flagging, by as much as clean replies allow. The words are checked too: whether
+the reply refuses, and whether it reads a text word for word.
 """
 
 from __future__ import annotations

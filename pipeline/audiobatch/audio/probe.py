@@ -1,6 +1,6 @@
 """What a recording is, before anything is spent: measured from its samples, or refused with a reason.
 
-A hash of a file's bytes taken while something else reads them.
+The hash of a file's bytes is taken while the probe reads them.
 """
 
 from __future__ import annotations

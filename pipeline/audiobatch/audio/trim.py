@@ -1,6 +1,6 @@
 """Long silences shortened before sending: the service bills recordings by time, and nobody speaks in them.
 
-Which stretches of a recording are sent, and where each moment of what is sent lies in the recording.
+A `Timeline` says which stretches of a recording are sent, and where each moment of them lies in the recording.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 `JobSpec` holds no secret, ever: it is written to `job.json`, shown in Prefect's pages, and logged. Where a
 value came from (flag, file, environment) is `pipeline/audiobatch/config/settings.py`'s business.
 
-One `[[deployments]]` entry of a job file: a place where calls can go, with its quota, priority and price.
-
-What an entry leaves out comes from the job: its provider, endpoint, API version, model, auth.
+A `[[deployments]]` entry of a job file is a place where calls can go, with its quota, priority and price. What an
+entry leaves out comes from the job: its provider, endpoint, API version, model, auth.
 """
 
 from __future__ import annotations

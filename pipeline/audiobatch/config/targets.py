@@ -32,7 +32,7 @@ class Target:
         price: None where it is not known.
         transcription_model: writes down in the session what is said to it, and is billed beside the reply.
         transcription_price: None where it is not known.
-        writes_words: it writes down what is said, and makes no replies.
+        transcribes: it writes down what is said, and makes no replies.
         named_only: it serves what names it and nothing else: no part of the pool that the job asked for.
     """
 

@@ -175,7 +175,7 @@ class Coordinator:
         return membership is not None and any(not name.startswith(mine) for name in membership.names)
 
     def _show(self, now: Counts) -> None:
-        """What was done since the run began, into its tally."""
+        """What was done since the run began, into its counts."""
         job, before = self.job, self._before
         stats = job.stats
         for status, count in (

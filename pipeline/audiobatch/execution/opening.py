@@ -1,11 +1,10 @@
 """A run's folder, opened: locked, seen to be writable, and put right where a killed run left something.
 
-A run takes up the books: alone behind its folder's lock, or beside others on a ledger that several share.
+A run works alone behind its folder's lock, or beside others on a shared ledger. A run that is alone repairs what
+killed runs left. A run that finds others at work does not: what they hold is theirs, and what a silent one held is
+taken over item by item.
 
-Who is alone puts right what killed runs left, once for all. Who finds others at work leaves that be: what they hold
-is theirs, and what a silent one held is taken over item by item.
-
-The log of one run: `runs/<run_id>.log`, what the library and the flows say. Ids and causes, no content.
+Each run has a log, `runs/<run_id>.log`: ids and causes, no content.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What all workers of a run share, made ready: deployments opened, limits set, earlier spending counted.
-
-The pool of a job: its deployments with their limits, and the account that each call is paid from.
-"""
+"""What all workers of a run share, made ready: deployments opened, limits set, earlier spending counted."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Found:
         root: a folder, or a place in a store.
         path: relative to it.
         full_path: of a file of this machine.
-        mtime_ns: when it was changed; of an object in a store, its version (`listing.version_of`).
+        mtime_ns: when it was changed; of an object in a store, its version (`object_stores.version_of`).
         refusal: why it is not even read; empty when it is.
     """
 

@@ -1,8 +1,7 @@
-"""Discovery in object stores: the rules are those of local folders, the reading is `remote_inputs`'.
+"""Inputs in object stores: listed page by page, fetched a few ahead of the reader, probed on all cores.
 
-An id is the object's path relative to the root that was given, whose name is the last part of its address.
-
-Inputs in an object store: listed page by page, fetched a few ahead of the reader, probed on all cores.
+The rules of discovery are those of local folders. An id is the object's path relative to the root that was given,
+whose name is the last part of its address.
 
     first listing     which folders are outputs of ours, and whether there are recordings
     second listing    each object that counts, in the order of names
@@ -10,8 +9,6 @@ Inputs in an object store: listed page by page, fetched a few ahead of the reade
 
 A hash of every byte decides what an input is, so each new object is read once; one that has the size and version
 that the ledger knows is not read at all. However many there are, memory and temporary space stay within bounds.
-
-Slow work on a stream's items, some of them ahead of the reader; results come in the stream's order.
 """
 
 from __future__ import annotations

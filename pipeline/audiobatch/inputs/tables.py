@@ -3,9 +3,8 @@
 Rows are streamed. A row that cannot be used becomes a source with a `refusal`, so that it shows in the
 manifest with its reason and all the others still run.
 
-The rows of a table as text, streamed: from CSV, Excel workbooks and JSON Lines.
-
-A row is its number as a person counts it, its cells by column, and what is wrong with it; empty when nothing is.
+A row comes as text, from CSV, Excel workbooks and JSON Lines alike: its number as a person counts it, its cells by
+column, and what is wrong with it; empty when nothing is.
 """
 
 from __future__ import annotations

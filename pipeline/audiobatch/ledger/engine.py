@@ -1,9 +1,8 @@
-"""The ledger's database, opened: SQLite as it must be set for results to survive a power cut.
+"""The ledger's database, opened: SQLite as it must be set for results to survive a power cut, or PostgreSQL.
 
-The ledger in a PostgreSQL database that several machines share: a schema of its own for each job.
-
-The schema's name is made from the output's address, so that every run on that output finds the same books; the
-tables in it are those of SQLite, and so are the statements: each connection looks into its schema alone.
+In a PostgreSQL database, which several machines share, each job has a schema of its own. The schema's name is made
+from the output's address, so that every run on that output finds the same books; the tables in it are those of
+SQLite, and so are the statements: each connection looks into its schema alone.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """What the ledger knows, asked by any number of readers while one run writes: streamed, never loaded whole.
 
-Reviewers' marks in the ledger: each is of one version of one turn's reply, or of its having none.
-
-So a mark needs no clearing when its turn is made again, a failed redo leaves it standing, and the marks of
-earlier versions stay with them.
+A reviewer's mark is of one version of one turn's reply, or of its having none. So a mark needs no clearing when
+its turn is made again, a failed redo leaves it standing, and the marks of earlier versions stay with them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Sources and outcomes as the ledger's rows, and back. Nothing is lost on the way.
 
-A call as the ledger knows it: written down before it is sent, and again when its end is known.
-
-What becomes of the calls below an item's turn: the parts of a long recording, and words that are written down.
-
-Each is recorded when its reply is on disk, so that none is paid for again when the run ends before the others.
+An attempt is a call: recorded before it is sent, and again when its end is known. A part is a call below an item's
+turn: a stretch of a long recording, or a transcription. Each is recorded when its reply is on disk, so that none
+is paid for again when the run ends before the others.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ was put in. JSON is text that only this project reads.
     settings   job settings that results were made with, by their key
     meta       the schema's version, and notes: the queue, the output's id, whether reports show all, orders to stop
 
-Now, by the database's clock: machines that share a ledger need not agree on the time.
+The time is the database's: machines that share a ledger need not agree on it.
 """
 
 from __future__ import annotations

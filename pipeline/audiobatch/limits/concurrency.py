@@ -12,7 +12,7 @@
 Little's law says what a rate needs: calls in flight = calls a second × seconds a call. Where a rate binds, the
 window stops growing a quarter above that.
 
-How many items may be open at once: a few more than calls that may be in flight.
+The `Gate` says how many items may be open at once: a few more than calls that may be in flight.
 
 An open item holds its recording in memory. Workers are as many as calls may ever be in flight; the gate lets in
 only as many as the deployments have room for today, and a quarter more, so that one is always ready to go.

@@ -6,7 +6,7 @@ comes, or taken as the service's own counter is seen to take them.
 
 Nothing here waits: a limiter only says when there will be room. The waiting is the pool's.
 
-One quota as a line in time: units are spent evenly, never in a burst.
+A `Pace` is one quota as a line in time: units are spent evenly, never in a burst.
 
 A minute's quota is judged over windows of 1 to 10 seconds (PROTOCOL: learn.microsoft.com, "Manage Azure OpenAI
 quota", 2026-11), so a minute's share sent at once is refused. Two lines are kept, and the later one decides:
@@ -21,7 +21,7 @@ Processes that share a quota each keep to a part of it, and still several can fa
 four with ten calls a second between them, each sends two or three in any one second. So they also take turns
 (`TimeSlots`): the quota's own line is cut into stretches of one unit, and each process spends in every n-th.
 
-What the service's token counter takes for a call, which is not what the call will use.
+The service's token counter takes an amount for a call that is not what the call will use.
 
 The gateway counts an estimate before the model runs: the input, and the maximum of the reply, whether the reply
 needs it or not (learn.microsoft.com, "Manage Azure OpenAI quota", 2026-11). Where its headers say how many tokens

@@ -8,9 +8,9 @@ call ends, a pause ends, a deployment drops out) the lines are walked once.
 A deployment that was never called gets one call, a scout, until a call of it has ended well: a wrong key then
 costs one call, not as many as there are workers. One that was in trouble, or parked, comes back the same way.
 
-One deployment of the pool: its limits, its condition, and when a call of it may be made.
+A `Deployment` knows its limits, its condition, and when a call of it may be made.
 
-Money that may be spent: each call's worst case is set aside before it is sent, so no cap is ever passed.
+`Spending` sets each call's worst case aside before the call is sent, so that no cap is ever passed.
 
 What a call really cost replaces its reservation when that is known. A call with an unknown end, or a reply that
 was bought and could not be read, keeps its worst case: it was perhaps billed. Amounts are `Decimal`, in USD.

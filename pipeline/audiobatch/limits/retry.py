@@ -13,7 +13,7 @@ credit, and it gives up where a Retry-After passes two minutes.
 | `AskAgain` | at once: in another way, elsewhere, or once the deployment has rested |
 | everything else | never |
 
-How many retries a whole job may make: a share of what succeeds, so that an outage does not become a storm.
+`RetryBudget` limits the retries of a whole job to a share of what succeeds, so that an outage becomes no storm.
 
 A bucket of tokens. A retry takes one; a call that ends well gives a tenth back; and a trickle over time lets the
 last items of a job try again though nothing else succeeds any more. An empty bucket refuses: the item goes to

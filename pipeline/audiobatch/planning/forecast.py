@@ -3,15 +3,13 @@
 Inputs are found and probed, and every decision is made, on a copy of the folder's ledger in a temporary place.
 Three figures are given for each amount:
 
-    expected   replies as long as this job's earlier ones, or as the first guess of `estimate.py`
+    expected   replies as long as this job's earlier ones, or as the first guess of `tokens.py`
     low        a word or two a reply
     high       every reply as long as it may be: `max_completion_tokens`, or 4096 tokens (3.4 min of speech)
 
 so that the actual amount lies between low and high, unless calls have to be made again.
 
-What a plan's calls would take, in tokens, money and time: low, expected and high.
-
-What writing words down would take: calls and money of `--transcribe-inputs` and `--verify-speech` in a plan.
+Calls of `--transcribe-inputs` and `--verify-speech` are counted too.
 """
 
 from __future__ import annotations

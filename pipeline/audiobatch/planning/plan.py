@@ -12,7 +12,7 @@
 | unfinished (paid for, and not worked on yet) | finished from its body before the plan is made, else left |
 | refused | never sent |
 
-A reviewer's marks come before all of these: `redo.py`.
+A reviewer's marks come before all of these: `review_rules.py`.
 """
 
 from __future__ import annotations

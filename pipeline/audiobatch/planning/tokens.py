@@ -10,9 +10,8 @@
 Chat completions refuse a request with sound on neither side, so that a follow-up in text is asked for with sound
 where none is left (`transports/chat_request.py`): its reply is spoken, and paid for as such.
 
-Amounts that are not known yet, and the sums that are done with them.
-
-How many tokens a call will take, before it is made: what quotas are charged until `usage` says.
+A `Range` is an amount that is not known yet. `ReplySizes` says how many tokens a call will take, before it is
+made: what quotas are charged until `usage` says.
 
 Sources of the rates: `prices.py`.
 """

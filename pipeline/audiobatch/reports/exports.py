@@ -1,6 +1,6 @@
 """The manifest for programs: JSON Lines, and Parquet where pyarrow is installed.
 
-The manifest in parts of so many rows: for millions of them, which no single file serves well.
+The manifest can also come in parts, for millions of rows, which no single file serves well:
 
     manifest-parts/00001.csv, 00002.csv, …        the same columns, each with its header
     manifest-parts/00001.parquet, …               the same, typed

@@ -1,12 +1,10 @@
 """manifest.csv: one row an item and turn, for every program that reads CSV.
 
 UTF-8 with BOM (without it Excel guesses an old code page), comma, CRLF, quotes where needed (RFC 4180).
-Text is made safe by `cells.protect`, and `read_manifest` gives it back. Numbers are plain: no exponent, a full
+Text is made safe by `protect`, and `read_manifest` gives it back. Numbers are plain: no exponent, a full
 stop, no other separator. Times are ISO 8601 in UTC. Empty means "not used" or "not known".
 
 A row's values are raw: `str`, `int`, `float`, `Decimal`, an aware `datetime`, a tuple of words, or None.
-
-Text that survives a spreadsheet, and a spreadsheet that survives the text.
 
 Two dangers meet in a cell. A text that begins like a formula is run by the program that opens it. And a
 control character, or half of a surrogate pair, makes a file that some readers refuse. Both are removed by

@@ -4,9 +4,7 @@ The three are one format: a table with `item_id`, `turn`, `review`, `review_note
 `version`. Rows are known by item and turn, never by their place. A row that cannot be right is refused with a
 reason, the others are taken. The file that was applied last holds, and `changes` says what that changes.
 
-A reviewer's file applied to a folder: checked against its rows, what it changes put on record.
-
-A reviewer's mark on one row, whichever file it was written in.
+A file is applied to a folder: it is checked against the folder's rows, and what it changes is recorded.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """One sheet of manifest rows: typed cells, links, colours, the review drop-down, within Excel's limits.
 
-How the workbook looks: fonts, number formats, and the colours of the words that a reviewer looks for.
+`Formats` says how the workbook looks: fonts, number formats, and the colours of the words that a reviewer looks
+for.
 """
 
 from __future__ import annotations

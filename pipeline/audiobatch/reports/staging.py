@@ -1,10 +1,9 @@
 """Where reports are made, and how they get to the output.
 
 For a local output that is the output folder itself, and nothing has to be brought anywhere. For a store it is a
-temporary folder: reports that somebody else has changed are brought here before they are read, and each new one
-is put into the store as soon as it is made. A reader there sees the old one or the new one.
-
-Putting a finished report where it belongs, whoever holds the old one open.
+temporary folder: reports that somebody else has changed are brought here before they are read, and each new one is
+put into the store as soon as it is made. A reader there sees the old one or the new one. Where another program
+holds the old one open, the new one is written beside it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What a job came to: counted once while its rows stream past, shown by the workbook and the page.
 
-A folder's rows counted: by status, failures by kind, and a run's by what was said of them.
-
-Amounts as people read them.
+A folder's rows are counted by status, its failures by kind, a run's by their messages. Amounts are written as
+people read them.
 """
 
 from __future__ import annotations

@@ -4,10 +4,9 @@ manifest.csv first, whose rows are counted as they pass; then what the job wants
 Lines, Parquet. What a reviewer added to a manifest is carried over, and a file that is open in another program
 is never a failure: the new one is written beside it.
 
-What was written last, so that nothing is read or written again that nobody has changed.
-
-A workbook of 100 000 rows takes a minute to read or to write. Whether it has to be is told by its size and time,
-and by the hash of the manifest whose rows it shows; both are kept in the ledger.
+Nothing is read or written again that nobody has changed. A workbook of 100 000 rows takes a minute to read or to
+write. Whether it has to be is told by its size and time, and by the hash of the manifest whose rows it shows; both
+are kept in the ledger.
 """
 
 from __future__ import annotations
@@ -157,7 +156,7 @@ class Views:
             return self._write_csv(Totals())[0].notes
 
     def write_parts(self, rows: int, *, parquet: bool) -> list[str]:
-        """The manifest in files of so many rows (`parts.py`); their names.
+        """The manifest in files of so many rows (`exports.py`); their names.
 
         Raises:
             ConfigError: pyarrow is not installed.

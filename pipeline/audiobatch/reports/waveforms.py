@@ -3,12 +3,10 @@
 Files are read by blocks, so an hour of audio takes no more memory than a second. What cannot be read has no
 picture, which is never an error: the page is a view.
 
-Waveforms within bounds: drawn while there is time for it, left out after, and said to be.
-
-Waveforms that are drawn once: a page that is made again takes them from the page that was there before.
-
-To decode every recording of a large job takes minutes, to read an old page a moment. A picture is taken over
-only while its file's size and time are what they were; the page carries both (`data-stamp`).
+Waveforms are drawn while there is time for it; after that they are left out, and the page says so. A page that is
+made again takes them from the page that was there before: to decode every recording of a large job takes minutes,
+to read an old page a moment. A picture is taken over only while its file's size and time are what they were; the
+page carries both (`data-stamp`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 A reader, or a run after a kill at any instant, sees the old file or the new one. What a kill leaves behind is
 at most a temporary file, and `sweep_temporary` removes it.
 
-Where a relative path lies inside a folder, and the refusal of every path that would lead out of it.
+A path that would lead out of the folder is refused.
 """
 
 from __future__ import annotations

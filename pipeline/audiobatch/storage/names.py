@@ -13,9 +13,8 @@ one file. `~` is itself not portable (Windows' short names use it), so no hashed
 One pair the ending rule cannot tell apart: `x` and `x.wav` both become `x.wav`. Such ids, and a table's own
 `filename`s, are refused before anything is sent: `claims` knows who came first.
 
-Who has which output name: for the few names that two items could both ask for.
-
-Names made from item_ids are apart by themselves, but for `x` and `x.wav`; a table's `filename`s can be anything.
+`Claims` below know who has which output name. Names made from item_ids are apart by themselves, but for `x` and
+`x.wav`; a table's `filename`s can be anything.
 """
 
 from __future__ import annotations

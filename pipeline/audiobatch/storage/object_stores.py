@@ -5,16 +5,13 @@ az://       extra `azure`; AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACC
 s3://       extra `s3`; botocore's chain (AWS_…, profiles, roles); AWS_ENDPOINT_URL for another service
 memory://   lives and ends with the process
 
-What lies below a place in a store, page by page: memory holds one page, however many objects there are.
+Listings come page by page, names in the store's own order (by their UTF-8 bytes), which is the same at every
+listing; memory holds one page, however many objects there are. Requests are made again while they fail for a
+reason that passes.
 
-names in the store's own order (by their UTF-8 bytes), which is the same at every listing.
-
-Requests to a store, made again while they fail for a reason that passes: the one layer that retries here.
-
-What a store's client raises, put in order: what passes by waiting, and the words for what does not.
-
-Clients raise the system's errors, their own, and those of the HTTP library below them. Their messages are not
-repeated, since they may quote a request: the status and the service's own code for the error say what happened.
+One table says which errors pass by waiting, another has the words for those that do not. Clients raise the
+system's errors, their own, and those of the HTTP library below them. Their messages are not repeated, since they
+may quote a request: the status and the service's own code for the error say what happened.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     bytes → one put, on condition that nothing is there → the store's own hash of them compared
 
 A put that breaks off leaves nothing, so there are no temporary objects to sweep. What fails for a reason that
-passes (throttled, cut off) is tried again (`asking`); a put that is tried again finds its own bytes there
+passes (throttled, cut off) is tried again (`object_stores`); a put that is tried again finds its own bytes there
 and is content. Other bytes in the way of a result that nobody meant to replace are kept under
 `versions/unrecorded/` first.
 """

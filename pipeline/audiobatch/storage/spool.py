@@ -3,7 +3,7 @@
 One file an entry: a line of JSON (which files, their lengths and hashes, and the caller's record), then the
 files' bytes one after another. One file, so that an entry is whole or not there. Readable by its user only.
 
-    StorageError in mid-run → keep → the run stops → … → the next run → bring_home → entry deleted
+    StorageError in mid-run → keep → the run stops → … → the next run → replay → entry deleted
 
 A disk that is full for the output is often full for the spool too: `reserve` sets room aside before money is
 spent, and `keep` gives back as much of it as an entry needs, and writes the entry, in one step.

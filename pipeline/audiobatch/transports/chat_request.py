@@ -2,10 +2,9 @@
 
 Source: OpenAI API reference, "Create chat completion"; learn.microsoft.com, "Audio generation quickstart", 2026-11.
 
-A request's body that holds megabytes of sound: encoded piece by piece as it goes out, never whole.
-
-A recording of 20 MB is 27 MB of base64, 27 more as JSON, and stays so for as long as its call lasts. Here the JSON
-is made with a mark in each sound's place, and cut there: what is kept for a call is the recording itself.
+A body that holds megabytes of sound is encoded piece by piece as it goes out, never whole. A recording of 20 MB is
+27 MB of base64, 27 more as JSON, and stays so for as long as its call lasts. Here the JSON is made with a mark in
+each sound's place, and cut there: what is kept for a call is the recording itself.
 """
 
 from __future__ import annotations

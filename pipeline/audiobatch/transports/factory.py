@@ -26,7 +26,7 @@ def open_transport(
     """To one deployment; connections are made when they are needed.
 
     Args:
-        writes_words: it writes down what is said, and makes no replies.
+        transcribes: it writes down what is said, and makes no replies.
         most_sessions: realtime sessions that this process has room for; None: as many as the job wants.
     """
     provider: Literal["azure", "openai"] = "openai" if spec.provider == "openai" else "azure"

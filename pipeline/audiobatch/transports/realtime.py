@@ -5,16 +5,15 @@
     …        a session that is gone, too old, or of another voice: a new one, the earlier turns told again,
              recordings as they were and replies by their words; a recorded turn is never bought again
 
-`turn.py` knows the protocol; here are the socket, the clock and the watchdog. Nothing waits without an end: the
-whole turn has a deadline, and so has each silence of the service. Reconnecting is left off: only the caller
-knows what a second try may cost.
+`realtime_protocol.py` knows the protocol; here are the socket, the clock and the watchdog. Nothing waits without
+an end: the whole turn has a deadline, and so has each silence of the service. Reconnecting is left off: only the
+caller knows what a second try may cost.
 
 Source: learn.microsoft.com, "Use the GPT Realtime API via WebSockets" (v1 address, `api-key` header or bearer,
 30 minutes a session); developers.openai.com/api/docs/guides/realtime-conversations (60 minutes). 2026-11-20.
 
-Open sessions of one deployment: one an item, kept between its turns, never more than the limit.
-
-A kept session is only a saving: where the limit is reached, the one that has waited longest is closed for a
+`Sessions` holds the open sessions of one deployment: one an item, kept between its turns, never more than the
+limit. A kept session is only a saving: where the limit is reached, the one that has waited longest is closed for a
 new one, and its item's next turn replays the words. So whoever may call also gets a session.
 """
 

@@ -1,6 +1,6 @@
 """What goes wrong on a socket → our errors: refused upgrades, closes, `error` events, failed responses.
 
-An upgrade that is refused is an HTTP answer, and reads as one (`translate.from_status`). An error object, in
+An upgrade that is refused is an HTTP answer, and reads as one (`error_mapping.from_status`). An error object, in
 an `error` event or in a failed `response.done`, has the same types and codes without a status.
 
 Source: the Realtime reference (`error`, `status_details`); github.com/jsboige/CoursIA/pull/13149 (a refusal

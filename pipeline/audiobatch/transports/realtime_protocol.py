@@ -12,9 +12,8 @@ end before `response.done` are errors.
 
 Source: the Realtime reference (client and server events), checked 2026-11-20 against openai-python 3.51.
 
-The reply of a Realtime turn as its events bring it, and the judgement at its end.
-
-Only a response that is `completed`, or `incomplete` with something in it, is a reply.
+A `TurnReply` grows as its events come. Only a response that is `completed`, or `incomplete` with something in it,
+is a reply.
 
 Source: the Realtime reference (`response.done`, `RealtimeResponseStatus`), checked 2026-11-20.
 """

@@ -6,11 +6,9 @@ short reply 0.5 ms. What goes on the wire is the same, and so are the errors tha
 
 Source: docs.aiohttp.org, "Client exceptions" hierarchy; www.python-httpx.org, "Custom transports" (2026-11).
 
-The bodies of replies, under watch.
-
-A body that only trickles is given up instead of holding a place until the total deadline; one that is larger than
-any reply, or unpacks to that, is given up too; and where a body breaks off, what had come of it is kept: it was
-perhaps paid for.
+The bodies of replies are watched. A body that only trickles is given up instead of holding a place until the total
+deadline; one that is larger than any reply, or unpacks to that, is given up too; and where a body breaks off, what
+had come of it is kept: it was perhaps paid for.
 """
 
 from __future__ import annotations
