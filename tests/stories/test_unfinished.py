@@ -195,3 +195,17 @@ def test_words_that_the_ledger_does_not_take_come_home_from_the_spool(words_job,
     second = run_job(**words_job)
     assert (second.exit_code, has_words(second), transcriptions(words_server)) == (0, True, 1)
     assert "00:00:00,200 --> 00:00:00,900" in subtitles(second), "their times came home, too"
+
+
+def test_a_purge_takes_what_is_kept_of_one_item_s_words(words_job, words_server, tmp_path, monkeypatch):
+    write_wav(tmp_path / "in" / "other.wav", seconds=1)
+    with monkeypatch.context() as patched:
+        breaks(patched, (transcription, "Cue"), BUG)
+        first = run_job(**words_job, max_concurrency=1)
+    (kept,) = (path for path in (first.output / "parts").rglob("*") if path.is_file())
+    whose = next(name for name in ("talk.wav", "other.wav") if name in kept.name)
+    purged = audiobatch("purge", str(first.output), "--item", whose, "--yes")
+    assert purged.returncode == 0, purged.stderr
+    assert not kept.exists()
+    again = run_job(**words_job)
+    assert again.exit_code == 0, again.message

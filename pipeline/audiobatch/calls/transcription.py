@@ -29,7 +29,7 @@ from audiobatch.limits.pool import NoDeployment
 from audiobatch.limits.retry import Deferred, Tries
 from audiobatch.model import Check, Cue, PartKind, Status, Turn, basis_of, weakest_basis
 from audiobatch.planning.items import digest
-from audiobatch.storage.names import output_path
+from audiobatch.storage.names import output_path, transcription_id
 from audiobatch.storage.versions import subtitle_paths
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class TranscriptionCall(TurnCall):
     kept: PartOutcome | None = None
 
     def _request(self) -> Request:
-        item_id = f"{self.item.item_id}#{self.kind}{self.part.number}"
+        item_id = f"{transcription_id(self.item.item_id, self.kind)}{self.part.number}"
         return replace(super()._request(), item_id=item_id, system="", text="", voice="", format="")
 
     def _attempt(self, deployment: str) -> Attempt:
@@ -106,9 +106,9 @@ class TranscriptionCall(TurnCall):
         raise _NoWords(failed.message) from failed
 
     def _body_path(self) -> str:
-        words_id = f"{self.item.item_id}#{self.kind}"
+        item_id = transcription_id(self.item.item_id, self.kind)
         return output_path(
-            words_id, folder="parts", ending=".json", turn=self.turn.number, part=self.part.number
+            item_id, folder="parts", ending=".json", turn=self.turn.number, part=self.part.number
         )
 
     async def finish(self, unfinished: PartOutcome) -> None:
@@ -288,10 +288,12 @@ def word_error_rate(said: str, heard: str) -> float | None:
 
 
 def _known(found: Mapping[int, PartOutcome], turn: Turn, part: Part) -> PartOutcome | None:
-    """What is recorded of these very words: had, or paid for and not finished."""
+    """What is recorded of these very words: had, or paid for and not finished; a purge may have taken either."""
     row = found.get(part.number)
-    same = row is not None and row.is_of(turn.fingerprint, part.timeline.start_s, part.timeline.end_s)
-    return row if same else None
+    if row is None or not row.is_of(turn.fingerprint, part.timeline.start_s, part.timeline.end_s):
+        return None
+    is_there = row.outcome.status is Status.SUCCEEDED or row.outcome.raw_reply is not None
+    return row if is_there else None
 
 
 def _parts_of(sound: SoundInput) -> tuple[Part, ...]:

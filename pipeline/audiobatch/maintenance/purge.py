@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiobatch.errors import ConfigError
+from audiobatch.model import PartKind
 from audiobatch.reports.exports import FOLDER as PARTS
 from audiobatch.reports.manifest import read_manifest, write_csv
 from audiobatch.reports.views import Views
-from audiobatch.storage.names import OUTPUT_ENDINGS, RAW_ENDINGS, output_path, part_id
+from audiobatch.storage.names import OUTPUT_ENDINGS, RAW_ENDINGS, output_path, part_id, transcription_id
 from audiobatch.storage.versions import RESULT_FOLDERS, UNRECORDED, VERSIONS, files_of, version_path
 
 if TYPE_CHECKING:
@@ -144,9 +145,10 @@ def _unrecorded(storage: Storage, ledger: Ledger, item_ids: frozenset[str]) -> I
 
 
 def _stems_of(ledger: Ledger, item_ids: frozenset[str]) -> set[str]:
-    """What these items' files are called, without folder and ending; their parts' replies have their own."""
+    """What these items' files are called, without folder and ending; parts and transcriptions have their own."""
     called = ledger.parts_called()
     ids = [*item_ids, *(part_id(one, n) for one in item_ids for n in range(1, called.get(one, 0) + 1))]
+    ids += [transcription_id(item_id, kind) for item_id in item_ids for kind in PartKind]
     stems = {output_path(one, folder="audio", ending=".bin").removesuffix(".bin") for one in ids}
     stems = {stem.partition("/")[2] for stem in stems}
     return stems | {stem.removesuffix(ending) for stem in stems for ending in OUTPUT_ENDINGS}

@@ -148,6 +148,11 @@ def part_id(item_id: str, part: int) -> str:
     return f"{item_id}#part{part}"
 
 
+def transcription_id(item_id: str, kind: str) -> str:
+    """What stands in the item_id's place for a transcription of its input or of its speech (`PartKind`)."""
+    return f"{item_id}#{kind}"
+
+
 def stem_of(item_id: str, filename: str | None = None) -> PurePosixPath:
     """The item's own name, or the one that its table chose for it.
 
