@@ -41,11 +41,7 @@ if TYPE_CHECKING:
     from audiobatch.config.jobspec import JobSpec
 
 TAG = "audiobatch"
-
-
 PAGE = 200
-
-
 #: Where versions before 0.2 had the flows, by module or by file.
 _EARLIER = re.compile(r"(?:^|/)flows[./](process_folder|speak_prompts)(?:\.py:|\.)\1$")
 

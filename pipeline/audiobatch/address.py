@@ -19,8 +19,6 @@ from urllib.request import url2pathname
 
 #: What an address may begin with, as its store is called in fsspec.
 PROTOCOLS: Final = {"az": "az", "abfs": "az", "s3": "s3", "memory": "memory"}
-
-
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
@@ -146,18 +144,10 @@ def _local(rest: str) -> Path:
 
 
 POSTGRESQL: Final = "postgresql+psycopg"
-
-
 #: Ways to write the same; the driver is ours to choose.
 _SPELLINGS: Final = frozenset({POSTGRESQL, "postgresql", "postgres"})
-
-
 _SECRET_OPTIONS: Final = frozenset({"password", "sslpassword", "oauth_client_secret"})
-
-
 _KINDS: Final = "give the path of a file, or the address of a PostgreSQL database: postgresql+psycopg://USER@HOST/DATABASE"
-
-
 _HINT: Final = (
     "a password in a ledger's address would be kept in job.json and shown; leave it out, and set PGPASSWORD, "
     "or write it into ~/.pgpass or a service file (postgresql+psycopg:///?service=NAME)"

@@ -50,19 +50,11 @@ if TYPE_CHECKING:
 
 #: Control characters but line feed and tab: escape sequences begin with one.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
 #: In a name also what begins a new line, or turns the direction of what follows.
 _IN_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-
 HIDDEN = "…"
-
-
 #: Shorter ones are no secrets (`none`, `test`), and would be found in half of all words.
 _LEAST_LENGTH = 8
-
-
 #: As they are, and as JSON and addresses write them.
 _secrets: set[str] = set()
 
@@ -131,8 +123,6 @@ class ErrorType(StrEnum):
 
 #: In characters. A rejected prompt is quoted in some refusals, so that it may be a few sentences.
 LONGEST_MESSAGE = 2_000
-
-
 #: A failure of one of these types is sent again by the next `run`; the others only by `retry`.
 RETRYABLE: frozenset[ErrorType] = frozenset(
     {

@@ -30,34 +30,18 @@ if TYPE_CHECKING:
 
 #: What these promise is reached by any of their streams.
 WHOLE_FILE = frozenset({"matroska,webm", "asf"})
-
-
 _UNPROMISED = frozenset({"aac", "adts", "latm", "loas", "amr", "amrnb", "amrwb", "ogg"})
-
-
 _HEADER_BYTES = 1 << 16
-
-
 _ID3_BYTES = 10
-
-
 #: A layer III frame: header, side information (by version and channels), then the mark, its flags and the count.
 _MP3_FRAME_COUNT = re.compile(
     rb"\xff[\xe2-\xfb]..(?:(?:.{9}|.{17}|.{32})(?:Xing|Info)...[\x01\x03\x05\x07\x09\x0b\x0d\x0f](.{4})"
     rb"|.{32}VBRI.{10}(.{4}))",
     re.DOTALL,
 )
-
-
 _MPEG1_LEAST_HZ = 32_000
-
-
 _MATROSKA_DURATION = re.compile(rb"\x15\x49\xa9\x66.{1,1000}?\x44\x89[\x84\x88]", re.DOTALL)
-
-
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-
-
 _ASF_BROADCAST = 0x01
 
 
@@ -118,11 +102,7 @@ def _asf_s(header: bytes) -> float | None:
 
 
 _LARGEST_PAGE_BYTES = 27 + 255 + 255 * 255
-
-
 _OGG_HEADER_BYTES = 27
-
-
 _END_OF_STREAM = 0x04
 
 

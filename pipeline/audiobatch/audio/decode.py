@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 #: libsndfile takes a sample rate as a C int.
 _MOST_HZ = 2**31 - 1
-
-
 _SUBTYPES = {
     "pcm_u8": "PCM_U8",
     "pcm_s16le": "PCM_16",
@@ -231,17 +229,11 @@ READERS = (
     "aac,adts,aiff,amr,amrnb,amrwb,asf,au,caf,flac,latm,loas,matroska,webm,"
     "mov,mp4,m4a,3gp,3g2,mj2,mp3,ogg,w64,wav"
 )
-
-
 #: PyAV (to 19) takes a planar frame of 8 channels for one of 9 planes and reads past its end: such frames are
 #: interleaved by FFmpeg first.
 _MOST_PLANES = 7
-
-
 #: FFmpeg (to 8) gives the last packet of some Ogg files a duration below 0, read as unsigned.
 _WRAPPED_TICKS = 1 << 31
-
-
 _CONTAINERS = {
     "mov,mp4,m4a,3gp,3g2,mj2": "mp4",
     "matroska,webm": "webm",

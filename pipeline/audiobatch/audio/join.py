@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 #: Fast speech; more words than this cannot lie in an overlap.
 _MOST_WORDS_PER_S = 6.0
-
-
 _SPARE_WORDS = 4
-
-
 #: Two words in a row are found again by chance about once in a thousand places; one word all the time.
 _FEWEST_COMMON_WORDS = 2
 

@@ -46,40 +46,22 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
     "w64": ("w64",),
     "wma": ("wma",),
 }
-
-
 _KNOWN = frozenset(ending for endings in EXTENSIONS.values() for ending in endings)
-
-
 #: The service takes audio files up to 20 MB; read as 10^6 bytes a megabyte, and before base64.
 #: Source: github MicrosoftDocs/azure-ai-docs, audio-completions-intro.md, checked 2026-11-20; it does not say
 #: whether before or after base64.
 LARGEST_SENT_BYTES = 20_000_000
-
-
 #: Nothing in the recording is above this, and hardly a window above `levels.SILENCE_DBFS`: nobody speaks in
 #: it.
 SILENT_DBFS = -60.0
-
-
 SILENT_SHARE = 0.999
-
-
 #: A header may promise this much more than is there without being called cut short, and time stamps count this
 #: much more without a note: encoders pad their last frames, and headers count the decoder's delay.
 _PROMISE_SLACK_S = 0.15
-
-
 _PROMISE_SLACK_SHARE = 0.01
-
-
 #: The workers' start takes about half a second; a queue that is done sooner needs none.
 ALONE_S = 1.0
-
-
 _READ_BYTES = 1 << 18
-
-
 #: A browser's or pipe's WAV without sizes is read here, but not every server reads it.
 NOTE_SIZES = "its header does not say how long it is, or says it wrongly"
 

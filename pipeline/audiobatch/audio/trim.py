@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 #: Silences up to this long are speech's own: pauses between sentences, for breath, for thought.
 LONGEST_PAUSE_S = 1.5
-
-
 #: What is left of a longer one, half after the speech before it and half before the speech after it: enough for
 #: consonants that begin below the threshold, and to hear that there was a pause.
 KEPT_S = 0.8

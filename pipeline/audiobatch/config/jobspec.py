@@ -25,54 +25,28 @@ from audiobatch.model import Check, Modality
 
 #: The last two the service does not give: they are encoded here.
 AudioFormat = Literal["wav", "mp3", "flac", "opus", "aac", "pcm16", "m4a", "ogg"]
-
-
 #: The voices that are documented today; the list grows, so another one is a warning, not an error.
 #: Source: OpenAI API reference, chat completions, `audio.voice` (2026-11).
 KNOWN_VOICES = (
     *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"),
     *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
 )
-
-
 DEFAULT_MODEL = "gpt-audio-1.5"
-
-
 DEFAULT_REALTIME_MODEL = "gpt-realtime"
-
-
 #: Loudness of spoken replies where `normalize` names none: what AES TD1008 recommends for speech that is streamed
 #: or downloaded; broadcasters want -23 (EBU R 128).
 #: Source: radioworld.com, "Streaming Audio Loudness Guidelines Explained" (on TD1008), checked 2026-11-20.
 DEFAULT_LUFS = -18.0
-
-
 LEAST_LUFS = -40.0
-
-
 MOST_LUFS = -5.0
-
-
 DEFAULT_TRANSCRIPTION_MODEL = "gpt-4o-mini-transcribe"
-
-
 #: Fields of which `true` means their default, and `false` not at all.
 ON_MEANS_DEFAULT = ("normalize", "verify_speech")
-
-
 DEFAULT_MAX_FAILURES = "20%"
-
-
 #: Where nobody says how many calls may be in flight, they grow with what the service takes, up to this many.
 UNSAID_CONCURRENCY = 512
-
-
 _MAX_FAILURES = re.compile(r"\d+(\.\d+)?%?")
-
-
 _CHECK_ACTION = re.compile(r"flag|redo(?::([1-9]))?")
-
-
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^\W\d][\w .-]*)\}")
 
 
@@ -125,13 +99,9 @@ def _reports(value: object) -> object:
 
 
 Columns = Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)]
-
-
 Reports = Annotated[
     tuple[Literal["xlsx", "html", "jsonl", "parquet"], ...], BeforeValidator(_reports), Field(max_length=4)
 ]
-
-
 AnswerFieldsGiven = Annotated[tuple[AnswerField, ...], BeforeValidator(fields_given)]
 
 

@@ -71,8 +71,6 @@ if TYPE_CHECKING:
     Feeding = Callable[[], Awaitable[Recorded | None]]
 
 __all__ = ["Job", "RunSummary", "ShardResult", "Snapshot", "run", "run_shards"]
-
-
 log = logging.getLogger(__name__)
 
 

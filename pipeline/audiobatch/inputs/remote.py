@@ -230,8 +230,6 @@ def _at_hand(storage: FsspecStorage, entry: Entry) -> Iterator[Path]:
 
 #: Fetched and not yet probed: what is larger waits until it is alone.
 BYTES_AT_ONCE = 512_000_000
-
-
 _LONGEST_TEXT_BYTES = 4 * MAX_PROMPT_CHARACTERS
 
 
@@ -414,15 +412,9 @@ class _Room:
 
 
 _T = TypeVar("_T")
-
-
 _R = TypeVar("_R")
-
-
 #: A store answers one request in some milliseconds, and many at once in hardly more.
 AT_ONCE = 16
-
-
 #: Items that nothing is done to wait behind one that is worked on; no more than these.
 _MOST_WAITING = 1000
 

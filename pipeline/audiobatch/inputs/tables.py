@@ -42,26 +42,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TABLE_ENDINGS = (".csv", ".xlsx", ".jsonl")
-
-
 #: The longest prompt that is taken for one: longer text is a mistake (a wrong file), not a prompt.
 MAX_PROMPT_CHARACTERS = 1_000_000
-
-
 _FORMATS = get_args(AudioFormat)
-
-
 _NAMEABLE = sorted(MEANT_COLUMNS - {"prompt", "filename"})
-
-
 #: Ends the id of a row that asks for one that is taken. No row can ask for such an id: were it a plain number, as
 #: of prompts that repeat, a later row could, and would find its id taken, and its result with the refused row.
 _AGAIN = "#again"
-
-
 _GIVEN_AGAIN = re.compile(rf"{_AGAIN}(-\d+)?$")
-
-
 #: What 64 bits hold: the service takes no more, nor does the ledger.
 _LARGEST = 2**63 - 1
 
@@ -249,11 +237,7 @@ def _bad_cell(error: Any) -> str:
 
 
 Row: TypeAlias = tuple[int, dict[str, str], str]
-
-
 _DELIMITERS = ",;\t|"
-
-
 #: As many digits as the shortest whole number that 64 bits cannot hold.
 _LONG_NUMBER = re.compile(rb"\d{19}")
 

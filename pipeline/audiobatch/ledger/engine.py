@@ -130,28 +130,14 @@ _CONNECTING: Final = {
     "tcp_user_timeout": 30_000,
     "application_name": "audiobatch",
 }
-
-
 #: Opening a ledger takes a moment; after a kill it may take longer.
 _TURN_S: Final = 60
-
-
 _IDLE_S: Final = 300
-
-
 _IDLE_WRITING_S: Final = 10
-
-
 _TLS_MODES: Final = frozenset({"require", "verify-ca", "verify-full"})
-
-
 #: libpq 16. Source: postgresql.org/docs/16/libpq-connect.html, `require_auth`, checked 2026-11-30.
 _KNOWS_REQUIRE_AUTH: Final = 160_000
-
-
 _PASSWORD_WORDS: Final = ("password", "authentication failed")
-
-
 _HOW: Final = "Passwords belong in PGPASSWORD, ~/.pgpass or a service file"
 
 

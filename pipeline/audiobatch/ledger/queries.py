@@ -54,12 +54,8 @@ if TYPE_CHECKING:
 
 #: How many rows a streaming read holds at a time.
 CHUNK = 1000
-
-
 #: What discovery finds out of an input: all of its row but what runs add.
 FOUND_COLUMNS = tuple(column.name for column in items.columns if column.name != "seen_run")
-
-
 as_found = itemgetter(*FOUND_COLUMNS)
 
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import RowMapping
 
-
 #: Columns that are the same on both sides.
 _PLAIN_OUTCOME = (
     *("item_id", "turn", "version", "fingerprint", "run_id", "prompt", "error_message", "transcript"),
@@ -44,25 +43,13 @@ _PLAIN_OUTCOME = (
     *("audio_expires_at", "parts", "trimmed_s", "word_error_rate", "input_sha256", "settings_key"),
     "kept_as",
 )
-
-
 _PLAIN_SOURCE = (
     *("item_id", "position", "root", "path", "text", "size_bytes", "mtime_ns", "sha256", "refusal"),
 )
-
-
 _FILES = ("audio", "transcript_file", "raw_reply")
-
-
 _USAGE = tuple(Usage.__slots__)
-
-
 _MEDIA = tuple(Media.__slots__)
-
-
 _SETTINGS = tuple(RowSettings.__slots__)
-
-
 _NO_SETTINGS = RowSettings()
 
 

@@ -47,11 +47,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 metadata = MetaData()
-
-
 meta = Table("meta", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
-
-
 items = Table(
     "items",
     metadata,
@@ -71,8 +67,6 @@ items = Table(
     Column("seen_run", Text, nullable=False),
     Index("items_by_position", "position"),
 )
-
-
 #: Apart from the items, whose rows are long: a claim rewrites its row.
 queue = Table(
     "queue",
@@ -89,8 +83,6 @@ queue = Table(
     # 1: the last holder fell silent; its calls may be open.
     Column("overdue", Integer, nullable=False, default=0),
 )
-
-
 _OPEN = queue.c.lease_until.is_not(None)
 
 
@@ -167,8 +159,6 @@ outcomes = Table(
     *_outcome_columns(),
     Index("outcomes_by_run", "run_id"),
 )
-
-
 versions = Table(
     "versions",
     metadata,
@@ -177,8 +167,6 @@ versions = Table(
     Column("version", Integer, primary_key=True),
     *_outcome_columns(),
 )
-
-
 parts = Table(
     "parts",
     metadata,
@@ -192,8 +180,6 @@ parts = Table(
     Column("cues", Text, nullable=False, default=""),
     *_outcome_columns(),
 )
-
-
 attempts = Table(
     "attempts",
     metadata,
@@ -225,12 +211,8 @@ attempts = Table(
     Index("attempts_by_state", "state"),
     Index("attempts_by_run", "run_id"),
 )
-
-
 #: A call that was announced and then not made: its run stopped, or its deployment had to rest.
 TAKEN_BACK = and_(attempts.c.state == "failed", attempts.c.error_type == "")
-
-
 marks = Table(
     "marks",
     metadata,
@@ -243,8 +225,6 @@ marks = Table(
     Column("note", Text, nullable=False, default=""),
     Column("marked_at", Text, nullable=False),
 )
-
-
 runs = Table(
     "runs",
     metadata,
@@ -255,8 +235,6 @@ runs = Table(
     Column("settings_key", Text, nullable=False),
     Column("summary", Text),
 )
-
-
 settings = Table(
     "settings", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False)
 )
@@ -341,8 +319,6 @@ def _cost_basis(connection: Connection) -> None:
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     *(_indexes_by_run, _marks, _parts, _queue, _worst, _cost_basis),
 )
-
-
 VERSION = 1 + len(MIGRATIONS)
 
 

@@ -32,25 +32,13 @@ if TYPE_CHECKING:
 
 #: Where slow start begins, after the scout.
 START = 4.0
-
-
 #: Nobody wants more connections than this without having said so.
 CEILING = 512
-
-
 #: A burst of refusals within this time has one cause and is answered once.
 EPISODE_S = 15.0
-
-
 CUT = 0.8
-
-
 GROWTH = 0.05
-
-
 IN_USE = 0.8
-
-
 #: A learned rate's need is met with this much to spare.
 _SPARE = 1.1
 
@@ -126,8 +114,6 @@ class AdaptiveConcurrency:
 
 
 _MORE = 1.25
-
-
 _AT_LEAST = 2
 
 

@@ -45,37 +45,21 @@ if TYPE_CHECKING:
 #: While no rate is known, calls are this far apart: the first refusal comes back before the last call has left. It
 #: begins at the first figure, where nobody said how many calls to have in flight, and grows by a tenth a second.
 UNKNOWN_AT_FIRST_PER_MIN, UNKNOWN_RATE_PER_MIN = 4_500.0, 30_000.0
-
-
 UNKNOWN_GROWTH_A_S = 1.1
-
-
 #: A minute's tokens may be short of the mark by so much time; nothing is made good across the minute's end.
 TOKENS_CATCH_UP_S = 0.25
-
-
 #: Between being let through and leaving, a call's intent goes to disk, which takes as long as the disk likes, and
 #: calls whose intents share a flush would leave together. So each leaves so long after it was let through, where a
 #: rate is kept; and where that moment has passed for several, because the machine stood still or the service asked
 #: for a wait, they leave as evenly as they were let through. No call is held longer than the second figure: rather
 #: than that it is given back.
 LEAVES_AFTER_S = 0.1
-
-
 LONGEST_HELD_S = 1.0
-
-
 #: Where several share a quota and do not take turns, each may begin a call more in ten seconds than its pace says.
 SPARED_PER_MIN = 6.0
-
-
 #: A refusal that names no wait: full jitter up to this, doubled for each refusal that follows, up to the second.
 UNNAMED_WAIT_S = 1.0
-
-
 LONGEST_UNNAMED_WAIT_S = 60.0
-
-
 #: So many named waits in a row that were kept to in vain are believed; after that, the same for named ones.
 WAITS_BELIEVED = 3
 
@@ -310,28 +294,16 @@ class Limiter:
 
 #: Lost time that is made good later, a little at a time.
 CATCH_UP_S = 2.5
-
-
 #: How much faster than the quota's rate lost time is made good.
 CATCH_UP_RATE = 1.02
-
-
 #: What the smooth line forgives at once: timers and event loops are late by this much.
 LATE_S = 0.02
-
-
 #: Less than this is a clock's rounding.
 _ROUNDING_S = 1e-6
-
-
 #: Who is behind by less than this share of what may be made good uses the whole rate.
 _NEARLY = 0.9
-
-
 #: How far into its stretch a unit may still be spent; later, it could meet the next process's.
 TURN_OPEN = 0.5
-
-
 #: Shorter stretches than this nobody can keep to: then chance spreads the processes well enough.
 SHORTEST_TURN_S = 0.04
 
@@ -421,15 +393,9 @@ class Pace:
 
 #: What a gateway is thought to count for a reply when the request names no maximum; only a basis to learn from.
 UNSTATED_MAXIMUM = 1000.0
-
-
 #: So many calls must lie between two readings before they are compared: replies come back out of order.
 _LEAST_CALLS = 8
-
-
 _BOUNDS = (0.02, 50.0)
-
-
 #: A count that was learned is taken a little higher: being refused costs more than half a percent.
 _CAUTION = 1.004
 

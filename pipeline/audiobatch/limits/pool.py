@@ -138,12 +138,8 @@ class Deployment:
 
 
 __all__ = ["Deployment", "Lease", "NoDeployment", "Pool", "Stopping"]
-
-
 #: Waits shorter than this are lost in a clock's rounding; the pace makes good what they take too much.
 _SOONEST_S = 5e-4
-
-
 _NOTHING: Mapping[str, Decimal] = {}
 
 

@@ -45,20 +45,12 @@ if TYPE_CHECKING:
 
 #: Calls that may fail for the service's troubles before the item is recorded as failed (a later run sends it).
 MAX_TRIES = 6
-
-
 #: Calls with an unknown end that are made again, for one item and turn.
 MAX_UNKNOWN = 2
-
-
 #: Refusals for rate that one item sits through. With waits of up to 15 minutes each this ends somewhere.
 MAX_RATE_LIMITED = 100
-
-
 #: A pause up to this long is waited out; a longer one parks the deployment.
 PARKED_AFTER_S = 15 * 60.0
-
-
 _BACK_OFF = wait_random_exponential(multiplier=1, max=30)
 
 
@@ -128,11 +120,7 @@ def retrying(tries: Tries, *, sleep: Callable[[float], Awaitable[Any]]) -> Async
 
 
 CAPACITY = 50.0
-
-
 SHARE = 0.1
-
-
 TRICKLE_PER_S = 0.5
 
 

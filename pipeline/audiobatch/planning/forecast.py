@@ -58,8 +58,6 @@ if TYPE_CHECKING:
 
 #: A retirement is near when it is this close, in days.
 NEAR_DAYS = 180
-
-
 _RUN_ID = "plan"
 
 

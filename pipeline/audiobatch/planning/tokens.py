@@ -40,21 +40,11 @@ if TYPE_CHECKING:
 #: A spoken answer to a question of a sentence or two, before this job's own replies say better; and how much longer
 #: it is for each second of a recording that it speaks of. Source: the sample jobs on the emulator.
 FIRST_GUESS_AUDIO_S = 12.0
-
-
 FIRST_GUESS_A_SECOND_HEARD = 0.7
-
-
 FIRST_GUESS_TEXT_TOKENS = 120.0
-
-
 #: Speech at a reader's pace. Source: the usual 150 to 160 words a minute.
 CHARACTERS_PER_S = 15.0
-
-
 MESSAGE_TOKENS = 8
-
-
 #: How much the newest reply moves the mean: the last twenty or so decide.
 _WEIGHT = 0.1
 
@@ -163,28 +153,14 @@ def tokens_of_words(sound_s: Range) -> Range:
 
 #: Silences may be trimmed, and a second that was begun may be counted whole.
 HEARD = Range(0.5, 1.0, 1.15)
-
-
 _TEXT = Range(0.7, 1.0, 1.4)
-
-
 #: Text tokens around each message and each request. Source: OpenAI cookbook, "How to count tokens with tiktoken".
 _PER_MESSAGE = Range(0.0, 4.0, 12.0)
-
-
 _PER_REQUEST = Range(0.0, 3.0, 12.0)
-
-
 #: Of a Realtime session whose job has no system prompt: the service puts in instructions of its own.
 _SERVICE_INSTRUCTIONS = Range(0.0, 30.0, 200.0)
-
-
 _LEAST_SPOKEN_S = 0.3
-
-
 _LEAST_TEXT_TOKENS = 1.0
-
-
 #: Of a reply's tokens at most: the rest is the sound, or the words to it.
 _MOST_SOUND, _MOST_WORDS = 0.8, 0.3
 

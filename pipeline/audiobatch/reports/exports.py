@@ -148,8 +148,6 @@ def _parquet_value(column: str, value: object) -> object:
 
 
 FOLDER = "manifest-parts"
-
-
 _CHUNK = 1000
 
 

@@ -41,14 +41,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["COLUMNS", "ManifestRow", "cell_text", "choose_columns", "read_manifest", "write_csv"]
-
-
 ManifestRow: TypeAlias = Mapping[str, object]
-
-
 _BOM = "\ufeff"
-
-
 _DECIMALS = 6
 
 
@@ -195,24 +189,12 @@ def _decode(raw: bytes) -> str:
 #: A cell of an XLSX file holds this many UTF-16 units.
 #: Source: https://support.microsoft.com/office/excel-specifications-and-limits-1672b34d (2025-11-20).
 CELL_LIMIT_UTF16 = 32_767
-
-
 _CONTROL = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
-
-
 _ESCAPED = re.compile(rf"[{_CONTROL}\ud800-\udfff\ufffe\uffff]|_(?=x[0-9A-Fa-f]{{4}}_)")
-
-
 _ESCAPE = re.compile(r"_x([0-9A-Fa-f]{4})_")
-
-
 # What a program may skip before it looks for a formula: spaces, quotes, and what has no width.
 _SKIPPED = r"\s'\"`´‘’“”„«»\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
-
-
 _FORMULA = re.compile(rf"[{_SKIPPED}]*?[=+\-@\t\r\n\u2212\ufe62\ufe63\ufe66\ufe6b＝＋－＠]")
-
-
 _SAFE_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
 

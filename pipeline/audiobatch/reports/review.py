@@ -218,8 +218,6 @@ def put_on_record(reading: Reading, ledger: Ledger) -> None:
 
 #: What `review` may say: approved; make it again; not wanted and not made again.
 REVIEWS = ("ok", "redo", "reject")
-
-
 #: One row of the manifest.
 RowKey = tuple[str, int]
 

@@ -95,27 +95,13 @@ _WIDTHS = {
     "model": 16,
     "deployment": 18,
 }
-
-
 _KIND_WIDTHS = {Kind.TIME: 19, Kind.TEXT: 12, Kind.PATH: 28}
-
-
 #: Columns that are links, and the key of a row that holds where to; the transcript's only where it was cut.
 _LINKED = {"input": INPUT_LINK, "audio_file": "audio_file", "transcript_file": "transcript_file"}
-
-
 _WRAPPED = frozenset({"prompt", "transcript", "input_transcript", "error_message", "review_note"})
-
-
 _LINE_POINTS = 15
-
-
 _MOST_LINES = 6
-
-
 _EXACT_INTEGERS = 10**15
-
-
 _EXCEL_EPOCH_YEAR = 1900
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from audiobatch.ledger.ledger import Ledger
 
 Row = TypeVar("Row", bound=Mapping[str, object])
-
-
 #: A deployment's name where a row has none.
 NO_DEPLOYMENT = "(none)"
 
@@ -198,11 +196,7 @@ def overview(ledger: Ledger, spec: JobSpec) -> Overview:
 
 
 _MINUTE_S = 60
-
-
 _HOUR_S = 3_600
-
-
 _CENT = Decimal("0.01")
 
 

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from audiobatch.reports.review import RowKey
     from audiobatch.storage.local import Storage
 
-
 #: What a table in Prefect's pages shows of a row.
 _TABLE_COLUMNS = (
     "item_id",
@@ -56,11 +55,7 @@ _TABLE_COLUMNS = (
     "cost_usd",
     "error_message",
 )
-
-
 _TABLE_CELL_CHARACTERS = 200
-
-
 #: What the workbook shows whatever columns were chosen: without them it could not be reviewed.
 _FOR_REVIEW = ("item_id", "turn", "review", "review_note", "version")
 

@@ -26,30 +26,21 @@ from audiobatch.errors import InputError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
-    Samples = NDArray[np.float32]
-    from contextlib import AbstractContextManager
-
     from audiobatch.address import Place
+
+    Samples = NDArray[np.float32]
 
 _LOG = logging.getLogger(__name__)
 
-
 #: Slices of a picture, and its height in the units of the path; the width is `BINS * STEP`.
 BINS = 100
-
-
 STEP = 2
-
-
 HEIGHT = 32
-
-
 _COARSE_FRAMES = 64
-
-
 _LOUDEST_GAIN = 8.0
 
 
@@ -161,8 +152,6 @@ class Drawing:
 
 #: Gives the `d` of a waveform's path for a file, or None where there is nothing to draw.
 Draw = Callable[[Path], str | None]
-
-
 _PICTURE = re.compile(r'data-src="([^"]+)" data-stamp="([^"]+)".{0,4000}?<path d="([^"]+)"')
 
 

@@ -296,8 +296,6 @@ class LocalStorage:
 
 
 _FORBIDDEN: Final = frozenset("\\:\0")
-
-
 #: Windows' other kind of link to a folder: IO_REPARSE_TAG_MOUNT_POINT, which `stat` names only there.
 _JUNCTION: Final = 0xA0000003
 

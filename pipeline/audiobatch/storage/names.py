@@ -29,56 +29,34 @@ from unicodedata import category, normalize, ucd_3_2_0
 from audiobatch.errors import InputError
 
 Folder = Literal["audio", "transcripts", "replies", "parts"]
-
-
 #: Endings of the files that are written here. No folder ends in one, so no file is where a folder must be.
 OUTPUT_ENDINGS: Final = frozenset(
     {".wav", ".mp3", ".flac", ".opus", ".aac", ".m4a", ".ogg", ".pcm", ".pcm16"}
     | {".txt", ".srt", ".vtt", ".json", ".html", ".bin"}
 )
-
-
 #: Of bodies that are kept as they came, in `replies/`.
 #: A body's; earlier versions kept pages as `.html`.
 RAW_ENDINGS: Final = (".json", ".txt", ".bin", ".html")
-
-
 #: Endings that inputs come with: `a.m4a` and `a.m4a.wav` would both be written to `a.m4a.wav`.
 _INPUT_ENDINGS: Final = OUTPUT_ENDINGS | frozenset(
     {".m4b", ".mp4", ".mov", ".mkv", ".webm", ".oga", ".wma", ".amr", ".aif", ".aiff", ".au"}
     | {".3gp", ".caf", ".gsm", ".ulaw", ".alaw", ".raw", ".csv", ".xlsx", ".jsonl", ".md"}
 )
-
-
 #: Source: https://learn.microsoft.com/windows/win32/fileio/naming-a-file (2026-11): also with an ending.
 _RESERVED: Final = frozenset(
     {"con", "prn", "aux", "nul", "conin$", "conout$", "clock$"}
     | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
 )
-
-
 _FORBIDDEN: Final = frozenset('<>:"\\|?*~')
-
-
 #: Drawn as nothing and ignored when some file systems compare names; the others like them are of class Cf.
 _INVISIBLE: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-
-
 _NUMBERED: Final = re.compile(r"\.(?:t|part)[0-9]+$", re.IGNORECASE)
-
-
 _PLAIN: Final = re.compile(r"[a-z0-9_]+(?:[-/][a-z0-9_]+)*(?:\.[a-z0-9]+)?")
-
-
 _HASH_CHARACTERS: Final = 10
-
-
 #: Leaves room for `~` and the hash, `.t12`, `.part123` and two endings within 255 bytes.
 _COMPONENT_BYTES: Final = 200
-
-
 #: Windows allows 260 units for a whole path, the folder that the user chose included.
 _STEM_UNITS: Final = 180
 

@@ -42,13 +42,8 @@ if TYPE_CHECKING:
 
     from tenacity import RetryCallState
 
-
 CONNECT_TIMEOUT_S: Final = 20
-
-
 READ_TIMEOUT_S: Final = 60
-
-
 _EXTRAS: Final = {"az": ("azure", "adlfs"), "s3": ("s3", "s3fs")}
 
 
@@ -235,19 +230,11 @@ def _s3_pages(filesystem: Any, prefix: str, call: Call) -> Iterator[list[dict[st
 
 
 log = logging.getLogger(__name__)
-
-
 _T = TypeVar("_T")
-
-
 #: How long a store may be away or too busy before it counts as failed.
 PATIENCE_S = 120.0
-
-
 #: A store that never answered is rather a wrong name or address.
 FIRST_PATIENCE_S = 15.0
-
-
 #: File systems whose store has said anything in this process.
 _ANSWERED: WeakSet[Any] = WeakSet()
 
@@ -293,14 +280,10 @@ def _say(state: RetryCallState) -> None:
 #: Source: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes,
 #: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html (2026-11).
 _PASSING_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
-
-
 #: Codes that say so under another status; the last: two puts with a condition met on one key.
 _PASSING_CODES: Final = frozenset(
     {"RequestTimeout", "SlowDown", "ServerBusy", "OperationAborted", "ConditionalRequestConflict"}
 )
-
-
 _AGAIN: Final = "then run the same command again: nothing that is recorded is lost or bought twice."
 
 

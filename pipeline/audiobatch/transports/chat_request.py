@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from audiobatch.model import AudioPart, Exchange, Request
 
-
 #: An audio id is taken for gone this long before it expires: the call itself takes time.
 EXPIRY_MARGIN_S = 60.0
 
@@ -87,8 +86,6 @@ def _assistant(exchange: Exchange, now_s: float) -> dict[str, Any]:
 
 #: With less sound than this a body is made whole.
 PIECEWISE_BYTES = 1 << 20
-
-
 #: Bytes of sound encoded at a time: whole groups of three, so that the pieces' base64 joins up.
 _PIECE_BYTES = 3 << 16
 

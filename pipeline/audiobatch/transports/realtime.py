@@ -61,29 +61,17 @@ if TYPE_CHECKING:
     from audiobatch.transports.base import Sink
     from audiobatch.transports.realtime_protocol import TurnReply
 
-
 log = logging.getLogger(__name__)
-
 
 # A redirected upgrade would carry the key elsewhere; the SDK gives its client no such setting.
 connect.process_redirect = lambda self, exc: exc  # type: ignore[method-assign] # noqa: ARG005
-
-
 CONNECT_TIMEOUT_S = 20.0
-
-
 #: So long may the service say nothing while something is due; pings do not count.
 QUIET_S = 60.0
-
-
 #: After the reply is whole, so long is waited for the input's transcript.
 TRANSCRIPT_WAIT_S = 15.0
-
-
 #: Sessions whose age the service does not tell.
 LIFE_S = {"azure": 30 * 60.0, "openai": 60 * 60.0}
-
-
 #: The close code of a frame over the limit. Source: RFC 6455, section 7.4.1.
 _TOO_BIG = 1009
 

@@ -49,11 +49,7 @@ class State(StrEnum):
 
 #: From here on the service may have begun to work for money.
 _BOUGHT = frozenset({State.ASKED, State.ANSWERING})
-
-
 _ITEM_ACKS = ("conversation.item.added", "conversation.item.created", "conversation.item.done")
-
-
 _TRANSCRIBED = "conversation.item.input_audio_transcription."
 
 

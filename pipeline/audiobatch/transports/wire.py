@@ -37,40 +37,20 @@ if TYPE_CHECKING:
 
 #: Seconds to reach the service; nothing is sent before that, so that another try is free.
 CONNECT_S = 10.0
-
-
 #: An idle connection is kept so long: less than any gateway keeps its end, so that no call goes into a closed one.
 KEPT_S = 5.0
-
-
 #: Received and not yet taken; past twice this the socket is left to fill.
 _READ_AHEAD_BYTES = 1 << 20
-
-
 #: A body past this goes out piece by piece, as the socket takes it.
 _PIECEWISE_BYTES = 1 << 20
-
-
 #: What one reply may unpack to, unless the job says otherwise.
 LARGEST_REPLY_BYTES = 128_000_000
-
-
 _LARGEST_LINE_BYTES = 1 << 20
-
-
 _MOST_HEADERS = 4096
-
-
 _OF_PACKING = frozenset({b"content-encoding", b"content-length"})
-
-
 #: In aiohttp's words of a connection that failed: which TLS context it was given.
 _SSL_SETTING = re.compile(r" ssl:(<[^>]*>|\w+)")
-
-
 _HERE = frozenset({"127.0.0.1", "::1", "localhost"})
-
-
 #: What aiohttp raises → what the usual transport would. First match; the connection's own troubles come first,
 #: because nothing was sent then, and that is what matters: the same request is made again without a doubt.
 ERRORS: tuple[tuple[type[Exception], type[httpx2.TransportError]], ...] = (
@@ -199,26 +179,15 @@ def proxy_for(scheme: str, host: str) -> str | None:
 
 log = logging.getLogger(__name__)
 
-
 #: After the head, this many seconds may pass without the body growing by `MIN_PROGRESS_BYTES`.
 PROGRESS_WINDOW_S = 60.0
-
-
 MIN_PROGRESS_BYTES = 1024
-
-
 #: Of a body that is only looked into: an error's, or one that is too large.
 DIAGNOSIS_BYTES = 1 << 20
-
-
 #: What a packed body unpacks to at a time.
 _PIECE_BYTES = 1 << 20
-
-
 #: `Content-Encoding` → zlib's window. Source: RFC 9110, section 8.4.1; zlib.net, `inflateInit2`.
 _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 47}
-
-
 #: What is asked for: what can be unpacked within bounds.
 ACCEPTED = "gzip, deflate"
 
