@@ -35,12 +35,11 @@ from audiobatch.errors import ConfigError, StorageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from tenacity import RetryCallState
+
     from audiobatch.address import Address
 
     Call = Callable[[Callable[[], Any]], Any]
-    from collections.abc import Callable
-
-    from tenacity import RetryCallState
 
 CONNECT_TIMEOUT_S: Final = 20
 READ_TIMEOUT_S: Final = 60
