@@ -5,7 +5,7 @@ from quota_simulation import Simulation
 
 from audiobatch.errors import RateLimited
 from audiobatch.limits.limiter import CallTokens, Limiter
-from audiobatch.limits.retry import retrying
+from audiobatch.limits.retry import Tries, retrying
 from audiobatch.limits.stray import StrayRefusals
 
 CALL = CallTokens(expected=100.0, input=20.0)
@@ -96,8 +96,7 @@ def test_a_refusal_by_chance_makes_only_its_own_request_wait():
 async def test_a_request_that_waits_alone_is_made_again_after_its_own_wait():
     waited, calls = [], []
 
-    class Always:
-        again = staticmethod(bool)
+    tries = Tries(retry_unknown=False)
 
     async def sleep(seconds):
         waited.append(seconds)
@@ -105,14 +104,14 @@ async def test_a_request_that_waits_alone_is_made_again_after_its_own_wait():
     async def call():
         calls.append(1)
         if len(calls) == 1:
-            error = RateLimited("429", retry_after_s=2.5)
-            error.wait_alone_s = 2.5
-            raise error
+            tries.pause_s = 2.5
+            raise RateLimited("429", retry_after_s=2.5)
+        tries.pause_s = 0.0
         if len(calls) == 2:
             raise RateLimited("429", retry_after_s=7.0)  # the deployment's pause; none of its own
         return "done"
 
-    assert await retrying(Always(), sleep=sleep)(call) == "done"
+    assert await retrying(tries, sleep=sleep)(call) == "done"
     assert [one for one in waited if one] == [2.5]
 
 

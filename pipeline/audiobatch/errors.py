@@ -357,11 +357,7 @@ class TransientError(ServiceError):
 
 
 class RateLimited(TransientError):
-    """429 for rate. `retry_after_s` is the wait the service asked for, None where it named none.
-
-    Attributes:
-        wait_alone_s: how long this call waits while others go on: its refusal had nothing to do with the rate.
-    """
+    """429 for rate. `retry_after_s` is the wait the service asked for, None where it named none."""
 
     error_type = ErrorType.RATE_LIMITED
 
@@ -370,7 +366,6 @@ class RateLimited(TransientError):
     ) -> None:
         super().__init__(message, status=429, request_id=request_id)
         self.retry_after_s = retry_after_s
-        self.wait_alone_s = 0.0
 
 
 class Unavailable(TransientError):

@@ -1,7 +1,7 @@
-"""What every call of a run shares: where it goes, what it may take, where its reply is kept.
+"""What the calls of a run share: their deployments, their limits, and where their replies are written.
 
-One object a run. A call is a task of its own; what it brought is written down to the end, whatever happens to the
-worker that waits for it.
+There is one object a run. A call is a task of its own; its reply is recorded whatever happens to the worker that
+waits for it.
 """
 
 from __future__ import annotations
@@ -88,22 +88,27 @@ class CallContext:
         self._disk = ThreadPoolExecutor(threads, thread_name_prefix="disk")
 
     async def aclose(self) -> None:
-        """Wait for what is being written down."""
+        """Wait until every call is recorded."""
         while self._settling:
             await asyncio.wait(self._settling)
         self._disk.shutdown(wait=True)
 
     def give_up(self) -> None:
-        """End the calls in flight now; each becomes `unknown`. None begins any more: the stop was asked for."""
+        """Cancel the calls in flight; each becomes `unknown`. No call begins after this: the run is stopping."""
         for call in self._calls:
             call.cancel()
 
     def next_attempt_id(self) -> str:
-        """Unique among all runs: the intent's key is known before the database is asked."""
+        """Return a key that no other run makes, so that the intent needs no answer of the database."""
         return f"{self.run_id}-{next(self._attempt_numbers)}"
 
     async def call(self, deployment: str, request: Request) -> Reply:
-        """The call as a task of its own: when the run gives up on it, its end is unknown, not lost."""
+        """Send a request, as a task of its own: when the run gives up on it, its end is unknown, not lost.
+
+        Raises:
+            ServiceError: what the service said, or that it was not reached.
+            OutcomeUnknown: the call was given up.
+        """
         transport = self.transports[deployment]
         received = Received.of(self.storage, request.item_id, request.turn) if transport.streams else None
         if received is not None:
@@ -118,18 +123,19 @@ class CallContext:
         finally:
             self._calls.discard(call)
         if call.cancelled():
-            words = "the run was stopped while this call was in flight; it was perhaps billed"
-            raise OutcomeUnknown(words)
+            message = "the run was stopped while this call was in flight; it was perhaps billed"
+            raise OutcomeUnknown(message)
         return call.result().without_secrets()
 
-    async def keep_body(self, failed: AudioBatchError, request: Request) -> None:
-        """Add what had come of a streamed reply to the error that it ended by."""
+    async def partial_body(self, error: AudioBatchError, request: Request) -> bytes:
+        """Return the reply to a call that failed, as far as it came; empty where none did."""
+        if not isinstance(error, (BadReply, OutcomeUnknown, Unfinished)):
+            return b""
         received = self._received.get(request.item_id)
-        if received and isinstance(failed, (BadReply, OutcomeUnknown, Unfinished)) and not failed.raw:
-            failed.raw = await self.on_disk(received[-1].take)
+        return error.raw or (await self.on_disk(received[-1].take) if received else b"")
 
     async def settle(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run to its end what writes down a call, also where the caller is cancelled meanwhile."""
+        """Run to its end what records a call, also where the caller is cancelled meanwhile."""
         settling = asyncio.ensure_future(work)
         self._settling.add(settling)
         settling.add_done_callback(self._settled)
@@ -141,7 +147,11 @@ class CallContext:
             log.error("%s", failed.message)
 
     async def back_off(self, seconds: float) -> None:
-        """Wait before the next try; ends, by `Stopping`, when the run does."""
+        """Wait before the next try.
+
+        Raises:
+            Stopping: the run is stopping.
+        """
         if seconds <= 0:
             return
         try:
@@ -152,20 +162,20 @@ class CallContext:
         raise Stopping
 
     async def on_disk(self, work: Callable[..., _T], *arguments: Any) -> _T:
-        """Blocking work, in one of a few threads."""
+        """Run blocking work in one of a few threads."""
         return await asyncio.get_running_loop().run_in_executor(self._disk, work, *arguments)
 
     def bounded(self, request: Request) -> Request:
-        """The request, with a maximum for its reply where a cost limit holds."""
+        """Return the request, with a maximum for its reply where a cost limit holds."""
         return bounded(request) if self.pool.spending.is_capped else request
 
     def worst_usd(self, request: Request) -> Mapping[str, Decimal]:
-        """The most that a call can cost, by deployment; of one without a known price there is none."""
+        """Return the most that a call can cost, in USD by deployment; nothing for those without a known price."""
         in_session = self.spec.transport == "realtime"
         return worst_by_target(request, self.targets.values(), hears_replies=in_session)
 
     async def end_item(self, item_id: str) -> None:
-        """Let go of what was kept for its next turn: sessions, and copies of replies that are recorded now."""
+        """Release what was held for the item's next turn: sessions, and copies of replies that are recorded now."""
         ids = [key for key in self._received if key.startswith(f"{item_id}#")]  # of its parts
         for key in (item_id, *ids):
             for transport in self.transports.values():

@@ -9,7 +9,7 @@
 | `DeploymentFatal` | is out for this run |
 
 The run ends when no deployment is left, when all that are left are parked, or when none answered for 15 minutes
-(a refusal for rate and a reply of no use are answers); with `--wait` it waits instead.
+(a refusal for rate and an unusable reply are answers); with `--wait` it waits instead.
 """
 
 from __future__ import annotations
@@ -66,27 +66,28 @@ class CallFeedback:
     _never_reached: Counter[str] = field(default_factory=Counter)
 
     def went_well(self, lease: Lease, reply: Reply) -> None:
-        """A call brought a reply."""
+        """Apply what a reply says of its deployment."""
         deployment = lease.deployment
         self._heard(lease, reply.limits)
         deployment.limiter.ended_well(reply.latency_s)
         deployment.circuit.succeeded()
         self.budget.succeeded()
 
-    def went_wrong(self, lease: Lease, failed: AudioBatchError) -> bool:
-        """A call brought none.
+    def went_wrong(self, lease: Lease, failed: AudioBatchError) -> float:
+        """Apply what a call without a reply says of its deployment.
 
         Returns:
-            Whether a deployment is left that could serve calls.
+            For how many seconds this call alone waits before it is made again; the deployment's pause is its own.
         """
         deployment, now_s = lease.deployment, self.pool.clock()
+        pause_s = 0.0
         if isinstance(failed, ServiceError):
             self._heard(lease, failed.limits)
         match failed:
-            case RateLimited(retry_after_s=wait_s) as failed:
+            case RateLimited(retry_after_s=wait_s):
                 deployment.circuit.answered()
                 rest = deployment.limiter.refused(lease.taken, now_s, wait_s)
-                failed.wait_alone_s = rest.this_call_s
+                pause_s = rest.this_call_s
                 self._pause(deployment, rest.all_s, named=wait_s is not None)
             case Unavailable(retry_after_s=wait_s):
                 deployment.circuit.failed(lease.taken.sent_s, now_s)
@@ -106,24 +107,28 @@ class CallFeedback:
             case _:
                 pass
         self._end_at_outage(now_s, failed)
-        left = self.others_left
-        if isinstance(failed, DeploymentFatal) and not left and not deployment.named_only:
+        if isinstance(failed, DeploymentFatal) and not self.others_left and not deployment.named_only:
             self.stop.ask(StopReason.NO_DEPLOYMENT, failed.message)
-        return left
+        return pause_s
 
     @property
     def others_left(self) -> bool:
         """Whether any deployment can serve calls, now or after a wait."""
-        return any(one.out is None for one in self.pool.deployments if not one.named_only)
+        return any(deployment.out is None for deployment in self._shared)
 
     @property
     def others_usable(self) -> bool:
         """Whether any deployment can serve calls without a long wait."""
         now_s = self.pool.clock()
-        return any(one.usable(now_s) for one in self.pool.deployments if not one.named_only)
+        return any(deployment.usable(now_s) for deployment in self._shared)
+
+    @property
+    def _shared(self) -> list[Deployment]:
+        """The deployments that serve every item, not only those that name them."""
+        return [deployment for deployment in self.pool.deployments if not deployment.named_only]
 
     def nobody(self, ended: NoDeployment) -> None:
-        """A call found no deployment that could serve it: the run ends."""
+        """End the run: a call found no deployment that could serve it."""
         if ended.cause is not None:
             self.stop.ask(StopReason.NO_DEPLOYMENT, ended.cause.message)
             return
@@ -148,11 +153,11 @@ class CallFeedback:
             self.pool.park(deployment, seconds)
             log.warning("deployment %s asked for %.0f s: it is left aside", deployment.name, seconds)
             return
-        words = f"asked for {seconds:.0f} s" if named else "has too many requests"
-        self.pool.pause(deployment, seconds, f"deployment {deployment.name} {words}")
+        reason = f"asked for {seconds:.0f} s" if named else "has too many requests"
+        self.pool.pause(deployment, seconds, f"deployment {deployment.name} {reason}")
 
     def _not_reached(self, deployment: Deployment, failed: Disconnected) -> None:
-        """Nothing was sent: the deployment rests, longer each time."""
+        """Pause a deployment to which nothing could be sent, longer each time."""
         self._never_reached[deployment.name] += not deployment.proven
         if self._never_reached[deployment.name] >= FIRST_TRIES and not deployment.proven:
             self.pool.drop(deployment, DeploymentGone(f"{failed.message}; is the endpoint's address right?"))
@@ -161,8 +166,9 @@ class CallFeedback:
         self.pool.pause(deployment, wait_s, f"deployment {deployment.name} is not reached")
 
     def _end_at_outage(self, now_s: float, failed: AudioBatchError) -> None:
-        left = [one for one in self.pool.deployments if one.usable(now_s) and not one.named_only]
-        if not self.waits and left and all(one.circuit.down_s(now_s) > PARKED_AFTER_S for one in left):
+        usable = [deployment for deployment in self._shared if deployment.usable(now_s)]
+        down_s = [deployment.circuit.down_s(now_s) for deployment in usable]
+        if not self.waits and usable and min(down_s) > PARKED_AFTER_S:
             minutes = PARKED_AFTER_S / 60
             self.stop.ask(
                 StopReason.OUTAGE, f"no deployment answered for {minutes:.0f} minutes: {failed.message}"

@@ -1,7 +1,7 @@
 """One item: its input read, its turns sent in order, its end counted.
 
-A worker never raises for an item: failures are outcomes, and what is fatal sets the stop flag, so that calls
-that others have paid for still end and are recorded.
+A worker never raises for an item: failures are outcomes, and a fatal error asks the run to stop, so that calls that
+are paid for still end and are recorded.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from audiobatch.calls.long_recording import MultipartTurn
 from audiobatch.calls.transcription import TranscriptionPass
-from audiobatch.calls.turns import TurnRunner
+from audiobatch.calls.whole_turn import TurnRunner
 from audiobatch.config.transcription_rules import transcription_models
 from audiobatch.errors import (
     AudioBatchError,
@@ -42,8 +43,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Begun:
-    """An item that was deferred: its turns that this run has made, and what its next turn went through."""
+class _Progress:
+    """What this run has done for an item that it deferred.
+
+    Attributes:
+        outcomes: of the turns that it has made, by number.
+        tries: of the next turn.
+        calls: made for the next turn.
+    """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     tries: Tries | None = None
@@ -57,113 +64,117 @@ class ItemRunner:
     Attributes:
         context: what the calls share.
         rules: which results a reviewer's marks let stand.
-        later: items that were deferred: they go after all others, in a last pass.
+        deferred: items that go after all others, in a last pass.
     """
 
     context: CallContext
     queue_id: str
     rules: Rules = field(default_factory=Rules)
-    later: deque[Recorded] = field(default_factory=deque)
+    deferred: deque[Recorded] = field(default_factory=deque)
     is_last_pass: bool = False
-    _begun: dict[str, _Begun] = field(default_factory=dict)
+    _progress: dict[str, _Progress] = field(default_factory=dict)
 
-    async def run(self, one: Recorded) -> Status | None:
-        """Everything that is still to do for one item; None when the run stopped before it ended."""
+    async def run(self, recorded: Recorded) -> Status | None:
+        """Do everything that is still to do for one item.
+
+        Returns:
+            How the item ended; None where it has not: the run stopped, or the item is deferred.
+        """
         try:
-            status = await self._served(one)
+            status = await self._served(recorded)
         except Stopping:
             return None
         except Deferred:
-            self.later.append(one)
+            self.deferred.append(recorded)
             return None
         except LeaseLost as lost:
             log.warning("%s", lost.message)
             return None
         except StorageError as failed:
-            log.error("%s: %s", one.source.item_id, failed.message)
+            log.error("%s: %s", recorded.source.item_id, failed.message)
             self.context.stop.ask(StopReason.STORAGE, failed.message)
             return None
         except Exception as failed:
-            log.exception("%s: unexpected", one.source.item_id)
-            self.context.stop.ask(StopReason.INTERNAL, f"{shown(one.source.item_id)}: {failed!r}")
+            log.exception("%s: unexpected", recorded.source.item_id)
+            self.context.stop.ask(StopReason.INTERNAL, f"{shown(recorded.source.item_id)}: {failed!r}")
             return None
         finally:
-            await self.context.end_item(one.source.item_id)
+            await self.context.end_item(recorded.source.item_id)
         if status is not None:
-            self.context.ledger.queue.ended(one.source.item_id)
-            self.context.stats.item_ended(status, one.source.item_id)
+            self.context.ledger.queue.ended(recorded.source.item_id)
+            self.context.stats.item_ended(status, recorded.source.item_id)
             self._stop_at_failure_limit()
         return status
 
-    async def _served(self, one: Recorded) -> Status | None:
+    async def _served(self, recorded: Recorded) -> Status | None:
         try:
-            return await self._item(one)
+            return await self._item(recorded)
         except NoDeployment as ended:
-            return await self._without_deployment(one, ended)
+            return await self._without_deployment(recorded, ended)
 
-    async def _without_deployment(self, one: Recorded, ended: NoDeployment) -> Status | None:
-        """What a row names cannot serve it: others go on; without others the run ends."""
+    async def _without_deployment(self, recorded: Recorded, ended: NoDeployment) -> Status | None:
+        """End an item that no deployment can serve, or defer it; without any deployment end the run."""
         others = self.context.feedback.others_left if ended.cause else self.context.feedback.others_usable
         if not others or (ended.cause is None and self.is_last_pass):
             self.context.feedback.nobody(ended)
             return None
         if ended.cause is None:
-            self.later.append(one)
+            self.deferred.append(recorded)
             return None
-        self._begun.pop(one.source.item_id, None)
-        return await self._not_sent(one, ended.cause)
+        self._progress.pop(recorded.source.item_id, None)
+        return await self._not_sent(recorded, ended.cause)
 
-    async def _item(self, one: Recorded) -> Status | None:
-        source = one.source
-        begun = self._begun.pop(one.source.item_id, None) or _Begun()
+    async def _item(self, recorded: Recorded) -> Status | None:
+        source = recorded.source
+        progress = self._progress.pop(recorded.source.item_id, None) or _Progress()
         sound: SoundInput | None = None
         try:
             if source.kind is SourceKind.RECORDING:
                 source, sound = await self.context.on_disk(open_input, source, self.context.spec)
-                if source is not one.source:
+                if source is not recorded.source:
                     await self.context.on_disk(self.context.ledger.put_sources, [source], self.queue_id)
             item = build_item(source, self.context.spec)
-            return await self._turns(one, begun, item, sound)
+            return await self._turns(recorded, progress, item, sound)
         except InputError as refused:
-            return await self._not_sent(one, refused)
+            return await self._not_sent(recorded, refused)
         finally:
             if sound is not None:
                 await self.context.on_disk(sound.close)
 
     async def _turns(
-        self, one: Recorded, begun: _Begun, item: Item, sound: SoundInput | None
+        self, recorded: Recorded, progress: _Progress, item: Item, sound: SoundInput | None
     ) -> Status | None:
-        """An item's turns in order, then the words that are wanted of their results."""
+        """Send an item's turns in order, then have their results transcribed where the job wants that."""
         outcomes: list[Outcome] = []
         history: tuple[Exchange, ...] = ()
-        bound = item.deployment
+        only_deployment = item.deployment
         for turn in item.turns:
             spoken = sound if turn.number == 1 else None
-            outcome = begun.outcomes.get(turn.number) or one.outcomes.get(turn.number)
-            if turn.number not in begun.outcomes and not self.rules.stands(one, turn):
+            outcome = progress.outcomes.get(turn.number) or recorded.outcomes.get(turn.number)
+            if turn.number not in progress.outcomes and not self.rules.stands(recorded, turn):
                 if self.context.stop.asked:
                     return None
                 if outcome is not None and self._is_left_unfinished(outcome):
                     return Status.PENDING
-                turn = self.rules.asked(one, turn)  # noqa: PLW2901 - the same turn, as this run asks it
-                asking = TurnRunner(
+                turn = self.rules.asked(recorded, turn)  # noqa: PLW2901 - the same turn, as this run asks it
+                runner = TurnRunner(
                     context=self.context,
                     item=item,
                     turn=turn,
                     history=history,
                     sound=spoken,
-                    bound=bound,
+                    only_deployment=only_deployment,
                     before=outcome,
-                    tries=begun.tries or self._tries(item, turn),
-                    calls=begun.calls,
+                    tries=progress.tries or self._tries(item, turn),
+                    calls=progress.calls,
                 )
-                outcome = await self._made(asking, begun)
+                outcome = await self._run_turn(runner, progress)
                 self.context.stats.turn_ended(outcome, input_audio_s=spoken.duration_s if spoken else 0.0)
             if outcome is None:  # not wanted, so nothing can follow it
                 break
             if outcome.status is not Status.SUCCEEDED:
                 return outcome.status
-            bound = bound or (outcome.deployment if outcome.audio_id else None)
+            only_deployment = only_deployment or (outcome.deployment if outcome.audio_id else None)
             history = (*history, exchange_of(turn, spoken, outcome))
             outcomes.append(outcome)
         if transcription_models(self.context.spec):
@@ -172,9 +183,9 @@ class ItemRunner:
         return Status.SUCCEEDED
 
     def _is_left_unfinished(self, outcome: Outcome) -> bool:
-        """Whether its reply is paid for and kept: it is finished when a run begins, and not bought again."""
-        asked_for = self.context.spec.redo or self.rules.reviews
-        return outcome.error_type is ErrorType.UNFINISHED and not asked_for
+        """Return whether its reply is paid for and stored: a run finishes it when it begins, without a call."""
+        is_redone = self.context.spec.redo or self.rules.reviews
+        return outcome.error_type is ErrorType.UNFINISHED and not is_redone
 
     def _tries(self, item: Item, turn: Turn) -> Tries:
         key = (item.item_id, turn.number, turn.fingerprint)
@@ -184,35 +195,49 @@ class ItemRunner:
             budget=self.context.feedback.budget,
         )
 
-    async def _made(self, asking: TurnRunner, begun: _Begun) -> Outcome:
-        """A turn's outcome; where it is put off, what it went through is kept until its item's next try.
+    async def _run_turn(self, runner: TurnRunner, progress: _Progress) -> Outcome:
+        """Run a turn to its outcome; where it is deferred, remember its tries and calls until its item's next pass.
 
         Raises:
-            Deferred, NoDeployment: it is put off.
+            Deferred, NoDeployment: it is deferred.
         """
         try:
-            outcome = await asking.run()
+            outcome = await self._outcome_of(runner)
         except (Deferred, NoDeployment):
-            asking.tries.deferred = False
-            begun.tries, begun.calls = asking.tries, asking.calls
-            self._begun[asking.item.item_id] = begun
+            runner.tries.deferred = False
+            progress.tries, progress.calls = runner.tries, runner.calls
+            self._progress[runner.item.item_id] = progress
             raise
-        begun.outcomes[asking.turn.number] = outcome
-        begun.tries, begun.calls = None, 0
+        progress.outcomes[runner.turn.number] = outcome
+        progress.tries, progress.calls = None, 0
         return outcome
 
-    async def _not_sent(self, one: Recorded, refused: AudioBatchError) -> Status:
-        """What was good when it was found, and can not be sent after all: its first turn without a result fails.
+    async def _outcome_of(self, runner: TurnRunner) -> Outcome:
+        """Run a turn, in parts where its recording has to be split."""
+        if runner.sound is None or not runner.sound.parts:
+            return await runner.run()
+        return await MultipartTurn(
+            context=self.context,
+            item=runner.item,
+            turn=runner.turn,
+            history=runner.history,
+            sound=runner.sound,
+            only_deployment=runner.only_deployment,
+            before=runner.before,
+        ).run()
+
+    async def _not_sent(self, recorded: Recorded, refused: AudioBatchError) -> Status:
+        """Record that an item cannot be sent: its first turn without a result fails.
 
         A result is never replaced here: it was paid for, in this run or an earlier one.
         """
-        turn = await self.context.on_disk(self._first_without_result, one.source.item_id)
+        turn = await self.context.on_disk(self._first_without_result, recorded.source.item_id)
         if turn is None:
-            log.warning("%s: its earlier results stay: %s", one.source.item_id, refused.message)
+            log.warning("%s: its earlier results stay: %s", recorded.source.item_id, refused.message)
             return Status.FAILED
         now = datetime.now(UTC)
         outcome = Outcome(
-            item_id=one.source.item_id,
+            item_id=recorded.source.item_id,
             turn=turn,
             fingerprint="",
             status=Status.FAILED,
@@ -221,17 +246,17 @@ class ItemRunner:
             finished_at=now,
             error_type=refused.error_type,
             error_message=refused.message,
-            input_sha256=one.source.sha256,
+            input_sha256=recorded.source.sha256,
             settings_key=self.context.settings_key,
         )
         await self.context.ledger.record_outcome(outcome)
         return Status.FAILED
 
     def _first_without_result(self, item_id: str) -> int | None:
-        """As the ledger knows it now: this run may have made turns since the item was claimed."""
+        """Ask the ledger anew: this run may have made turns since the item was claimed."""
         for turn in range(1, len(self.context.spec.turn_specs()) + 1):
-            known = self.context.ledger.outcome(item_id, turn)
-            if known is None or known.status is not Status.SUCCEEDED:
+            outcome = self.context.ledger.outcome(item_id, turn)
+            if outcome is None or outcome.status is not Status.SUCCEEDED:
                 return turn
         return None
 
@@ -244,7 +269,7 @@ class ItemRunner:
 
 
 def exchange_of(turn: Turn, sound: SoundInput | None, outcome: Outcome) -> Exchange:
-    """An earlier turn, as the next one builds on it. A recording that went out in parts is too long to go again."""
+    """Make an earlier turn the history of the next. A recording that went out in parts is too long to go again."""
     in_parts = sound is not None and bool(sound.parts)
     text = turn.text or (
         f"(A recording of {sound.duration_s / 60:.0f} minutes.)" if sound and in_parts else ""
@@ -262,7 +287,7 @@ def exchange_of(turn: Turn, sound: SoundInput | None, outcome: Outcome) -> Excha
 
 
 def _spoken_tokens(outcome: Outcome) -> int | None:
-    """Of a reply that a later turn can be made to hear again: what was put together of parts goes by its words."""
+    """Count the tokens of speech that a later turn sends again; a reply joined of parts goes as text."""
     if outcome.parts is not None or (outcome.audio is None and outcome.audio_id is None):
         return 0
     return spoken_tokens(outcome.usage, outcome.audio_duration_s)

@@ -1,4 +1,4 @@
-"""The end of a call, on disk: files, then the outcome; and in the spool where they cannot be written.
+"""Writes the end of a call to disk: files, then the outcome; and to the spool where the output cannot be written.
 
 Each of these is run to its end whatever happens to its caller (`CallContext.settle`): what they write is paid for.
 """
@@ -38,35 +38,35 @@ async def record_reply(
     """Write a reply's files and its outcome.
 
     Args:
-        context: whose storage, spool and ledger.
+        context: of the run, for its storage, spool and ledger.
         item: whose reply it is.
         turn: of that item.
         reply: as decoded.
-        outcome: all of it but its files and what is measured of them.
+        outcome: complete, but for its files and what is measured of them.
         end: of the call that brought it; None where all ends are recorded.
-        replaced: the success in whose place it comes.
-        checks: those of its parts, where it was put together of several; None: it is checked.
+        replaced: the success that it replaces.
+        checks: those of its parts, where it was joined of several; None: it is checked now.
 
     Returns:
         The outcome as recorded.
 
     Raises:
         BadReply: the audio is unusable; nothing is recorded.
-        LeaseLost: another run has taken the item over; the reply is in the spool, and comes home as a version.
+        LeaseLost: another run has taken the item over; the reply is in the spool, for a replay as a version.
         StorageError: the output cannot be written; the reply is in the spool.
     """
-    sure = partial(context.ledger.queue.make_sure, item.item_id)
+    check_lease = partial(context.ledger.queue.make_sure, item.item_id)
     try:
         saved = await context.on_disk(
-            save, context.storage, item, turn, reply, replaced, context.finish, checks, sure
+            save, context.storage, item, turn, reply, replaced, context.finish, checks, check_lease
         )
     except NotSaved as failed:
         made = failed.made
         outcome = replace(outcome, audio_duration_s=made.audio_duration_s, checks=made.checks)
         roles = {"audio": made.audio_path, "transcript_file": made.transcript_path}
-        because = failed.__cause__ if isinstance(failed.__cause__, LeaseLost) else failed
-        await keep_in_spool(context, outcome, end, made.files, roles, because=because)
-        raise because from None
+        cause = failed.__cause__ if isinstance(failed.__cause__, LeaseLost) else failed
+        await spool_files(context, outcome, end, made.files, roles, cause=cause)
+        raise cause from None
     outcome = replace(
         outcome,
         audio=saved.audio,
@@ -81,7 +81,7 @@ async def record_reply(
     except StorageError as failed:
         # With its files, though they are on disk: a disk with such errors may not give them back.
         roles = {"audio": saved.made.audio_path, "transcript_file": saved.made.transcript_path}
-        await keep_in_spool(context, outcome, end, saved.made.files, roles, because=failed)
+        await spool_files(context, outcome, end, saved.made.files, roles, cause=failed)
         raise
     return outcome
 
@@ -89,13 +89,17 @@ async def record_reply(
 async def record_failure(
     context: CallContext, outcome: Outcome, end: AttemptEnd | None, raw: bytes, replaced: Outcome | None
 ) -> Outcome:
-    """Record a turn that came to nothing, with the body that was wrong where there is one.
+    """Record a turn that failed, with the body that was wrong where there is one.
 
     Args:
-        outcome: all of it but the file of the body.
+        context: of the run, for its storage, spool and ledger.
+        outcome: complete, but for the file of the body.
         end: of the call that decided it, where that is not recorded yet.
         raw: the body; empty where there is none.
-        replaced: an earlier success in whose place the failure comes; it is set aside.
+        replaced: an earlier success that the failure replaces; it is set aside.
+
+    Returns:
+        The outcome as recorded.
 
     Raises:
         StorageError: the output cannot be written; the body and the outcome are in the spool.
@@ -104,18 +108,18 @@ async def record_failure(
     path = raw_path(outcome.item_id, outcome.turn, raw) if raw else ""
     try:
         if raw or replaced is not None:
-            sure = partial(context.ledger.queue.make_sure, outcome.item_id)
-            saved = await context.on_disk(_write, context.storage, path, raw, replaced, sure)
+            check_lease = partial(context.ledger.queue.make_sure, outcome.item_id)
+            saved = await context.on_disk(_write, context.storage, path, raw, replaced, check_lease)
             outcome = replace(outcome, raw_reply=saved)
         await context.ledger.record_outcome(outcome, end, superseded=replaced)
     except StorageError as failed:
         files = [(path, raw)] if raw else []
-        await keep_in_spool(context, outcome, end, files, {"raw_reply": path}, because=failed)
+        await spool_files(context, outcome, end, files, {"raw_reply": path}, cause=failed)
         raise
     return outcome
 
 
-async def keep_reply(
+async def spool_turn(
     context: CallContext,
     item: Item,
     turn: Turn,
@@ -123,43 +127,52 @@ async def keep_reply(
     *,
     outcome: Outcome,
     end: AttemptEnd,
-    because: StorageError,
+    cause: StorageError,
 ) -> None:
-    """Keep a reply whose outcome was never tried to record: the output could not be written before that.
+    """Put a whole turn's reply into the spool that was not recorded: the output could not be written before that.
 
     Raises:
         BadReply: its audio is unusable.
-        StorageError: it cannot be kept in the spool either.
+        StorageError: it cannot be put into the spool either.
     """
     made = await context.on_disk(make, item, turn, reply, context.finish)
     outcome = replace(outcome, audio_duration_s=made.audio_duration_s, checks=made.checks)
     roles = {"audio": made.audio_path, "transcript_file": made.transcript_path}
-    await keep_in_spool(context, outcome, end, made.files, roles, because=because)
+    await spool_files(context, outcome, end, made.files, roles, cause=cause)
 
 
-async def keep_in_spool(
+async def spool_files(
     context: CallContext,
     outcome: Outcome,
     end: AttemptEnd | None,
     files: list[tuple[str, bytes]],
     roles: Mapping[str, str | None],
     *,
-    because: StorageError,
+    cause: StorageError,
     part: PartOutcome | None = None,
 ) -> None:
-    """Keep what the output does not take; where another run holds the item by now, as what comes late.
+    """Put files and rows into the spool that the output did not take.
+
+    Args:
+        context: of the run, for its spool.
+        outcome: complete, but for its files.
+        end: of the call that brought it; None where it is recorded.
+        files: path in the output, and content.
+        roles: which of the outcome's fields names which of these paths.
+        cause: why; after `LeaseLost` another run has the item by now, and the replay adds a version.
+        part: the row of a part that goes with it.
 
     Raises:
-        StorageError: it cannot be kept in the spool either.
+        StorageError: it cannot be put into the spool either.
     """
-    keep = partial(spool_reply, part=part, late=isinstance(because, LeaseLost))
-    await context.on_disk(keep, context.spool, outcome, end, files, roles)
+    spool = partial(spool_reply, part=part, late=isinstance(cause, LeaseLost))
+    await context.on_disk(spool, context.spool, outcome, end, files, roles)
 
 
 def _write(
-    storage: Storage, path: str, raw: bytes, replaced: Outcome | None, sure: Callable[[], None]
+    storage: Storage, path: str, raw: bytes, replaced: Outcome | None, check_lease: Callable[[], None]
 ) -> SavedFile | None:
-    sure()
+    check_lease()
     if replaced is not None:
         set_aside(storage, replaced)
     saved = storage.write(path, raw) if path else None

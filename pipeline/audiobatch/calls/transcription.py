@@ -1,8 +1,8 @@
-"""Words written down by the transcription service: what recordings say, and what replies can be heard to say.
+"""Transcripts made by the transcription service: of what recordings say, and of how replies can be understood.
 
-They are added to a result that is recorded already. Each call is journalled, limited, paid for and recorded
-like any other; a long recording takes one for each of its parts. Where the service will not, the result stays as
-it is, without them, and the next run tries again.
+They are added to a result that is recorded already. Each call is recorded, limited and counted like any other; a
+long recording takes one for each of its parts. Where the service refuses, the result stays as it is, without a
+transcript, and the next run tries again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from audiobatch.audio.join import join_transcripts, to_srt, to_vtt
 from audiobatch.audio.measure import spoken_words
 from audiobatch.audio.split import PART_S, Part
 from audiobatch.audio.trim import Span, Timeline
-from audiobatch.calls.record import keep_in_spool
+from audiobatch.calls.record import spool_files
 from audiobatch.calls.turn import TurnCall
 from audiobatch.config.prices import total_usd
 from audiobatch.config.transcription_rules import LONGEST_S, wanted_of
-from audiobatch.errors import AudioBatchError, BadReply, InputError, StorageError, Unfinished, redacted_bytes
+from audiobatch.errors import BadReply, InputError, StorageError, redacted_bytes
 from audiobatch.inputs.recording import open_bytes
 from audiobatch.ledger.rows import PartOutcome
 from audiobatch.limits.pool import NoDeployment
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from audiobatch.calls.context import CallContext
+    from audiobatch.errors import AudioBatchError
     from audiobatch.inputs.recording import SoundInput
-    from audiobatch.ledger.ledger import Attempt, AttemptEnd
+    from audiobatch.ledger.ledger import AttemptEnd
     from audiobatch.model import AudioPart, Item, Outcome, Reply, Request
 
 log = logging.getLogger(__name__)
@@ -45,37 +46,92 @@ log = logging.getLogger(__name__)
 _TIME_MARK = re.compile(r"\[\d+:\d\d:\d\d\] ")
 
 
-@dataclass(kw_only=True)  # without slots: `super` needs the class as it is written
-class TranscriptionCall(TurnCall):
-    """One part's words on their way.
+@dataclass(slots=True, kw_only=True)
+class TranscriptionPolicy:
+    """Records the transcript of one part as a row of its own (a `TurnPolicy`).
 
     Attributes:
-        kept: the words, recorded; None while they are not.
+        kind: whether the recording or the reply is transcribed.
+        stretch: the part that is transcribed.
+        row: the transcript, recorded; None until then.
     """
 
+    context: CallContext
+    item: Item
+    turn: Turn
     kind: PartKind
-    part: Part
-    kept: PartOutcome | None = None
+    stretch: Part
+    row: PartOutcome | None = None
 
-    def _request(self) -> Request:
-        item_id = f"{transcription_id(self.item.item_id, self.kind)}{self.part.number}"
-        return replace(super()._request(), item_id=item_id, system="", text="", voice="", format="")
+    @property
+    def part(self) -> int:
+        """Return the part's number, from 1."""
+        return self.stretch.number
 
-    def _attempt(self, deployment: str) -> Attempt:
-        return replace(super()._attempt(deployment), part=self.part.number)
+    def build_request(self, request: Request) -> Request:
+        """Send the sound alone."""
+        item_id = f"{transcription_id(self.item.item_id, self.kind)}{self.part}"
+        return replace(request, item_id=item_id, system="", text="", voice="", format="")
 
-    async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
-        outcome, end = self._succeeded(reply, attempt)
-        self.kept = self._words(reply, outcome)
+    def error_message(self, error: AudioBatchError) -> str:
+        """Return the error's own message."""
+        return error.message
+
+    async def record(self, reply: Reply, outcome: Outcome, end: AttemptEnd) -> Outcome:
+        """Record the transcript with the end of its call."""
+        row = self._row_of(reply, outcome)
         try:
-            await self.context.ledger.record_part(self.kept, end)
+            await self.context.ledger.record_part(row, end)
         except StorageError as failed:
-            await keep_in_spool(self.context, self.kept.outcome, end, [], {}, because=failed, part=self.kept)
+            await self._spool(row, end, failed)
             raise
-        return self.kept.outcome
+        self.row = row
+        return row.outcome
 
-    def _words(self, reply: Reply, outcome: Outcome) -> PartOutcome:
-        timeline = self.part.timeline
+    async def spool(self, reply: Reply, outcome: Outcome, end: AttemptEnd, cause: StorageError) -> None:
+        """Put the transcript into the spool."""
+        await self._spool(self._row_of(reply, outcome), end, cause)
+
+    async def record_failure(self, outcome: Outcome, end: AttemptEnd | None, raw: bytes) -> Outcome:
+        """Record the call's end alone: the result stays as it is."""
+        if end is not None:
+            await self.context.ledger.record_end(end)
+        return outcome
+
+    async def record_unfinished(self, outcome: Outcome, end: AttemptEnd, raw: bytes) -> Outcome:
+        """Store the body with a row of its own; the next request for this transcript finishes it."""
+        context = self.context
+        body, path = redacted_bytes(raw), self._body_path()
+        row = _row(self.kind, self.part, self.stretch.timeline, outcome, ())
+        try:
+            (saved,) = await context.on_disk(context.storage.write_many, [(path, body)])
+            await context.ledger.record_part(replace(row, outcome=replace(row.outcome, raw_reply=saved)), end)
+        except StorageError as failed:
+            roles = {"raw_reply": path}
+            await spool_files(context, row.outcome, end, [(path, body)], roles, cause=failed, part=row)
+            raise
+        return outcome
+
+    async def finish(self, unfinished: PartOutcome) -> PartOutcome:
+        """Make the transcript from a stored body, and record it; nothing is sent.
+
+        Raises:
+            BadReply: the body holds none after all.
+        """
+        from audiobatch.transports.transcriptions import decode  # brings the service's client
+
+        context, outcome = self.context, unfinished.outcome
+        assert outcome.raw_reply is not None
+        reply = decode(await context.on_disk(context.storage.read, outcome.raw_reply.path), {}, 0.0)
+        done = replace(outcome, status=Status.SUCCEEDED, error_type=None, error_message="", raw_reply=None)
+        row = self._row_of(reply.without_secrets(), done)
+        await context.ledger.record_part(row)
+        await context.on_disk(context.storage.delete, outcome.raw_reply.path)
+        context.stats.finished += 1
+        return row
+
+    def _row_of(self, reply: Reply, outcome: Outcome) -> PartOutcome:
+        timeline = self.stretch.timeline
         cues = tuple(
             Cue(
                 start_s=round(timeline.to_source_s(cue.start_s), 3),
@@ -86,69 +142,37 @@ class TranscriptionCall(TurnCall):
         )
         checks = (Check.REPAIRED,) if reply.repaired else ()
         outcome = replace(outcome, transcript=reply.text, checks=checks)
-        return _row(self.kind, self.part.number, timeline, outcome, cues)
-
-    async def _keep_unfinished(self, failed: Unfinished, end: AttemptEnd) -> Outcome:
-        """The body is kept with a row of its own; whoever asks for these words next finishes them from it."""
-        context = self.context
-        body, place = redacted_bytes(failed.raw), self._body_path()
-        row = _row(self.kind, self.part.number, self.part.timeline, self._unfinished(failed), ())
-        try:
-            (saved,) = await context.on_disk(context.storage.write_many, [(place, body)])
-            await context.ledger.record_part(replace(row, outcome=replace(row.outcome, raw_reply=saved)), end)
-        except StorageError as unwritten:
-            roles = {"raw_reply": place}
-            await keep_in_spool(
-                context, row.outcome, end, [(place, body)], roles, because=unwritten, part=row
-            )
-            raise
-        self._stop_for(failed)
-        raise _NoWords(failed.message) from failed
+        return _row(self.kind, self.part, timeline, outcome, cues)
 
     def _body_path(self) -> str:
         item_id = transcription_id(self.item.item_id, self.kind)
-        return output_path(
-            item_id, folder="parts", ending=".json", turn=self.turn.number, part=self.part.number
-        )
+        return output_path(item_id, folder="parts", ending=".json", turn=self.turn.number, part=self.part)
 
-    async def finish(self, unfinished: PartOutcome) -> None:
-        """Make the words of a body that was kept; nothing is sent.
-
-        Raises:
-            BadReply: it holds none after all.
-        """
-        from audiobatch.transports.transcriptions import decode  # brings the service's client
-
-        context, outcome = self.context, unfinished.outcome
-        assert outcome.raw_reply is not None
-        reply = decode(await context.on_disk(context.storage.read, outcome.raw_reply.path), {}, 0.0)
-        done = replace(outcome, status=Status.SUCCEEDED, error_type=None, error_message="", raw_reply=None)
-        self.kept = self._words(reply.without_secrets(), done)
-        await context.ledger.record_part(self.kept)
-        await context.on_disk(context.storage.delete, outcome.raw_reply.path)
-        context.stats.finished += 1
-
-    async def _failed(self, failed: AudioBatchError, end: AttemptEnd | None = None) -> Outcome:
-        """The result stays as it is."""
-        if end is not None:
-            await self.context.ledger.record_end(end)
-        raise _NoWords(failed.message) from failed
+    async def _spool(self, row: PartOutcome, end: AttemptEnd, cause: StorageError) -> None:
+        await spool_files(self.context, row.outcome, end, [], {}, cause=cause, part=row)
 
 
-class _NoWords(Exception):
-    """The words could not be had in this run."""
+class _NotTranscribed(Exception):
+    """The service made no transcript in this run."""
 
 
 @dataclass(slots=True, kw_only=True)
 class TranscriptionPass:
-    """The words of one item's results."""
+    """The transcripts of one item's results.
+
+    Attributes:
+        sound: the recording; None where the item has none.
+    """
 
     context: CallContext
     item: Item
     sound: SoundInput | None
 
     async def add_to(self, outcome: Outcome) -> Outcome:
-        """The outcome with the words that it lacks, recorded; or as it was, where they could not be had.
+        """Add the transcripts that a result lacks, and record it.
+
+        Returns:
+            The outcome; as it was where the service made no transcript.
 
         Raises:
             Stopping: the run is stopping.
@@ -158,9 +182,9 @@ class TranscriptionPass:
         for kind in wanted_of(outcome, self.item.source, self.context.spec, written):
             try:
                 outcome = await self._add(kind, outcome)
-            except (_NoWords, NoDeployment, Deferred, InputError, BadReply) as failed:
+            except (_NotTranscribed, NoDeployment, Deferred, InputError, BadReply) as failed:
                 self.context.stats.unheard += 1
-                log.warning("%s turn %d: no %s words: %s", outcome.item_id, outcome.turn, kind, failed)
+                log.warning("%s turn %d: no %s transcript: %s", outcome.item_id, outcome.turn, kind, failed)
         return outcome
 
     async def _add(self, kind: PartKind, outcome: Outcome) -> Outcome:
@@ -193,63 +217,52 @@ class TranscriptionPass:
         self, kind: PartKind, turn: Turn, model: str, sound: SoundInput, outcome: Outcome
     ) -> Outcome:
         context = self.context
+        item = replace(
+            self.item, model=model, deployment=model, max_completion_tokens=None, temperature=None, seed=None
+        )
         parts = await context.on_disk(_parts_of, sound)
-        found = await context.on_disk(
+        recorded = await context.on_disk(
             context.ledger.parts_of, outcome.item_id, outcome.turn, outcome.version, kind
         )
-        rows = [
-            known
-            if (known := _known(found, turn, part)) is not None and known.outcome.status is Status.SUCCEEDED
-            else await self._ask(kind, part, sound, turn, model, outcome, known)
-            for part in parts
-        ]
+        rows = []
+        for part in parts:
+            policy = TranscriptionPolicy(context=context, item=item, turn=turn, kind=kind, stretch=part)
+            rows.append(await self._row(policy, sound, outcome, _known(recorded, turn, part)))
         return await context.settle(self._record(kind, parts, rows, outcome))
 
-    async def _ask(  # noqa: PLR0917
-        self,
-        kind: PartKind,
-        part: Part,
-        sound: SoundInput,
-        turn: Turn,
-        model: str,
-        outcome: Outcome,
-        known: PartOutcome | None,
+    async def _row(
+        self, policy: TranscriptionPolicy, sound: SoundInput, outcome: Outcome, known: PartOutcome | None
     ) -> PartOutcome:
-        context = self.context
+        """Return the transcript of one part: recorded, finished from its body, or made by a call."""
+        context, item, turn = self.context, policy.item, policy.turn
+        if known is not None and known.outcome.status is Status.SUCCEEDED:
+            return known
+        if known is not None:
+            return await context.settle(policy.finish(known))
         key = (outcome.item_id, turn.number, turn.fingerprint)
-        writing = TranscriptionCall(
+        call = TurnCall(
             context=context,
-            item=replace(
-                self.item,
-                model=model,
-                deployment=model,
-                max_completion_tokens=None,
-                temperature=None,
-                seed=None,
-            ),
+            policy=policy,
+            item=item,
             turn=turn,
             history=(),
-            sound=await context.on_disk(_bytes_of, sound, part),
-            bound=model,
+            sound=await context.on_disk(_bytes_of, sound, policy.stretch),
+            only_deployment=item.deployment,
             before=replace(outcome, status=Status.PENDING, fingerprint=""),
             tries=Tries(
                 retry_unknown=context.spec.on_unknown == "retry",
                 unknown_before=context.unknown_before.get(key, 0),
             ),
-            kind=kind,
-            part=part,
         )
-        if known is not None:
-            await context.settle(writing.finish(known))
-        else:
-            await writing.run()
-        assert writing.kept is not None
-        return writing.kept
+        ended = await call.run()
+        if policy.row is None:
+            raise _NotTranscribed(ended.error_message)
+        return policy.row
 
     async def _record(
         self, kind: PartKind, parts: Sequence[Part], rows: Sequence[PartOutcome], outcome: Outcome
     ) -> Outcome:
-        """Put the parts' words together, and into the result: its row, and subtitles where there are times."""
+        """Join the parts' transcripts, and add them to the result: its row, and subtitles where there are times."""
         context = self.context
         passages = join_transcripts(parts, [row.outcome.transcript for row in rows])
         text = " ".join(passage.text for passage in passages if passage.text)
@@ -269,35 +282,35 @@ class TranscriptionPass:
         else:
             outcome = replace(outcome, word_error_rate=word_error_rate(outcome.transcript, text))
         whole = Timeline((Span(start_s=parts[0].timeline.start_s, end_s=parts[-1].timeline.end_s),))
-        words = replace(rows[0].outcome, transcript=text, finished_at=datetime.now(UTC), cost_usd=None)
-        await context.ledger.record_part(_row(kind, 0, whole, words, cues), None, outcome)
+        joined = replace(rows[0].outcome, transcript=text, finished_at=datetime.now(UTC), cost_usd=None)
+        await context.ledger.record_part(_row(kind, 0, whole, joined, cues), None, outcome)
         return outcome
 
 
-def word_error_rate(said: str, heard: str) -> float | None:
-    """Words changed, left out or put in, as a share of the words said; None where nothing was said.
+def word_error_rate(reference: str, transcript: str) -> float | None:
+    """Return the words changed, left out or inserted, as a share of the reference's; None where it has none.
 
     Case, punctuation and the time marks of joined transcripts do not count.
     """
     import jiwer
 
-    wanted = spoken_words(_TIME_MARK.sub("", said))
-    if not wanted:
+    words = spoken_words(_TIME_MARK.sub("", reference))
+    if not words:
         return None
-    return round(float(jiwer.wer(" ".join(wanted), " ".join(spoken_words(heard)))), 4)
+    return round(float(jiwer.wer(" ".join(words), " ".join(spoken_words(transcript)))), 4)
 
 
-def _known(found: Mapping[int, PartOutcome], turn: Turn, part: Part) -> PartOutcome | None:
-    """What is recorded of these very words: had, or paid for and not finished; a purge may have taken either."""
-    row = found.get(part.number)
+def _known(recorded: Mapping[int, PartOutcome], turn: Turn, part: Part) -> PartOutcome | None:
+    """Return the transcript's row, done or unfinished; None where there is none, or a purge has emptied it."""
+    row = recorded.get(part.number)
     if row is None or not row.is_of(turn.fingerprint, part.timeline.start_s, part.timeline.end_s):
         return None
-    is_there = row.outcome.status is Status.SUCCEEDED or row.outcome.raw_reply is not None
-    return row if is_there else None
+    is_usable = row.outcome.status is Status.SUCCEEDED or row.outcome.raw_reply is not None
+    return row if is_usable else None
 
 
 def _parts_of(sound: SoundInput) -> tuple[Part, ...]:
-    """The stretches to write down one by one: as the recording is sent, unless those are too long for it."""
+    """Return the parts to transcribe one by one: as the recording is sent, unless those are too long for it."""
     if sound.parts and all(part.timeline.duration_s <= LONGEST_S for part in sound.parts):
         return sound.parts
     if sound.duration_s > LONGEST_S:
@@ -311,7 +324,7 @@ def _bytes_of(sound: SoundInput, part: Part) -> AudioPart:
 
 
 def _in_order(parts: Sequence[Part], rows: Sequence[PartOutcome]) -> list[Cue]:
-    """The parts' cues; where two parts overlap, those of the second begin where those of the first end."""
+    """Return the parts' cues; where two parts overlap, those of the second begin where those of the first end."""
     cues: list[Cue] = []
     for part, row in zip(parts, rows, strict=True):
         after_s = cues[-1].end_s if cues and part.overlap_s else 0.0

@@ -1,8 +1,10 @@
 """One turn of one item: called until it has an outcome, and the outcome recorded.
 
-The order of writes is the promise: intent on disk → call → files on disk → outcome on disk. The place among the
-calls in flight is held until the outcome is recorded, so that after a kill at most as many calls have an
-unknown end as may be in flight.
+The order of writes never changes: intent on disk → call → files on disk → outcome on disk. A call holds its permit
+until its outcome is recorded, so that after a kill no more calls have an unknown end than may be in flight.
+
+`TurnCall` decides when a call is made and what its end means. What goes out, and where results are written, differs
+between a whole turn, a part of a long recording and a transcription: that is the `TurnPolicy` it is handed.
 """
 
 from __future__ import annotations
@@ -12,12 +14,18 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol, Self
 
 from audiobatch.audio.finish import asked_format
-from audiobatch.calls.record import keep_reply, record_failure, record_reply
-from audiobatch.calls.repair import Repair, ask_again, check_answer, record_answer, recorded_answer
-from audiobatch.calls.spent import TurnCost
+from audiobatch.calls.answer_repair import (
+    AnswerRepair,
+    check_answer,
+    record_answer,
+    recorded_answer,
+    send_again,
+)
+from audiobatch.config.jobspec import check_action
+from audiobatch.config.prices import total_usd
 from audiobatch.errors import (
     RETRYABLE,
     AudioBatchError,
@@ -37,7 +45,16 @@ from audiobatch.errors import (
 from audiobatch.ledger.ledger import Attempt, AttemptEnd
 from audiobatch.limits.pool import NoDeployment, Stopping
 from audiobatch.limits.retry import AskAgain, Deferred, Tries, retrying
-from audiobatch.model import CostBasis, Outcome, Request, Status, next_version
+from audiobatch.model import (
+    CostBasis,
+    Outcome,
+    Request,
+    Status,
+    basis_of,
+    next_version,
+    total_usage,
+    weakest_basis,
+)
 from audiobatch.planning.review_rules import system_of, text_of
 from audiobatch.planning.unstated_usage import estimated_usd
 from audiobatch.stop import StopReason
@@ -45,30 +62,102 @@ from audiobatch.transports.reply_memory import MEMORY
 from audiobatch.transports.stored_body import body_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from audiobatch.calls.context import CallContext
+    from audiobatch.config.jobspec import JobSpec
     from audiobatch.limits.limiter import CallTokens
     from audiobatch.limits.pool import Lease
-    from audiobatch.model import AudioPart, Exchange, Item, Reply, Turn
+    from audiobatch.model import AudioPart, Check, Exchange, Item, Reply, Turn, Usage
 
 log = logging.getLogger(__name__)
 
-#: How a call may end that brought nothing and was perhaps charged all the same.
+#: Errors after which the call was perhaps charged, although it brought no reply.
 _PERHAPS_BILLED = (OutcomeUnknown, BadReply, ContentFiltered, Unfinished)
 #: A refusal that is charged: the service has read the prompt. Source: Azure OpenAI, "Plan to manage costs" (a 400
 #: for a content filter or an input limit), 2026-11-20.
 _TOO_LONG = "context_length_exceeded"
 
 
+class TurnPolicy(Protocol):
+    """What a call is made for: which request goes out, and where its results are written.
+
+    Every method that records is run to its end, whatever happens to its caller (`CallContext.settle`).
+
+    Attributes:
+        part: the part of the turn, from 1; None: the whole.
+    """
+
+    @property
+    def part(self) -> int | None: ...
+
+    def build_request(self, request: Request) -> Request:
+        """Make the request that goes out from that of the whole turn."""
+
+    def error_message(self, error: AudioBatchError) -> str:
+        """Return what the manifest says of an error."""
+
+    async def record(self, reply: Reply, outcome: Outcome, end: AttemptEnd) -> Outcome:
+        """Write the reply's files, then the outcome with the end of its call.
+
+        Raises:
+            BadReply: the audio is unusable; nothing is recorded.
+            StorageError: the output cannot be written; the reply is in the spool.
+        """
+
+    async def spool(self, reply: Reply, outcome: Outcome, end: AttemptEnd, cause: StorageError) -> None:
+        """Put a reply into the spool that was not recorded, because the output could not be written."""
+
+    async def record_failure(self, outcome: Outcome, end: AttemptEnd | None, raw: bytes) -> Outcome:
+        """Record a turn that failed, with the body that was wrong; `end` is None where it is recorded already."""
+
+    async def record_unfinished(self, outcome: Outcome, end: AttemptEnd, raw: bytes) -> Outcome:
+        """Store the body of a paid reply that this machine could not process, for the next run to finish."""
+
+
 @dataclass(slots=True, kw_only=True)
-class _Bill:
-    """What a call came to, for the pool to hear when its place is given back.
+class TurnCost:
+    """The tokens and cost of all replies to one turn.
+
+    Attributes:
+        usage: None while no reply stated any.
+        cost_usd: None where no reply came, or the cost of one of them is unknown.
+        basis: the weakest basis of all replies; None where no reply came.
+    """
+
+    usage: Usage | None = None
+    cost_usd: Decimal | None = None
+    basis: CostBasis | None = None
+    _any: bool = False
+
+    @classmethod
+    def of(cls, outcome: Outcome | None) -> Self:
+        """Return the cost of a recorded reply; zero without one."""
+        if outcome is None:
+            return cls()
+        return cls(usage=outcome.usage, cost_usd=outcome.cost_usd, basis=basis_of(outcome), _any=True)
+
+    def add(self, usage: Usage | None, cost_usd: Decimal | None, basis: CostBasis) -> None:
+        """Add one more reply; None: its tokens, or its cost, are unknown."""
+        before = self.cost_usd if self._any else Decimal(0)
+        self.cost_usd = total_usd((before, cost_usd))
+        self.usage = total_usage((self.usage, usage))
+        self.basis = weakest_basis((self.basis, CostBasis.UNKNOWN if cost_usd is None else basis))
+        self._any = True
+
+    def stated_in(self, outcome: Outcome) -> Outcome:
+        """Return the outcome with these tokens and this cost."""
+        return replace(outcome, usage=self.usage, cost_usd=self.cost_usd, cost_basis=self.basis)
+
+
+@dataclass(slots=True, kw_only=True)
+class _CallCost:
+    """What one call cost, as the pool learns it when the permit is released.
 
     Attributes:
         tokens: as the service counted them; None: it did not say.
         cost_usd: None: perhaps billed, the worst case stays reserved.
-        reached: the service let the call in.
+        reached: the service accepted the call.
         counted: a reply came, and its cost, or an estimate of it, is counted.
     """
 
@@ -78,43 +167,61 @@ class _Bill:
     counted: bool = False
 
 
-@dataclass(slots=True, kw_only=True)
-class TurnCall:
-    """A turn on its way.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFailure:
+    """How a call ended that brought no reply.
 
     Attributes:
+        error: why.
+        raw: the reply as far as it came; empty where none did.
+    """
+
+    error: AudioBatchError
+    raw: bytes = b""
+
+
+@dataclass(slots=True, kw_only=True)
+class TurnCall:
+    """A turn, or a part of it, from its first call to its outcome.
+
+    Attributes:
+        policy: what the call is made for.
         history: the turns before it, with their replies.
         sound: the recording, in the first turn of a recording.
-        bound: the one deployment that can serve it (where its audio id lives, or which its row names).
+        only_deployment: the one that can serve it (where its audio id lives, or which its row names).
         before: what the ledger says of it so far.
-        calls: how many were made for it in this run.
-        open_end: why the last call's end is not known, if it is not.
+        earlier_attempts: calls that earlier runs made for this very request.
+        calls: calls made in this run.
+        last: the last attempt that was sent.
+        failure: how the last call ended, where it brought no reply and its end was not final.
         paid_usd: what the last call cost, where that is known: 0 where it was certainly not billed.
-        spent: what the replies took that came so far, whatever became of them.
-        repair: an answer that did not hold the fields asked for, while it is asked to be put right.
-        spare: a reply in text alone, kept while the sound that was asked for is asked for once more.
-        keeps: an outcome that stands, recorded, unless this brings a reply.
-        trimmed_s: seconds of silence that were left out of the sound.
+        cost: of the replies that came so far.
+        repair: an answer without the required fields, while the service is asked to correct it.
+        text_only: a reply without the audio that was requested, while it is requested once more.
+        standing: an outcome, recorded, that stays unless this call brings a reply.
+        trimmed_s: seconds of silence that were cut from the sound.
     """
 
     context: CallContext
+    policy: TurnPolicy
     item: Item
     turn: Turn
     history: tuple[Exchange, ...]
     sound: AudioPart | None
-    bound: str | None
+    only_deployment: str | None
     before: Outcome | None
     tries: Tries
+    earlier_attempts: int = 0
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     calls: int = 0
     last: Attempt | None = None
-    open_end: OutcomeUnknown | None = None
+    failure: CallFailure | None = None
     paid_usd: Decimal | None = None
-    spent: TurnCost = field(default_factory=TurnCost)
+    cost: TurnCost = field(default_factory=TurnCost)
     without_audio_ids: bool = False
-    spare: tuple[Reply, Attempt] | None = None
-    repair: Repair | None = None
-    keeps: Outcome | None = None
+    text_only: tuple[Reply, Attempt] | None = None
+    repair: AnswerRepair | None = None
+    standing: Outcome | None = None
     trimmed_s: float | None = None
 
     async def run(self) -> Outcome:
@@ -123,70 +230,81 @@ class TurnCall:
         Raises:
             Stopping, NoDeployment: the run ended first; nothing is recorded but the calls that were made.
             Deferred: it goes on later in the run.
-            StorageError: the outcome could not be recorded; a paid reply is kept in the spool.
+            StorageError: the outcome could not be recorded; a paid reply is in the spool.
         """
-        await self._go_on_with_answer()
+        await self._resume_repair()
         try:
             return await retrying(self.tries, sleep=self.context.back_off)(self._call)
         except StorageError as unwritten:
-            if self.spare is not None and self.keeps is None:
-                await self.context.settle(self._spool(*self.spare, unwritten))
+            if self.text_only is not None and self.standing is None:
+                await self.context.settle(self._spool(*self.text_only, unwritten))
             raise
         except (Stopping, NoDeployment, AudioBatchError) as ended:
-            if self.keeps is not None:
-                return self.keeps
-            if self.spare is not None:
-                return await self.context.settle(self._keep(*self.spare))
+            if self.standing is not None:
+                return self.standing
+            if self.text_only is not None:
+                return await self.context.settle(self._record(*self.text_only))
             if self.tries.deferred:
                 raise Deferred from ended
-            failed = ended if isinstance(ended, AudioBatchError) else self.open_end
-            if failed is None:
+            failure = self._failure_behind(ended)
+            if failure is None:
                 raise
-            return await self.context.settle(self._failed(failed))
+            return await self.context.settle(self._fail(failure))
+
+    def _failure_behind(self, ended: Exception) -> CallFailure | None:
+        """Return the failure that the turn ends with; None where the run ended before the turn did."""
+        last = self.failure
+        if not isinstance(ended, AudioBatchError):
+            return last if last is not None and isinstance(last.error, OutcomeUnknown) else None
+        return last if last is not None and last.error is ended else CallFailure(error=ended)
 
     async def _call(self) -> Outcome:
-        """One call with everything around it."""
+        """Make one call, with a permit from the pool.
+
+        Raises:
+            AskAgain, TransientError, OutcomeUnknown: the retry layer decides whether another call is made.
+        """
         context = self.context
         request = context.bounded(self._request())
         tokens = context.sizes.call_tokens(request, read_aloud=self.item.read_aloud)
         worst = context.worst_usd(request)
-        lease = await self._lease(tokens, worst)
-        bill = _Bill()
+        permit = await self._permit(tokens, worst)
+        cost = _CallCost()
         try:
             with MEMORY.call():
-                return await self._in_lease(request, lease, worst.get(lease.deployment.name), bill)
+                return await self._call_with(permit, request, worst.get(permit.deployment.name), cost)
         finally:
-            lease.release(actual_tokens=bill.tokens, proven=bill.reached, cost_usd=bill.cost_usd)
+            permit.release(actual_tokens=cost.tokens, proven=cost.reached, cost_usd=cost.cost_usd)
 
-    async def _in_lease(
-        self, request: Request, lease: Lease, worst_usd: Decimal | None, bill: _Bill
+    async def _call_with(
+        self, permit: Lease, request: Request, worst_usd: Decimal | None, cost: _CallCost
     ) -> Outcome:
-        """Announce the call, make it, write down how it ended."""
+        """Record the intent, make the call, record how it ended."""
         context = self.context
-        attempt = await self._announced(lease, worst_usd)
-        bill.cost_usd = None
+        attempt = await self._record_intent(permit, worst_usd)
+        cost.cost_usd = None
         try:
-            reply = await self._reply(request, lease, bill)
+            reply = await self._send(request, permit, cost)
             with working_on_reply(partial(body_of, reply), reply.request_id):
-                self._ask_for_sound_again(reply, attempt)
-                await self._ask_for_answer_again(reply, attempt)
+                self._request_audio_again(reply, attempt)
+                await self._request_repair(reply, attempt)
                 return await self._settled(reply, attempt)
         except StorageError:
             raise
-        except AudioBatchError as failed:
-            if not bill.reached and not _is_perhaps_billed(failed):
-                self.paid_usd = bill.cost_usd = Decimal(0)
-            bill.reached = bill.reached or not isinstance(failed, (DeploymentFatal, Disconnected))
-            if bill.cost_usd is None and not bill.counted:
-                self._cost_is_not_known(failed)
-            await context.keep_body(failed, request)
-            outcome = await context.settle(self._ended_without(failed, attempt, lease))
+        except AudioBatchError as error:
+            if not cost.reached and not _is_perhaps_billed(error):
+                self.paid_usd = cost.cost_usd = Decimal(0)
+            cost.reached = cost.reached or not isinstance(error, (DeploymentFatal, Disconnected))
+            if cost.cost_usd is None and not cost.counted:
+                self._count_unknown_cost(error)
+            failure = CallFailure(error=error, raw=await context.partial_body(error, request))
+            outcome = await context.settle(self._end_without_reply(failure, attempt, permit))
             if outcome is None:
                 raise
             return outcome
 
-    async def _announced(self, lease: Lease, worst_usd: Decimal | None) -> Attempt:
-        """The call, written down; it leaves now.
+    async def _record_intent(self, permit: Lease, worst_usd: Decimal | None) -> Attempt:
+        """Record the call in the ledger; it leaves right after.
 
         Raises:
             Stopping, AskAgain: it is not made after all.
@@ -194,56 +312,54 @@ class TurnCall:
         context = self.context
         if context.stop.asked:
             raise Stopping
-        attempt = replace(self._attempt(lease.deployment.name), worst_usd=worst_usd)
+        attempt = replace(self._attempt(permit.deployment.name), worst_usd=worst_usd)
         await context.ledger.record_intent(attempt)
-        leaves = await lease.leaves()
+        leaves = await permit.leaves()
         if context.stop.asked or not leaves:
             await self._withdraw(attempt)
         self.last = attempt
         context.stats.called(attempt.item_id)
         return attempt
 
-    async def _reply(self, request: Request, lease: Lease, bill: _Bill) -> Reply:
-        """What the call brings, with its cost counted."""
-        context, name = self.context, lease.deployment.name
+    async def _send(self, request: Request, permit: Lease, call_cost: _CallCost) -> Reply:
+        """Send the request, and count what its reply cost."""
+        context, name = self.context, permit.deployment.name
         reply = await context.call(name, request)
-        bill.reached = True
-        bill.tokens = float(reply.usage.total_tokens) if reply.usage else None
+        call_cost.reached = True
+        call_cost.tokens = float(reply.usage.total_tokens) if reply.usage else None
         target, basis = context.targets[name], CostBasis.USAGE
         with working_on_reply(partial(body_of, reply), reply.request_id):
-            cost_usd = self.paid_usd = bill.cost_usd = target.reply_usd(reply)
+            cost_usd = self.paid_usd = call_cost.cost_usd = target.reply_usd(reply)
             if cost_usd is None and target.price is not None:
                 # For people alone: limits of cost count the call's worst case.
-                cost_usd, basis = (
-                    await context.on_disk(estimated_usd, target, request, reply),
-                    CostBasis.ESTIMATE,
-                )
-        bill.counted = True
+                basis = CostBasis.ESTIMATE
+                cost_usd = await context.on_disk(estimated_usd, target, request, reply)
+        call_cost.counted = True
         context.stats.paid(reply.usage, cost_usd, name, basis)
-        self.spent.add(reply.usage, cost_usd, basis)
-        context.feedback.went_well(lease, reply)
+        self.cost.add(reply.usage, cost_usd, basis)
+        context.feedback.went_well(permit, reply)
         return reply
 
     async def _settled(self, reply: Reply, attempt: Attempt) -> Outcome:
-        """The outcome that a reply makes, recorded; where that fails, the reply is in the spool."""
+        """Record a reply; where that fails, the reply is in the spool."""
         try:
-            return await self.context.settle(self._keep(reply, attempt))
+            return await self.context.settle(self._record(reply, attempt))
         except StorageError:
-            self.spare = None  # this reply is better, and brought home
+            self.text_only = None  # this reply is better, and in the spool
             raise
 
-    def _cost_is_not_known(self, failed: AudioBatchError) -> None:
-        """A call was perhaps billed, and nothing says how much. A lost one is counted in `perhaps_billed`."""
+    def _count_unknown_cost(self, error: AudioBatchError) -> None:
+        """Count a call that was perhaps billed at an unknown cost; `perhaps_billed` counts a lost one."""
         self.context.stats.cost_is_known = False
-        if not isinstance(failed, OutcomeUnknown):
-            self.spent.add(None, None, CostBasis.UNKNOWN)
+        if not isinstance(error, OutcomeUnknown):
+            self.cost.add(None, None, CostBasis.UNKNOWN)
 
     async def _withdraw(self, attempt: Attempt) -> NoReturn:
-        """The call was announced and is not made.
+        """Record that a call, whose intent is recorded, is not made.
 
         Raises:
             Stopping: the run is stopping.
-            AskAgain: its deployment rests, or is out of use: it goes to the next that has room.
+            AskAgain: its deployment pauses, or is out of use: the next that is free serves the turn.
         """
         self.calls -= 1
         self.paid_usd = Decimal(0)
@@ -252,30 +368,32 @@ class TurnCall:
             raise Stopping
         raise AskAgain(f"deployment {attempt.deployment} rests")
 
-    async def _lease(self, tokens: CallTokens, worst_usd: Mapping[str, Decimal]) -> Lease:
-        """Wait for the right to call.
+    async def _permit(self, tokens: CallTokens, worst_usd: Mapping[str, Decimal]) -> Lease:
+        """Wait for a permit to call.
 
         Raises:
-            AskAgain: the deployment that keeps the earlier reply cannot serve; others can, by the reply's words.
+            AskAgain: the deployment that holds the earlier reply cannot serve; others can, with the reply's text.
             NoDeployment, Stopping: there will be no call.
         """
         context = self.context
         try:
-            return await context.pool.acquire(tokens, only=self.bound, worst_usd=worst_usd)
+            return await context.pool.acquire(tokens, only=self.only_deployment, worst_usd=worst_usd)
         except BudgetReached as reached:
             context.stop.ask(StopReason.MAX_COST, reached.message)
             raise Stopping from reached
         except NoDeployment as ended:
             # Of those that are left, parked ones too: the pool knows whether they are waited for.
-            if self.bound is None or self.item.deployment or not context.feedback.others_left:
+            if self.only_deployment is None or self.item.deployment or not context.feedback.others_left:
                 raise
-            self.bound, self.without_audio_ids = None, True
+            self.only_deployment, self.without_audio_ids = None, True
             raise AskAgain(str(ended)) from ended
 
     def _request(self) -> Request:
         history = self.history
         if self.without_audio_ids:
-            history = tuple(replace(one, reply=replace(one.reply, audio_id=None)) for one in history)
+            history = tuple(
+                replace(exchange, reply=replace(exchange.reply, audio_id=None)) for exchange in history
+            )
         item, turn = self.item, self.turn
         request = Request(
             item_id=item.item_id,
@@ -291,7 +409,7 @@ class TurnCall:
             seed=item.seed,
             max_completion_tokens=item.max_completion_tokens,
         )
-        return self.repair.request(request, turn) if self.repair else request
+        return self.policy.build_request(self.repair.request(request, turn) if self.repair else request)
 
     def _attempt(self, deployment: str) -> Attempt:
         self.calls += 1
@@ -303,7 +421,7 @@ class TurnCall:
             turn=self.turn.number,
             fingerprint=self.turn.fingerprint,
             run_id=context.run_id,
-            number=self._earlier_attempts() + self.calls,
+            number=self.earlier_attempts + self.calls,
             started_at=datetime.now(UTC),
             deployment=deployment,
             provider=context.targets[deployment].provider,
@@ -314,13 +432,8 @@ class TurnCall:
             prompt=self.turn.text,
             input_sha256=self.item.source.sha256,
             settings_key=context.settings_key,
+            part=self.policy.part,
         )
-
-    def _earlier_attempts(self) -> int:
-        """Calls that earlier runs made for this very request."""
-        before = self.before
-        same = before is not None and before.fingerprint == self.turn.fingerprint
-        return before.attempts if before and same and before.status is not Status.SUCCEEDED else 0
 
     def _end(self, attempt: Attempt, state: Status, error: AudioBatchError | None = None) -> AttemptEnd:
         return AttemptEnd(
@@ -332,98 +445,89 @@ class TurnCall:
             cost_usd=self.paid_usd,
         )
 
-    async def _ended_without(self, failed: AudioBatchError, attempt: Attempt, lease: Lease) -> Outcome | None:
-        """Write down how a call ended that brought no reply; let the deployment rest where it asked to.
+    async def _end_without_reply(
+        self, failure: CallFailure, attempt: Attempt, permit: Lease
+    ) -> Outcome | None:
+        """Record how a call ended that brought no reply, and let its deployment pause where it asked to.
 
         Returns:
-            The turn's outcome, recorded together with the call's end, where the service has said its last word:
-            a kill between the two would have the same request paid for again.
+            The turn's outcome, recorded together with the call's end, where the service's answer is final: a kill
+            between the two would have the same request paid for again. None: the retry layer decides.
 
         Raises:
-            AskAgain: the turn can be asked for in another way, or of another deployment.
+            AskAgain: the turn can be sent in another way, or to another deployment.
         """
+        error = failure.error
         log.info(
             "%s turn %d try %d at %s: %s: %s",
-            *(attempt.item_id, attempt.turn, attempt.number, attempt.deployment, failed.error_type, failed),
+            *(attempt.item_id, attempt.turn, attempt.number, attempt.deployment, error.error_type, error),
         )
-        others_left = self.context.feedback.went_wrong(lease, failed)
-        if isinstance(failed, Unfinished):
-            if failed.raw:
-                return await self._keep_unfinished(failed, self._end(attempt, Status.SUCCEEDED, failed))
-            self._stop_for(failed)
-            failed = BadReply(failed.message, request_id=failed.request_id)
-        state = Status.UNKNOWN if isinstance(failed, OutcomeUnknown) else Status.FAILED
-        end = self._end(attempt, state, failed)
-        otherwise = isinstance(failed, AudioIdGone) and not self.without_audio_ids
-        if isinstance(failed, (BadReply, RequestRejected)) and not otherwise and self.spare is None:
-            return await self._failed(failed, end)
+        self.tries.pause_s = self.context.feedback.went_wrong(permit, error)
+        others_left = self.context.feedback.others_left
+        if isinstance(error, Unfinished):
+            if failure.raw:
+                return await self._record_unfinished(error, failure.raw, attempt)
+            self._stop_for(error, error.message)
+            error = BadReply(error.message, request_id=error.request_id)
+            failure = CallFailure(error=error)
+        state = Status.UNKNOWN if isinstance(error, OutcomeUnknown) else Status.FAILED
+        end = self._end(attempt, state, error)
+        drop_audio_ids = isinstance(error, AudioIdGone) and not self.without_audio_ids
+        is_final = isinstance(error, (BadReply, RequestRejected)) and not drop_audio_ids
+        if is_final and self.text_only is None:
+            return await self._fail(failure, end)
         await self.context.ledger.record_end(end)
-        self.open_end = failed if isinstance(failed, OutcomeUnknown) else None
-        if isinstance(failed, DeploymentFatal) and others_left and self.item.deployment is None:
-            raise AskAgain(failed.message) from failed
-        if otherwise:
+        self.failure = failure
+        if isinstance(error, DeploymentFatal) and others_left and self.item.deployment is None:
+            raise AskAgain(error.message) from error
+        if drop_audio_ids:
             self.without_audio_ids = True
-            raise AskAgain(failed.message) from failed
+            raise AskAgain(error.message) from error
         return None
 
-    def _ask_for_sound_again(self, reply: Reply, attempt: Attempt) -> None:
-        """Raises: AskAgain: once, where the sound that was asked for did not come and the job wants it."""
-        wanting = self.turn.wants_audio and reply.audio is None
-        if wanting and self.context.spec.retry_text_only and self.spare is None:
-            self.spare = (reply, attempt)
+    def _request_audio_again(self, reply: Reply, attempt: Attempt) -> None:
+        """Raise AskAgain once, where the audio that was requested did not come and the job wants it."""
+        is_missing = self.turn.wants_audio and reply.audio is None
+        if is_missing and self.context.spec.retry_text_only and self.text_only is None:
+            self.text_only = (reply, attempt)
             raise AskAgain("the reply came without the audio asked for", request_id=reply.request_id)
 
-    async def _ask_for_answer_again(self, reply: Reply, attempt: Attempt) -> None:
-        """Raises: AskAgain: once, where the answer does not hold the fields; AnswerInvalid: after that."""
+    async def _request_repair(self, reply: Reply, attempt: Attempt) -> None:
+        """Raise AskAgain once, where the answer lacks the required fields; AnswerInvalid after that."""
         repair = check_answer(self.turn, reply.words, self.repair, reply.request_id)
         if repair is not None:
             self.repair = repair
-            again = ask_again(repair, reply)
+            again = send_again(repair, reply)
             outcome, _ = self._succeeded(reply, attempt)
             end = self._end(attempt, Status.FAILED, again)
             await self.context.settle(record_answer(self.context, outcome, end))
             raise again
 
-    async def _go_on_with_answer(self) -> None:
-        """Where a run ended between an answer and its repair, the repair comes next."""
-        if self.turn.answer is None or self.keeps is not None:
+    async def _resume_repair(self) -> None:
+        """Repair an answer next, where a run ended between that answer and its repair."""
+        if self.turn.answer is None or self.standing is not None:
             return
         answer = await recorded_answer(self.context, self.item.item_id, self.turn, self.before)
         self.repair = check_answer(self.turn, answer.transcript) if answer else None
         if answer is not None and self.repair is not None:
-            self.spent = TurnCost.of(answer)
-            self.calls = max(self.calls, answer.attempts - self._earlier_attempts())
+            self.cost = TurnCost.of(answer)
+            self.calls = max(self.calls, answer.attempts - self.earlier_attempts)
 
-    async def _keep(self, reply: Reply, attempt: Attempt) -> Outcome:
-        """Files, then the outcome; both before the call's place is given to another."""
-        outcome, end = self._succeeded(reply, attempt)
-        return await record_reply(
-            self.context,
-            self.item,
-            self.turn,
-            reply,
-            outcome=outcome,
-            end=end,
-            replaced=self._success_before(),
-        )
+    async def _record(self, reply: Reply, attempt: Attempt) -> Outcome:
+        """Write files, then the outcome; both before the permit is released."""
+        return await self.policy.record(reply, *self._succeeded(reply, attempt))
 
-    async def _spool(self, reply: Reply, attempt: Attempt, because: StorageError) -> None:
-        """Keep a reply elsewhere that the output can not be given any more."""
-        outcome, end = self._succeeded(reply, attempt)
-        await keep_reply(self.context, self.item, self.turn, reply, outcome=outcome, end=end, because=because)
+    async def _spool(self, reply: Reply, attempt: Attempt, cause: StorageError) -> None:
+        await self.policy.spool(reply, *self._succeeded(reply, attempt), cause)
 
     def _succeeded(self, reply: Reply, attempt: Attempt) -> tuple[Outcome, AttemptEnd]:
-        """The outcome that a reply makes, without its files, and the end of its call."""
-        cost = self.context.targets[attempt.deployment].reply_usd(reply)
+        """Make the outcome of a reply, without its files, and the end of its call."""
         outcome = replace(
-            self._outcome(attempt),
+            self.cost.stated_in(self._outcome(attempt)),
             status=Status.SUCCEEDED,
             transcript=reply.words,
             input_transcript=reply.input_transcript,
             latency_s=reply.latency_s,
-            usage=self.spent.usage,
-            cost_usd=self.spent.cost_usd,
-            cost_basis=self.spent.basis,
             finish_reason=reply.finish_reason,
             request_id=reply.request_id or "",
             audio_id=reply.audio_id,
@@ -434,61 +538,47 @@ class TurnCall:
             state=Status.SUCCEEDED,
             finished_at=outcome.finished_at,
             request_id=outcome.request_id,
-            cost_usd=cost,
+            cost_usd=self.context.targets[attempt.deployment].reply_usd(reply),
         )
         return outcome, end
 
-    def _success_before(self) -> Outcome | None:
-        return self.before if self.before and self.before.status is Status.SUCCEEDED else None
-
-    async def _failed(self, failed: AudioBatchError, end: AttemptEnd | None = None) -> Outcome:
-        """Record a turn that came to nothing. A failure that may pass does not take a success's place."""
-        context, before = self.context, self._success_before()
-        if self.keeps is not None:
+    async def _fail(self, failure: CallFailure, end: AttemptEnd | None = None) -> Outcome:
+        """Record a turn that failed. A failure that may pass does not replace an earlier success."""
+        context, error = self.context, failure.error
+        if self.standing is not None:
             if end is not None:
                 await context.ledger.record_end(end)
-            return self.keeps
-        assert self.last is not None
-        outcome = replace(
-            self._outcome(self.last),
-            status=Status.UNKNOWN if isinstance(failed, OutcomeUnknown) else Status.FAILED,
-            error_type=failed.error_type,
-            error_message=failed.message,
-            usage=self.spent.usage,
-            cost_usd=self.spent.cost_usd,
-            cost_basis=self.spent.basis,
-            request_id=getattr(failed, "request_id", None) or "",
-        )
-        if before is not None and (isinstance(failed, OutcomeUnknown) or failed.error_type in RETRYABLE):
-            log.warning("%s turn %d: its earlier result stays: %s", outcome.item_id, outcome.turn, failed)
+            return self.standing
+        status = Status.UNKNOWN if isinstance(error, OutcomeUnknown) else Status.FAILED
+        outcome = self._failed(error, status)
+        may_pass = status is Status.UNKNOWN or error.error_type in RETRYABLE
+        if success_in(self.before) is not None and may_pass:
+            log.warning("%s turn %d: its earlier result stays: %s", outcome.item_id, outcome.turn, error)
             return outcome
-        raw = failed.raw if isinstance(failed, (BadReply, OutcomeUnknown)) else b""
-        return await record_failure(context, outcome, end, raw, before)
+        return await self.policy.record_failure(outcome, end, failure.raw)
 
-    async def _keep_unfinished(self, failed: Unfinished, end: AttemptEnd) -> Outcome:
-        """Keep the body for the next run, and stop: what is wrong here would cost every item its call."""
-        outcome = await record_failure(
-            self.context, self._unfinished(failed), end, failed.raw, self._success_before()
-        )
-        self._stop_for(failed)
+    async def _record_unfinished(self, error: Unfinished, raw: bytes, attempt: Attempt) -> Outcome:
+        """Store the body for the next run, and stop: what is wrong here would cost every item its call."""
+        end = self._end(attempt, Status.SUCCEEDED, error)
+        outcome = await self.policy.record_unfinished(self._failed(error, Status.PENDING), end, raw)
+        self._stop_for(error, outcome.error_message)
         return outcome
 
-    def _unfinished(self, failed: Unfinished) -> Outcome:
+    def _failed(self, error: AudioBatchError, status: Status) -> Outcome:
+        """Make the outcome of a turn that brought no result."""
         assert self.last is not None
         return replace(
-            self._outcome(self.last),
-            error_type=failed.error_type,
-            error_message=failed.message,
-            usage=self.spent.usage,
-            cost_usd=self.spent.cost_usd,
-            cost_basis=self.spent.basis,
-            request_id=failed.request_id or "",
+            self.cost.stated_in(self._outcome(self.last)),
+            status=status,
+            error_type=error.error_type,
+            error_message=self.policy.error_message(error),
+            request_id=getattr(error, "request_id", None) or "",
         )
 
-    def _stop_for(self, failed: Unfinished) -> None:
-        reason = StopReason.STORAGE if failed.is_disk_trouble else StopReason.UNFINISHED
+    def _stop_for(self, error: Unfinished, message: str) -> None:
+        reason = StopReason.STORAGE if error.is_disk_trouble else StopReason.UNFINISHED
         item_id = shown(self.item.item_id)
-        self.context.stop.ask(reason, f"{item_id}: {failed.message}. The next run finishes what is kept")
+        self.context.stop.ask(reason, f"{item_id}: {message}. The next run finishes what is kept")
 
     def _outcome(self, attempt: Attempt) -> Outcome:
         return Outcome(
@@ -516,5 +606,53 @@ class TurnCall:
         )
 
 
-def _is_perhaps_billed(failed: AudioBatchError) -> bool:
-    return isinstance(failed, _PERHAPS_BILLED) or getattr(failed, "code", None) == _TOO_LONG
+def success_in(before: Outcome | None) -> Outcome | None:
+    """Return the outcome that the ledger has of a turn, where it is a success; else None."""
+    return before if before and before.status is Status.SUCCEEDED else None
+
+
+def attempts_in(before: Outcome | None, turn: Turn) -> int:
+    """Return how many calls earlier runs made for this very request, while it has no success."""
+    same = before is not None and before.fingerprint == turn.fingerprint
+    return before.attempts if before and same and before.status is not Status.SUCCEEDED else 0
+
+
+def redos(spec: JobSpec) -> dict[Check, int]:
+    """Return how often a reply with each flaw is requested again; the last value of a check counts."""
+    return {check: times for check, times in map(check_action, spec.on_check) if times}
+
+
+async def redo_flawed(
+    spec: JobSpec, call: Callable[[Outcome | None], Awaitable[Outcome]], outcome: Outcome
+) -> Outcome:
+    """Request a reply again for its flaws: `--on-check CHECK=redo[:N]`.
+
+    The flawed reply is recorded as any other. The next one replaces it only when it is recorded; until then, and if
+    it never comes, the first one stays. A reply that is still flawed after N calls stays.
+
+    Args:
+        spec: says which flaws, and how often.
+        call: makes one more call; takes the outcome that stands until there is another.
+        outcome: of the first call.
+
+    Returns:
+        The last outcome that succeeded, or the first.
+    """
+    wanted = redos(spec)
+    made = 0
+    while outcome.status is Status.SUCCEEDED:
+        most = max((wanted.get(check, 0) for check in outcome.checks), default=0)
+        if made >= most:
+            break
+        made += 1
+        flaws = " ".join(check for check in outcome.checks if check in wanted)
+        log.info("%s turn %d: %s: redo %d of %d", outcome.item_id, outcome.turn, flaws, made, most)
+        again = await call(outcome)
+        if again.status is not Status.SUCCEEDED or again == outcome:
+            break
+        outcome = again
+    return outcome
+
+
+def _is_perhaps_billed(error: AudioBatchError) -> bool:
+    return isinstance(error, _PERHAPS_BILLED) or getattr(error, "code", None) == _TOO_LONG

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from audiobatch.calls.part_turn import JOINED_FORMAT, part_path
-from audiobatch.calls.repair import check_answer
+from audiobatch.calls.answer_repair import check_answer
+from audiobatch.calls.long_recording import JOINED_FORMAT, part_path
 from audiobatch.errors import ServiceError, StorageError, Unfinished, shown
 from audiobatch.inputs.sound_settings import finish_of
 from audiobatch.ledger.rows import PartOutcome

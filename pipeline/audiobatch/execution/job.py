@@ -695,21 +695,21 @@ async def wait_for_others(job: Job, feed: Claims) -> None:
 
 
 async def send_deferred(runner: ItemRunner) -> None:
-    """After the queue, send the items that were deferred, as fast as the budget of retries fills again."""
-    if not runner.later:
+    """Send the items that were deferred, after the queue, as fast as the budget of retries refills."""
+    if not runner.deferred:
         return
-    log.info("%d items were deferred; they go now", len(runner.later))
+    log.info("%d items were deferred; they go now", len(runner.deferred))
     runner.is_last_pass = True
 
     async def work() -> None:
-        while runner.later and not runner.context.stop.asked:
-            one = runner.later.popleft()
+        while runner.deferred and not runner.context.stop.asked:
+            recorded = runner.deferred.popleft()
             async with runner.context.gate.entered():
                 try:
                     await runner.context.back_off(runner.context.feedback.budget.room_in_s())
                 except Stopping:
                     return
-                await runner.run(one)
+                await runner.run(recorded)
 
-    workers = min(len(runner.later), runner.context.spec.concurrency_ceiling)
+    workers = min(len(runner.deferred), runner.context.spec.concurrency_ceiling)
     await asyncio.gather(*(work() for _ in range(workers)))

@@ -72,6 +72,8 @@ class Tries:
     ) -> None:
         """Args: budget: the job's; where it refuses a retry, `deferred` is set and the item goes on later."""
         self.deferred = False
+        #: How long a refused call waits while others go on: its refusal had nothing to do with the rate.
+        self.pause_s = 0.0
         self._budget = budget
         self.unknown = unknown_before
         self.troubles = 0
@@ -101,22 +103,21 @@ class Tries:
             case _:
                 return False
 
-
-def wait_s(state: RetryCallState) -> float:
-    """How long before the next try: none of its own for a pause that the limiter keeps, else back-off."""
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, RateLimited):
-        return error.wait_alone_s
-    if isinstance(error, (Disconnected, AskAgain)):
-        return 0.0
-    if isinstance(error, Unavailable) and error.retry_after_s:
-        return 0.0
-    return float(_BACK_OFF(state))
+    def wait_s(self, state: RetryCallState) -> float:
+        """Return how long to wait before the next try: no back-off where the deployment itself pauses."""
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, RateLimited):
+            return self.pause_s
+        if isinstance(error, (Disconnected, AskAgain)):
+            return 0.0
+        if isinstance(error, Unavailable) and error.retry_after_s:
+            return 0.0
+        return float(_BACK_OFF(state))
 
 
 def retrying(tries: Tries, *, sleep: Callable[[float], Awaitable[Any]]) -> AsyncRetrying:
     """The retry loop of one turn. `sleep` may raise to end it when the run stops."""
-    return AsyncRetrying(retry=retry_if_exception(tries.again), wait=wait_s, sleep=sleep, reraise=True)
+    return AsyncRetrying(retry=retry_if_exception(tries.again), wait=tries.wait_s, sleep=sleep, reraise=True)
 
 
 CAPACITY = 50.0

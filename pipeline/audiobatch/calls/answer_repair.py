@@ -1,8 +1,8 @@
-"""A reply that does not hold the fields that were asked for is asked to be put right, once.
+"""An answer without the required fields is sent back once, for the service to correct it.
 
-The repair is a second call of the same turn: what was said so far, the answer as it came, and what is wrong with
+The repair is a second call of the same turn: the conversation so far, the answer as it came, and what is wrong with
 it. Both calls are paid for, so the first answer is recorded at once: where a run ends before the second call, the
-next one makes it.
+next run makes it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from audiobatch.answer_schema import AnswerInvalid
-from audiobatch.calls.record import keep_in_spool
+from audiobatch.calls.record import spool_files
 from audiobatch.errors import RETRYABLE, StorageError
 from audiobatch.ledger.rows import PartOutcome
 from audiobatch.limits.retry import AskAgain
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Repair:
-    """An answer that did not fit, and why."""
+class AnswerRepair:
+    """An answer that lacks the required fields, and what is wrong with it."""
 
-    words: str
+    answer: str
     problem: str
 
     def request(self, first: Request, turn: Turn) -> Request:
-        """The second request, made of the first."""
+        """Make the second request out of the first."""
         assert turn.answer is not None
         said = Exchange(
             text=first.text,
             audio=first.audio,
             # Fields are answered in text.
-            reply=PriorReply(audio_id=None, audio_expires_at=None, text=self.words, spoken_tokens=0),
+            reply=PriorReply(audio_id=None, audio_expires_at=None, text=self.answer, spoken_tokens=0),
         )
         return replace(
             first,
@@ -48,35 +48,38 @@ class Repair:
 
 
 def check_answer(
-    turn: Turn, words: str, repair: Repair | None = None, request_id: str | None = None
-) -> Repair | None:
-    """What is to be put right in an answer; None where nothing is.
+    turn: Turn, answer: str, repair: AnswerRepair | None = None, request_id: str | None = None
+) -> AnswerRepair | None:
+    """Return the repair that an answer needs; None where it holds the required fields.
 
     Args:
+        turn: says which fields, if any.
+        answer: the reply's text.
         repair: the one that this answer comes from, if it does.
+        request_id: of the answer, for the error.
 
     Raises:
-        AnswerInvalid: it was asked to be put right, and still does not fit.
+        AnswerInvalid: it was sent back once, and still lacks fields.
     """
     if turn.answer is None:
         return None
     try:
-        turn.answer.parse(words)
+        turn.answer.parse(answer)
     except AnswerInvalid as wrong:
         if repair is None:
-            return Repair(words=words, problem=wrong.message)
+            return AnswerRepair(answer=answer, problem=wrong.message)
         message = f"the answer does not hold the fields, also after a second try: {wrong.message}"
-        raise AnswerInvalid(message, raw=words.encode(), request_id=request_id) from wrong
+        raise AnswerInvalid(message, raw=answer.encode(), request_id=request_id) from wrong
     return None
 
 
-def ask_again(repair: Repair, reply: Reply) -> AskAgain:
-    """What makes the turn's next call."""
+def send_again(repair: AnswerRepair, reply: Reply) -> AskAgain:
+    """Return the error that makes the retry layer send the repair."""
     return AskAgain(f"the answer does not hold the fields: {repair.problem}", request_id=reply.request_id)
 
 
 async def record_answer(context: CallContext, outcome: Outcome, end: AttemptEnd) -> None:
-    """Record an answer that is to be put right, at once with the end of its call.
+    """Record an answer that is to be repaired, together with the end of its call.
 
     Raises:
         StorageError: the output cannot be written; the answer is in the spool.
@@ -85,17 +88,20 @@ async def record_answer(context: CallContext, outcome: Outcome, end: AttemptEnd)
     try:
         await context.ledger.record_part(answer, end)
     except StorageError as failed:
-        await keep_in_spool(context, outcome, end, [], {}, because=failed, part=answer)
+        await spool_files(context, outcome, end, [], {}, cause=failed, part=answer)
         raise
 
 
 async def recorded_answer(
     context: CallContext, item_id: str, turn: Turn, before: Outcome | None
 ) -> Outcome | None:
-    """An answer that was to be put right when its run ended; None where there is none.
+    """Return an answer that was to be repaired when its run ended; None where there is none.
 
     Args:
-        before: what is recorded of the turn; a failure for good was the end of that answer.
+        context: of the run, for its ledger.
+        item_id: of the turn's item.
+        turn: that was answered.
+        before: what is recorded of the turn; a final failure was the end of that answer.
     """
     version = next_version(before)
     found = await context.on_disk(context.ledger.parts_of, item_id, turn.number, version, PartKind.ANSWER)
