@@ -66,8 +66,8 @@ class SlowJob:
         yield cls(spec=spec, run_id=run_id or "run-1", output=output)
 
     @property
-    def home(self) -> Path:
-        return self.output
+    def context(self) -> SimpleNamespace:
+        return SimpleNamespace(home=self.output)
 
     async def prepare(self) -> Plan:
         count = self.spec.limit or 4

@@ -179,7 +179,7 @@ def test_words_written_down_without_end_cost_the_words_alone(endless, bombs, run
     with hostile_server(answer) as server:
         summary = run_transcription(server)
     assert [row["status"] for row in rows_of(summary)] == ["succeeded"]
-    assert "The words of 1 results could not be written down" in summary.message
+    assert "1 results could not be transcribed" in summary.message
     assert LIMIT in log_of(summary)
     assert sum(call.is_transcription for call in server.calls) == 1
 
@@ -393,7 +393,7 @@ def test_a_redirect_of_a_transcription_ends_the_words_alone(status, run_transcri
     assert other.connections == 0
     assert sum(call.is_transcription for call in server.calls) == 1
     assert [row["status"] for row in rows_of(summary)] == ["succeeded"]
-    assert "The words of 1 results could not be written down" in summary.message
+    assert "1 results could not be transcribed" in summary.message
     assert f"(HTTP {status}) to {origin}," in log_of(summary)
 
 

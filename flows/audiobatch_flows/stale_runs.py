@@ -53,7 +53,7 @@ async def working_on(job: Job, flow_run_id: UUID) -> AsyncIterator[None]:
 
     A run does not wait for it, and does not fail for want of it.
     """
-    folder = job_id(job.storage) if _holds(job) else ""
+    folder = job_id(job.context.storage) if _holds(job) else ""
     if not folder:
         yield
         return
@@ -70,7 +70,7 @@ async def working_on(job: Job, flow_run_id: UUID) -> AsyncIterator[None]:
 
 def _holds(job: Job) -> bool:
     """Whether the folder is this run's alone: workers on one ledger share theirs, and none knows of the others."""
-    holder = FolderLock.holder(job.home)
+    holder = FolderLock.holder(job.context.home)
     return holder is not None and holder.run_id == job.run_id
 
 

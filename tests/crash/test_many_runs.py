@@ -267,7 +267,7 @@ async def test_an_input_that_a_worker_finds_changed_stays_on_the_queue(emulator,
         write_wav(second, seconds=2.0)
         async with Job.open(spec, worker=True) as worker:
             assert (await worker.drain()).sent == 2
-            assert worker.run_id != worker.queue_id
-        found = {one.source.path for one in coordinator.ledger.recorded(coordinator.queue_id)}
+            assert worker.run_id != worker.context.queue_id
+        found = {one.source.path for one in coordinator.context.ledger.recorded(coordinator.context.queue_id)}
         assert found == {"a.wav", "b.wav"}
         await coordinator.finish()

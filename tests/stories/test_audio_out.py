@@ -242,7 +242,7 @@ def test_a_result_without_its_words_still_stands_and_the_next_run_tries_again(em
     emulator.put_faults({"when": {"deployment": "whisper-1"}, "do": {"status": 400}})
     first = job(emulator, tmp_path, transcribe_inputs="whisper-1")
     assert (first.exit_code, first.succeeded) == (0, 1)
-    assert "The words of 1 results could not be written down" in first.message
+    assert "1 results could not be transcribed" in first.message
     emulator.put_faults()
     second = job(emulator, tmp_path, transcribe_inputs="whisper-1")
     assert (second.sent, second.message) == (1, "")
@@ -255,7 +255,7 @@ def test_a_deployment_that_is_not_there_ends_the_words_and_not_the_job(emulator,
         write_wav(tmp_path / "in" / name, seconds=0.5)
     summary = job(emulator, tmp_path, transcribe_inputs="no-such-model")
     assert (summary.exit_code, summary.succeeded) == (0, 3)
-    assert "The words of 3 results" in summary.message
+    assert "3 results could not be transcribed" in summary.message
     calls = [call["transport"] for call in emulator.settled_journal(4)]
     assert calls.count("chat") == 3, "what is to be written down goes nowhere else"
 

@@ -99,13 +99,13 @@ def stop_before_the_repair(running):
     """As if somebody pressed Ctrl-C while the repair waits for a service in trouble."""
     from audiobatch.stop import StopReason
 
-    record = running.ledger.record_part
+    record = running.context.ledger.record_part
 
     async def record_then_stop(*arguments):
         await record(*arguments)
         running.stop.ask(StopReason.SIGINT)
 
-    running.ledger.record_part = record_then_stop
+    running.context.ledger.record_part = record_then_stop
 
 
 def test_a_run_that_stops_before_the_repair_leaves_the_answer_to_the_next_one(job, emulator, first_answers):

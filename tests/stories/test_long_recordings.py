@@ -254,13 +254,13 @@ def test_a_run_that_stops_between_parts_is_resumed_where_it_was(emulator, tmp_pa
     def stop_soon(running):
         from audiobatch.stop import StopReason
 
-        record = running.ledger.record_part
+        record = running.context.ledger.record_part
 
         async def record_then_stop(*arguments):
             await record(*arguments)
             running.stop.ask(StopReason.SIGINT)
 
-        running.ledger.record_part = record_then_stop
+        running.context.ledger.record_part = record_then_stop
 
     stopped = run_job(
         inputs=[str(tmp_path / "in")],

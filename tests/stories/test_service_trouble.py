@@ -394,7 +394,7 @@ def test_a_row_that_could_not_be_sent_nor_recorded_ends_the_run_in_order(emulato
         async def record_outcome(*_arguments, **_named):
             raise StorageError("no space is left")
 
-        job.ledger.record_outcome = record_outcome
+        job.context.ledger.record_outcome = record_outcome
 
     summary = run_job(
         inputs=[str(tmp_path / "p.jsonl")],

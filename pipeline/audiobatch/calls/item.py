@@ -6,6 +6,7 @@ are paid for still end and are recorded.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from dataclasses import dataclass, field
@@ -34,10 +35,14 @@ from audiobatch.planning.worst_case import spoken_tokens
 from audiobatch.stop import StopReason
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from audiobatch.calls.context import CallContext
     from audiobatch.inputs.recording import SoundInput
     from audiobatch.ledger.ledger import Recorded
     from audiobatch.model import Item, Turn
+
+    ClaimNext = Callable[[], Awaitable[Recorded | None]]
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +110,56 @@ class ItemRunner:
             self.context.stats.item_ended(status, recorded.source.item_id)
             self._stop_at_failure_limit()
         return status
+
+    async def run_queue(self, claim_next: ClaimNext, *, at_once: int) -> list[Status | None]:
+        """Run every item of a queue, until a stop is requested.
+
+        Args:
+            claim_next: claims the next item; returns None where there is none left.
+            at_once: items that are open at once.
+
+        Returns:
+            How each item ended; None for those that have not.
+        """
+        ends: list[Status | None] = []
+
+        async def work() -> None:
+            while True:
+                # The gate first, then the item: an item that waited at the gate could be another run's.
+                async with self.context.gate.entered():
+                    if self.context.stop.asked:
+                        return
+                    try:
+                        recorded = await claim_next()
+                    except StorageError as failed:
+                        self.context.stop.ask(StopReason.STORAGE, failed.message)
+                        return
+                    if recorded is None:
+                        return
+                    ends.append(await self.run(recorded))
+
+        await asyncio.gather(*(work() for _ in range(at_once)))
+        return ends
+
+    async def run_deferred(self) -> None:
+        """Run the items that were deferred, after the queue, as fast as the budget of retries refills."""
+        if not self.deferred:
+            return
+        log.info("%d items were deferred; they go now", len(self.deferred))
+        self.is_last_pass = True
+
+        async def work() -> None:
+            while self.deferred and not self.context.stop.asked:
+                recorded = self.deferred.popleft()
+                async with self.context.gate.entered():
+                    try:
+                        await self.context.back_off(self.context.feedback.budget.room_in_s())
+                    except Stopping:
+                        return
+                    await self.run(recorded)
+
+        workers = min(len(self.deferred), self.context.spec.concurrency_ceiling)
+        await asyncio.gather(*(work() for _ in range(workers)))
 
     async def _served(self, recorded: Recorded) -> Status | None:
         try:

@@ -97,13 +97,7 @@ def targets_of(
     environment = environment or settings.Environment.read()
     if spec.deployments:
         pool = tuple(_entry(spec, one, environment, with_credentials) for one in spec.deployments)
-        known = {one.name for one in pool}
-        if strange := sorted(set(named_by_rows) - known):
-            raise ConfigError(
-                f"rows name deployment {strange[0]!r}, which is none of the [[deployments]]: "
-                f"{', '.join(sorted(known))}"
-            )
-        return tuple(sorted(pool, key=lambda one: one.priority))
+        return with_named(spec, tuple(sorted(pool, key=lambda target: target.priority)), named_by_rows)
     name = spec.deployment or spec.model
     own = Target(
         name=name,
@@ -119,8 +113,36 @@ def targets_of(
         tpm=spec.tpm,
         max_concurrency=spec.max_concurrency,
     )
-    others = sorted(set(named_by_rows) - {name})
-    return (own, *(replace(own, name=one, deployment=one, priority=1, named_only=True) for one in others))
+    return with_named(spec, (own,), named_by_rows)
+
+
+def with_named(
+    spec: JobSpec, targets: tuple[Target, ...], named_by_rows: Iterable[str]
+) -> tuple[Target, ...]:
+    """Add the deployments that rows of a table name; each serves those rows alone.
+
+    Args:
+        spec: the job.
+        targets: its own, the first one first.
+        named_by_rows: deployments, by name.
+
+    Raises:
+        ConfigError: rows name what is none of the job's `[[deployments]]`.
+    """
+    if spec.deployments:
+        known = {target.name for target in targets if not target.transcribes}
+        if strange := sorted(set(named_by_rows) - known):
+            raise ConfigError(
+                f"rows name deployment {strange[0]!r}, which is none of the [[deployments]]: "
+                f"{', '.join(sorted(known))}"
+            )
+        return targets
+    own = targets[0]
+    others = sorted(set(named_by_rows) - {own.name})
+    return (
+        *targets,
+        *(replace(own, name=name, deployment=name, priority=1, named_only=True) for name in others),
+    )
 
 
 def transcription_targets(spec: JobSpec, base: Target) -> tuple[Target, ...]:

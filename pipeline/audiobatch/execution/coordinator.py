@@ -1,12 +1,12 @@
-"""A run that has others send for it: it starts them, follows the ledger, and ends when they do.
+"""A run whose calls are made by workers: it starts them, follows the ledger, and ends when they do.
 
-The ledger is the truth here too: items, calls and costs are counted there, whoever sent them, so that nothing is
-lost with a worker that is killed. Who starts workers only says which of them live.
+The ledger is the truth here too: it counts items, calls and costs, whichever worker sent them, so that nothing is
+lost with a worker that is killed. The backend that starts workers only says which of them live.
 
     all items ended             the run ends as any other
-    every worker ended, items   for the reason that they ended for; for none of theirs: internal error
+    every worker ended, items   the run ends for the reason of the workers; without one: internal error
     are left
-    a stop was asked for        workers let calls in flight end; who has not begun never will
+    a stop was requested        workers let calls in flight end; workers that have not begun never will
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from audiobatch.errors import ConfigError, ExitCode, StorageError
-from audiobatch.execution.worker import WorkerParams, tell_to_stop
+from audiobatch.execution.worker import WorkerParams, request_stop
 from audiobatch.ledger.queue_totals import Counts
 from audiobatch.model import Status
 from audiobatch.stop import StopReason, most_severe
@@ -35,17 +35,19 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0
 #: The ledger is asked for at most this part of the time.
 _PART = 20
-#: Nobody has begun for so long: a person may have to do something.
+#: No worker has begun for so long: a person may have to do something.
 _HINT_AFTER_S = 20.0
 #: What a worker may take to end once there is nothing left to do.
 ENDING_S = 60.0
-#: … beyond the time that its calls in flight may take, once it was told to stop.
+#: … beyond the time that its calls in flight may take, once a stop was requested.
 STOPPING_S = 45.0
 #: Ends of a worker that a person has to know of, and not only the run's.
 TELLING = frozenset({ExitCode.INTERNAL, ExitCode.USAGE, ExitCode.NO_DEPLOYMENT})
 
 
 class Phase(StrEnum):
+    """A worker's life."""
+
     WAITING = "waiting"
     WORKING = "working"
     ENDED = "ended"
@@ -53,7 +55,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
-    """One worker, as who started it knows it.
+    """One worker, as its backend sees it.
 
     Attributes:
         trouble: why it ended, where that was not its own doing: it could not begin, or was killed.
@@ -65,27 +67,27 @@ class WorkerStatus:
 
 
 class WorkerBackend(Protocol):
-    """Who starts workers: this machine, a work pool, a cluster."""
+    """Starts workers: on this machine, in a work pool, on a cluster."""
 
     @property
     def hint(self) -> str:
-        """What a person may have to do where nobody begins."""
+        """What a person may have to do where no worker begins."""
 
     async def start(self, params: WorkerParams, count: int) -> None:
-        """Have so many workers started, now or when there is room for them.
+        """Start `count` workers, now or when there is room for them.
 
         Raises:
-            ConfigError: it cannot be.
+            ConfigError: they cannot be started.
         """
 
     async def look(self) -> Sequence[WorkerStatus]:
-        """The workers as they are now."""
+        """Return the workers as they are now."""
 
     async def dismiss(self, *, by_force: bool) -> None:
-        """Let who has not begun never begin; by force: end whoever still works."""
+        """Cancel the workers that have not begun; by force: end those that work, too."""
 
     async def close(self) -> None:
-        """Let go of whatever was opened."""
+        """Release whatever was opened."""
 
 
 @dataclass(slots=True, eq=False)
@@ -99,16 +101,17 @@ class Coordinator:
     _told: str = ""
 
     async def work(self) -> None:
-        """Until nothing is left, nobody works, or the run's stop is done.
+        """Start the workers and follow them until nothing is left, none works, or the run's stop is done.
 
         Raises:
             ConfigError: no worker could be started, or none could begin.
         """
         job, backend = self.job, self.backend
-        account = job.ledger.queue.account(job.queue_id)
+        queue = job.context.ledger.queue
+        account = queue.account(job.context.queue_id)
         self._before = await asyncio.to_thread(account.counts)
         sums_before = await asyncio.to_thread(account.sums)
-        job.stats.cost_is_known = all(one.price is not None for one in job.targets)
+        job.stats.cost_is_known = all(target.price is not None for target in job.context.targets)
         try:
             await backend.start(WorkerParams(job=job.spec, for_run=job.run_id), self.count)
             await self._follow(account)
@@ -126,8 +129,8 @@ class Coordinator:
             stats.estimated = sums.estimated - sums_before.estimated
             stats.cost_usd += sums.estimated_usd - sums_before.estimated_usd
             stats.output_text_tokens = sums.output_tokens - sums_before.output_tokens
-            job.left = (await asyncio.to_thread(job.ledger.queue.state)).left
-        job.in_flight_elsewhere, job.waiting = 0, ""
+            job.left = (await asyncio.to_thread(queue.state)).left
+        job.workers.in_flight, job.workers.waiting = 0, ""
 
     async def _follow(self, account: Account) -> None:
         job, loop = self.job, asyncio.get_running_loop()
@@ -135,47 +138,47 @@ class Coordinator:
         while True:
             look_s = loop.time()
             try:
-                left = (await asyncio.to_thread(job.ledger.queue.state)).left
+                left = (await asyncio.to_thread(job.context.ledger.queue.state)).left
                 self._show(await asyncio.to_thread(account.counts))
             except StorageError as failed:
                 job.stop.ask(StopReason.STORAGE, failed.message)
                 left = 0
             asked_s = loop.time() - look_s
-            hands = await self._hands()
+            workers = await self._workers()
             if job.stop.asked:
                 await self._stop()
                 return
             if not left:
-                await self._see_off(ENDING_S)
+                await self._wait_for_end(ENDING_S)
                 return
-            if all(one.phase is Phase.ENDED for one in hands) and not self._others():
-                await self._give_up(account, hands)
+            if all(worker.phase is Phase.ENDED for worker in workers) and not self._other_runs():
+                await self._give_up(account, workers)
                 return
-            self._explain(hands, loop.time() - began_s)
+            self._explain(workers, loop.time() - began_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(job.stop.soft.wait(), max(LOOK_S, _PART * asked_s))
 
-    async def _hands(self) -> Sequence[WorkerStatus]:
+    async def _workers(self) -> Sequence[WorkerStatus]:
         try:
-            hands = await self.backend.look()
+            workers = await self.backend.look()
         except ConfigError:
             raise
-        except Exception as failed:  # noqa: BLE001 - what starts workers is somebody else's, and may be away
+        except Exception as failed:  # noqa: BLE001 - the backend is another program, and may be away
             log.warning("the workers cannot be seen: %r", failed)
             return [WorkerStatus(name="?", phase=Phase.WORKING)]
-        for one in hands:
-            if one.trouble and (text := f"{one.name}: {one.trouble}") not in self.job.warnings:
+        for worker in workers:
+            if worker.trouble and (text := f"{worker.name}: {worker.trouble}") not in self.job.warnings:
                 self.job.warn(text)
-        return hands
+        return workers
 
-    def _others(self) -> bool:
-        """Whether runs are at work here that were not started by this one."""
+    def _other_runs(self) -> bool:
+        """Return whether runs are at work here that this one did not start."""
         membership = self.job.membership
         mine = f"{self.job.run_id}."
         return membership is not None and any(not name.startswith(mine) for name in membership.names)
 
     def _show(self, now: Counts) -> None:
-        """What was done since the run began, into its counts."""
+        """Bring the run's counts up to date."""
         job, before = self.job, self._before
         stats = job.stats
         for status, count in (
@@ -186,24 +189,24 @@ class Coordinator:
             for _ in range(count):
                 stats.item_ended(status)
         stats.cost_usd = now.cost_usd - before.cost_usd
-        job.in_flight_elsewhere = now.in_flight
+        job.workers.in_flight = now.in_flight
 
-    def _explain(self, hands: Sequence[WorkerStatus], waited_s: float) -> None:
-        begun = [one for one in hands if one.phase is not Phase.WAITING]
-        if len(begun) == len(hands):
-            self.job.waiting = ""
+    def _explain(self, workers: Sequence[WorkerStatus], waited_s: float) -> None:
+        begun = [worker for worker in workers if worker.phase is not Phase.WAITING]
+        if len(begun) == len(workers):
+            self.job.workers.waiting = ""
             return
-        self.job.waiting = f"{len(hands) - len(begun)} of {len(hands)} workers to begin"
+        self.job.workers.waiting = f"{len(workers) - len(begun)} of {len(workers)} workers to begin"
         if not begun and waited_s > _HINT_AFTER_S and not self._told:
             self._told = self.backend.hint
             self.job.warn(f"no worker has begun in {waited_s:.0f} s. {self._told}")
 
-    async def _see_off(self, patience_s: float, *, until_hard: bool = False) -> bool:
-        """Wait until nobody works any more; who has not begun never will."""
+    async def _wait_for_end(self, patience_s: float, *, until_hard: bool = False) -> bool:
+        """Wait until no worker works any more, and cancel those that have not begun."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + patience_s
         await _logging_failure("the workers could not be told to stop", self.backend.dismiss(by_force=False))
-        while any(one.phase is Phase.WORKING for one in await self._hands()):
+        while any(worker.phase is Phase.WORKING for worker in await self._workers()):
             if loop.time() > end_s or (until_hard and self.job.stop.hard.is_set()):
                 return False
             await asyncio.sleep(LOOK_S)
@@ -212,23 +215,23 @@ class Coordinator:
     async def _stop(self) -> None:
         job = self.job
         with contextlib.suppress(StorageError):
-            await asyncio.to_thread(tell_to_stop, job.ledger, job.run_id)
-        if await self._see_off(job.spec.drain_timeout_s + STOPPING_S, until_hard=True):
+            await asyncio.to_thread(request_stop, job.context.ledger, job.run_id)
+        if await self._wait_for_end(job.spec.drain_timeout_s + STOPPING_S, until_hard=True):
             return
         with contextlib.suppress(StorageError):
-            await asyncio.to_thread(tell_to_stop, job.ledger, job.run_id, now=True)
-        if await self._see_off(STOPPING_S):
+            await asyncio.to_thread(request_stop, job.context.ledger, job.run_id, now=True)
+        if await self._wait_for_end(STOPPING_S):
             return
         await _logging_failure("the workers could not be stopped", self.backend.dismiss(by_force=True))
-        if not await self._see_off(STOPPING_S):
+        if not await self._wait_for_end(STOPPING_S):
             job.warn(
                 "some workers do not end; they send nothing more than they hold, and the ledger knows it"
             )
 
-    async def _give_up(self, account: Account, hands: Sequence[WorkerStatus]) -> None:
-        """Every worker has ended, and items are left: why?"""
+    async def _give_up(self, account: Account, workers: Sequence[WorkerStatus]) -> None:
+        """Stop the run for the reason that its workers ended for: every one has ended, and items are left."""
         ends = await asyncio.to_thread(account.ends_of, self.job.run_id)
-        trouble = next((one.trouble for one in hands if one.trouble), "")
+        trouble = next((worker.trouble for worker in workers if worker.trouble), "")
         if not ends:
             raise ConfigError(f"no worker could begin: {trouble or 'they ended without a word'}")
         reason, detail = _why(ends)
@@ -241,16 +244,16 @@ class Coordinator:
 
 def _why(ends: Sequence[dict[str, Any] | None]) -> tuple[StopReason, str]:
     stopped = {
-        StopReason(one["stopped_by"]): str(one.get("message", ""))
-        for one in ends
-        if one and one["stopped_by"]
+        StopReason(end["stopped_by"]): str(end.get("message", ""))
+        for end in ends
+        if end and end["stopped_by"]
     }
     reason = most_severe(stopped)
     return (StopReason.INTERNAL, "") if reason is None else (reason, stopped[reason])
 
 
 async def _logging_failure(what: str, work: Awaitable[None]) -> None:
-    """Await what must not end the run, and log how it failed."""
+    """Await work whose failure must not end the run, and log the failure."""
     try:
         await work
     except Exception:

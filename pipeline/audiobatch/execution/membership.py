@@ -1,4 +1,4 @@
-"""Runs that work together on one ledger: signs of life, leases held, quotas and budget shared.
+"""Runs that work together on one ledger: heartbeats, leases, and the sharing of quotas and budget.
 
 A new run waits until every other divides the quotas among one more; one that ends or falls silent leaves its share
 to the rest. All of this is one task beside the run's calls, every few seconds; a run alone on its folder has none.
@@ -16,7 +16,6 @@ from audiobatch.errors import LeaseLost, StorageError
 from audiobatch.ledger.membership import ASKING, SENDS_NOTHING, this_process
 from audiobatch.limits.limiter import TimeSlots
 from audiobatch.planning.items import digest
-from audiobatch.planning.plan import settings_key
 from audiobatch.planning.worst_case import worst_unknown_usd
 from audiobatch.stop import StopReason
 
@@ -31,25 +30,40 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: A sign of life is due this often, and at a third of a lease.
+#: A heartbeat is due this often, and at a third of a lease.
 _BEAT_S = 3.0
-#: While others make room.
+#: Between heartbeats while other runs reduce their rates.
 _SOON_S = 0.25
 #: Settings beside those of the replies that runs must share to work together.
 _ALIKE = ("on_unknown", "redo", "keep", "force", "rpm", "tpm", "max_total_cost", "prices")
 
 
 def this_worker(
-    spec: JobSpec, run_id: str, retry: Retry | None, *, drains: bool = False, sends: bool = True
+    spec: JobSpec,
+    settings_key: str,
+    run_id: str,
+    retry: Retry | None,
+    *,
+    drains: bool = False,
+    sends: bool = True,
 ) -> Worker:
-    """This run, as it signs on to a ledger that several share."""
+    """Describe this run, for the other runs on a shared ledger.
+
+    Args:
+        spec: the job.
+        settings_key: of the settings that a reply depends on.
+        run_id: of this run.
+        retry: what it selects, if it does.
+        drains: it only works on a queue that another run has filled.
+        sends: it makes calls.
+    """
     alike = {name: str(getattr(spec, name)) for name in _ALIKE}
-    alike["deployments"] = str([one.model_dump(mode="json") for one in spec.deployments])
-    asks = digest([settings_key(spec), _words(retry), alike])
+    alike["deployments"] = str([deployment.model_dump(mode="json") for deployment in spec.deployments])
+    asks = digest([settings_key, _selection(retry), alike])
     return this_process(run_id, asks=asks, lease_s=spec.lease_s, drains=drains, sends=sends)
 
 
-def _words(retry: Retry | None) -> list[object]:
+def _selection(retry: Retry | None) -> list[object]:
     if retry is None:
         return []
     errors = retry.error_types
@@ -63,12 +77,12 @@ def _words(retry: Retry | None) -> list[object]:
 
 @dataclass(slots=True, kw_only=True)
 class Membership:
-    """This run among the others.
+    """This run among the others of a shared ledger.
 
     Attributes:
         sends: this run makes calls; otherwise its workers do.
         live: runs that send or are about to, this one included.
-        names: of the others, by run.
+        names: of the others, by run id.
     """
 
     ledger: Ledger
@@ -87,7 +101,7 @@ class Membership:
             self._sharing = SENDS_NOTHING
 
     async def keep(self) -> None:
-        """Signs of life and leases, until cancelled. A ledger that is gone stops the run, as its writes do."""
+        """Send heartbeats and renew leases until cancelled; a ledger that is gone stops the run."""
         while True:
             try:
                 await self._beat()
@@ -101,9 +115,9 @@ class Membership:
 
     async def _beat(self) -> None:
         async with self._one_beat:
-            await self._look_round()
+            await self._exchange()
 
-    async def _look_round(self) -> None:
+    async def _exchange(self) -> None:
         beat = await self.ledger.workers.beat(self._sharing)
         self.live, self.names = beat.live, beat.names
         if self._runner is not None:
@@ -119,10 +133,10 @@ class Membership:
             self._has_room.set()
         if lost := await self.ledger.queue.renew():
             log.warning("%d items were taken over by other runs: this one was silent too long", len(lost))
-        await self._ask_for_money()
+        await self._request_budget()
 
     async def begin(self, runner: ItemRunner) -> None:
-        """Wait until the others have made room for this run's calls; ends early where a stop is asked for."""
+        """Wait until the others have reduced their rates for this run's calls, or a stop is requested."""
         self._runner, self._sharing = runner, ASKING
         with contextlib.suppress(LeaseLost):
             await self._beat()
@@ -133,19 +147,18 @@ class Membership:
             room.cancel()
             stop.cancel()
 
-    async def _ask_for_money(self) -> None:
-        """A limit for all runs together is handed out among them: what this one may spend by the next beat."""
+    async def _request_budget(self) -> None:
+        """Request a share of the cost limit of all runs together, to spend until the next heartbeat."""
         if self._runner is None or (cap := self._runner.context.spec.max_total_cost) is None:
             return
         pool: Pool = self._runner.context.pool
-        not_on_record = worst_unknown_usd(
-            tuple(self._runner.context.targets.values()), self._runner.context.spec
-        )
+        context = self._runner.context
+        unrecorded_usd = worst_unknown_usd(tuple(context.targets.values()), context.spec)
         used = pool.spending.spent + pool.spending.reserved
-        # Nothing is set aside while it is asked for: what is not used may be handed to others.
+        # Nothing is reserved during the request: others may get what this run does not use.
         pool.spending.spent_before = cap - used
         pool.asks_for_money = True
-        allowed = await self.ledger.workers.allowance(cap, used, not_on_record)
+        allowed = await self.ledger.workers.allowance(cap, used, unrecorded_usd)
         # What others have spent or may spend counts as spent before.
         pool.spending.spent_before = cap - allowed
         pool.asks_for_money = False

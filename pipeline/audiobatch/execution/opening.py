@@ -1,7 +1,7 @@
-"""A run's folder, opened: locked, seen to be writable, and put right where a killed run left something.
+"""Opens a run's folder: locks it, checks that it can be written, and repairs what a killed run left.
 
 A run works alone behind its folder's lock, or beside others on a shared ledger. A run that is alone repairs what
-killed runs left. A run that finds others at work does not: what they hold is theirs, and what a silent one held is
+killed runs left. A run that finds others at work does not: their claims are theirs, and those of a silent one are
 taken over item by item.
 
 Each run has a log, `runs/<run_id>.log`: ids and causes, no content.
@@ -45,8 +45,8 @@ class Opened:
     """What a run writes to.
 
     Attributes:
-        home: see `OutputPlace`.
-        signed_on: the queue that it works on, and what was put right.
+        home: the folder of this machine that is locked and holds the log.
+        joined: the queue that the run works on, and what was repaired.
     """
 
     output: Place
@@ -54,12 +54,12 @@ class Opened:
     storage: Storage
     ledger: Ledger
     spool: Spool
-    signed_on: SignedOn
+    joined: Joined
 
 
 @contextlib.contextmanager
 def opened_folder(spec: JobSpec, me: Worker) -> Iterator[Opened]:
-    """The job's output folder, this run's alone until the end of the block; on a shared ledger, beside others.
+    """Hold the job's output folder until the end of the block: alone, or on a shared ledger beside others.
 
     Raises:
         ConfigError: it is in use, cannot be written, or is none that results can go to.
@@ -70,7 +70,7 @@ def opened_folder(spec: JobSpec, me: Worker) -> Iterator[Opened]:
     with contextlib.ExitStack() as stack:
         is_shared = is_database(where.ledger)
         if not is_shared:
-            # First of all: who does not get the folder writes nothing into it.
+            # First of all: a run that does not get the lock writes nothing into the folder.
             stack.enter_context(FolderLock.acquire(where.home, me.run_id, shown=str(where.place)))
         storage.probe_writable()
         if not is_shared:
@@ -81,19 +81,19 @@ def opened_folder(spec: JobSpec, me: Worker) -> Iterator[Opened]:
             stack.callback(_send_log, storage, where.home, me.run_id)
         stack.enter_context(run_log(where.home, me.run_id))
         spool = where.spool()
-        signed_on = sign_on(me, ledger, storage, spool, spec, stack)
+        joined = join(me, ledger, storage, spool, spec, stack)
         yield Opened(
             output=where.place,
             home=where.home,
             storage=storage,
             ledger=ledger,
             spool=spool,
-            signed_on=signed_on,
+            joined=joined,
         )
 
 
 def _send_log(storage: Storage, home: Path, run_id: str) -> None:
-    """The run's log beside its results too; a run does not fail for want of it."""
+    """Copy the run's log to its results in an object store; a run does not fail without it."""
     name = f"runs/{run_id}.log"
     try:
         storage.write(name, (home / name).read_bytes())
@@ -102,29 +102,27 @@ def _send_log(storage: Storage, home: Path, run_id: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignedOn:
-    """What a run found.
+class Joined:
+    """A run's queue, and what was repaired when the run joined it.
 
     Attributes:
         queue_id: the queue that it works on.
-        alone: no other run is at work.
-        brought: replies that an earlier run could not write here, and that are here now.
-        lost: calls of an earlier run whose end nobody saw.
+        replayed: replies that an earlier run could not write here, and that are written now.
+        lost: calls of an earlier run with an unknown end.
     """
 
     queue_id: str
-    alone: bool
-    brought: int = 0
+    replayed: int = 0
     lost: int = 0
 
 
-def sign_on(  # noqa: PLR0917 - all of it is one run's
+def join(  # noqa: PLR0917 - all of it is one run's
     me: Worker, ledger: Ledger, storage: Storage, spool: Spool, spec: JobSpec, stack: contextlib.ExitStack
-) -> SignedOn:
-    """Take up the books until the end of `stack`. Blocks.
+) -> Joined:
+    """Join the ledger's runs until the end of `stack`, and repair what killed runs left. Blocks.
 
     Raises:
-        FolderInUse: runs are at work that ask for something else.
+        FolderInUse: runs of another job are at work.
         ConfigError: the ledger is another output's.
         StorageError: the output or the ledger cannot be written.
     """
@@ -132,26 +130,25 @@ def sign_on(  # noqa: PLR0917 - all of it is one run's
         _bind(ledger, storage, spec)
         ledger.queue.claims_as(me.run_id)
         ledger.note(QUEUE_NOTE, me.run_id)
-        return _put_right(me.run_id, ledger, storage, spool)
+        return _repair(me.run_id, ledger, storage, spool)
     ledger.queue.claims_as(me.run_id, lease_s=me.lease_s)
     with ledger.one_at_a_time():
         _bind(ledger, storage, spec)
-        joined = ledger.workers.join(me)
-        stack.callback(_sign_off, ledger)
-        spool.share(me.run_id, alone=joined.alone)
-        if not joined.alone or me.drains:
-            # What a run of this machine could not record, others would soon take for lost.
-            brought = replay(spool, storage, ledger)
-            return SignedOn(queue_id=joined.queue_id, alone=joined.alone, brought=brought)
-        # One that was taken for dead may write yet: its files are young.
+        workers = ledger.workers.join(me)
+        stack.callback(_leave, ledger)
+        spool.share(me.run_id, alone=workers.alone)
+        if not workers.alone or me.drains:
+            # Other runs would soon take for lost what a run of this machine could not record.
+            return Joined(queue_id=workers.queue_id, replayed=replay(spool, storage, ledger))
+        # A run that seemed dead may still write: its files are young.
         storage.sweep_temporary(older_than_s=me.lease_s)
-        done = _put_right(joined.queue_id, ledger, storage, spool)
-        ledger.workers.beat_now()  # it may have taken long, and the others look now
-        return done
+        joined = _repair(workers.queue_id, ledger, storage, spool)
+        ledger.workers.beat_now()  # the repair may have taken longer than a heartbeat
+        return joined
 
 
 def _bind(ledger: Ledger, storage: Storage, spec: JobSpec) -> None:
-    """An output and its books know each other, before anything is done to either."""
+    """Check that the output and the ledger belong together, before anything is done to either."""
     check_belongs(storage, ledger, spec)
     if not spec.adopt:
         check_runs(storage, ledger)
@@ -160,32 +157,32 @@ def _bind(ledger: Ledger, storage: Storage, spec: JobSpec) -> None:
     note_belonging(storage, ledger)
 
 
-def _put_right(queue_id: str, ledger: Ledger, storage: Storage, spool: Spool) -> SignedOn:
+def _repair(queue_id: str, ledger: Ledger, storage: Storage, spool: Spool) -> Joined:
     ledger.queue.empty()
-    brought = replay(spool, storage, ledger)
+    replayed = replay(spool, storage, ledger)
     elsewhere = ledger.workers.silent_elsewhere() if ledger.is_shared else frozenset[str]()
     lost = recover(ledger, storage, but_of=elsewhere)
-    return SignedOn(queue_id=queue_id, alone=True, brought=brought, lost=lost)
+    return Joined(queue_id=queue_id, replayed=replayed, lost=lost)
 
 
-def _sign_off(ledger: Ledger) -> None:
-    """What is still held goes to others at once; where the ledger is gone, the leases end by themselves."""
+def _leave(ledger: Ledger) -> None:
+    """Release every claim at once; where the ledger is gone, the leases end by themselves."""
     try:
         ledger.queue.release(ledger.queue.held)
         ledger.workers.leave()
     except Exception:
-        log.warning("what this run held could not be released", exc_info=True)
+        log.warning("the claims of this run could not be released", exc_info=True)
 
 
 class _RunLog(logging.FileHandler):
-    """A log that cannot be written is no reason to stop, nor to fill the terminal with the reasons."""
+    """A log file whose failures neither stop the run nor reach the terminal."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
         return
 
 
 class _OneLine(logging.Formatter):
-    """A record is a line, whatever a name in it holds; a traceback follows it."""
+    """Writes a record as one line, whatever a name in it holds; a traceback follows it."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         record.message = shown(record.message)
@@ -194,10 +191,10 @@ class _OneLine(logging.Formatter):
 
 @contextlib.contextmanager
 def run_log(output: Path, run_id: str) -> Iterator[None]:
-    """Keep the log until the end of the block.
+    """Write the run's log until the end of the block.
 
     Raises:
-        StorageError: it cannot be begun.
+        StorageError: the file cannot be created.
     """
     path = output / "runs" / f"{run_id}.log"
     with translating(str(path)):
@@ -205,17 +202,17 @@ def run_log(output: Path, run_id: str) -> Iterator[None]:
         handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("audiobatch", "audiobatch_flows")]
-    before = [(one.level, one.propagate) for one in loggers]
-    for one in loggers:
-        one.addHandler(handler)
-        one.setLevel(logging.INFO)
-        one.propagate = bool(os.environ.get("AUDIOBATCH_LOG_TO_STDERR"))
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = bool(os.environ.get("AUDIOBATCH_LOG_TO_STDERR"))
     try:
         yield
     finally:
-        for one, (level, propagate) in zip(loggers, before, strict=True):
-            one.removeHandler(handler)
-            one.setLevel(level)
-            one.propagate = propagate
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
         with contextlib.suppress(OSError):  # a full disk: what is missing is the end of a log
             handler.close()

@@ -1,4 +1,4 @@
-"""What a worker is told, and how it is told to stop: by the ledger, which it reaches wherever it runs."""
+"""A worker's parameters, and its stop: requested in the ledger, which a worker reaches wherever it runs."""
 
 from __future__ import annotations
 
@@ -40,12 +40,17 @@ class WorkerParams(BaseModel):
     for_run: str = ""
 
     def as_parameters(self) -> dict[str, Any]:
-        """In the words of JSON: what differs from the defaults, and where things go."""
+        """Return what differs from the defaults, and where results go, as JSON values."""
         return {"job": self.job.as_parameter(), "for_run": self.for_run}
 
 
-def tell_to_stop(ledger: Ledger, for_run: str, *, now: bool = False) -> None:
-    """Let whoever works for a run stop: let calls in flight end, or give them up. Blocks.
+def request_stop(ledger: Ledger, for_run: str, *, now: bool = False) -> None:
+    """Request that the workers of a run stop. Blocks.
+
+    Args:
+        ledger: that they share.
+        for_run: the run that they work for.
+        now: give up calls in flight; else let them end.
 
     Raises:
         StorageError: the ledger is gone; then they stop by themselves.
@@ -55,7 +60,7 @@ def tell_to_stop(ledger: Ledger, for_run: str, *, now: bool = False) -> None:
 
 @contextlib.asynccontextmanager
 async def at_work(params: WorkerParams) -> AsyncIterator[Job]:
-    """A worker's job, open, to be drained; a stop that its run asks for reaches it.
+    """Open a worker's job, for it to drain; a stop that its run requests reaches it.
 
     Raises:
         ConfigError: as `Job.open`.
@@ -74,13 +79,13 @@ async def at_work(params: WorkerParams) -> AsyncIterator[Job]:
 async def _listen(job: Job, for_run: str) -> None:
     while not job.stop.hard.is_set():
         try:
-            word = await asyncio.to_thread(job.ledger.noted, _key(for_run))
+            request = await asyncio.to_thread(job.context.ledger.noted, _key(for_run))
         except StorageError as failed:
             log.warning("the ledger could not be asked whether to stop: %s", failed.message)
-            word = ""
-        if word == HARD:
+            request = ""
+        if request == HARD:
             job.stop.force(StopReason.CANCELLED)
-        elif word == SOFT:
+        elif request == SOFT:
             job.stop.ask(StopReason.CANCELLED, f"stopped with run {for_run}, which it worked for")
         await asyncio.sleep(LOOK_S)
 
