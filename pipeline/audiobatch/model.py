@@ -1,6 +1,6 @@
 """What travels through the pipeline: Source → Item → Turn → Request → Reply → Outcome.
 
-All frozen. Units stand in the names: `_s` seconds, `_hz` hertz, `_bytes`, `_usd` US dollars, `_dbfs` decibels
+All are frozen. Names carry units: `_s` seconds, `_hz` hertz, `_bytes`, `_usd` US dollars, `_dbfs` decibels
 below full scale. Text that came from a model or a user is data and is never used as a path or a command.
 """
 
@@ -24,12 +24,14 @@ Modality = Literal["text", "audio"]
 
 
 class SourceKind(StrEnum):
+    """What an input is."""
+
     RECORDING = "recording"
     PROMPT = "prompt"
 
 
 class Status(StrEnum):
-    """The manifest's `status`. `refused`: never sent, the input is bad. `unknown`: sent, end not seen."""
+    """The manifest's `status`. `refused`: a bad input, not sent. `unknown`: sent, its end is unknown."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -39,10 +41,10 @@ class Status(StrEnum):
 
 
 class PartKind(StrEnum):
-    """What a part's row in the ledger is of.
+    """What a part's row in the ledger records.
 
-    `reply`: the reply to a part. `input`: a recording's own words. `speech`: a spoken reply's, heard again.
-    `answer`: an answer that does not hold the fields, while it is asked to be put right; of no stretch.
+    `reply`: the reply to a part of a recording. `input`: the transcript of a recording. `speech`: the transcript
+    of a spoken reply. `answer`: an answer without the required fields, until it is repaired.
     """
 
     REPLY = "reply"
@@ -52,7 +54,7 @@ class PartKind(StrEnum):
 
 
 class Check(StrEnum):
-    """What a listener would want to know of a reply before listening; thresholds in `audio/checks.py`."""
+    """A flaw of a reply that a listener wants to know before listening; thresholds in `audio/measure.py`."""
 
     SILENT = "silent"
     NEAR_SILENT = "near_silent"
@@ -76,9 +78,8 @@ class Media:
         level_dbfs: RMS level, None where it was not measured.
         silence_share: share of the duration below the silence threshold, 0 to 1; None: not measured.
         notes: what a person should know (`extension says .wav, content is mp3`).
-        trimmable_s: long silences in it, by which shortening them makes it shorter; None: not measured.
-        mix_channel: the one channel, 0 for the first, that stands for all of them where their mean would cancel
-            them; None: the mean does.
+        trimmable_s: seconds by which it gets shorter when its long silences are cut; None: not measured.
+        mix_channel: the channel, from 0, to send where the mean of all would cancel them out; None: send the mean.
     """
 
     container: str
@@ -111,7 +112,7 @@ class RowSettings:
     seed: int | None = None
 
 
-#: The columns of a prompt table that mean something to us; every other one is the table's own.
+#: The columns of a prompt table with a meaning of their own; all others are the user's data.
 MEANT_COLUMNS = frozenset({"id", "prompt", *RowSettings.__slots__})
 
 
@@ -121,11 +122,11 @@ class Source:
 
     Attributes:
         item_id: stable across runs, unique in the job.
-        position: place in input order; changes when inputs are added before it.
+        position: in input order; changes when inputs are added before it.
         root: the folder (or file's folder) that `path` is relative to; empty for stdin.
         path: POSIX path of the file it came from, relative to `root`.
         text: the prompt's text; empty for a recording without one of its own.
-        row: the prompt table's own columns, as text; where the job's prompts name columns, more that they may name.
+        row: the user's own columns of the prompt table, as text, and all others that the job's prompts may name.
         sha256: of the recording's bytes, or of the prompt text as UTF-8.
         refusal: why it cannot be sent; empty when it can.
     """
@@ -157,8 +158,8 @@ class Turn:
         number: 1 for the first.
         text: what the user says in text; empty when the recording stands alone.
         fingerprint: SHA-256 over all that decides the reply, the earlier turns included.
-        answer: the fields that the reply's text is to hold as JSON.
-        note: what a reviewer wants otherwise, in a redo that a note steers.
+        answer: the fields that the reply's text must hold as JSON.
+        note: what a reviewer wants changed, in a redo that follows a note.
         kept_as: the fingerprint that this turn has without its note; empty where there is none.
     """
 
@@ -174,12 +175,13 @@ class Turn:
 
     @property
     def wants_audio(self) -> bool:
+        """Whether a spoken reply is requested."""
         return "audio" in self.modalities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """A source with what will be asked of it."""
+    """A source with its turns and the settings of its requests."""
 
     source: Source
     turns: tuple[Turn, ...]
@@ -193,6 +195,7 @@ class Item:
 
     @property
     def item_id(self) -> str:
+        """The source's id."""
         return self.source.item_id
 
 
@@ -207,10 +210,10 @@ class AudioPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriorReply:
-    """An earlier reply that a follow-up builds on: by its audio id while that lives, else by its words.
+    """An earlier reply that a follow-up names: by its audio id while that is valid, else by its text.
 
     Attributes:
-        spoken_tokens: audio tokens that it took to speak; 0: it was not spoken, None: not known.
+        spoken_tokens: audio tokens of the reply; 0: it was not spoken, None: unknown.
     """
 
     audio_id: str | None
@@ -221,7 +224,7 @@ class PriorReply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """An earlier turn: what the user said, and what was replied."""
+    """An earlier turn: the user's message, and the reply."""
 
     text: str
     audio: AudioPart | None
@@ -230,7 +233,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One turn, ready for a transport. Which deployment carries it is not its business."""
+    """One turn, ready for a transport; the same for every deployment."""
 
     item_id: str
     turn: int
@@ -247,6 +250,7 @@ class Request:
 
     @property
     def wants_audio(self) -> bool:
+        """Whether a spoken reply is requested."""
         return "audio" in self.modalities
 
 
@@ -262,6 +266,7 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
+        """All tokens, input and output."""
         return (
             self.input_text_tokens
             + self.input_audio_tokens
@@ -270,19 +275,20 @@ class Usage:
         )
 
     def __add__(self, other: Usage) -> Usage:
-        """Of two calls together."""
-        return Usage(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
+        """Add the tokens of two calls."""
+        names = [field.name for field in fields(self)]
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 def total_usage(usages: Iterable[Usage | None]) -> Usage | None:
-    """Of several calls together, those without a count left out; None where no call has one."""
+    """Add the tokens of several calls, without those that state none; None where no call states any."""
     known = [usage for usage in usages if usage is not None]
     return sum(known[1:], known[0]) if known else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cue:
-    """Words with the time at which they are said, in seconds from the recording's beginning."""
+    """A passage of a transcript with its times, in seconds from the beginning of the recording."""
 
     start_s: float
     end_s: float
@@ -291,19 +297,19 @@ class Cue:
 
 @dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Reply:
-    """A reply, decoded: bytes are bytes, times are seconds, nothing of the wire's shape is left.
+    """A reply, decoded: bytes are bytes, times are seconds, whatever the transport.
 
     Attributes:
-        text: `message.content`; the answer when text alone was asked for.
+        text: `message.content`; the answer where text alone was requested.
         transcript: of the reply's audio.
         audio: encoded in `audio_format`; None when the service sent none.
         audio_expires_at: epoch seconds until which `audio_id` may be named by a follow-up.
         input_transcript: of the user's audio, where the transport gives one.
-        input_usage: what that transcript took, which is billed beside the reply; None where none was made.
+        input_usage: tokens of that transcript, which is billed beside the reply; None where none was made.
         limits: the service's rate-limit headers, lower case.
-        repaired: it was not as it should be, and could be read all the same.
-        cues: a transcription's words with their times, where the service gives any.
-        raw: the body as it came, for where something turns out to be wrong with it.
+        repaired: it was malformed, and could be read all the same.
+        cues: passages of a transcription with their times, where the service gives any.
+        raw: the body as it came, in case it turns out to be wrong.
     """
 
     text: str
@@ -325,17 +331,17 @@ class Reply:
     raw: bytes = field(default=b"", repr=False)
 
     @property
-    def words(self) -> str:
-        """What was said: the transcript, or the text where no audio came."""
+    def transcript_or_text(self) -> str:
+        """The transcript, or the text where no audio came."""
         return self.transcript or self.text
 
     def without_secrets(self) -> Reply:
-        """The same, should the service repeat a credential in any of its words; the sound and `raw` as they are."""
+        """Remove credentials that the service repeats in its text; sound and `raw` stay as they are."""
         names = ("text", "transcript", "input_transcript", "audio_id", "finish_reason", "model", "request_id")
-        found = {name: value for name in names if (value := getattr(self, name))}
-        clean: dict[str, Any] = {name: redacted(value) for name, value in found.items()}
-        cues = tuple(replace(one, text=redacted(one.text)) for one in self.cues)
-        if clean == found and cues == self.cues:
+        texts = {name: value for name in names if (value := getattr(self, name))}
+        clean: dict[str, Any] = {name: redacted(value) for name, value in texts.items()}
+        cues = tuple(replace(cue, text=redacted(cue.text)) for cue in self.cues)
+        if clean == texts and cues == self.cues:
             return self
         return replace(self, **clean, cues=cues)
 
@@ -358,22 +364,22 @@ class Review:
 
 
 class CostBasis(StrEnum):
-    """What a cost stands on: the service's own counts, our estimate, or nothing."""
+    """How a cost is known: from the service's own counts, by our estimate, or not at all."""
 
     USAGE = "usage"
     ESTIMATE = "estimate"
     UNKNOWN = "unknown"
 
 
-def weakest_basis(found: Iterable[CostBasis | None]) -> CostBasis | None:
-    """That of several costs together; those that cost nothing left out."""
-    known = set(found)
-    return next((one for one in reversed(CostBasis) if one in known), None)
+def weakest_basis(bases: Iterable[CostBasis | None]) -> CostBasis | None:
+    """Return the basis of a sum of costs, the weakest of theirs; None for those that cost nothing."""
+    known = set(bases)
+    return next((basis for basis in reversed(CostBasis) if basis in known), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one turn of one item; final once recorded.
+    """How one turn of one item ended; final once recorded.
 
     Attributes:
         kept_as: another fingerprint that it counts for: the one asked for today where `--keep` accepted it, the
@@ -424,7 +430,7 @@ class Outcome:
 
 
 def basis_of(outcome: Outcome) -> CostBasis | None:
-    """What an outcome's cost stands on, also of one that was recorded before that was written down."""
+    """Return the basis of an outcome's cost, also of one that an earlier version recorded without it."""
     if outcome.cost_basis is not None:
         return outcome.cost_basis
     if outcome.cost_usd is not None:
@@ -433,5 +439,5 @@ def basis_of(outcome: Outcome) -> CostBasis | None:
 
 
 def next_version(before: Outcome | None) -> int:
-    """Of what is recorded in the place of this: a success is kept as a version, anything else gives way."""
+    """Return the version of the outcome that replaces this one: a success stays as a version of its own."""
     return before.version + (before.status is Status.SUCCEEDED) if before else 1

@@ -1,8 +1,9 @@
-"""The wish to stop, as everything that sends can see it.
+"""The request to stop a run, which everything that sends watches.
 
-Three levels: *soft* (send nothing more; what is in flight may end), *hurried* (somebody waits for the end: what is
-in flight has `drain_timeout_s`) and *hard* (at once). Each only ever goes from unset to set, so whoever reads them
-needs no lock. All reasons are kept: the most severe decides the exit code.
+It has three levels: *soft* (send nothing more; calls in flight may end), *hurried* (a person or a program waits
+for the end: calls in flight have `drain_timeout_s`) and *hard* (give up calls in flight at once). Each is only
+ever set, never unset, so that readers need no lock. All reasons are remembered: the most severe decides the exit
+code.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class StopReason(StrEnum):
     UNFINISHED = "unfinished"
 
 
+#: How the process ends for each reason.
 EXIT_CODES = {
     StopReason.INTERNAL: ExitCode.INTERNAL,
     StopReason.UNFINISHED: ExitCode.INTERNAL,
@@ -48,20 +50,23 @@ EXIT_CODES = {
     StopReason.SIGTERM: ExitCode.SIGTERM,
     StopReason.CANCELLED: ExitCode.SIGINT,
 }
-#: Somebody waits for the process to end.
+#: Reasons after which a person or a program waits for the process to end.
 HURRIED = frozenset({StopReason.SIGINT, StopReason.SIGTERM, StopReason.CANCELLED})
 
 
 def most_severe(reasons: Iterable[StopReason]) -> StopReason | None:
-    """By the exit codes' own order; of equal ones the first. None where there is none."""
-    return min(reasons, key=lambda one: BY_SEVERITY.index(EXIT_CODES[one]), default=None)
+    """Return the reason whose exit code is the most severe; of equal ones the first. None where there is none."""
+    return min(reasons, key=lambda reason: BY_SEVERITY.index(EXIT_CODES[reason]), default=None)
 
 
 class Stop:
-    """One per run; made inside its event loop.
+    """A run's stop; made inside its event loop.
 
     Attributes:
-        reasons: why, once `soft` is set, in the order in which they came; each with its first caller's sentence.
+        soft: send nothing more.
+        hurried: calls in flight have `drain_timeout_s` to end.
+        hard: calls in flight are given up.
+        reasons: in the order in which they came, each with the sentence of its first request.
     """
 
     def __init__(self) -> None:
@@ -71,30 +76,31 @@ class Stop:
         self.reasons: dict[StopReason, str] = {}
 
     def ask(self, reason: StopReason, detail: str = "") -> None:
-        """Send nothing more, for one more reason."""
+        """Request that nothing more is sent; `detail` is a sentence for people."""
         self.reasons.setdefault(reason, detail)
         self.soft.set()
-        if reason in HURRIED:  # also where the run stops already, and has all the time it wants
+        if reason in HURRIED:  # also where the run is stopping already, without a time limit
             self.hurried.set()
 
     def force(self, reason: StopReason) -> None:
-        """End now: calls in flight are given up and become `unknown`."""
+        """Request the end now: calls in flight are given up and become `unknown`."""
         self.ask(reason)
         self.hurried.set()
         self.hard.set()
 
     @property
     def reason(self) -> StopReason | None:
-        """The one that decides the exit code. Whoever was the first to stop the run by hand stopped it."""
+        """The reason that decides the exit code: the first, if it is a signal; else the most severe."""
         first = next(iter(self.reasons), None)
         return first if first in HURRIED else most_severe(self.reasons)
 
     @property
     def detail(self) -> str:
-        """What a person should know of all reasons, the deciding one first; empty where there is nothing."""
-        ordered = sorted(self.reasons, key=lambda one: one is not self.reason)
-        return "; ".join(detail for one in ordered if (detail := self.reasons[one]))
+        """The sentences of all reasons, the deciding one's first; may be empty."""
+        ordered = sorted(self.reasons, key=lambda reason: reason is not self.reason)
+        return "; ".join(detail for reason in ordered if (detail := self.reasons[reason]))
 
     @property
     def asked(self) -> bool:
+        """Whether a stop was requested."""
         return self.soft.is_set()

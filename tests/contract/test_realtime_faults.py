@@ -85,7 +85,7 @@ def request(text: str = "Is tea better than coffee?", item_id: str = "a", **chan
 
 
 def follow_up(first: Request, reply: Reply, text: str = "Why?", **changes: Any) -> Request:
-    prior = PriorReply(audio_id=None, audio_expires_at=None, text=reply.words)
+    prior = PriorReply(audio_id=None, audio_expires_at=None, text=reply.transcript_or_text)
     told = (*first.history, Exchange(text=first.text, audio=first.audio, reply=prior))
     return request(text, first.item_id, turn=first.turn + 1, history=told, **changes)
 
@@ -149,7 +149,7 @@ async def test_a_close_after_the_end_costs_no_reply(server: EmulatorProcess, cod
         reply = await made.send(first)
         second = await made.send(follow_up(first, reply))  # its session is gone: told again in a new one
     assert reply.audio is not None
-    assert reply.words[:40] in second.words
+    assert reply.transcript_or_text[:40] in second.transcript_or_text
     assert made.sessions.peak <= 2
 
 
@@ -216,7 +216,7 @@ async def test_a_reply_in_text_alone_and_one_cut_short_are_replies(server: Emula
         written = await made.send(request())
         short = await made.send(request(item_id="b", max_completion_tokens=60))
     assert (written.audio, written.finish_reason) == (None, "stop")
-    assert "tea" in written.words
+    assert "tea" in written.transcript_or_text
     assert short.finish_reason == "length"
     assert short.usage is not None
     assert short.usage.output_audio_tokens + short.usage.output_text_tokens == 60
@@ -283,9 +283,11 @@ async def test_an_item_s_turns_share_a_session(server: EmulatorProcess) -> None:
         assert kept is not None
         assert kept.turns == 2
         made.sessions.keep(kept)
-    assert "1.0 seconds" in reply.words
-    assert second.words == again.words  # told again in a new session, recording and words
-    assert "1.0 seconds" in second.words
+    assert "1.0 seconds" in reply.transcript_or_text
+    assert (
+        second.transcript_or_text == again.transcript_or_text
+    )  # told again in a new session, recording and words
+    assert "1.0 seconds" in second.transcript_or_text
     assert (second.audio, second.audio_id) == (None, None)
     # The recording was sent twice, once a session; no turn was answered twice in one.
     assert [r["input_audio_tokens"] > 0 for r in server.settled_journal(3)] == [True] * 3
@@ -299,7 +301,7 @@ async def test_sessions_are_never_more_than_the_limit(server: EmulatorProcess) -
             *(made.send(follow_up(one, reply)) for one, reply in zip(firsts, replies, strict=True))
         )
         assert made.sessions.peak == 3
-    assert all("Why?" in second.words for second in seconds)
+    assert all("Why?" in second.transcript_or_text for second in seconds)
     assert made.sessions._open == 0
 
 
@@ -326,7 +328,7 @@ async def test_a_session_too_old_for_another_turn_is_left() -> None:
             made._timeout_s = made._quiet_s = 10.0
             with pytest.raises(OutcomeUnknown, match="maximum duration"):
                 await made.send(request(item_id="b"))
-    assert reply.words[:40] in second.words
+    assert reply.transcript_or_text[:40] in second.transcript_or_text
 
 
 async def test_a_refused_token_is_renewed_once(
@@ -349,7 +351,7 @@ async def test_voice_detection_sends_what_was_spoken_and_refuses_silence(server:
         heard = await made.send(request("What do you hear?", audio=SOUND))
         with pytest.raises(RequestRejected, match="no speech"):
             await made.send(request(item_id="b", audio=quiet))
-    assert "I could make out no words" in heard.words
+    assert "I could make out no words" in heard.transcript_or_text
 
 
 async def test_a_cancelled_call_leaves_no_session_open(server: EmulatorProcess) -> None:

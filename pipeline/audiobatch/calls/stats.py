@@ -1,4 +1,4 @@
-"""What a run has done so far, counted as it happens: for the progress line, the limits, and the summary."""
+"""Counts what a run has done so far: for the progress line, the limits, and the summary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: The rate on the progress line is that of the last minute.
 RATE_WINDOW_S = 60.0
-#: From so many ended items on, their mean says something of the rest.
+#: From so many ended items on, the cost of the rest can be projected.
 FEW = 5
 
 
@@ -27,14 +27,14 @@ class RunStats:
     """Counts of items, and sums over the calls of this run.
 
     Attributes:
-        unheard: results whose words could not be written down.
-        unfinished: items with a reply that is paid for and could not be worked on.
+        not_transcribed: results that the transcription service could not transcribe.
+        unfinished: items with a reply that is paid for and could not be processed.
         finished: replies that were paid for earlier, and finished from their bodies.
-        trimmed_s: silence that was left out of what was sent.
+        trimmed_s: seconds of silence that were not sent.
         sent: items of which at least one call was made.
         estimated: replies without token counts: their cost is our estimate.
-        cost_is_known: no call was billed, or perhaps billed, at a cost that nothing tells.
-        by_deployment: calls that brought a reply, and what they cost; None where that is not known.
+        cost_is_known: no call was billed, or perhaps billed, at an unknown cost.
+        by_deployment: calls that brought a reply, and their cost; None where that is unknown.
     """
 
     sent: int = 0
@@ -42,7 +42,7 @@ class RunStats:
     failed: int = 0
     unknown: int = 0
     calls: int = 0
-    unheard: int = 0
+    not_transcribed: int = 0
     unfinished: int = 0
     finished: int = 0
     trimmed_s: float = 0.0
@@ -62,14 +62,14 @@ class RunStats:
     _called: set[str] = field(default_factory=set)
 
     def called(self, item_id: str) -> None:
-        """A call of an item leaves."""
+        """Count a call of an item that leaves."""
         self.calls += 1
         if item_id not in self._called:
             self._called.add(item_id)
             self.sent += 1
 
     def item_ended(self, status: Status, item_id: str = "") -> None:
-        """An item has all its turns, or will get no further in this run."""
+        """Count an item that has all its turns, or gets no further in this run."""
         self._called.discard(item_id)
         match status:
             case Status.SUCCEEDED:
@@ -84,6 +84,7 @@ class RunStats:
         self._ends_s.append(time.monotonic())
 
     def turn_ended(self, outcome: Outcome, *, input_audio_s: float) -> None:
+        """Count a turn, and the audio that was sent and received for it."""
         if outcome.status is not Status.SUCCEEDED:
             self.failures += 1
             return
@@ -98,7 +99,7 @@ class RunStats:
         deployment: str = "",
         basis: CostBasis = CostBasis.USAGE,
     ) -> None:
-        """A call was billed, at this deployment; what it cost may be an estimate, or not known."""
+        """Count a call that was billed; its cost may be an estimate, or unknown (None)."""
         self.estimated += cost_usd is not None and basis is CostBasis.ESTIMATE
         calls, paid = self.by_deployment.get(deployment, (0, Decimal(0)))
         known = None if paid is None or cost_usd is None else paid + cost_usd
@@ -114,17 +115,18 @@ class RunStats:
             self.cost_usd += cost_usd
 
     def projected_usd(self, total: int) -> Decimal | None:
-        """What `total` items will have cost if all cost as those so far; None: too early, or a price unknown."""
+        """Project the cost of `total` items from those so far; None: too early, or a price is unknown."""
         if not self.cost_is_known or self.ended < FEW or total <= self.ended:
             return None
         return self.cost_usd * total / self.ended
 
     @property
     def ended(self) -> int:
+        """Items that have ended, whichever way."""
         return self.succeeded + self.failed + self.unknown
 
     def rate_per_min(self) -> float:
-        """Items ended a minute, over the last minute or the run so far."""
+        """Return how many items ended a minute, over the last minute or the run so far."""
         now_s = time.monotonic()
         while self._ends_s and self._ends_s[0] < now_s - RATE_WINDOW_S:
             self._ends_s.popleft()
@@ -139,10 +141,10 @@ class Snapshot:
     Attributes:
         phase: `discovering`, `sending`, `draining` or `reporting`.
         total: items that this run sends; while discovering, inputs found so far.
-        waiting: why calls wait, in words; empty when they do not.
+        waiting: why calls wait, in a sentence; empty when they do not.
         eta_s: None while there is no rate to go by.
-        cost_usd: None where a price is not known, or what a call cost that was perhaps billed.
-        projected_usd: what the run will have cost if all items cost as those so far; None: too early to tell.
+        cost_usd: None where a price is unknown, or the cost of a call that was perhaps billed.
+        projected_usd: the cost of the whole run if all items cost as those so far; None: too early to say.
     """
 
     phase: str
@@ -199,10 +201,11 @@ class RunSummary:
 
     @property
     def tokens(self) -> int:
+        """All tokens, input and output."""
         return self.input_tokens + self.output_tokens
 
     def as_json(self) -> dict[str, Any]:
-        """The object that `--json` prints: these keys, in this order."""
+        """Return the object that `--json` prints: these keys, in this order."""
         return {
             "run_id": self.run_id,
             "output": str(self.output),

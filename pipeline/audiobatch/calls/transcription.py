@@ -183,7 +183,7 @@ class TranscriptionPass:
             try:
                 outcome = await self._add(kind, outcome)
             except (_NotTranscribed, NoDeployment, Deferred, InputError, BadReply) as failed:
-                self.context.stats.unheard += 1
+                self.context.stats.not_transcribed += 1
                 log.warning("%s turn %d: no %s transcript: %s", outcome.item_id, outcome.turn, kind, failed)
         return outcome
 

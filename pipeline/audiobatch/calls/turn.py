@@ -494,7 +494,7 @@ class TurnCall:
 
     async def _request_repair(self, reply: Reply, attempt: Attempt) -> None:
         """Raise AskAgain once, where the answer lacks the required fields; AnswerInvalid after that."""
-        repair = check_answer(self.turn, reply.words, self.repair, reply.request_id)
+        repair = check_answer(self.turn, reply.transcript_or_text, self.repair, reply.request_id)
         if repair is not None:
             self.repair = repair
             again = send_again(repair, reply)
@@ -525,7 +525,7 @@ class TurnCall:
         outcome = replace(
             self.cost.stated_in(self._outcome(attempt)),
             status=Status.SUCCEEDED,
-            transcript=reply.words,
+            transcript=reply.transcript_or_text,
             input_transcript=reply.input_transcript,
             latency_s=reply.latency_s,
             finish_reason=reply.finish_reason,

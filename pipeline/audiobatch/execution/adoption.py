@@ -1,8 +1,8 @@
-"""A ledger that is older than its folder: found out before anything is bought again, and made whole with `--adopt`.
+"""A ledger that is older than its folder: detected before anything is bought again, and completed with `--adopt`.
 
-A ledger from a backup knows nothing of what was done since. Its folder does: runs leave their own list in `runs/`,
-and results lie where they would be written again. So a run does not begin where the folder knows more than the
-ledger; `--adopt` reads the lists, and records the rows whose files are there and are what the lists say.
+A ledger from a backup knows nothing of the runs since. Its folder does: each run leaves its own list in `runs/`,
+and results are where they would be written again. So a run does not begin where the folder has more than the
+ledger; `--adopt` reads the lists, and records the rows whose files exist and match the lists.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ _COUNTS = (
 
 @dataclass(slots=True)
 class Adopted:
-    """What was recorded of a folder's own lists.
+    """What was recorded from a folder's own lists.
 
     Attributes:
-        taken: rows.
-        left: the others, with the reason.
+        taken: how many rows.
+        left: the rows that could not be recorded, each with the reason.
     """
 
     taken: int = 0
@@ -59,7 +59,7 @@ class Adopted:
 
 
 def check_runs(storage: Storage, ledger: Ledger) -> None:
-    """See that the ledger knows each run that has left its list in the folder.
+    """Check that the ledger knows each run that has left its list in the folder.
 
     Raises:
         ConfigError: it does not: it is older than the folder. Nothing was sent.
@@ -68,25 +68,23 @@ def check_runs(storage: Storage, ledger: Ledger) -> None:
         raise ConfigError(_older(storage, f"run {shown(strange[0])} ({_RUNS}/{shown(strange[0])}.csv)"))
 
 
-def check_places(storage: Storage, ledger: Ledger, spec: JobSpec) -> None:
-    """See that nothing lies where an item would be written of which the ledger knows no call.
+def check_result_paths(storage: Storage, ledger: Ledger, spec: JobSpec) -> None:
+    """Check that no file is where the result of an item would be written for which the ledger knows no call.
 
     Raises:
-        ConfigError: something does. Nothing was sent.
+        ConfigError: there is one. Nothing was sent.
     """
     for path in _strange_files(storage, ledger, spec):
         raise ConfigError(_older(storage, f"{shown(path)}, a result"))
 
 
 def adopt(storage: Storage, ledger: Ledger, spec: JobSpec, settings_key: str) -> Adopted:
-    """Record what the folder's lists say and its files show; what is left is made again.
-
-    Files that no row vouches for are moved to `versions/unrecorded/`, since they lie where others will.
+    """Record the rows of the folder's lists whose files match; the others are made again.
 
     Raises:
         StorageError: the output or the ledger cannot be written.
     """
-    found = Adopted()
+    adopted = Adopted()
     for row in _newest(_rows(storage)):
         known = ledger.outcome(row["item_id"], _turn(row))
         if known is not None and known.status is Status.SUCCEEDED:
@@ -94,18 +92,22 @@ def adopt(storage: Storage, ledger: Ledger, spec: JobSpec, settings_key: str) ->
         try:
             outcome = _outcome_of(row, storage)
         except (InputError, StorageError) as refused:
-            found.left.append(f"{shown(row['item_id'])} turn {_turn(row)}: {refused.message}")
+            adopted.left.append(f"{shown(row['item_id'])} turn {_turn(row)}: {refused.message}")
             continue
         ledger.adopt(*_call_of(outcome, settings_key), replace(outcome, settings_key=settings_key))
-        found.taken += 1
+        adopted.taken += 1
     for run_id in sorted(_listed_runs(storage) - ledger.run_ids()):
         ledger.begin_run(run_id, spec=spec.model_dump_json(), settings_key=settings_key, settings_value="{}")
         ledger.end_run(run_id, "{}")
-    return found
+    return adopted
 
 
-def set_strange_files_aside(storage: Storage, ledger: Ledger, spec: JobSpec) -> int:
-    """Move what no row vouched for out of the way of what will be written; how many files."""
+def move_strange_files(storage: Storage, ledger: Ledger, spec: JobSpec) -> int:
+    """Move files without a row to `versions/unrecorded/`, since results will be written to their paths.
+
+    Returns:
+        How many files.
+    """
     strange = list(_strange_files(storage, ledger, spec))
     for path in strange:
         storage.move(path, f"{UNRECORDED}/{path}")
@@ -125,13 +127,13 @@ def _listed_runs(storage: Storage) -> set[str]:
 
 
 def _strange_files(storage: Storage, ledger: Ledger, spec: JobSpec) -> Iterator[str]:
-    """Files in the places of items without outcome or call."""
+    """Yield files at the result paths of items without outcome or call."""
     if not any(next(storage.walk(folder), "") for folder in ("audio", "transcripts")):
         return
     for source in ledger.untouched():
         try:
             item = build_item(source, spec)
-        except InputError:  # refused: nothing will be written
+        except InputError:  # refused: it has no result
             continue
         for path in result_paths(item):
             if storage.exists(path):
@@ -139,7 +141,7 @@ def _strange_files(storage: Storage, ledger: Ledger, spec: JobSpec) -> Iterator[
 
 
 def _rows(storage: Storage) -> Iterator[dict[str, str]]:
-    """The rows of every run's list, and of the manifest, that say that there is a result."""
+    """Yield the rows with a result, of every run's list and of the manifest."""
     lists = sorted(path for path in storage.walk(_RUNS) if path.endswith(".csv"))
     for path in (*lists, _MANIFEST):
         if not storage.exists(path):
@@ -157,7 +159,7 @@ def _rows(storage: Storage) -> Iterator[dict[str, str]]:
 
 
 def _newest(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
-    """Of each turn the row of its last version; of the same one, the one that finished last."""
+    """Return the row of each turn's last version; of the same version, the one that finished last."""
     newest: dict[tuple[str, int], dict[str, str]] = {}
     for row in rows:
         key = (row["item_id"], _turn(row))
@@ -176,11 +178,11 @@ def _turn(row: Mapping[str, str]) -> int:
 
 
 def _outcome_of(row: Mapping[str, str], storage: Storage) -> Outcome:
-    """A row as an outcome, with its files as they are.
+    """Make an outcome of a row, with its files as they are.
 
     Raises:
-        InputError: the row lacks what it must have, or its files are not what it says.
-        StorageError: a file is not there.
+        InputError: the row lacks a required value, or its files do not match it.
+        StorageError: a file does not exist.
     """
     if not row.get("fingerprint") or not row.get("run_id"):
         raise InputError("its row has no fingerprint or run: the list leaves columns out")
@@ -198,8 +200,8 @@ def _outcome_of(row: Mapping[str, str], storage: Storage) -> Outcome:
         fingerprint=row["fingerprint"],
         status=Status.SUCCEEDED,
         run_id=row["run_id"],
-        started_at=_moment(row.get("started_at")),
-        finished_at=_moment(row.get("finished_at")),
+        started_at=_time(row.get("started_at")),
+        finished_at=_time(row.get("finished_at")),
         version=_whole(row.get("version")) or 1,
         audio=audio,
         audio_duration_s=_number(row.get("audio_duration_s")),
@@ -230,11 +232,15 @@ def _outcome_of(row: Mapping[str, str], storage: Storage) -> Outcome:
 
 
 def _check_sound(data: bytes, row: Mapping[str, str]) -> None:
-    """Raises: InputError: it cannot be decoded, or does not last as long as its row says."""
+    """Check a row's audio file.
+
+    Raises:
+        InputError: it cannot be decoded, or its duration is not the row's.
+    """
     stated_s = _number(row.get("audio_duration_s"))
-    form = "wav" if row.get("format") == "pcm16" else row.get("format") or "wav"
+    encoding = "wav" if row.get("format") == "pcm16" else row.get("format") or "wav"
     try:
-        clip = measure(data, form)
+        clip = measure(data, encoding)
     except ValueError as failed:
         raise InputError(f"{shown(row['audio_file'])} cannot be decoded: {failed}") from failed
     if stated_s is None or abs(clip.duration_s - stated_s) > _SLACK_S:
@@ -245,7 +251,7 @@ def _check_sound(data: bytes, row: Mapping[str, str]) -> None:
 
 
 def _call_of(outcome: Outcome, settings_key: str) -> tuple[Attempt, AttemptEnd]:
-    """The call that brought it, so that what it cost counts in the folder's account."""
+    """Make the call of an outcome, so that its cost counts towards the folder's total."""
     identity = f"{outcome.run_id}-adopted-{outcome.item_id}-{outcome.turn}-{outcome.version}"
     attempt = Attempt(
         attempt_id=identity,
@@ -275,7 +281,7 @@ def _call_of(outcome: Outcome, settings_key: str) -> tuple[Attempt, AttemptEnd]:
     return attempt, end
 
 
-def _moment(text: str | None) -> datetime:
+def _time(text: str | None) -> datetime:
     try:
         return datetime.fromisoformat(text or "").astimezone(UTC)
     except ValueError:

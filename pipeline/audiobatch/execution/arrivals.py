@@ -1,7 +1,7 @@
-"""Files that arrive while somebody watches: taken once they have stopped changing.
+"""Input files that arrive while a folder is watched (`--watch`): they are used once they have stopped changing.
 
-A file is taken when two looks, some seconds apart, find the same size and time of change. Nothing tells more on
-every file system: whoever copies slower than that should copy under a hidden name (`.name`) and rename.
+A file has arrived when two looks, some seconds apart, find the same size and modification time. No file system says
+more: programs that copy more slowly than that should copy under a hidden name (`.name`) and rename.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
     from audiobatch.config.jobspec import JobSpec
 
-#: Size in bytes and time of change in nanoseconds.
+#: Size in bytes and modification time in nanoseconds.
 State = tuple[int, int]
 
 
 @dataclass(slots=True)
 class Arrivals:
-    """A job's inputs, looked at again and again.
+    """A job's input files, as repeated looks find them.
 
     Attributes:
-        settled: files as the last look found them that were the same in the one before.
-        arriving: how many the last look found that were not.
+        settled: files that were the same in the last two looks.
+        arriving: how many files of the last look were not.
     """
 
     spec: JobSpec
@@ -37,30 +37,34 @@ class Arrivals:
     _handled: dict[Path, State] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for given in self.spec.inputs:
-            if given == "-" or "://" in given:
+        for argument in self.spec.inputs:
+            if argument == "-" or "://" in argument:
                 raise ConfigError(
-                    f"{given}: cannot be watched; --watch looks at folders and files on this machine"
+                    f"{argument}: cannot be watched; --watch looks at folders and files on this machine"
                 )
 
     def look(self) -> bool:
-        """Look at the inputs once. Whether a settled file is new, or was changed, since the last `handled`."""
+        """Look at the inputs once.
+
+        Returns:
+            Whether a settled file is new, or has changed, since the last `handled`.
+        """
         seen: dict[Path, State] = {}
         for path in Discovery(self.spec).files():
             try:
-                found = path.stat()
+                status = path.stat()
             except OSError:
-                continue  # gone again; or not to be read, which is for the run to say
-            seen[path] = (found.st_size, found.st_mtime_ns)
+                continue  # deleted; or unreadable, which the run reports
+            seen[path] = (status.st_size, status.st_mtime_ns)
         self.settled = {path: state for path, state in seen.items() if self._seen.get(path) == state}
         self.arriving = len(seen) - len(self.settled)
         self._seen = seen
         return any(self._handled.get(path) != state for path, state in self.settled.items())
 
     def handled(self) -> None:
-        """What is settled now was worked on."""
+        """Remember the settled files as done."""
         self._handled = dict(self.settled)
 
     def is_arriving(self, path: Path) -> bool:
-        """Whether a run is to leave this file for a later one."""
+        """Return whether a run leaves this file for a later one."""
         return path not in self.settled

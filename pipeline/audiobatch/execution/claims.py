@@ -1,10 +1,10 @@
-"""A run's items, claimed ahead of what is sent and handed out one by one.
+"""A run's items, claimed in the ledger ahead of sending, and returned one by one.
 
-    next(first, last)   those of a shard, in order of position: what others have claimed is not among them
-    next_of_rest()      what is left anywhere: set free by a run that ended, or held by one that fell silent
+    next(first, last)   the items of a shard, in order of position, without those that other runs have claimed
+    next_of_rest()      items that are left anywhere: released by a run that ended, or held by one that fell silent
 
-Claims come in batches, the next one while the last is still being sent, so that the ledger is asked once for many
-items and no more are held than can be sent soon.
+Claims come in batches, the next one while the last is still being sent: one query claims many items, and a run
+holds no more than it can send soon.
 """
 
 from __future__ import annotations
@@ -33,13 +33,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Items that a run alone claims at once; one among several takes fewer, so that none is idle at the end.
+#: Items that a run alone claims at once; one among several claims fewer, so that no run is idle at the end.
 _ALONE = 250
 _FEWEST, _MOST = 4, 50
 
 
 class Claims:
-    """One a run."""
+    """The claims of one run.
+
+    Attributes:
+        runner: runs the items.
+    """
 
     def __init__(self, runner: ItemRunner, retry: Retry | None) -> None:
         self.runner = runner
@@ -58,26 +62,26 @@ class Claims:
         return max(_FEWEST, min(_MOST, self.runner.context.gate.open))
 
     async def next(self, first: int, last: int) -> Recorded | None:
-        """The next item between these positions, both included; None: no more of them are this run's.
+        """Return the next item between these positions, both included; None: no more of them are this run's.
 
         Raises:
             StorageError: the ledger is gone.
         """
         while True:
-            at = bisect.bisect_left(self._waiting, first, key=lambda one: one[0])
+            at = bisect.bisect_left(self._waiting, first, key=lambda pair: pair[0])
             if at < len(self._waiting) and self._waiting[at][0] <= last:
-                found = self._waiting.pop(at)[1]
-                self._look_ahead()
-                return found
+                recorded = self._waiting.pop(at)[1]
+                self._claim_ahead()
+                return recorded
             if self._frontier >= last:
                 return None
             await self._claim_behind(self._frontier)
 
-    def _look_ahead(self) -> None:
+    def _claim_ahead(self) -> None:
         idle = self._ahead is None or self._ahead.done()
         if idle and math.isfinite(self._frontier) and len(self._waiting) < self._size // 2:
             self._ahead = asyncio.create_task(self._claim_behind(self._frontier))
-            self._ahead.add_done_callback(_heard)
+            self._ahead.add_done_callback(_log_failure)
 
     async def _claim_behind(self, frontier: float) -> None:
         async with self._claiming:
@@ -87,12 +91,12 @@ class Claims:
                 return
             size = self._size
             claims = await self._ledger.queue.claim(size, after=int(frontier))
-            for one in await self._read(claims):
-                bisect.insort(self._waiting, (one.source.position, one), key=lambda pair: pair[0])
+            for recorded in await self._read(claims):
+                bisect.insort(self._waiting, (recorded.source.position, recorded), key=lambda pair: pair[0])
             self._frontier = claims[-1].position if len(claims) == size else math.inf
 
     async def next_of_rest(self) -> Recorded | None:
-        """The next item of all that is left; None: nobody has set anything free.
+        """Return the next item of all that is left; None: no run has released any.
 
         Raises:
             StorageError: the ledger is gone, or the output cannot be written.
@@ -102,29 +106,28 @@ class Claims:
                 claims = await self._ledger.queue.claim(self._size)
                 if not claims:
                     break
-                overdue = [one.item_id for one in claims if one.overdue]
-                usual = [one for one in claims if not one.overdue]
-                self._rest.extend(await self._read(usual))
+                overdue = [claim.item_id for claim in claims if claim.overdue]
+                self._rest.extend(await self._read([claim for claim in claims if not claim.overdue]))
                 if overdue:
-                    self._rest.extend(await self._taken_over(overdue))
+                    self._rest.extend(await self._take_over(overdue))
             return self._rest.popleft() if self._rest else None
 
     async def _read(self, claims: Sequence[Claim]) -> list[Recorded]:
-        ids = [one.item_id for one in claims]
+        ids = [claim.item_id for claim in claims]
         return await asyncio.to_thread(self._ledger.recorded_of, ids) if ids else []
 
-    async def _taken_over(self, item_ids: Sequence[str]) -> list[Recorded]:
-        """Items of a run that fell silent: its open calls have an unknown end; then they are planned again."""
+    async def _take_over(self, item_ids: Sequence[str]) -> list[Recorded]:
+        """Close the open calls of a run that fell silent, and plan its items again; return those to send."""
         runner, ledger = self.runner, self._ledger
-        if brought := await asyncio.to_thread(self._search_spool, item_ids):
-            log.warning("%d replies that a run of this machine could not write were brought home", brought)
+        if replayed := await asyncio.to_thread(self._replay, item_ids):
+            log.warning("%d replies that a run of this machine could not write were written now", replayed)
         lost = await asyncio.to_thread(recover, ledger, runner.context.storage, item_ids)
         log.warning(
             "%d items of a run that fell silent are taken over; %d calls of it were perhaps billed",
             *(len(item_ids), lost),
         )
-        found = await asyncio.to_thread(ledger.recorded_of, item_ids)
-        decided = await asyncio.to_thread(plan_again, ledger, runner.context.spec, self._retry, found)
+        recorded = await asyncio.to_thread(ledger.recorded_of, item_ids)
+        decided = await asyncio.to_thread(plan_again, ledger, runner.context.spec, self._retry, recorded)
         runner.context.unknown_before.update(await asyncio.to_thread(ledger.unknown_counts))
         for item_id, decision in decided.items():
             if decision is Decision.SEND:
@@ -132,27 +135,27 @@ class Claims:
             if decision is Decision.UNKNOWN:
                 runner.context.stats.item_ended(Status.UNKNOWN)
             ledger.queue.ended(item_id)
-        return [one for one in found if decided[one.source.item_id] is Decision.SEND]
+        return [each for each in recorded if decided[each.source.item_id] is Decision.SEND]
 
-    def _search_spool(self, item_ids: Sequence[str]) -> int:
-        """Bring home what a run of this machine has paid for and could not write; how many replies."""
+    def _replay(self, item_ids: Sequence[str]) -> int:
+        """Write the replies of these items that are in this machine's spool; return how many."""
         with self._ledger.one_at_a_time():
             return replay(
                 self.runner.context.spool, self.runner.context.storage, self._ledger, only=frozenset(item_ids)
             )
 
     async def close(self) -> None:
-        """What was claimed and not handed out is anybody's."""
+        """Release the claims of items that were not returned."""
         if self._ahead is not None:
             await asyncio.wait([self._ahead])
-        left = [one.source.item_id for _, one in self._waiting] + [one.source.item_id for one in self._rest]
+        left = [recorded.source.item_id for recorded in (*(pair[1] for pair in self._waiting), *self._rest)]
         self._waiting.clear()
         self._rest.clear()
         with contextlib.suppress(StorageError):
             self._ledger.queue.release(left)
 
 
-def _heard(task: asyncio.Task[None]) -> None:
-    """A claim ahead that failed fails again where it is waited for."""
+def _log_failure(task: asyncio.Task[None]) -> None:
+    """Log that claiming ahead failed; it fails again where an item is waited for."""
     if not task.cancelled() and (failed := task.exception()) is not None:
         log.warning("items could not be claimed ahead: %s", failed)

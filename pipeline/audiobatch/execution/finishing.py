@@ -1,7 +1,7 @@
-"""Replies that were paid for and could not be worked on when they came: finished from the bodies that were kept.
+"""Finishes replies that were paid for, and that this machine could not process when they came.
 
-It happens when a run begins, before it decides what to send: a body becomes files and an outcome as its reply would
-have then, and nothing is sent for it.
+It happens when a run begins, before it decides what to send: a stored body becomes files and an outcome as its
+reply would have then, and nothing is sent for it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def finish_kept(
+def finish_unfinished(
     ledger: Ledger, storage: Storage, spec: JobSpec, targets: Sequence[Target]
 ) -> tuple[int, Unfinished | None]:
-    """Finish what can be finished. Blocks.
+    """Finish every reply that can be finished. Blocks.
+
+    Args:
+        ledger: with the outcomes that are unfinished.
+        storage: with the stored bodies.
+        spec: the job.
+        targets: with the prices of the deployments.
 
     Returns:
         How many replies, and why the first of the others could not be; None where there are no others.
@@ -45,22 +51,22 @@ def finish_kept(
     Raises:
         StorageError: the output or the ledger cannot be written.
     """
-    work = _Finishing(ledger, storage, spec, {one.name: one for one in targets})
+    work = _Finishing(ledger, storage, spec, {target.name: target for target in targets})
     turns, parts = ledger.unfinished()
     ends = [
-        *(work.finish(one.outcome, partial(work.part, one)) for one in parts),
-        *(work.finish(one, partial(work.turn, one)) for one in turns if one.raw_reply is not None),
+        *(work.finish(part.outcome, partial(work.part, part)) for part in parts),
+        *(work.finish(turn, partial(work.turn, turn)) for turn in turns if turn.raw_reply is not None),
     ]
-    still_open = {(one.outcome.item_id, one.outcome.turn) for one in ledger.unfinished()[1]}
-    for one in turns:
-        if one.raw_reply is None and (one.item_id, one.turn) not in still_open:
-            ledger.record_outcome_now(_open_again(one))  # its other parts are asked for
-    return ends.count(None), next((one for one in ends if one is not None), None)
+    still_open = {(part.outcome.item_id, part.outcome.turn) for part in ledger.unfinished()[1]}
+    for turn in turns:
+        if turn.raw_reply is None and (turn.item_id, turn.turn) not in still_open:
+            ledger.record_outcome_now(_reopened(turn))  # its other parts are sent
+    return ends.count(None), next((failed for failed in ends if failed is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Finishing:
-    """What is needed for it."""
+    """Finishes one reply at a time."""
 
     ledger: Ledger
     storage: Storage
@@ -68,7 +74,7 @@ class _Finishing:
     targets: Mapping[str, Target]
 
     def finish(self, outcome: Outcome, work: Callable[[], None]) -> Unfinished | None:
-        """One of them; why it could not be, or None."""
+        """Do the work for one reply; return why it failed, or None."""
         assert outcome.raw_reply is not None
         try:
             work()
@@ -76,18 +82,18 @@ class _Finishing:
             raise
         except Exception as failed:
             log.exception("%s turn %d: cannot be finished", outcome.item_id, outcome.turn)
-            kept = shown(outcome.raw_reply.path)
+            body = shown(outcome.raw_reply.path)
             return Unfinished(
-                f"{shown(outcome.item_id)}: a reply that is paid for ({kept}) still cannot be worked on: "
+                f"{shown(outcome.item_id)}: a reply that is paid for ({body}) still cannot be worked on: "
                 f"{failed!r}. Nothing was sent. Run again when that is repaired; --redo buys a new one",
                 is_disk_trouble=isinstance(failed, OSError),
             )
         return None
 
     def turn(self, outcome: Outcome) -> None:
-        """A turn that went out at once."""
+        """Finish a turn that went out in one request."""
         assert outcome.raw_reply is not None
-        item, turn = self._asked(outcome)
+        item, turn = self._sent_turn(outcome)
         try:
             reply = self._reply(outcome, item, turn)
             saved = save(self.storage, item, turn, reply, None, finish_of(self.spec))
@@ -104,24 +110,24 @@ class _Finishing:
             audio_duration_s=saved.made.audio_duration_s,
             checks=saved.made.checks,
         )
-        if check_answer(turn, reply.words) is None:
+        if check_answer(turn, reply.transcript_or_text) is None:
             self.ledger.record_outcome_now(done)
-        else:  # it is asked to be put right, as it would have been then
+        else:  # it is repaired, as it would have been then
             answer = PartOutcome(kind=PartKind.ANSWER, part=1, start_s=0.0, end_s=0.0, outcome=done)
             self.ledger.record_part_now(answer)
-            self.ledger.record_outcome_now(_open_again(outcome))
+            self.ledger.record_outcome_now(_reopened(outcome))
         self.storage.delete(outcome.raw_reply.path)
 
     def part(self, part: PartOutcome) -> None:
-        """A part of a long recording's turn."""
+        """Finish a part of a long recording's turn."""
         outcome = part.outcome
         assert outcome.raw_reply is not None
-        item, turn = self._asked(outcome)
+        item, turn = self._sent_turn(outcome)
         plain = replace(turn, format=JOINED_FORMAT)
         reply = self._reply(outcome, item, plain)
         made = make(item, plain, reply)
-        place = part_path(item, turn, part.part, f".{JOINED_FORMAT}")
-        files = [(place, data) for path, data in made.files if path == made.audio_path]
+        path = part_path(item, turn, part.part, f".{JOINED_FORMAT}")
+        files = [(path, data) for made_path, data in made.files if made_path == made.audio_path]
         saved = self.storage.write_many(files)
         done = replace(
             self._succeeded(outcome, reply),
@@ -132,12 +138,12 @@ class _Finishing:
         self.ledger.record_part_now(replace(part, outcome=done))
         self.storage.delete(outcome.raw_reply.path)
 
-    def _asked(self, outcome: Outcome) -> tuple[Item, Turn]:
-        """The turn as it was asked, whatever the job asks for today."""
-        (found,) = self.ledger.recorded_of([outcome.item_id])
-        item = build_item(found.source, self.spec)
-        turn = next((one for one in item.turns if one.number == outcome.turn), item.turns[-1])
-        asked = replace(
+    def _sent_turn(self, outcome: Outcome) -> tuple[Item, Turn]:
+        """Return the turn as it was sent, whatever the job says today."""
+        (recorded,) = self.ledger.recorded_of([outcome.item_id])
+        item = build_item(recorded.source, self.spec)
+        turn = next((turn for turn in item.turns if turn.number == outcome.turn), item.turns[-1])
+        sent = replace(
             turn,
             number=outcome.turn,
             text=outcome.prompt,
@@ -145,7 +151,7 @@ class _Finishing:
             format=outcome.format,
             modalities=("text", "audio") if outcome.format else ("text",),
         )
-        return item, asked
+        return item, sent
 
     def _reply(self, outcome: Outcome, item: Item, turn: Turn) -> Reply:
         from audiobatch.transports.chat_reply import reply_of  # brings the service's client
@@ -153,14 +159,14 @@ class _Finishing:
         assert outcome.raw_reply is not None
         body = self.storage.read(outcome.raw_reply.path)
         note = note_of(body)
-        heard = item.source.kind is SourceKind.RECORDING and turn.number == 1
+        has_recording = item.source.kind is SourceKind.RECORDING and turn.number == 1
         request = Request(
             item_id=outcome.item_id,
             turn=turn.number,
             system="",
             history=(),
             text="",
-            audio=AudioPart(data=b"", format="wav", duration_s=0.0) if heard else None,
+            audio=AudioPart(data=b"", format="wav", duration_s=0.0) if has_recording else None,
             modalities=turn.modalities,
             voice=turn.voice,
             format=turn.format,
@@ -179,7 +185,7 @@ class _Finishing:
         return replace(reply, request_id=outcome.request_id or None).without_secrets()
 
     def _succeeded(self, outcome: Outcome, reply: Reply) -> Outcome:
-        """The outcome that the reply makes, without its files."""
+        """Make the outcome of the reply, without its files."""
         cost, basis = outcome.cost_usd, outcome.cost_basis
         if outcome.usage is None and cost is None and (target := self.targets.get(outcome.deployment)):
             cost = target.reply_usd(reply)
@@ -191,7 +197,7 @@ class _Finishing:
             error_message="",
             raw_reply=None,
             finished_at=datetime.now(UTC),
-            transcript=reply.words,
+            transcript=reply.transcript_or_text,
             input_transcript=reply.input_transcript,
             latency_s=reply.latency_s or None,
             usage=outcome.usage or reply.usage,
@@ -207,6 +213,6 @@ def _usage(counts: Mapping[str, int] | None) -> Usage | None:
     return Usage(**counts) if counts else None
 
 
-def _open_again(outcome: Outcome) -> Outcome:
-    """As it was before its call: the next call is the rest of it."""
+def _reopened(outcome: Outcome) -> Outcome:
+    """Return the outcome as it was before its call, so that the next call is made."""
     return replace(outcome, status=Status.PENDING, error_type=None, error_message="", raw_reply=None)

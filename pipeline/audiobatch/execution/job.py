@@ -33,9 +33,9 @@ from audiobatch.config.jobspec import KNOWN_VOICES
 from audiobatch.config.prices import AUDIO_IN_TOKENS_PER_S, price_of
 from audiobatch.config.targets import check_prices, targets_of, transcription_targets
 from audiobatch.errors import ExitCode, StorageError
-from audiobatch.execution.adoption import adopt, check_places, set_strange_files_aside
+from audiobatch.execution.adoption import adopt, check_result_paths, move_strange_files
 from audiobatch.execution.claims import Claims
-from audiobatch.execution.finishing import finish_kept
+from audiobatch.execution.finishing import finish_unfinished
 from audiobatch.execution.membership import Membership, this_worker
 from audiobatch.execution.opening import opened_folder
 from audiobatch.execution.run_context import RunContext
@@ -311,10 +311,10 @@ class Job:
         """
         run = self.context
         if not run.spec.adopt:
-            check_places(run.storage, run.ledger, run.spec)
+            check_result_paths(run.storage, run.ledger, run.spec)
             return
         adopted = adopt(run.storage, run.ledger, run.spec, run.settings_key)
-        moved = set_strange_files_aside(run.storage, run.ledger, run.spec)
+        moved = move_strange_files(run.storage, run.ledger, run.spec)
         self.warn(
             f"{adopted.taken} results were adopted; {len(adopted.left)} rows could not be, and are made again"
         )
@@ -329,7 +329,7 @@ class Job:
         if not any(run.ledger.unfinished()):
             return
         with run.ledger.one_at_a_time() if run.ledger.is_shared else contextlib.nullcontext():
-            finished, failed = finish_kept(run.ledger, run.storage, run.spec, run.targets)
+            finished, failed = finish_unfinished(run.ledger, run.storage, run.spec, run.targets)
         self.stats.finished += finished
         if finished:
             self.warn(f"{finished} replies that were paid for earlier were finished from their bodies")
@@ -671,8 +671,8 @@ def _what_is_left(job: Job, plan: Plan) -> str:
         parts.append(f"{plan.rejected} items are marked reject and were not sent.")
     if plan.held_back:
         parts.append(f"{plan.held_back} items were held back by --limit; run again for them.")
-    if unheard := job.stats.unheard:
-        parts.append(f"{unheard} results could not be transcribed; run again for them.")
+    if not_transcribed := job.stats.not_transcribed:
+        parts.append(f"{not_transcribed} results could not be transcribed; run again for them.")
     if left_out_s := job.stats.trimmed_s:
         parts.append(f"{left_out_s:,.0f} s of silence were not sent{worth(job.spec, left_out_s)}.")
     return " ".join(parts)

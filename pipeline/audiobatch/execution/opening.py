@@ -161,7 +161,7 @@ def _repair(queue_id: str, ledger: Ledger, storage: Storage, spool: Spool) -> Jo
     ledger.queue.empty()
     replayed = replay(spool, storage, ledger)
     elsewhere = ledger.workers.silent_elsewhere() if ledger.is_shared else frozenset[str]()
-    lost = recover(ledger, storage, but_of=elsewhere)
+    lost = recover(ledger, storage, except_of=elsewhere)
     return Joined(queue_id=queue_id, replayed=replayed, lost=lost)
 
 

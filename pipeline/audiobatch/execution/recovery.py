@@ -1,7 +1,7 @@
-"""What a killed run left, put right by the next one, or by one that takes its items over.
+"""Repairs what a killed run left: by the next run, or by one that takes its items over.
 
 Every call that was in flight gets an end, `unknown`: it was perhaps billed. A result that was about to be replaced
-gets its own files back. Killed itself in the middle of this, it begins again and comes to the same.
+gets its own files back. The repair can be killed and repeated: its result is the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: How such a call is explained in the manifest.
+#: The error message of such a call in the manifest.
 KILLED = "the run ended while this call was in flight; it was perhaps billed"
 
 
@@ -33,23 +33,23 @@ def recover(
     storage: Storage,
     item_ids: Sequence[str] | None = None,
     *,
-    but_of: Collection[str] = (),
+    except_of: Collection[str] = (),
 ) -> int:
     """Close the calls that a killed run left open.
 
     Args:
-        ledger: no other run works on these items.
-        storage: where their results are.
+        ledger: in which no other run works on these items.
+        storage: with their results.
         item_ids: None: all items.
-        but_of: runs whose calls are left open: their machines may still hold the replies.
+        except_of: runs whose calls stay open: their machines may still hold the replies.
 
     Returns:
-        How many there were.
+        How many calls were open.
 
     Raises:
         StorageError: the output cannot be written.
     """
-    open_calls = [call for call in ledger.open_calls(item_ids) if call["run_id"] not in but_of]
+    open_calls = [call for call in ledger.open_calls(item_ids) if call["run_id"] not in except_of]
     now = datetime.now(UTC)
     for call in open_calls:
         end = AttemptEnd(

@@ -92,7 +92,7 @@ def make(
         files.append((audio_path, sound))
         if turn.format == "pcm16":
             files.append((bare_samples_path(audio_path), bare))
-    words = reply.words
+    words = reply.transcript_or_text
     if words:
         transcript_path = output_path(
             item.item_id, folder="transcripts", ending=".txt", turn=turn.number, filename=filename
