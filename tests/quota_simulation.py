@@ -151,7 +151,7 @@ class Simulation:
 
     def _leave(self, limiter: Limiter, taken: Taken) -> None:
         again_s = _goes_on(self.now_s, self.halts)
-        if again_s == self.now_s and (wait_s := limiter.leaves_in_s(taken, self.now_s)) > 0:
+        if again_s == self.now_s and (wait_s := limiter.departs_in_s(taken, self.now_s)) > 0:
             if wait_s == math.inf:
                 limiter.give_back(taken, 0.0)
                 return

@@ -29,11 +29,11 @@ class Run:
         self.feedback = CallFeedback(pool=self.pool, stop=self.stop, budget=budget)
 
     async def call(self, failed):
-        lease = await self.pool.acquire(CALL)
-        lease.deployment.limiter.leaves_in_s(lease.taken, self.now_s)
+        permit = await self.pool.acquire(CALL)
+        permit.deployment.limiter.departs_in_s(permit.taken, self.now_s)
         self.now_s += 1
-        self.feedback.went_wrong(lease, failed)
-        lease.release(proven=True)
+        self.feedback.went_wrong(permit, failed)
+        permit.release(proven=True)
 
     async def calls(self, failure, *, for_s):
         end_s = self.now_s + for_s

@@ -178,10 +178,10 @@ async def test_a_deployment_in_trouble_is_left_alone_then_asked_by_one(make, tim
     a = place("a", concurrency=8)
     a.circuit.draw = lambda *_: 1.0
     pool = make(a)
-    leases = [await served(pool) for _ in range(5)]
-    for lease in leases:
-        a.circuit.failed(lease.taken.sent_s, time.now_s)
-        lease.release(proven=True)
+    permits = [await served(pool) for _ in range(5)]
+    for permit in permits:
+        a.circuit.failed(permit.taken.sent_s, time.now_s)
+        permit.release(proven=True)
     callers = [await waiting(pool) for _ in range(3)]
     assert "a is in trouble" in pool.binding()
     await time.pass_(2.1)
@@ -201,9 +201,9 @@ async def test_calls_that_were_in_flight_when_it_opened_do_not_open_it_further(m
     a = place("a", concurrency=64)
     a.circuit.draw = lambda *_: 1.0
     pool = make(a)
-    for lease in [await served(pool) for _ in range(64)]:
-        a.circuit.failed(lease.taken.sent_s, time.now_s)
-        lease.release()
+    for permit in [await served(pool) for _ in range(64)]:
+        a.circuit.failed(permit.taken.sent_s, time.now_s)
+        permit.release()
     assert a.circuit.wait_s(time.now_s) == pytest.approx(2.0)
 
 
@@ -218,14 +218,14 @@ async def test_a_stop_tells_all_who_wait(make):
 
 async def test_the_ceiling_of_the_job_holds_over_all_deployments(make):
     pool = make(place("a", concurrency=8), place("b", concurrency=8), max_concurrency=3)
-    leases = [await served(pool) for _ in range(3)]
+    permits = [await served(pool) for _ in range(3)]
     caller = await waiting(pool)
     assert pool.binding() == "3 calls at once"
-    leases[0].release()
+    permits[0].release()
     assert await caller
 
 
-async def test_a_caller_that_gives_up_gives_its_lease_back(make):
+async def test_a_caller_that_gives_up_returns_its_permit(make):
     pool = make(place("a", concurrency=1), spending=Spending(run_cap=Decimal(1)))
     first = await served(pool, worst_usd={"a": Decimal("0.5")})
     caller = await waiting(pool, worst_usd={"a": Decimal("0.5")})
@@ -242,10 +242,10 @@ async def test_no_cap_is_passed_while_replies_cost_all_they_may(make):
     ended = []
 
     async def caller():
-        lease = await pool.acquire(CALL, worst_usd=worst)
+        permit = await pool.acquire(CALL, worst_usd=worst)
         await asyncio.sleep(0)
-        lease.release(cost_usd=Decimal("0.26"))
-        ended.append(lease)
+        permit.release(cost_usd=Decimal("0.26"))
+        ended.append(permit)
 
     ends = await asyncio.gather(*(caller() for _ in range(64)), return_exceptions=True)
     assert spending.spent == Decimal("0.78")
@@ -256,10 +256,10 @@ async def test_what_calls_did_not_cost_is_free_for_others(make):
     spending = Spending(run_cap=Decimal("1.00"))
     pool = make(place("a", concurrency=64), spending=spending)
     worst = {"a": Decimal("0.26")}
-    leases = [await served(pool, worst_usd=worst) for _ in range(3)]
+    permits = [await served(pool, worst_usd=worst) for _ in range(3)]
     caller = await waiting(pool, worst_usd=worst)
     assert pool.binding() == "the budget: $0.78 set aside for calls in flight"
-    leases[0].release(cost_usd=Decimal("0.01"))
+    permits[0].release(cost_usd=Decimal("0.01"))
     assert await caller
 
 
@@ -300,19 +300,19 @@ async def test_the_gate_lets_in_as_many_as_there_is_room_for_and_a_few():
     assert (entered, gate.open) == (50, 0)
 
 
-async def test_calls_leave_as_evenly_as_leases_are_given_however_long_their_intents_took():
-    """Two leases 0.1 s apart whose intents share a flush: in real time, since it is about when they leave."""
+async def test_calls_leave_as_evenly_as_permits_are_given_however_long_their_intents_took():
+    """Two permits 0.1 s apart whose intents share a flush: in real time, since it is about when they leave."""
     loop = asyncio.get_running_loop()
     limiter = Limiter(max_concurrency=9, rpm=600)
     pool = Pool([Deployment(name="a", limiter=limiter, priority=0, proven=True)])
     flush, left = asyncio.Barrier(3), []
 
     async def call():
-        lease = await pool.acquire(CALL)
+        permit = await pool.acquire(CALL)
         given_s = loop.time()
         await flush.wait()
-        assert await lease.leaves()
-        left.append((lease.taken.is_paced, given_s, lease.taken.sent_s))
+        assert await permit.depart()
+        left.append((permit.taken.is_paced, given_s, permit.taken.sent_s))
 
     await asyncio.gather(*(call() for _ in range(3)))
     assert [is_paced for is_paced, _, _ in left] == [False, True, True], "the first waited for nothing"
@@ -328,7 +328,7 @@ def test_calls_that_a_standstill_made_late_do_not_leave_together():
     now_s = 2.0
     left = []
     for taken in late:
-        while (wait_s := limiter.leaves_in_s(taken, now_s)) > 0:
+        while (wait_s := limiter.departs_in_s(taken, now_s)) > 0:
             now_s += wait_s
         left.append(now_s)
     assert left == pytest.approx([2.0, 2.1, 2.2], abs=LATE_S + 0.005)
@@ -338,16 +338,16 @@ def test_no_call_is_let_through_that_would_only_be_given_back():
     """At a low rate, after one whose intent took long to reach the disk."""
     limiter = Limiter(max_concurrency=9, rpm=20)
     late = limiter.take(CALL, 0.0)
-    assert limiter.leaves_in_s(late, 2.5) == 0
+    assert limiter.departs_in_s(late, 2.5) == 0
     assert limiter.room_in_s(3.0) == pytest.approx(2.5 - LATE_S + 3 / CATCH_UP_RATE - LEAVES_AFTER_S - 3.0)
     now_s = 3.0 + limiter.room_in_s(3.0)
-    assert limiter.leaves_in_s(limiter.take(CALL, now_s), now_s) == pytest.approx(LEAVES_AFTER_S)
+    assert limiter.departs_in_s(limiter.take(CALL, now_s), now_s) == pytest.approx(LEAVES_AFTER_S)
 
 
 async def test_calls_that_no_rate_holds_back_leave_at_once(make):
-    lease = await served(make(place()))
-    assert not lease.taken.is_paced
-    await asyncio.wait_for(lease.leaves(), 0.05)
+    permit = await served(make(place()))
+    assert not permit.taken.is_paced
+    await asyncio.wait_for(permit.depart(), 0.05)
 
 
 @pytest.mark.parametrize("rests", [
@@ -359,11 +359,11 @@ async def test_calls_that_no_rate_holds_back_leave_at_once(make):
 ], ids=["a stop", "parked", "a long pause", "out", "in trouble"])  # fmt: skip
 async def test_a_call_that_was_let_through_is_not_made_when_its_deployment_rests(make, rests):
     pool = make(place("a", concurrency=2))
-    another, lease = await served(pool), await served(pool)
-    assert await another.leaves()
+    another, permit = await served(pool), await served(pool)
+    assert await another.depart()
     rests(pool, pool.deployments[0])
-    assert not await lease.leaves()
-    lease.release(cost_usd=Decimal(0))
+    assert not await permit.depart()
+    permit.release(cost_usd=Decimal(0))
     assert pool.in_flight == 1
 
 
@@ -374,7 +374,7 @@ def test_no_call_is_held_longer_than_a_second_however_many_wait_in_front_of_it()
     now_s, left, given_back = 0.0, 0, 0
     while waiting:
         for taken in tuple(waiting):
-            wait_s = limiter.leaves_in_s(taken, now_s)
+            wait_s = limiter.departs_in_s(taken, now_s)
             left, given_back = left + (wait_s <= 0), given_back + (wait_s == math.inf)
             if not 0 < wait_s < math.inf:
                 waiting.remove(taken)

@@ -78,14 +78,14 @@ def let_through():
 def test_a_call_that_was_let_through_keeps_to_a_short_wait(let_through):
     limiter, call = let_through
     limiter.pause(0.4, 1.05, "asked")
-    assert limiter.leaves_in_s(call, 1.05) == pytest.approx(0.4)
-    assert limiter.leaves_in_s(call, 1.46) == 0
+    assert limiter.departs_in_s(call, 1.05) == pytest.approx(0.4)
+    assert limiter.departs_in_s(call, 1.46) == 0
     assert call.sent_s == 1.46
 
 
 def test_a_call_that_was_let_through_is_given_back_for_a_long_wait(let_through):
     limiter, call = let_through
     limiter.pause(30.0, 1.05, "asked")
-    assert limiter.leaves_in_s(call, 1.0 + LEAVES_AFTER_S) == math.inf
+    assert limiter.departs_in_s(call, 1.0 + LEAVES_AFTER_S) == math.inf
     limiter.give_back(call, 0.0)
     assert limiter.in_flight == 1

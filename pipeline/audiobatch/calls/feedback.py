@@ -40,7 +40,7 @@ from audiobatch.transports.rate_limit_headers import limit_a_minute, tokens_left
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from audiobatch.limits.pool import Deployment, Lease, NoDeployment, Pool
+    from audiobatch.limits.pool import Deployment, NoDeployment, Permit, Pool
     from audiobatch.limits.retry import RetryBudget
     from audiobatch.model import Reply
     from audiobatch.stop import Stop
@@ -65,36 +65,36 @@ class CallFeedback:
     waits: bool = False
     _never_reached: Counter[str] = field(default_factory=Counter)
 
-    def went_well(self, lease: Lease, reply: Reply) -> None:
+    def went_well(self, permit: Permit, reply: Reply) -> None:
         """Apply what a reply says of its deployment."""
-        deployment = lease.deployment
-        self._heard(lease, reply.limits)
+        deployment = permit.deployment
+        self._heard(permit, reply.limits)
         deployment.limiter.ended_well(reply.latency_s)
         deployment.circuit.succeeded()
         self.budget.succeeded()
 
-    def went_wrong(self, lease: Lease, failed: AudioBatchError) -> float:
+    def went_wrong(self, permit: Permit, failed: AudioBatchError) -> float:
         """Apply what a call without a reply says of its deployment.
 
         Returns:
             For how many seconds this call alone waits before it is made again; the deployment's pause is its own.
         """
-        deployment, now_s = lease.deployment, self.pool.clock()
+        deployment, now_s = permit.deployment, self.pool.clock()
         pause_s = 0.0
         if isinstance(failed, ServiceError):
-            self._heard(lease, failed.limits)
+            self._heard(permit, failed.limits)
         match failed:
             case RateLimited(retry_after_s=wait_s):
                 deployment.circuit.answered()
-                rest = deployment.limiter.refused(lease.taken, now_s, wait_s)
+                rest = deployment.limiter.refused(permit.taken, now_s, wait_s)
                 pause_s = rest.this_call_s
                 self._pause(deployment, rest.all_s, named=wait_s is not None)
             case Unavailable(retry_after_s=wait_s):
-                deployment.circuit.failed(lease.taken.sent_s, now_s)
+                deployment.circuit.failed(permit.taken.sent_s, now_s)
                 if wait_s is not None:
                     self._pause(deployment, wait_s, named=True)
             case Disconnected() | OutcomeUnknown() if not self.stop.asked:
-                deployment.circuit.failed(lease.taken.sent_s, now_s)
+                deployment.circuit.failed(permit.taken.sent_s, now_s)
                 if isinstance(failed, Disconnected):
                     self._not_reached(deployment, failed)
             case DeploymentFatal():
@@ -138,10 +138,10 @@ class CallFeedback:
             f"the service asked to wait until {back:%Y-%m-%d %H:%M %Z}; run again then, or use --wait",
         )
 
-    def _heard(self, lease: Lease, headers: Mapping[str, str]) -> None:
+    def _heard(self, permit: Permit, headers: Mapping[str, str]) -> None:
         if headers:
-            lease.deployment.limiter.told(
-                lease.taken,
+            permit.deployment.limiter.told(
+                permit.taken,
                 self.pool.clock(),
                 rpm=limit_a_minute(headers, "requests"),
                 tpm=limit_a_minute(headers, "tokens"),

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from audiobatch.calls.context import CallContext
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.limits.limiter import CallTokens
-    from audiobatch.limits.pool import Lease
+    from audiobatch.limits.pool import Permit
     from audiobatch.model import AudioPart, Check, Exchange, Item, Reply, Turn, Usage
 
 log = logging.getLogger(__name__)
@@ -277,7 +277,7 @@ class TurnCall:
             permit.release(actual_tokens=cost.tokens, proven=cost.reached, cost_usd=cost.cost_usd)
 
     async def _call_with(
-        self, permit: Lease, request: Request, worst_usd: Decimal | None, cost: _CallCost
+        self, permit: Permit, request: Request, worst_usd: Decimal | None, cost: _CallCost
     ) -> Outcome:
         """Record the intent, make the call, record how it ended."""
         context = self.context
@@ -303,7 +303,7 @@ class TurnCall:
                 raise
             return outcome
 
-    async def _record_intent(self, permit: Lease, worst_usd: Decimal | None) -> Attempt:
+    async def _record_intent(self, permit: Permit, worst_usd: Decimal | None) -> Attempt:
         """Record the call in the ledger; it leaves right after.
 
         Raises:
@@ -314,14 +314,14 @@ class TurnCall:
             raise Stopping
         attempt = replace(self._attempt(permit.deployment.name), worst_usd=worst_usd)
         await context.ledger.record_intent(attempt)
-        leaves = await permit.leaves()
+        leaves = await permit.depart()
         if context.stop.asked or not leaves:
             await self._withdraw(attempt)
         self.last = attempt
         context.stats.called(attempt.item_id)
         return attempt
 
-    async def _send(self, request: Request, permit: Lease, call_cost: _CallCost) -> Reply:
+    async def _send(self, request: Request, permit: Permit, call_cost: _CallCost) -> Reply:
         """Send the request, and count what its reply cost."""
         context, name = self.context, permit.deployment.name
         reply = await context.call(name, request)
@@ -368,7 +368,7 @@ class TurnCall:
             raise Stopping
         raise AskAgain(f"deployment {attempt.deployment} rests")
 
-    async def _permit(self, tokens: CallTokens, worst_usd: Mapping[str, Decimal]) -> Lease:
+    async def _permit(self, tokens: CallTokens, worst_usd: Mapping[str, Decimal]) -> Permit:
         """Wait for a permit to call.
 
         Raises:
@@ -446,7 +446,7 @@ class TurnCall:
         )
 
     async def _end_without_reply(
-        self, failure: CallFailure, attempt: Attempt, permit: Lease
+        self, failure: CallFailure, attempt: Attempt, permit: Permit
     ) -> Outcome | None:
         """Record how a call ended that brought no reply, and let its deployment pause where it asked to.
 

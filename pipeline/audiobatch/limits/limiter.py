@@ -152,7 +152,7 @@ class Limiter:
         self.adaptive.began(self.in_flight)
         return Taken(call, now_s, is_paced, tokens, self.charge.factor is not None)
 
-    def leaves_in_s(self, taken: Taken, now_s: float) -> float:
+    def departs_in_s(self, taken: Taken, now_s: float) -> float:
         """Seconds until a call that was let through is to leave.
 
         Returns:

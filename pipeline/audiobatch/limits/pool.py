@@ -137,7 +137,7 @@ class Deployment:
         return self.usable(now_s) and not self.circuit.wait_s(now_s)
 
 
-__all__ = ["Deployment", "Lease", "NoDeployment", "Pool", "Stopping"]
+__all__ = ["Deployment", "NoDeployment", "Permit", "Pool", "Stopping"]
 #: Waits shorter than this are lost in a clock's rounding; the pace makes good what they take too much.
 _SOONEST_S = 5e-4
 _NOTHING: Mapping[str, Decimal] = {}
@@ -157,7 +157,7 @@ class Stopping(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Lease:
+class Permit:
     """The right to make one call, now, to `deployment`. Released exactly once."""
 
     pool: Pool
@@ -166,14 +166,14 @@ class Lease:
     worst_usd: Decimal
     _released: bool = False
 
-    async def leaves(self) -> bool:
+    async def depart(self) -> bool:
         """Wait until the call is to leave; its intent is written.
 
         Returns:
             Whether it leaves. Else the run stops, or the deployment rests by now, or is out of use.
         """
         while not self.pool.stopping and self.deployment.may_be_called(now_s := self.pool.clock()):
-            wait_s = self.deployment.limiter.leaves_in_s(self.taken, now_s)
+            wait_s = self.deployment.limiter.departs_in_s(self.taken, now_s)
             if not 0 < wait_s < math.inf:
                 return wait_s <= 0
             await asyncio.sleep(wait_s)
@@ -202,7 +202,7 @@ class _Caller:
     tokens: CallTokens
     only: str | None
     worst_usd: Mapping[str, Decimal]
-    turn: asyncio.Future[Lease]
+    turn: asyncio.Future[Permit]
 
 
 @dataclass(eq=False)
@@ -237,7 +237,7 @@ class Pool:
 
     async def acquire(
         self, tokens: CallTokens, *, only: str | None = None, worst_usd: Mapping[str, Decimal] = _NOTHING
-    ) -> Lease:
+    ) -> Permit:
         """Wait for the right to make one call.
 
         Args:
@@ -325,7 +325,7 @@ class Pool:
         return nearest.limiter.binding(now_s)
 
     def serve(self) -> None:
-        """Walk the lines once: give a lease to whom there is room for, and set a timer for the next room."""
+        """Walk the lines once: give a permit to whom there is room for, and set a timer for the next room."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -350,7 +350,7 @@ class Pool:
         return math.inf
 
     def _try(self, caller: _Caller, now_s: float) -> float:
-        """Give the caller its lease or its end, and 0; or the seconds until it is worth trying again."""
+        """Give the caller its permit or its end, and 0; or the seconds until it is worth trying again."""
         able = [one for one in self.deployments if one.takes(caller.only) and one.out is None]
         usable = [one for one in able if one.parked_until_s <= now_s]
         comes_back_s = min(
@@ -375,7 +375,7 @@ class Pool:
             return 0.0
         self.spending.reserve(worst)
         chosen.served += 1
-        caller.turn.set_result(Lease(self, chosen, chosen.limiter.take(caller.tokens, now_s), worst))
+        caller.turn.set_result(Permit(self, chosen, chosen.limiter.take(caller.tokens, now_s), worst))
         return 0.0
 
     def _nobody(self, caller: _Caller, now_s: float) -> NoDeployment:
