@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiobatch.audio.convert import MP3_BITS_PER_S, encode_reply, prepare, resampled, unpack
-from audiobatch.audio.encode import REPLY_FORMATS
+from audiobatch.audio.convert import MP3_BITS_PER_S, prepare, resampled, unpack
+from audiobatch.audio.encode import REPLY_FORMATS, encode_reply
 from audiobatch.audio.probe import LARGEST_SENT_BYTES, probe
 from audiobatch.audio.trim import Span, Timeline
 from audiobatch.audio.wav import pcm_to_wav

@@ -14,8 +14,7 @@ from pydantic import ValidationError
 
 from audiobatch.audio.clips import GAP_S, fade, join_replies, trim_edges
 from audiobatch.audio.encode import encode_reply
-from audiobatch.audio.finish import Finish, finish_reply
-from audiobatch.audio.loudness import CEILING_DBTP, measure_loudness, normalize
+from audiobatch.audio.finish import CEILING_DBTP, Finish, finish_reply, measure_loudness, normalize
 from audiobatch.audio.measure import measure
 from audiobatch.audio.wav import pcm_to_wav
 from audiobatch.config.jobspec import JobSpec

@@ -362,14 +362,14 @@ def test_whatever_a_decoder_raises_refuses_its_file_alone(raised, processes, tmp
     good, odd = tmp_path / "a.wav", tmp_path / "odd.wav"
     for path in (good, odd):
         path.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000))
-    whole = decode._Linear.blocks
+    whole = decode._PlainWav.blocks
 
     def blocks(self, first_frame=0):
         if self._file.raw._raw.name.endswith("odd.wav"):
             raise raised
         return whole(self, first_frame)
 
-    monkeypatch.setattr(decode._Linear, "blocks", blocks)
+    monkeypatch.setattr(decode._PlainWav, "blocks", blocks)
     monkeypatch.setattr(probe_module, "ProbePool", _InThisProcess)
     found = dict(probe_many([good, odd], processes))
     assert found[good].media.duration_s == 1.0

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_audio_split import RATE, levels_of, talk
 
-from audiobatch.audio.trim import KEPT_S, LONGEST_PAUSE_S, Span, Timeline, plan_trim, saved_s
+from audiobatch.audio.trim import LONGEST_PAUSE_S, SHORTENED_PAUSE_S, Span, Timeline, plan_trim, saved_s
 
 
 @st.composite
@@ -86,7 +86,7 @@ def test_a_word_behind_a_trimmed_pause_is_found_in_the_recording():
     levels = levels_of(talk([(2.0, 8.0), (2.0, 0.2)]))
     timeline = plan_trim(levels)
     assert timeline is not None
-    assert timeline.to_source_s(2.0 + KEPT_S + 1.0) == pytest.approx(11.0, abs=0.05)
+    assert timeline.to_source_s(2.0 + SHORTENED_PAUSE_S + 1.0) == pytest.approx(11.0, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_where_nothing_is_to_gain_nothing_is_done(samples):
 
 
 def test_more_than_the_pause_cannot_be_kept():
-    with pytest.raises(ValueError, match="cannot keep"):
-        plan_trim(levels_of(talk([(1, 5)])), longest_pause_s=1, kept_s=2)
+    with pytest.raises(ValueError, match="cannot shorten"):
+        plan_trim(levels_of(talk([(1, 5)])), longest_pause_s=1, shortened_s=2)
 
 
 @pytest.mark.parametrize("spans", [(), ((0, 2), (1, 3)), ((2, 3), (0, 1))])

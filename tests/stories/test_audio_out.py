@@ -8,7 +8,7 @@ import soundfile
 from bare_server import bare_server, completion
 from running import azure, rows_of, run_job, write_wav
 
-from audiobatch.audio.loudness import measure_loudness
+from audiobatch.audio.finish import measure_loudness
 from audiobatch.audio.probe import probe
 from audiobatch.errors import ConfigError
 

@@ -1,14 +1,14 @@
-"""Sound in and out: recordings made ready for the service, replies checked and finished.
+"""Sound in and out: prepare recordings for the service; check and finish its replies.
 
-    riff, wav           the WAV container: where the samples are, true sizes, bare samples as a file
-    sound, decode, ffmpeg, promises, ogg, channels    any recording as a stream of blocks
-    levels, measure     how loud, how silent, how long: from samples
-    probe, probe_pool, probe_worker, hashing    what a recording is, or why it is refused; on all cores
-    timeline, trim, split, join    long recordings in parts, silences shortened, words put together again
-    convert, encode     what is sent; and formats that the service does not make
-    checks, wording     what a listener would want to know of a reply
-    clips, loudness, finish    replies edited: joined, trimmed, as loud as wanted, faded
+    wav                 the WAV container: where its samples are, true sizes, bare samples as a file
+    decode, containers, channels    any recording as a stream of blocks
+    levels, measure     levels, silence and duration; what a listener would want to know of a reply
+    probe, probe_pool, probe_worker    what a recording is, or why it is refused; on all cores
+    trim, split, join   silences shortened, long recordings in parts, their transcripts and subtitles
+    convert, encode     what is sent; formats that the service does not make
+    clips, finish       replies edited: joined, trimmed, brought to a loudness, faded
+    codec_check         whether this installation's decoders and encoders work
 
-A block is always frames x channels of float32 at full scale +-1. Recordings are never held whole; replies,
+A block is always frames x channels of float32 at full scale ±1. Recordings are never held whole; replies,
 which are short, are.
 """

@@ -1,4 +1,4 @@
-"""Which side of a recording is meant, and whether its sides can be mixed."""
+"""Pick one channel of a recording, and tell whether its channels can be mixed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _CANCELLED_DB = 20.0
 
 
 def pick_channel(block: NDArray[np.float32], channels: Channels | int) -> NDArray[np.float32]:
-    """One channel of a block: frames x channels in, frames x 1 out.
+    """Pick one channel of a block: frames x channels in, frames x 1 out.
 
     Args:
-        channels: or the number of one, 0 for the first.
+        channels: which side, or the number of a channel, 0 for the first.
     """
     if block.shape[1] == 1:
         return block
@@ -33,9 +33,9 @@ def pick_channel(block: NDArray[np.float32], channels: Channels | int) -> NDArra
 
 
 class MixMeter:
-    """Takes a recording in blocks, and tells whether its channels cancel each other when they are mixed.
+    """Tell from a recording's blocks whether its channels cancel each other when they are mixed.
 
-    Where floats in it are no sound (infinite, not a number), they do not.
+    Where some of its floats are no sound (infinite, not a number), they do not.
     """
 
     __slots__ = ("_products",)
@@ -45,13 +45,13 @@ class MixMeter:
 
     @np.errstate(over="ignore", invalid="ignore")
     def add(self, block: NDArray[np.float32]) -> None:
-        """Measures a block, frames x channels."""
+        """Measure a block, frames x channels."""
         if block.shape[1] > 1:
             self._products += block.T @ block
 
     @np.errstate(over="ignore", invalid="ignore")
-    def instead_of_mix(self) -> int | None:
-        """The loudest channel, 0 for the first, where it is to be sent in place of the mean; else None."""
+    def replacement_channel(self) -> int | None:
+        """Return the loudest channel, 0 for the first, where the mean cancels out; else None."""
         count = len(self._products)
         mean_power = self._products.trace() / count
         mix_power = self._products.sum() / count**2
@@ -61,7 +61,7 @@ class MixMeter:
 
 
 def _mean(block: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean of the channels; adding columns is five times as fast as numpy's mean over a short axis."""
+    """Return the mean of the channels, by adding columns: numpy's mean over a short axis is five times slower."""
     total = block[:, 0] + block[:, 1]
     for index in range(2, block.shape[1]):
         total += block[:, index]

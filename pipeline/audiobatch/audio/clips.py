@@ -1,7 +1,7 @@
-"""Short clips edited with pydub: the one place that imports it.
+"""Edit short clips with pydub; no other module imports it.
 
-pydub holds a clip whole and cuts at milliseconds: right for replies, wrong for recordings, and its resampler
-aliases (an 11 kHz tone stays at -11 dBFS after conversion to 16 kHz), so that rates are changed elsewhere.
+pydub holds a clip whole and cuts at milliseconds: right for replies, wrong for recordings. Its resampler
+aliases (an 11 kHz tone stays at -11 dBFS after conversion to 16 kHz), so that `convert.resampled` changes rates.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 GAP_S = 0.5
 
 #: What is left before and after the speech when a reply's silence is trimmed: a consonant's soft beginning.
-KEPT_EDGE_S = 0.1
+EDGE_MARGIN_S = 0.1
 #: Below this an edge is silence: 10 dB under `levels.SILENCE_DBFS`, since replies have no room noise.
 EDGE_DBFS = -60.0
 
 
 def join_replies(replies: Sequence[bytes], format: str, *, gap_s: float = GAP_S) -> bytes:  # noqa: A002
-    """The parts' spoken replies as one, with a short gap between them.
+    """Join the parts' spoken replies, with a short gap between them.
 
     Args:
-        replies: encoded in any format that can be decoded, in order; rates and channels follow the first.
-        format: of the result, one of `encode.REPLY_FORMATS`.
+        replies: in order, in any format that can be decoded; the result has the first one's rate and channels.
+        format: the result's, one of `encode.REPLY_FORMATS`.
 
     Raises:
         ValueError: none given, or one that cannot be decoded.
@@ -56,7 +56,7 @@ def join_replies(replies: Sequence[bytes], format: str, *, gap_s: float = GAP_S)
 
 
 def trim_edges(wav: bytes) -> bytes:
-    """A reply without the silence before and after its speech, but for `KEPT_EDGE_S`; silence alone stays.
+    """Trim the silence before and after a reply's speech to `EDGE_MARGIN_S`; a reply of silence is left alone.
 
     Raises:
         ValueError: it cannot be decoded.
@@ -71,8 +71,8 @@ def trim_edges(wav: bytes) -> bytes:
         return wav
     begin = silences[0][1] * levels.hop_s if silences and silences[0][0] == 0 else 0.0
     end = silences[-1][0] * levels.hop_s if silences and silences[-1][1] == count else levels.duration_s
-    first_ms = max(0, int((begin - KEPT_EDGE_S) * 1000))
-    last_ms = int((end + KEPT_EDGE_S) * 1000)
+    first_ms = max(0, int((begin - EDGE_MARGIN_S) * 1000))
+    last_ms = int((end + EDGE_MARGIN_S) * 1000)
     segment = _segment(samples, rate)
     if first_ms == 0 and last_ms >= len(segment):
         return wav
@@ -80,7 +80,7 @@ def trim_edges(wav: bytes) -> bytes:
 
 
 def fade(wav: bytes, *, in_s: float = 0.0, out_s: float = 0.0) -> bytes:
-    """A reply that fades in and out; each at most half of it long.
+    """Fade a reply in and out; each fade lasts at most half of it.
 
     Raises:
         ValueError: it cannot be decoded, or a length is negative.
@@ -98,7 +98,7 @@ def fade(wav: bytes, *, in_s: float = 0.0, out_s: float = 0.0) -> bytes:
 
 
 def apply_gain(wav: bytes, gain_db: float) -> bytes:
-    """A reply made louder or softer; samples that would pass full scale are held at it.
+    """Make a reply louder or softer; samples that would pass full scale are clipped to it.
 
     Raises:
         ValueError: it cannot be decoded.
@@ -108,7 +108,7 @@ def apply_gain(wav: bytes, gain_db: float) -> bytes:
 
 
 def _decoded(data: bytes) -> tuple[NDArray[np.float32], int]:
-    """A clip's samples, frames x channels, and its rate in hertz."""
+    """Return a clip's samples, frames x channels, and its rate in hertz."""
     with open_sound(io.BytesIO(data), len(data)) as sound:
         blocks = list(sound.blocks())
         if not blocks:
@@ -117,7 +117,7 @@ def _decoded(data: bytes) -> tuple[NDArray[np.float32], int]:
 
 
 def _like(samples: NDArray[np.float32], was_hz: int, rate_hz: int, channels: int) -> NDArray[np.float32]:
-    """Samples at another rate, with another number of channels."""
+    """Convert samples to another rate and another number of channels."""
     if samples.shape[1] != channels:
         samples = np.repeat(samples.mean(axis=1, keepdims=True, dtype=np.float32), channels, axis=1)
     if was_hz == rate_hz:
@@ -130,10 +130,10 @@ def _like(samples: NDArray[np.float32], was_hz: int, rate_hz: int, channels: int
 
 
 def _segment(samples: NDArray[np.float32], rate_hz: int) -> AudioSegment:
-    """A clip as pydub has it, 16 bits a sample."""
+    """Make a pydub clip of samples, 16 bits each."""
     with warnings.catch_warnings():
-        # On import it warns that it found no ffmpeg program (none is needed here) and, as audioop is leaving the
-        # standard library, of that; older releases have invalid escapes too.
+        # On import pydub warns that it found no ffmpeg program (none is needed here) and that audioop is leaving
+        # the standard library; older releases have invalid escapes too.
         warnings.simplefilter("ignore")
         from pydub import AudioSegment
     return AudioSegment(

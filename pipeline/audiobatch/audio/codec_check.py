@@ -1,4 +1,4 @@
-"""Do the decoders and encoders of this installation work? A tenth of a second through each format.
+"""Check that the decoders and encoders of this installation work: a tenth of a second through each format.
 
 Libraries that are present can still be unfit: built without a codec, or a release whose calls have changed.
 """
@@ -47,7 +47,7 @@ class CodecCheck:
     Attributes:
         read: containers of recordings that were decoded.
         written: formats of replies that were encoded, and decoded again.
-        failed: `reading m4a: why`, `writing mp3: why`; empty where all is well.
+        failed: `reading m4a: why`, `writing mp3: why`; empty where everything works.
     """
 
     read: tuple[str, ...]
@@ -65,7 +65,7 @@ def check_codecs() -> CodecCheck:
         try:
             _decode(_AMR if container == "amr" else _encoded(*_WRITERS[container]))
             read.append(container)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what this check looks for
+        except Exception as error:  # noqa: BLE001 - any failure is what this check looks for
             failed.append(f"reading {container}: {type(error).__name__}: {error}")
     for form in REPLY_FORMATS:
         try:
@@ -104,7 +104,11 @@ def _encoded(muxer: str, codec: str, kind: str, rate_hz: int) -> bytes:
 
 
 def _decode(data: bytes) -> None:
-    """Raises: ValueError: it does not last as long as it should."""
+    """Decode a clip of `_DURATION_S`.
+
+    Raises:
+        ValueError: the clip does not last as long as it should.
+    """
     with open_sound(io.BytesIO(data), len(data)) as sound:
         duration_s = sum(len(block) for block in sound.blocks()) / sound.sample_rate_hz
     if not _LEAST_S <= duration_s <= _MOST_S:

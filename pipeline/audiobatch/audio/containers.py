@@ -1,7 +1,8 @@
-"""How long a recording says it is: its own counts alone, never what FFmpeg makes of bytes and bit rates.
+"""Read what a container declares of its length and its end.
 
-Where a header names no duration, FFmpeg divides the file's size by a bit rate, so that a cover, a tag or padding
-behind the sound counts as sound, and speech at a variable rate as long as its first seconds have it.
+The duration is the recording's own count, never FFmpeg's estimate from bytes and bit rates. Where a header names
+no duration, FFmpeg divides the file's size by a bit rate: a cover, a tag or padding after the sound then counts as
+sound, and speech at a variable rate lasts as long as its first seconds suggest.
 
     mp3             the frame count that encoders leave in a first frame of silence: Xing, Info, VBRI
     matroska, asf   the duration of the file: its longest stream's, perhaps the pictures'
@@ -10,7 +11,7 @@ behind the sound counts as sound, and speech at a variable rate as long as its f
 
 Source: FFmpeg, libavformat/mp3dec.c and asfdec_f.c; RFC 9559 (Matroska), section 5.1.2, checked 2026-11-20.
 
-Whether an Ogg file is whole: it promises no length, but its pages do, and the last one says that it is.
+An Ogg file declares no length, but its pages have sizes, and the last one is marked.
 
     page: "OggS" version flags granule(8) serial(4) sequence(4) crc(4) segments  sizes[segments]  bytes
 
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     import av
     import av.container
 
-#: What these promise is reached by any of their streams.
-WHOLE_FILE = frozenset({"matroska,webm", "asf"})
-_UNPROMISED = frozenset({"aac", "adts", "latm", "loas", "amr", "amrnb", "amrwb", "ogg"})
+#: FFmpeg's readers whose declared duration is the longest stream's, not the sound's.
+FILE_DURATION_READERS = frozenset({"matroska,webm", "asf"})
+_UNDECLARED = frozenset({"aac", "adts", "latm", "loas", "amr", "amrnb", "amrwb", "ogg"})
 _HEADER_BYTES = 1 << 16
 _ID3_BYTES = 10
 #: A layer III frame: header, side information (by version and channels), then the mark, its flags and the count.
@@ -45,23 +46,23 @@ _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_BROADCAST = 0x01
 
 
-def promised_s(
+def declared_duration_s(
     file: BinaryIO, container: av.container.InputContainer, stream: av.AudioStream
 ) -> float | None:
-    """The duration that a recording promises; None where it promises none.
+    """Return the duration that a recording declares; None where it declares none.
 
     Args:
-        file: the recording, seekable; its position stays where it is.
+        file: the recording, seekable; its position is restored.
     """
     reader = container.format.name
-    if reader in _UNPROMISED:
+    if reader in _UNDECLARED:
         return None
     if reader == "mp3":
         frames = _mp3_frames(_header(file))
         frame_samples = 1152 if stream.sample_rate >= _MPEG1_LEAST_HZ else 576
         return frames * frame_samples / stream.sample_rate if frames else None
     if reader == "asf":
-        return _asf_s(_header(file))
+        return _asf_duration_s(_header(file))
     if reader == "matroska,webm":
         whole_us = container.duration if _MATROSKA_DURATION.search(_header(file)) else None
         return whole_us / 1_000_000 if whole_us else None
@@ -71,7 +72,7 @@ def promised_s(
 
 
 def _header(file: BinaryIO) -> bytes:
-    """A recording's first bytes behind its ID3 tags."""
+    """Return a recording's first bytes after its ID3 tags."""
     position = file.tell()
     try:
         start = 0
@@ -87,13 +88,13 @@ def _header(file: BinaryIO) -> bytes:
 
 
 def _mp3_frames(header: bytes) -> int:
-    """The count of frames behind the one that holds it; 0 without one."""
+    """Return the count of frames after the one that holds the count; 0 where there is none."""
     found = _MP3_FRAME_COUNT.search(header)
     return int.from_bytes(found[1] or found[2]) if found else 0
 
 
-def _asf_s(header: bytes) -> float | None:
-    """The play time of the file properties, without the time to fill a player's buffer."""
+def _asf_duration_s(header: bytes) -> float | None:
+    """Return the play time in the file properties, without the time to fill a player's buffer."""
     at = header.find(_ASF_FILE_PROPERTIES)
     if at < 0 or len(header) < at + 92:
         return None
@@ -107,9 +108,9 @@ _END_OF_STREAM = 0x04
 
 
 def ogg_end(file: BinaryIO, size_bytes: int) -> Literal["whole", "unmarked", "cut"]:
-    """How an Ogg file ends.
+    """Tell how an Ogg file ends.
 
-    `cut`: within a page. `unmarked`: behind a page that is not the last; a live capture ends so, too.
+    `cut`: within a page. `unmarked`: after a page that is not marked as the last, as a live capture ends.
 
     Args:
         file: seekable; its position is moved.

@@ -1,4 +1,4 @@
-"""A recording made ready for the service: as it is where possible, else the cheapest faithful form.
+"""Prepare recordings for the service: unchanged where possible, else the cheapest faithful form.
 
 The service is billed by time, not by bytes, so that "cheapest" is about the upload: one channel, 16 bits, and
 no more samples a second than the recording has or the models hear (24 kHz).
@@ -6,13 +6,14 @@ no more samples a second than the recording has or the models hear (24 kHz).
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
 from audiobatch.audio.channels import pick_channel
 from audiobatch.audio.decode import NotAudio, open_recording, open_sound
-from audiobatch.audio.encode import encode, encode_reply, to_int16
+from audiobatch.audio.encode import encode, to_int16
 from audiobatch.audio.probe import LARGEST_SENT_BYTES, sendable_as_is
 from audiobatch.audio.wav import pcm_to_wav
 from audiobatch.errors import InputError, working_on_input
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     from audiobatch.audio.trim import Timeline
     from audiobatch.model import Media
 
-__all__ = ["encode_reply", "fits_one_request", "prepare", "resampled", "unpack"]
-
 #: The audio models work at 24 kHz; recordings up to 16 kHz gain nothing from more.
 #: Source: Azure's realtime audio quickstart (`audio/pcm` at 24 000 Hz both ways), checked 2026-11-20. That chat
 #: completions hear at 24 kHz too is inferred.
 HIGH_RATE_HZ = 24_000
 LOW_RATE_HZ = 16_000
+#: Of bare samples, 16 bits, one channel, at 24 kHz.
+BYTES_A_SECOND = 2 * HIGH_RATE_HZ
 
 #: mp3 for what is too long as a WAV: speech at 64 kbit/s mono; 41 minutes fit into the service's 20 MB.
 MP3_BITS_PER_S = 64_000
@@ -45,10 +46,10 @@ _WAV_HEADER_BYTES = 44
 def prepare(
     path: Path, media: Media, *, channels: Channels = "mix", timeline: Timeline | None = None
 ) -> AudioPart:
-    """Reads a recording, or some of it, in the form in which it is sent.
+    """Read a recording, or some of it, in the form in which it is sent.
 
-    Bit for bit where the service takes the file (`sendable_as_is`) and all of it is wanted. Else one channel
-    of 16 bits: a WAV at 24 kHz, at 16 kHz where the recording has no more or 24 would be too big, else mp3.
+    That is the file itself where the service takes it (`sendable_as_is`) and all of it is wanted. Else it is one
+    channel of 16 bits: a WAV at 24 kHz, at 16 kHz where the recording has no more or 24 would be too big, else mp3.
 
     Args:
         media: as probed.
@@ -92,10 +93,10 @@ def fits_one_request(media: Media, size_bytes: int, duration_s: float | None = N
 
 
 def unpack(path: Path, media: Media, out: Path, *, channels: Channels = "mix") -> None:
-    """Writes a recording as a plain WAV: one channel, 16 bits, at the rate at which it will be sent.
+    """Write a recording as a plain WAV: one channel, 16 bits, at the rate at which it will be sent.
 
     For long compressed recordings that go out in parts: decoded once instead of once a part. Times stay as they
-    are; `probe` the result for its `Media`. 115 MB an hour at 16 kHz, 173 MB at 24 kHz; memory flat.
+    are; `probe` measures the result. 115 MB an hour at 16 kHz, 173 MB at 24 kHz; memory flat.
 
     Raises:
         InputError: the recording cannot be read.
@@ -127,7 +128,7 @@ def _convert(
             picked = timeline.cut(picked, sound.sample_rate_hz, first_frame=first)
         ready = (to_int16(block) for block in resampled(picked, sound.sample_rate_hz, rate))
         if form == "mp3":
-            counted = _Counted(ready)
+            counted = _FrameCounter(ready)
             data = encode(counted, rate, 1, "mp3", bits_per_s=MP3_BITS_PER_S)
             frames = counted.frames
         else:
@@ -146,7 +147,7 @@ def _side(media: Media, channels: Channels) -> Channels | int:
 
 
 def _form(sample_rate_hz: int, duration_s: float) -> tuple[int, Literal["wav", "mp3"]]:
-    """Sample rate in hertz and format of the smallest form that keeps what can be heard.
+    """Return sample rate in hertz and format of the smallest form that keeps what can be heard.
 
     Raises:
         InputError: not even mp3 fits.
@@ -170,7 +171,7 @@ def _too_long(duration_s: float) -> str:
 def resampled(
     blocks: Iterable[NDArray[np.float32]], from_hz: int, to_hz: int
 ) -> Iterator[NDArray[np.float32]]:
-    """A stream of one channel, frames x 1, at another rate, without aliasing (soxr, high quality)."""
+    """Resample a stream of one channel, frames x 1, without aliasing (soxr, high quality)."""
     if from_hz == to_hz:
         yield from blocks
         return
@@ -186,8 +187,8 @@ def resampled(
         yield rest.reshape(-1, 1)
 
 
-class _Counted:
-    """Blocks that are counted while an encoder draws them."""
+class _FrameCounter:
+    """Count the frames of blocks while an encoder reads them."""
 
     def __init__(self, blocks: Iterable[NDArray[np.int16]]) -> None:
         self._blocks = blocks
@@ -197,3 +198,26 @@ class _Counted:
         for block in self._blocks:
             self.frames += len(block)
             yield block
+
+
+def pcm_of(recording: bytes) -> bytes:
+    """Decode a whole recording to the bare samples that sockets take: 16 bits little-endian, one channel, 24 kHz.
+
+    CPU work for a thread.
+
+    Raises:
+        InputError: the bytes are no recording.
+    """
+    with working_on_input("a recording"):
+        try:
+            with open_sound(io.BytesIO(recording), len(recording)) as sound:
+                one_channel = (pick_channel(block, "mix") for block in sound.blocks())
+                blocks = resampled(one_channel, sound.sample_rate_hz, HIGH_RATE_HZ)
+                return b"".join(to_int16(block).astype("<i2").tobytes() for block in blocks)
+        except NotAudio as error:
+            raise InputError(str(error)) from error
+
+
+def silence(seconds: float) -> bytes:
+    """Return so many seconds of digital silence, as `pcm_of` returns samples."""
+    return bytes(2 * round(seconds * HIGH_RATE_HZ))

@@ -1,11 +1,9 @@
-"""Any recording as a stream of samples: WAV with linear samples through libsndfile, all else through FFmpeg.
+"""Decode any recording as a stream of samples: plain WAV with libsndfile, every other format with FFmpeg (PyAV).
 
-libsndfile is fastest and takes a WAV's samples where `riff` found them, so that wrong sizes do no harm.
+libsndfile is fastest. It reads a WAV's samples where `wav.read_layout` found them, so that wrong sizes do no harm.
 
-Recordings that FFmpeg reads (through PyAV): every format but plain WAV.
-
-Only recordings are let in: a playlist or a concat script named `.mp3` would make FFmpeg open other files and
-addresses.
+FFmpeg may use readers of recordings only: a playlist or a concat script named `.mp3` would make it open other
+files and addresses.
 """
 
 from __future__ import annotations
@@ -16,8 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 
-from audiobatch.audio.containers import WHOLE_FILE, ogg_end, promised_s
-from audiobatch.audio.riff import NotWav, WavLayout, is_wav, read_layout
+from audiobatch.audio.containers import FILE_DURATION_READERS, declared_duration_s, ogg_end
+from audiobatch.audio.wav import NotWav, WavLayout, is_wav, read_layout
 from audiobatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ _SUBTYPES = {
 
 @contextlib.contextmanager
 def open_sound(file: BinaryIO, size_bytes: int) -> Iterator[Sound]:
-    """Opens a recording by its content.
+    """Open a recording by its content.
 
     Args:
         file: opened for reading bytes, seekable.
@@ -56,14 +54,14 @@ def open_sound(file: BinaryIO, size_bytes: int) -> Iterator[Sound]:
     file.seek(0)
     head = file.read(512)
     layout = _layout(file, size_bytes) if is_wav(head) else None
-    if layout is not None and layout.linear:
-        yield _Linear(file, layout)
+    if layout is not None and layout.is_linear:
+        yield _PlainWav(file, layout)
         return
     with open_ffmpeg(file, head, size_bytes) as sound:
         if layout is not None:
-            sound.sizes_true = layout.sizes_true
-            if not layout.cut_short:  # whole by its sizes, or without any: then FFmpeg's duration is a guess
-                sound.promised_s = None
+            sound.has_true_sizes = layout.has_true_sizes
+            if not layout.is_cut_short:  # whole by its sizes, or without any: FFmpeg's duration is a guess
+                sound.declared_duration_s = None
         yield sound
 
 
@@ -76,10 +74,10 @@ def _layout(file: BinaryIO, size_bytes: int) -> WavLayout:
 
 @contextlib.contextmanager
 def open_recording(path: Path) -> Iterator[Sound]:
-    """Opens a recording on disk.
+    """Open a recording on disk.
 
     Raises:
-        InputError: it cannot be read, or holds no sound; also for errors met while its blocks are read.
+        InputError: it cannot be read, or holds no sound; also for errors while its blocks are read.
     """
     try:
         with path.open("rb") as file:
@@ -92,8 +90,8 @@ def open_recording(path: Path) -> Iterator[Sound]:
         raise InputError(f"it cannot be read: {error.strerror or error}") from error
 
 
-class _Linear:
-    """A WAV whose samples stand one after the other."""
+class _PlainWav:
+    """A WAV whose samples follow one another."""
 
     def __init__(self, file: BinaryIO, layout: WavLayout) -> None:
         if layout.sample_rate_hz > _MOST_HZ:
@@ -102,19 +100,22 @@ class _Linear:
         self.codec = layout.codec
         self.sample_rate_hz = layout.sample_rate_hz
         self.channels = layout.channels
-        self.damaged = 0
+        self.damaged_packets = 0
         self.ending: Literal["whole", "unmarked", "cut"] = "whole"
-        self.sizes_true = layout.sizes_true
+        self.has_true_sizes = layout.has_true_sizes
         self.span_s = self.reached_s = 0.0
-        promised = layout.promised_bytes
-        self.promised_s = (
-            promised / layout.frame_bytes / layout.sample_rate_hz if layout.cut_short and promised else None
+        declared = layout.declared_bytes
+        self.declared_duration_s = (
+            declared / layout.frame_bytes / layout.sample_rate_hz
+            if layout.is_cut_short and declared
+            else None
         )
         self._file = file
         self._layout = layout
 
     def blocks(self, first_frame: int = 0) -> Iterator[NDArray[np.float32]]:
-        import soundfile  # light, but not for those who only repair headers
+        """Yield the samples; see `Sound.blocks`."""
+        import soundfile  # not needed where only headers are repaired
 
         layout = self._layout
         skipped = first_frame * layout.frame_bytes
@@ -135,25 +136,30 @@ class _Linear:
 
 
 class _Window(io.RawIOBase):
-    """A stretch of a file as a file of its own."""
+    """Read a section of a file as a file of its own."""
 
     def __init__(self, file: BinaryIO, offset: int, length: int) -> None:
         self._file, self._offset, self._length, self._at = file, offset, length, 0
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """Move within the section."""
         self._at = offset + (0, self._at, self._length)[whence]
         return self._at
 
     def tell(self) -> int:
+        """Return the position within the section."""
         return self._at
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Read into a buffer, up to the end of the section."""
         self._file.seek(self._offset + self._at)
         part = self._file.read(min(len(buffer), max(0, self._length - self._at)))
         buffer[: len(part)] = part
@@ -161,7 +167,7 @@ class _Window(io.RawIOBase):
         return len(part)
 
 
-#: Frames a block: about a second, so that the work a block outweighs the call.
+#: Frames a block: about a second, so that the work on a block outweighs the call.
 BLOCK_FRAMES = 32_768
 
 
@@ -173,42 +179,44 @@ class Sound(Protocol):
     """An opened recording.
 
     Attributes:
-        promised_s: duration that the header claims, None where it claims none.
-        reached_s: how far into what is promised the bytes go, by their time stamps, counted while `blocks` runs;
-            0 where they have none.
-        span_s: from the first moment of the sound to its last, by its time stamps, counted likewise; more than
-            its samples last where some are missing between.
+        declared_duration_s: the duration in the header, None where it has none.
+        reached_s: how far into the declared duration the bytes go, by their time stamps, updated while `blocks`
+            runs; 0 where they have none.
+        span_s: from the first moment of the sound to its last, by its time stamps, updated while `blocks` runs;
+            longer than its samples where some are missing between.
         ending: whether the container shows its end: `unmarked` may be cut short, `cut` is.
-        damaged: packets that could not be decoded, counted while `blocks` runs.
-        sizes_true: a WAV whose header needs no repair; True for the other formats.
+        damaged_packets: packets that could not be decoded, counted while `blocks` runs.
+        has_true_sizes: False for a WAV whose header needs repair.
     """
 
     container: str
     codec: str
     sample_rate_hz: int
     channels: int
-    promised_s: float | None
+    declared_duration_s: float | None
     ending: Literal["whole", "unmarked", "cut"]
-    damaged: int
-    sizes_true: bool
+    damaged_packets: int
+    has_true_sizes: bool
 
     @property
-    def reached_s(self) -> float: ...
+    def reached_s(self) -> float:
+        """See the attributes."""
 
     @property
-    def span_s(self) -> float: ...
+    def span_s(self) -> float:
+        """See the attributes."""
 
     def blocks(self, first_frame: int = 0) -> Iterator[NDArray[np.float32]]:
-        """The samples in order, once: frames x channels of float32, full scale ±1, never an empty block.
+        """Yield the samples in order, once: frames x channels of float32, full scale ±1, never an empty block.
 
         Args:
-            first_frame: where to begin. Plain WAVs go there at once; other formats are decoded from their
+            first_frame: where to begin. Plain WAVs are read from there; other formats are decoded from their
                 beginning, because after a seek a decoder's count of frames is not certain.
         """
 
 
 def describe_bytes(head: bytes, size_bytes: int) -> str:
-    """What bytes that are no recording seem to be, for a person."""
+    """Describe for a person what bytes that are no recording seem to be."""
     if not size_bytes:
         return "it is empty (0 bytes)"
     if b"\0" not in head:
@@ -229,8 +237,8 @@ READERS = (
     "aac,adts,aiff,amr,amrnb,amrwb,asf,au,caf,flac,latm,loas,matroska,webm,"
     "mov,mp4,m4a,3gp,3g2,mj2,mp3,ogg,w64,wav"
 )
-#: PyAV (to 19) takes a planar frame of 8 channels for one of 9 planes and reads past its end: such frames are
-#: interleaved by FFmpeg first.
+#: PyAV (to 19) reads a planar frame of 8 channels as one of 9 planes, past its end: FFmpeg interleaves such frames
+#: first.
 _MOST_PLANES = 7
 #: FFmpeg (to 8) gives the last packet of some Ogg files a duration below 0, read as unsigned.
 _WRAPPED_TICKS = 1 << 31
@@ -248,6 +256,14 @@ _CONTAINERS = {
 
 @contextlib.contextmanager
 def open_ffmpeg(file: BinaryIO, head: bytes, size_bytes: int) -> Iterator[Sound]:
+    """Open a recording with FFmpeg.
+
+    Args:
+        head: the recording's first bytes.
+
+    Raises:
+        NotAudio: FFmpeg does not know it, or it holds no sound.
+    """
     import av
 
     ending = ogg_end(file, size_bytes) if head.startswith(b"OggS") else "whole"
@@ -263,7 +279,7 @@ def open_ffmpeg(file: BinaryIO, head: bytes, size_bytes: int) -> Iterator[Sound]
 
 
 def _open(file: BinaryIO) -> av.container.InputContainer:
-    """FFmpeg's view of a recording; tags that are not UTF-8 do no harm.
+    """Open FFmpeg's container of a recording; tags that are not UTF-8 do no harm.
 
     PyAV 18 raises for such a tag unless `metadata_errors` says otherwise; PyAV 19 has no such argument and keeps
     the bytes. Source: av/container/core.py of both releases, checked 2026-11-30.
@@ -280,7 +296,7 @@ def _open(file: BinaryIO) -> av.container.InputContainer:
 
 
 class _Decoded:
-    """A recording as FFmpeg decodes it: its first sound stream."""
+    """The first sound stream of a recording, as FFmpeg decodes it."""
 
     def __init__(
         self,
@@ -302,28 +318,31 @@ class _Decoded:
             raise NotAudio("its header is damaged: no sample rate")
         self.sample_rate_hz = int(context.sample_rate)
         self.channels = int(context.channels)
-        self.damaged = 0
+        self.damaged_packets = 0
         self.ending = ending
-        self.sizes_true = True
-        self.promised_s = promised_s(file, container, stream)
+        self.has_true_sizes = True
+        self.declared_duration_s = declared_duration_s(file, container, stream)
         self._container = container
         self._stream = stream
         self._extents: dict[int, tuple[int, int]] = {}
 
     @property
     def span_s(self) -> float:
+        """See `Sound`."""
         first, end = self._extents.get(self._stream.index, (0, 0))
         return _seconds(end - first, self._stream)
 
     @property
     def reached_s(self) -> float:
-        if self._container.format.name not in WHOLE_FILE:
+        """See `Sound`."""
+        if self._container.format.name not in FILE_DURATION_READERS:
             return self.span_s
         streams = self._container.streams
         return max((_seconds(end, streams[index]) for index, (_, end) in self._extents.items()), default=0.0)
 
     def blocks(self, first_frame: int = 0) -> Iterator[NDArray[np.float32]]:
-        held: list[NDArray[np.float32]] = []
+        """Yield the samples; see `Sound.blocks`."""
+        gathered: list[NDArray[np.float32]] = []
         count = at = 0
         for frame in self._frames():
             if frame.sample_rate != self.sample_rate_hz:
@@ -334,15 +353,15 @@ class _Decoded:
             if at <= first_frame:
                 continue
             samples = as_float(frame)[max(0, first_frame - at + frame.samples) :]
-            if samples.shape[1] != self.channels:  # joined broadcasts: keep one shape, lose no sound
+            if samples.shape[1] != self.channels:  # joined broadcasts: one shape throughout, no sound lost
                 samples = np.repeat(samples.mean(axis=1, keepdims=True), self.channels, axis=1)
-            held.append(samples)
+            gathered.append(samples)
             count += len(samples)
             if count >= BLOCK_FRAMES:
-                yield np.concatenate(held)
-                held, count = [], 0
+                yield np.concatenate(gathered)
+                gathered, count = [], 0
         if count:
-            yield np.concatenate(held)
+            yield np.concatenate(gathered)
 
     def _frames(self) -> Iterator[av.AudioFrame]:
         import av
@@ -354,7 +373,7 @@ class _Decoded:
             except StopIteration:
                 return
             except av.error.FFmpegError:
-                self.damaged += 1
+                self.damaged_packets += 1
                 return
             self._note_time(packet)
             if packet.stream.index != self._stream.index:
@@ -364,7 +383,7 @@ class _Decoded:
             except av.error.EOFError:
                 return
             except av.error.FFmpegError:
-                self.damaged += 1
+                self.damaged_packets += 1
 
     def _note_time(self, packet: av.Packet[av.stream.Stream]) -> None:
         if packet.pts is None:
@@ -380,7 +399,7 @@ def _seconds(ticks: int, stream: av.stream.Stream) -> float:
 
 
 def as_float(frame: av.AudioFrame) -> NDArray[np.float32]:
-    """A decoded frame's samples, whatever their kind: frames x channels of float32, full scale ±1."""
+    """Convert a decoded frame's samples, of any kind, to frames x channels of float32, full scale ±1."""
     if frame.format.is_planar and frame.layout.nb_channels > _MOST_PLANES:
         frame = _interleaved(frame)
     raw = frame.to_ndarray()

@@ -1,4 +1,4 @@
-"""Samples to encoded files: mp3 for sending, and the formats of replies that the service does not make."""
+"""Encode samples: mp3 for sending, and the formats of replies that the service does not make."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from audiobatch.audio.decode import open_sound
-from audiobatch.audio.riff import is_wav
-from audiobatch.audio.wav import pcm_to_wav, repair_header
+from audiobatch.audio.wav import is_wav, pcm_to_wav, repair_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,7 +43,7 @@ _FRAMES_A_PUSH = 32_768
 
 
 def encode_reply(pcm_or_wav: bytes, format: str) -> bytes:  # noqa: A002 - the service's own word for it
-    """A reply in another format: for those the service does not give, and for sockets that send bare samples.
+    """Encode a reply in a format that the service does not make, or that a socket does not send.
 
     Args:
         pcm_or_wav: a WAV (its sizes may be wrong), or 16-bit samples at 24 kHz, one channel.
@@ -68,7 +67,7 @@ def encode_reply(pcm_or_wav: bytes, format: str) -> bytes:  # noqa: A002 - the s
 
 
 def to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Float samples at full scale ±1 as 16 bits, rounded; exact for what was 16 bits."""
+    """Round float samples at full scale ±1 to 16 bits; exact for what was 16 bits."""
     scaled = np.rint(samples * np.float32(32768))
     whole: NDArray[np.int16] = np.clip(scaled, -32768, 32767).astype(np.int16)
     return whole
@@ -82,11 +81,11 @@ def encode(
     *,
     bits_per_s: int | None = None,
 ) -> bytes:
-    """Encodes a stream of samples; only the encoded bytes are held.
+    """Encode a stream of samples; only the encoded bytes are held.
 
     Args:
         blocks: frames x channels of int16.
-        bits_per_s: of the whole stream, in place of the format's own.
+        bits_per_s: bit rate of the whole stream; None: the format's own.
 
     Raises:
         ValueError: a format without an encoder, or more than two channels.
@@ -121,7 +120,7 @@ def encode(
 
 
 def _frames(blocks: Iterable[NDArray[np.int16]], sample_rate_hz: int, layout: str) -> Iterable[av.AudioFrame]:
-    """The samples as FFmpeg's frames, numbered from the first one."""
+    """Yield the samples as FFmpeg's frames, numbered from the first one."""
     import av
 
     at = 0
@@ -137,7 +136,7 @@ def _frames(blocks: Iterable[NDArray[np.int16]], sample_rate_hz: int, layout: st
 
 
 def _vorbis(blocks: Iterable[NDArray[np.int16]], sample_rate_hz: int, channels: int) -> bytes:
-    """Ogg Vorbis by libsndfile, in small blocks: its encoder keeps a whole block on the stack."""
+    """Encode Ogg Vorbis with libsndfile, in small blocks: its encoder keeps a whole block on the stack."""
     import soundfile
 
     out = io.BytesIO()

@@ -1,6 +1,4 @@
-"""The words of a recording's parts as one transcript: in order, with times, nothing lost and nothing said twice.
-
-The same words with their times are subtitles: SubRip (`.srt`) and WebVTT (`.vtt`).
+"""Join the transcripts of a recording's parts, and write subtitles as SubRip (`.srt`) and WebVTT (`.vtt`).
 
 Source: w3.org/TR/webvtt1 (a cue's text holds no `-->`, and `&` and `<` are written as entities); SubRip has no
 standard, and players take plain text in numbered blocks.
@@ -23,13 +21,13 @@ if TYPE_CHECKING:
 #: Fast speech; more words than this cannot lie in an overlap.
 _MOST_WORDS_PER_S = 6.0
 _SPARE_WORDS = 4
-#: Two words in a row are found again by chance about once in a thousand places; one word all the time.
+#: Two words in a row match by chance about once in a thousand positions; one word often does.
 _FEWEST_COMMON_WORDS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """What was said in one part, without what the part before had said already.
+    """The transcript of one part, without the words that the previous part holds already.
 
     Attributes:
         start_s: time in the recording at which the part begins.
@@ -40,14 +38,14 @@ class Passage:
 
 
 def join_transcripts(parts: Sequence[Part], texts: Sequence[str]) -> tuple[Passage, ...]:
-    """Puts the parts' transcripts together.
+    """Join the parts' transcripts.
 
-    Where a part overlaps the one before, the longest stretch of words that both have in common is found, and the
-    text goes over from the one to the other behind it: what the cut left of a word at either side is dropped
-    with it. Where nothing is found in common, both are kept whole: better twice than lost.
+    Where a part overlaps the previous one, the text changes from one to the other after the longest run of words
+    that both have in common; halves of words at the cut are dropped with it. Where they have nothing in common,
+    both stay whole: a word twice is better than a word lost.
 
     Raises:
-        ValueError: not one text for each part.
+        ValueError: the numbers of parts and texts differ.
     """
     if len(parts) != len(texts):
         raise ValueError(f"{len(parts)} parts, {len(texts)} transcripts")
@@ -57,8 +55,8 @@ def join_transcripts(parts: Sequence[Part], texts: Sequence[str]) -> tuple[Passa
         if index and part.overlap_s and joined[-1] and words:
             before = parts[index - 1].timeline.duration_s
             expected = part.overlap_s * len(texts[index - 1].split()) / before
-            kept, dropped = _seam(joined[-1], words, part.overlap_s, expected)
-            joined[-1], words = joined[-1][:kept], words[dropped:]
+            end, start = _seam(joined[-1], words, part.overlap_s, expected)
+            joined[-1], words = joined[-1][:end], words[start:]
         joined.append(words)
     return tuple(
         Passage(start_s=part.start_s, text=" ".join(words)) for part, words in zip(parts, joined, strict=True)
@@ -66,21 +64,21 @@ def join_transcripts(parts: Sequence[Part], texts: Sequence[str]) -> tuple[Passa
 
 
 def to_text(passages: Sequence[Passage], *, with_times: bool = True) -> str:
-    """The joined transcript: one paragraph a part, each with its time, or running text without times."""
-    said = [passage for passage in passages if passage.text]
+    """Write the joined transcript: a paragraph a part, each with its time, or running text without times."""
+    spoken = [passage for passage in passages if passage.text]
     if not with_times or len(passages) == 1:
-        return " ".join(passage.text for passage in said)
-    return "\n\n".join(f"[{clock(passage.start_s)}] {passage.text}" for passage in said)
+        return " ".join(passage.text for passage in spoken)
+    return "\n\n".join(f"[{clock(passage.start_s)}] {passage.text}" for passage in spoken)
 
 
 def clock(at_s: float) -> str:
-    """A time as `h:mm:ss`."""
+    """Format a time as `h:mm:ss`."""
     minutes, seconds = divmod(int(at_s), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def _seam(before: list[str], after: list[str], overlap_s: float, expected: float) -> tuple[int, int]:
-    """How many words to keep of the text before a cut, and how many to drop of the one after it."""
+    """Return where the text before a cut ends and where the text after it starts, in words."""
     most = math.ceil(overlap_s * _MOST_WORDS_PER_S) + _SPARE_WORDS
     offset = max(0, len(before) - most)
     tail = [_key(word) for word in before[offset:]]
@@ -102,7 +100,7 @@ def _seam(before: list[str], after: list[str], overlap_s: float, expected: float
 
 
 def _common_runs(tail: list[str], head: list[str]) -> list[tuple[int, int, int]]:
-    """All longest runs that two lists have in common: place in the first, in the second, length."""
+    """Find all longest runs that two lists have in common: position in the first, in the second, length."""
     runs = []
     above = [0] * (len(head) + 1)
     for i, word in enumerate(tail):
@@ -116,12 +114,12 @@ def _common_runs(tail: list[str], head: list[str]) -> list[tuple[int, int, int]]
 
 
 def _key(word: str) -> str:
-    """A word as it compares: no case, no punctuation."""
+    """Normalize a word for comparison: no case, no punctuation."""
     return "".join(spoken_words(word))
 
 
 def to_srt(cues: Iterable[Cue]) -> str:
-    """The cues as SubRip."""
+    """Write cues as SubRip."""
     return "".join(
         f"{number}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n{_line(cue.text)}\n\n"
         for number, cue in enumerate(cues, 1)
@@ -129,7 +127,7 @@ def to_srt(cues: Iterable[Cue]) -> str:
 
 
 def to_vtt(cues: Iterable[Cue]) -> str:
-    """The cues as WebVTT."""
+    """Write cues as WebVTT."""
     blocks = (
         f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n"
         f"{_line(cue.text).replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}\n\n"
@@ -139,7 +137,7 @@ def to_vtt(cues: Iterable[Cue]) -> str:
 
 
 def _line(text: str) -> str:
-    """A cue's text: on one line, since an empty one would end the cue; no arrow, which would begin another."""
+    """Write a cue's text on one line, since an empty line would end the cue, and without an arrow."""
     return " ".join(text.split()).replace("-->", "->")
 
 

@@ -1,4 +1,4 @@
-"""How loud a sound is, in windows of 20 ms: the measure behind probing, checks, splitting and trimming.
+"""Measure the level of a sound in windows of 20 ms, for probing, checks, splitting and trimming.
 
 Levels are dBFS of the RMS, so that a full-scale square wave is 0 and a full-scale sine -3.01. A window of
 several channels counts by its loudest one: what is silent here is silent on every channel.
@@ -33,12 +33,12 @@ CLIP_RUN = 3
 
 
 def to_dbfs(power: float) -> float:
-    """Decibels of a mean square where 1.0 is full scale; `FLOOR_DBFS` at the least."""
+    """Convert a mean square, 1.0 at full scale, to decibels; at least `FLOOR_DBFS`."""
     return max(FLOOR_DBFS, 10.0 * math.log10(power)) if power > 0 else FLOOR_DBFS
 
 
 def to_power(level_dbfs: float) -> float:
-    """The mean square of a level, where 1.0 is full scale."""
+    """Convert a level to its mean square, 1.0 at full scale."""
     return float(10.0 ** (level_dbfs / 10.0))
 
 
@@ -49,8 +49,8 @@ class Levels:
     Attributes:
         hop_frames: frames a window; the last window may be shorter.
         power: mean square of each window, its loudest channel, full scale = 1.0; windows.
-        last_power: of the last full 20 ms, wherever the windows fall.
-        end_power: of the last 5 ms.
+        last_power: mean square of the last full 20 ms, wherever the windows fall.
+        end_power: mean square of the last 5 ms.
         clipped_share: share of samples within a run at full scale.
     """
 
@@ -66,18 +66,22 @@ class Levels:
 
     @property
     def duration_s(self) -> float:
+        """The sound's length."""
         return self.frames / self.sample_rate_hz
 
     @property
     def hop_s(self) -> float:
+        """A window's length."""
         return self.hop_frames / self.sample_rate_hz
 
     @property
     def peak_dbfs(self) -> float:
+        """Level of the highest sample."""
         return to_dbfs(self.peak * self.peak)
 
     @property
     def rms_dbfs(self) -> float:
+        """Level of the whole sound."""
         return to_dbfs(self.mean_power)
 
     @property
@@ -89,7 +93,7 @@ class Levels:
 
 
 class LevelMeter:
-    """Takes a sound in blocks of any size, keeps one number a window: two hours are 1.4 MB."""
+    """Measure a sound in blocks of any size; it stores one number a window, so that two hours are 1.4 MB."""
 
     __slots__ = (
         "_carry",
@@ -115,10 +119,11 @@ class LevelMeter:
 
     @property
     def hop_frames(self) -> int:
+        """Frames a window."""
         return self._hop
 
     def add(self, block: NDArray[np.float32]) -> None:
-        """Measures a block, frames x channels of float32 at full scale ±1."""
+        """Measure a block, frames x channels of float32 at full scale ±1."""
         if not len(block):
             return
         self._frames += len(block)
@@ -134,7 +139,7 @@ class LevelMeter:
         self._carry = block[whole:].copy() if whole < len(block) else None
 
     def result(self) -> Levels:
-        """The levels of all blocks so far."""
+        """Return the levels of all blocks so far."""
         powers = list(self._powers)
         total = self._total
         if self._carry is not None:
@@ -155,7 +160,7 @@ class LevelMeter:
         )
 
     def _power_of(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Mean square of each window's loudest channel, from windows x frames x channels."""
+        """Return the mean square of each window's loudest channel, and add to the total."""
         if windows.shape[2] == 1:
             flat = windows[:, :, 0]
             power = np.einsum("ij,ij->i", flat, flat)
@@ -180,13 +185,13 @@ class LevelMeter:
 
 
 def _loudest(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean square of each window's loudest channel, from windows x frames x channels."""
+    """Return the mean square of each window's loudest channel, from windows x frames x channels."""
     power: NDArray[np.float32] = np.mean(windows * windows, axis=1, dtype=np.float32).max(axis=1)
     return power
 
 
 def quiet_below_dbfs(levels: Levels) -> float:
-    """The level below which a window of this recording counts as a pause.
+    """Return the level below which a window of this recording counts as a pause.
 
     Just above the noise of the room (its quietest tenth, plus 6 dB), though no stricter than `SILENCE_DBFS`; but
     always 20 dB below the speech (its loudest twentieth), and never above -40 dBFS, so that no word is taken for
@@ -199,7 +204,7 @@ def quiet_below_dbfs(levels: Levels) -> float:
 
 
 def runs_below(power: NDArray[np.float32], limit: float, least: int) -> list[tuple[int, int]]:
-    """Runs of at least `least` windows whose power is below `limit`: first window, and the one past the last."""
+    """Find runs of at least `least` windows below `limit`: first window, and the one past the last."""
     quiet = np.concatenate(([False], power < limit, [False]))
     edges = np.flatnonzero(quiet[1:] != quiet[:-1]).reshape(-1, 2)
     return [(int(first), int(last)) for first, last in edges if last - first >= least]

@@ -1,9 +1,11 @@
-"""A reply's sound in numbers, from its samples: the service's headers say nothing true of duration.
+"""Measure a reply's sound from its samples, and check its sound and transcript.
 
-Checks say what a listener would want to know of a reply before listening to it. Each threshold says where it comes
-from. A check is a flag for a person, so that a wrong flag costs a look and a missed one costs a bad file in the
-product: the limits lean towards flagging, by as much as clean replies allow. The words are checked too: whether
-the reply refuses, and whether it reads a text word for word.
+The service's headers do not hold the true duration.
+
+Checks tell what a listener would want to know before listening. Each threshold names its source. A check is a flag
+for a person: a wrong flag costs a look, a missed one costs a bad file in the product. The limits therefore lean
+towards flagging, as far as clean replies allow. The transcript is checked for refusals, and for whether it is the
+text that was to be read aloud.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 
 from audiobatch.audio.decode import NotAudio, open_sound
 from audiobatch.audio.levels import LevelMeter, Levels, to_dbfs
-from audiobatch.audio.riff import is_wav, read_layout
+from audiobatch.audio.wav import is_wav, read_layout
 from audiobatch.model import Check
 
 #: `pcm16` as the service sends it, without a header.
@@ -38,7 +40,7 @@ _SPEAKING_PERCENTILE = 75
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """What the samples of a reply say.
+    """What the samples of a reply show.
 
     Attributes:
         clipped_share: share of samples within a run of three or more at full scale, 0 to 1.
@@ -57,11 +59,11 @@ class Clip:
 
 
 def measure(data: bytes, format: str) -> Clip:  # noqa: A002 - the service's own word for it
-    """Decodes a reply and measures it.
+    """Decode a reply and measure it.
 
     Args:
         data: an encoded file; for `pcm16` bare samples at 24 kHz, one channel.
-        format: the format asked for; only `pcm16` is told apart by it, the rest by content.
+        format: the requested format; it identifies `pcm16` only, content identifies the others.
 
     Raises:
         ValueError: the bytes cannot be decoded, or hold no samples.
@@ -82,7 +84,7 @@ def measure(data: bytes, format: str) -> Clip:  # noqa: A002 - the service's own
 
 
 def _measure_int16(data: bytes, offset: int, frames: int, sample_rate_hz: int, channels: int) -> Clip:
-    """Measures 16-bit samples where they lie; only one block at a time becomes float32."""
+    """Measure 16-bit samples in place; only a block at a time becomes float32."""
     samples = np.frombuffer(data, "<i2", frames * channels, offset).reshape(frames, channels)
     meter = LevelMeter(sample_rate_hz)
     step = meter.hop_frames * _WINDOWS_A_BLOCK
@@ -114,10 +116,10 @@ def _ends_abruptly(levels: Levels) -> bool:
     return last_dbfs >= speaking_dbfs - ABRUPT_WITHIN_DB
 
 
-#: No sample above this: digital silence, or the dither of an encoder. Noise of 16 bits peaks near -90 dBFS,
+#: No sample is above this: digital silence, or the dither of an encoder. Noise of 16 bits peaks near -90 dBFS,
 #: and codecs leave less than -70 where the input was silent.
 SILENT_PEAK_DBFS = -60.0
-#: Something is there, but no speech a listener would hear: spoken replies measure -30 to -15 dBFS RMS, and
+#: There is sound, but no speech that a listener would hear: spoken replies measure -30 to -15 dBFS RMS, and
 #: EBU R128 aims at -23; 20 dB less than the quietest of them.
 NEAR_SILENT_RMS_DBFS = -50.0
 #: … or nearly all of it is silence: pauses take up to half of slow speech.
@@ -137,8 +139,8 @@ _WIDE_CHAR_WEIGHT = 2.5
 _DIGIT_WEIGHT = 5.0
 #: Under this length a "Yes." drawn out says nothing about speed.
 _SHORTEST_RATED_S = 1.5
-#: Time that even the shortest utterance takes, given to every reply before it counts as too fast.
-_GIVEN_S = 0.5
+#: Time that even the shortest utterance takes, added to every reply before it counts as too fast.
+_GRACE_S = 0.5
 
 
 def check_reply(
@@ -150,11 +152,11 @@ def check_reply(
     finish_reason: str,
     verbatim_of: str | None,
 ) -> tuple[Check, ...]:
-    """The checks that a reply does not pass, in the order of `Check`; empty for a good one.
+    """Return the checks that a reply does not pass, in the order of `Check`; empty for a good one.
 
     Args:
-        clip: the reply's sound as measured, None where none came.
-        transcript: what the service says was said.
+        clip: the reply's sound as measured, None where there is none.
+        transcript: the service's transcript of the reply's sound.
         text: the reply's text part.
         finish_reason: the service's; `length` means that it ran out of tokens.
         verbatim_of: the text that was to be read aloud, None where the model was to answer.
@@ -162,23 +164,23 @@ def check_reply(
     found: set[Check] = set()
     if finish_reason == "length":
         found.add(Check.TRUNCATED)
-    words = transcript or text
-    if words and is_refusal(words):
+    spoken = transcript or text
+    if spoken and is_refusal(spoken):
         found.add(Check.REFUSAL)
     if wants_audio and clip is None and text.strip():
         found.add(Check.TEXT_ONLY)
     if clip is not None:
-        found |= _of_sound(clip)
+        found |= _sound_checks(clip)
         if not transcript.strip():
             found.add(Check.NO_TRANSCRIPT)
-        elif _odd_rate(transcript, clip):
+        elif _has_odd_rate(transcript, clip):
             found.add(Check.SPEECH_RATE)
-    if verbatim_of is not None and words.strip() and not reads_like(verbatim_of, words):
+    if verbatim_of is not None and spoken.strip() and not reads_like(verbatim_of, spoken):
         found.add(Check.NOT_VERBATIM)
     return tuple(check for check in Check if check in found)
 
 
-def _of_sound(clip: Clip) -> set[Check]:
+def _sound_checks(clip: Clip) -> set[Check]:
     if clip.peak_dbfs < SILENT_PEAK_DBFS:
         return {Check.SILENT}
     if clip.rms_dbfs < NEAR_SILENT_RMS_DBFS or clip.silence_share >= NEAR_SILENT_SHARE:
@@ -191,12 +193,12 @@ def _of_sound(clip: Clip) -> set[Check]:
     return found
 
 
-def _odd_rate(transcript: str, clip: Clip) -> bool:
-    """Whether so many characters cannot be this much speech."""
+def _has_odd_rate(transcript: str, clip: Clip) -> bool:
+    """Whether the transcript is too long or too short for this much speech."""
     chars: float = sum(char.isalnum() or char == " " for char in transcript)
     chars += (_WIDE_CHAR_WEIGHT - 1) * len(WIDE_CHARACTER.findall(transcript))
     chars += (_DIGIT_WEIGHT - 1) * sum(char.isdigit() for char in transcript)
-    if chars > FASTEST_CHARS_PER_S * (clip.duration_s + _GIVEN_S):
+    if chars > FASTEST_CHARS_PER_S * (clip.duration_s + _GRACE_S):
         return True
     sounding_s = clip.duration_s * (1 - clip.silence_share)
     return sounding_s >= _SHORTEST_RATED_S and chars < SLOWEST_CHARS_PER_SOUNDING_S * sounding_s
@@ -204,12 +206,12 @@ def _odd_rate(transcript: str, clip: Clip) -> bool:
 
 #: Han, kana and hangul: a character is a syllable or a word.
 WIDE_CHARACTER = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
-#: Share of words that differ between what was to be read aloud and what was said. Numbers and abbreviations
-#: that are spelt out make a few; an answer instead of a reading differs in nearly all.
+#: Share of words that may differ between a text and its reading. Numbers and abbreviations that are spelt out make
+#: a few; an answer instead of a reading differs in nearly all.
 NOT_VERBATIM_SHARE = 0.15
-#: Up to this many words a text must agree in every letter: one word of difference is already a third of it.
+#: A text of up to this many words must agree in every letter: one different word is already a third of it.
 _SHORT_TEXT_WORDS = 4
-#: Refusals stand at the beginning: a reply may quote or describe one later.
+#: Refusals come at the beginning: a reply may quote or describe one later.
 _REFUSAL_LOOKED_AT_CHARS = 240
 _GREETING = r"\W*(?:(?:oh|hi|hello|hey|well|thank you[^.!?]*|thanks[^.!?]*)[\s,.!-]+)?"
 _APOLOGY = (
@@ -238,13 +240,13 @@ REFUSAL = re.compile(
 )
 
 
-def is_refusal(words: str) -> bool:
-    """Whether a reply begins as the models' refusals do (English; other languages are not looked for)."""
-    return REFUSAL.match(" ".join(_plain(words)[:_REFUSAL_LOOKED_AT_CHARS].split())) is not None
+def is_refusal(transcript: str) -> bool:
+    """Whether a reply begins as the models' refusals do (English only)."""
+    return REFUSAL.match(" ".join(_plain(transcript)[:_REFUSAL_LOOKED_AT_CHARS].split())) is not None
 
 
 def reads_like(wanted: str, said: str) -> bool:
-    """Whether `said` is `wanted` read aloud: the same words but for `NOT_VERBATIM_SHARE` of them.
+    """Whether `said` is `wanted` read aloud: at most `NOT_VERBATIM_SHARE` of the words differ.
 
     Case, punctuation, spacing and how accents are encoded do not count.
     """
@@ -258,15 +260,15 @@ def reads_like(wanted: str, said: str) -> bool:
 
 
 def spoken_words(text: str) -> list[str]:
-    """The words of a text as they are spoken: no case, no punctuation; a wide character is a word."""
+    """Split a text into its words as spoken: no case, no punctuation; a wide character is a word."""
     apart = WIDE_CHARACTER.sub(r" \g<0> ", _plain(text).casefold())
     return re.findall(r"[^\W_]+(?:'[^\W_]+)*", apart)
 
 
 def word_distance(want: list[str], have: list[str], *, at_most: int) -> int:
-    """Least number of words changed, left out or put in; `at_most + 1` stands for all that is more.
+    """Return the least number of words changed, removed or added; `at_most + 1` where it is more than `at_most`.
 
-    Looks only at the band that can still come out at `at_most`: cost is words x band, memory one row.
+    Only the band that can still give `at_most` is computed: cost is words x band, memory one row.
     """
     start = 0
     while start < min(len(want), len(have)) and want[start] == have[start]:
@@ -290,5 +292,5 @@ def word_distance(want: list[str], have: list[str], *, at_most: int) -> int:
 
 
 def _plain(text: str) -> str:
-    """One encoding for each letter, one kind of apostrophe."""
+    """Normalize a text: one encoding for each letter, one kind of apostrophe."""
     return unicodedata.normalize("NFKC", text).replace("\u2019", "'").strip()

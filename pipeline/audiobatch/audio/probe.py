@@ -1,6 +1,6 @@
-"""What a recording is, before anything is spent: measured from its samples, or refused with a reason.
+"""Probe recordings before anything is spent: measure them from their samples, or refuse them with a reason.
 
-The hash of a file's bytes is taken while the probe reads them.
+The probe hashes a file's bytes while it reads them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from audiobatch.audio.channels import MixMeter
 from audiobatch.audio.decode import NotAudio, Sound, open_sound
 from audiobatch.audio.levels import LevelMeter
 from audiobatch.audio.probe_pool import ProbePool, usable_cores
-from audiobatch.audio.riff import RIFF_BYTES, is_wav, read_layout
 from audiobatch.audio.trim import plan_trim, saved_s
+from audiobatch.audio.wav import RIFF_BYTES, is_wav, read_layout
 from audiobatch.errors import InputError, working_on_input
 from audiobatch.model import Media
 
@@ -51,18 +51,17 @@ _KNOWN = frozenset(ending for endings in EXTENSIONS.values() for ending in endin
 #: Source: github MicrosoftDocs/azure-ai-docs, audio-completions-intro.md, checked 2026-11-20; it does not say
 #: whether before or after base64.
 LARGEST_SENT_BYTES = 20_000_000
-#: Nothing in the recording is above this, and hardly a window above `levels.SILENCE_DBFS`: nobody speaks in
-#: it.
+#: A recording whose level is below this, with hardly a window above `levels.SILENCE_DBFS`, holds no speech.
 SILENT_DBFS = -60.0
 SILENT_SHARE = 0.999
-#: A header may promise this much more than is there without being called cut short, and time stamps count this
-#: much more without a note: encoders pad their last frames, and headers count the decoder's delay.
-_PROMISE_SLACK_S = 0.15
-_PROMISE_SLACK_SHARE = 0.01
-#: The workers' start takes about half a second; a queue that is done sooner needs none.
+#: A recording may be this much shorter than its header declares before it counts as cut short, and than its time
+#: stamps span before it gets a note: encoders pad their last frames, and headers count the decoder's delay.
+_DURATION_SLACK_S = 0.15
+_DURATION_SLACK_SHARE = 0.01
+#: The workers take about half a second to start; a queue that is done sooner needs none.
 ALONE_S = 1.0
 _READ_BYTES = 1 << 18
-#: A browser's or pipe's WAV without sizes is read here, but not every server reads it.
+#: This program reads a WAV without sizes, as browsers and pipes write it; not every server does.
 NOTE_SIZES = "its header does not say how long it is, or says it wrongly"
 
 
@@ -77,17 +76,17 @@ class Probed:
 
 
 def looks_like_audio(name: str) -> bool:
-    """Whether a file's ending is one that recordings have; its content decides later."""
+    """Whether a file's ending is one that recordings have. Only its content decides."""
     stem, _, ending = name.rpartition(".")
     return ending.lower() in _KNOWN and stem != "" and not stem.endswith("/")
 
 
 def sendable_as_is(media: Media, size_bytes: int) -> Literal["wav", "mp3"] | None:
-    """The format under which the service takes these bytes unchanged; None where they must be prepared.
+    """Return the format in which the service takes these bytes unchanged; None where they must be prepared.
 
-    WAV: 16-bit samples, one or two channels, 8 to 48 kHz, a header that is true. mp3: as it is. Both up to
-    `LARGEST_SENT_BYTES`, and with channels that do not cancel each other. The wire knows these two formats alone;
-    other WAV flavours are not promised anywhere.
+    WAV: 16-bit samples, one or two channels, 8 to 48 kHz, a header that is true. mp3: any. Both up to
+    `LARGEST_SENT_BYTES`, and with channels that do not cancel each other. The API has these two formats only, and
+    its reference does not mention other kinds of WAV.
     """
     if size_bytes > LARGEST_SENT_BYTES or media.mix_channel is not None:
         return None
@@ -98,14 +97,14 @@ def sendable_as_is(media: Media, size_bytes: int) -> Literal["wav", "mp3"] | Non
 
 
 def is_silent(media: Media) -> bool:
-    """Whether nobody speaks in it: thresholds `SILENT_DBFS` and `SILENT_SHARE`; False where not measured."""
+    """Whether a recording holds no speech, by `SILENT_DBFS` and `SILENT_SHARE`; False where not measured."""
     if media.level_dbfs is None or media.silence_share is None:
         return False
     return media.level_dbfs < SILENT_DBFS and media.silence_share >= SILENT_SHARE
 
 
 def probe(path: Path) -> Probed:
-    """Reads a recording once, from its beginning to its end, in blocks; memory does not grow with its length.
+    """Read a recording once, from its beginning to its end, in blocks; memory does not grow with its length.
 
     Raises:
         InputError: it is no recording, is cut short, holds no samples, or cannot be read; the message is the
@@ -135,17 +134,17 @@ def _probe(path: Path) -> Probed:
 def probe_many(
     paths: Iterable[Path], processes: int | None = None
 ) -> Iterator[tuple[Path, Probed | InputError]]:
-    """Probes recordings, in the order given; on all cores when they are many, a few ahead of the caller.
+    """Probe recordings in the order given; on all cores when they are many, a few ahead of the caller.
 
-    Only plain WAVs are ever read in this process: a damaged file can crash FFmpeg, and takes a worker with it then.
+    This process reads plain WAVs only: a damaged file can crash FFmpeg, and then ends a worker with it.
 
     Args:
-        paths: may be endless; it is drawn from as results are taken.
-        processes: how many workers, from the start. None: in this process for `ALONE_S` (a thousand short WAVs) or
-            until a recording is no plain WAV, then on all cores.
+        paths: may be endless; it is read as results are taken.
+        processes: number of workers, from the start. None: in this process for `ALONE_S` (a thousand short WAVs)
+            or until a recording is no plain WAV, then on all cores.
 
     Yields:
-        Each path with what was found, or why it is refused.
+        Each path with its facts, or why it is refused.
     """
     source = iter(paths)
     alone_until = time.monotonic() + (ALONE_S if processes is None else 0.0)
@@ -162,7 +161,7 @@ def probe_many(
 
 
 def probe_or_refusal(path: Path) -> Probed | InputError:
-    """What `probe` finds, or raises."""
+    """Return what `probe` returns or raises."""
     try:
         return probe(path)
     except InputError as refusal:
@@ -170,16 +169,16 @@ def probe_or_refusal(path: Path) -> Probed | InputError:
 
 
 def is_plain_wav(path: Path) -> bool:
-    """Whether a file is a WAV of linear samples, or nothing at all: FFmpeg has no part in reading it."""
+    """Whether a file is a WAV of linear samples, or empty: it is read without FFmpeg."""
     with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
         head = file.read(RIFF_BYTES)
-        return not head or (is_wav(head) and read_layout(file, size_bytes).linear)
+        return not head or (is_wav(head) and read_layout(file, size_bytes).is_linear)
     return False
 
 
 def result_of(answer: dict[str, Any]) -> Probed | InputError:
-    """What a worker of `ProbePool` answered."""
+    """Convert the answer of a `ProbePool` worker."""
     if "refusal" in answer:
         return InputError(answer["refusal"])
     answer["media"]["notes"] = tuple(answer["media"]["notes"])
@@ -196,7 +195,7 @@ def _measured(file: io.BufferedReader, size_bytes: int, name: str) -> Media:
                 mix.add(block)
             levels = meter.result()
             _refuse_broken(sound, levels.duration_s)
-            mix_channel = mix.instead_of_mix()
+            mix_channel = mix.replacement_channel()
             return Media(
                 container=sound.container,
                 codec=sound.codec,
@@ -214,20 +213,24 @@ def _measured(file: io.BufferedReader, size_bytes: int, name: str) -> Media:
 
 
 def _refuse_broken(sound: Sound, duration_s: float) -> None:
-    """Raises InputError where less sound is there than the header promises, or none."""
+    """Refuse a recording that is shorter than its header declares, or empty.
+
+    Raises:
+        InputError: with the reason.
+    """
     if not duration_s:
-        if sound.damaged:
+        if sound.damaged_packets:
             raise InputError("none of it can be decoded: its content is damaged")
         raise InputError("it has a header but no sound in it (0 samples)")
     if sound.ending == "cut":
         raise InputError(f"cut short: it ends within a page, {duration_s:.1f} s are there")
-    promised_s, there_s = sound.promised_s, max(duration_s, sound.reached_s)
-    if promised_s and _falls_short(there_s, promised_s):
-        raise InputError(f"cut short: the header promises {promised_s:.1f} s, {there_s:.1f} s are there")
+    declared_s, present_s = sound.declared_duration_s, max(duration_s, sound.reached_s)
+    if declared_s and _falls_short(present_s, declared_s):
+        raise InputError(f"cut short: the header promises {declared_s:.1f} s, {present_s:.1f} s are there")
 
 
-def _falls_short(there_s: float, promised_s: float) -> bool:
-    return promised_s - there_s > _PROMISE_SLACK_S + promised_s * _PROMISE_SLACK_SHARE
+def _falls_short(present_s: float, declared_s: float) -> bool:
+    return declared_s - present_s > _DURATION_SLACK_S + declared_s * _DURATION_SLACK_SHARE
 
 
 def _notes(sound: Sound, name: str, duration_s: float, mix_channel: int | None) -> Iterator[str]:
@@ -235,7 +238,7 @@ def _notes(sound: Sound, name: str, duration_s: float, mix_channel: int | None) 
     usual = EXTENSIONS.get(sound.container, ())
     if ending and usual and ending not in usual:
         yield f"extension says .{ending}, content is {sound.container}"
-    if not sound.sizes_true:
+    if not sound.has_true_sizes:
         yield NOTE_SIZES
     if sound.ending == "unmarked":
         yield "it has no end mark: perhaps cut short"
@@ -243,17 +246,17 @@ def _notes(sound: Sound, name: str, duration_s: float, mix_channel: int | None) 
         yield f"by its time stamps {sound.span_s - duration_s:.1f} s are missing within it"
     if mix_channel is not None:
         yield f"its channels cancel each other when mixed: channel {mix_channel + 1} stands for all of them"
-    if sound.damaged:
-        yield f"{sound.damaged} damaged pieces were skipped"
+    if sound.damaged_packets:
+        yield f"{sound.damaged_packets} damaged pieces were skipped"
 
 
 _HASHED_BYTES = 1 << 20
 
 
 class HashingFile(io.RawIOBase):
-    """A file that hashes itself while it is read, so that the sound and the hash are of the same bytes.
+    """Hash a file while it is read, so that the sound and the hash are of the same bytes.
 
-    Bytes count once and in order; what readers jumped over is read by `finish`.
+    Bytes count once and in order; `finish` reads what readers skipped.
     """
 
     def __init__(self, raw: io.FileIO) -> None:
@@ -262,18 +265,23 @@ class HashingFile(io.RawIOBase):
         self._hashed = 0
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """Move within the file."""
         return self._raw.seek(offset, whence)
 
     def tell(self) -> int:
+        """Return the position in the file."""
         return self._raw.tell()
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Read into a buffer, and hash what is new."""
         at = self._raw.tell()
         count = self._raw.readinto(buffer) or 0
         if at <= self._hashed < at + count:
@@ -282,7 +290,7 @@ class HashingFile(io.RawIOBase):
         return count
 
     def finish(self) -> str:
-        """Hashes what was not read yet; the SHA-256 of the whole file in hex."""
+        """Hash the rest, and return the SHA-256 of the whole file in hex."""
         self._raw.seek(self._hashed)
         while chunk := self._raw.read(_HASHED_BYTES):
             self._hash.update(chunk)

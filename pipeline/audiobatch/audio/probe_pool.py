@@ -1,7 +1,7 @@
-"""Probing on all cores: workers that are processes, fed with paths over pipes.
+"""Probe on all cores: worker processes that take paths over pipes.
 
 They are `python -m audiobatch.audio.probe_worker`, not `multiprocessing`: that would run the caller's main module
-again, and hostile bytes that crash a decoder would end its pool. A worker that dies is started anew, and the file
+again, and hostile bytes that crash a decoder would end its pool. A worker that dies is replaced, and the file
 that killed it is refused.
 """
 
@@ -27,19 +27,19 @@ _log = logging.getLogger(__name__)
 
 #: Files a worker takes at a time.
 FILES_A_BATCH = 16
-#: A file whose reading makes no end; an hour of the slowest format takes five seconds.
+#: A file that takes longer is refused; an hour of the slowest format takes five seconds.
 LONGEST_PROBE_S = 900.0
 
 _DIED = "reading it crashed the decoder: its content is damaged"
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
+    """Return the number of cores that this process may use; a container may have fewer than the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ProbePool:
-    """Workers, each held by one thread of this process; a context manager that ends them."""
+    """Worker processes, one for each thread of this pool; a context manager that ends them."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -65,7 +65,7 @@ class ProbePool:
             _close(worker)
 
     def answers(self, paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Each path with its worker's answer, in order; holds two batches a worker at most."""
+        """Yield each path with its worker's answer, in order; at most two batches a worker are in flight."""
         source = iter(paths)
         waiting: deque[tuple[list[Path], Future[list[dict[str, Any]]]]] = deque()
         while True:
@@ -77,7 +77,7 @@ class ProbePool:
             yield from zip(done, answers.result(), strict=True)
 
     def submit(self, path: Path) -> Future[dict[str, Any]]:
-        """One path alone, for who has files one at a time."""
+        """Probe a single path."""
         return self._threads.submit(self._probe_one, path)
 
     def _probe(self, batch: list[Path]) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ class ProbePool:
         return {"refusal": _DIED}
 
     def _worker(self) -> subprocess.Popen[bytes]:
-        """This thread's worker, started when first needed."""
+        """Return this thread's worker; start it when it is first needed."""
         worker: subprocess.Popen[bytes] | None = getattr(self._mine, "worker", None)
         if worker is None:
             with self._lock:

@@ -1,6 +1,6 @@
-"""A worker of `probe_pool`: paths in, one JSON string a line; what was found out, one JSON object a line.
+"""Run as a worker of `probe_pool`: read paths, one JSON string a line; write facts, one JSON object a line.
 
-It ends when its standard input does, so that none outlives the process that started it.
+It ends when its standard input does, so that no worker outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from audiobatch.errors import InputError
 
 
 def answer(path: str) -> dict[str, object]:
-    """What `probe` finds, as JSON's own types; `refusal` alone where it refuses."""
+    """Return the facts of a recording as JSON's own types, or its refusal."""
     try:
         return asdict(probe(Path(path)))
     except InputError as refusal:
@@ -24,7 +24,7 @@ def answer(path: str) -> dict[str, object]:
 
 
 def main() -> None:
-    """Serves until end of file. Ctrl-C is the parent's business."""
+    """Serve until end of file; the parent process handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in sys.stdin:
         sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")

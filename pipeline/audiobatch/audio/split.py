@@ -1,8 +1,8 @@
-"""Where a long recording is cut into requests: in silences near the ideal places, overlapping only where it must.
+"""Split a long recording into requests: at silences near equal lengths, with an overlap only where there is none.
 
-The recording goes out in parts of about the same length, none longer than asked. Each cut lies in the middle of a
-silence within reach of the ideal place. Where nobody pauses there, the next part begins a few seconds before the
-cut, so that every word is whole in one of the two; `join` takes out what is then said twice.
+The parts have about the same length, and none is longer than the limit. Each cut lies in the middle of a silence
+near the ideal position. Where nobody pauses there, the next part begins a few seconds before the cut, so that
+every word is whole in one of the two; `join` removes the repeated words.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from audiobatch.audio.channels import Channels
 
-#: Length of a part where the user names none: about 1500 spoken words, whose transcript (2000 tokens) stays well
+#: Length of a part by default: about 1500 spoken words, whose transcript (2000 tokens) stays well
 #: within the 4096 tokens that a reply is allowed by default.
 PART_S = 600.0
 
-#: A cut may lie this far from its ideal place, at most this share of a part's length.
+#: A cut may lie this far from its ideal position, and at most this share of a part's length.
 REACH_S = 30.0
 _REACH_SHARE = 0.15
 
@@ -39,8 +39,8 @@ SENTENCE_PAUSE_S = 0.4
 #: The shortest gap that is no plosive's closure (up to 0.15 s): it lies between words.
 WORD_PAUSE_S = 0.2
 
-#: How far parts overlap where there is no pause: the longest words and names are said in two seconds, and two or
-#: three words in common are needed to find the place again.
+#: How far parts overlap where there is no pause: the longest words and names take two seconds, and `join` needs two
+#: or three common words to align the transcripts.
 OVERLAP_S = 4.0
 
 _SHORTEST_PART_S = 5.0
@@ -52,8 +52,8 @@ class Part:
 
     Attributes:
         number: 1 for the first.
-        timeline: what is sent of the recording.
-        overlap_s: how much of the beginning repeats the end of the part before.
+        timeline: the stretches of the recording that are sent.
+        overlap_s: how much of the beginning repeats the end of the previous part.
     """
 
     number: int
@@ -68,12 +68,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartCount:
-    """How many parts a recording will take, before it was listened to: where it is cut, its pauses decide.
+    """An estimate of the parts of a recording, made before its pauses are known.
 
     Attributes:
-        expected: and the fewest: every cut lies near its ideal place.
-        most: nobody pauses, or always as early as a cut may be.
-        repeated_s: the most that all overlaps come to.
+        expected: the fewest, too: every cut lies near its ideal position.
+        most: nobody pauses, or every cut lies as early as it may.
+        repeated_s: the most that all overlaps add up to.
     """
 
     expected: int = 1
@@ -82,7 +82,7 @@ class PartCount:
 
 
 def count_parts(duration_s: float, *, longest_s: float = PART_S) -> PartCount:
-    """What `plan_parts` will make of so many seconds."""
+    """Estimate how many parts `plan_parts` will make of a recording."""
     if duration_s <= longest_s:
         return PartCount()
     reach = _reach_s(longest_s)
@@ -98,10 +98,10 @@ def count_parts(duration_s: float, *, longest_s: float = PART_S) -> PartCount:
 
 
 def survey(path: Path, channels: Channels = "mix") -> Levels:
-    """The levels of a recording, streaming: what `plan_parts` and `trim.plan_trim` decide by.
+    """Measure the levels of a recording, streaming, for `plan_parts` and `trim.plan_trim`.
 
     Args:
-        channels: the side that will be sent; `mix` looks at every channel and counts the loudest.
+        channels: the side that will be sent; `mix` measures every channel and counts the loudest.
 
     Raises:
         InputError: it cannot be read.
@@ -116,15 +116,15 @@ def survey(path: Path, channels: Channels = "mix") -> Levels:
 def plan_parts(
     levels: Levels, *, longest_s: float = PART_S, timeline: Timeline | None = None
 ) -> tuple[Part, ...]:
-    """Cuts a recording into parts of at most `longest_s`.
+    """Split a recording into parts of at most `longest_s`.
 
-    Joined end to end without their overlaps, the parts are the whole of what is to be sent, to the frame.
+    Joined without their overlaps, the parts are exactly the timeline, to the frame.
 
     Args:
-        timeline: what is left of the recording after trimming; None for all of it.
+        timeline: the recording after trimming; None for all of it.
 
     Raises:
-        ValueError: `longest_s` is too short to cut by, or there is nothing to cut.
+        ValueError: `longest_s` is too short, or the recording is empty.
     """
     if longest_s < _SHORTEST_PART_S:
         raise ValueError(f"parts of {longest_s} s are too short; at least {_SHORTEST_PART_S:.0f} s")
@@ -152,7 +152,7 @@ def _next_cut(
     end_s: float,
     longest_s: float,
 ) -> tuple[float, float]:
-    """Where the part that begins at `start_s` ends, and by how much the next one goes back; seconds, sent time."""
+    """Return where the part from `start_s` ends and how far the next part overlaps it; seconds of sent time."""
     left = end_s - start_s
     if left <= longest_s:
         return end_s, 0.0
@@ -173,12 +173,12 @@ def _reach_s(longest_s: float) -> float:
 
 
 def _parts_left(left_s: float, longest_s: float) -> int:
-    """How many parts of about the same length this is, so that none is too long where its cut lies late."""
+    """Return the number of equal parts of which none is too long even where its cut lies late."""
     return math.ceil(left_s / (longest_s - _reach_s(longest_s)))
 
 
 def _sent_power(levels: Levels, timeline: Timeline) -> NDArray[np.float32]:
-    """The windows' powers in sent time; where stretches do not begin on a window, to the nearest."""
+    """Return the windows' powers in sent time; stretches begin at the nearest window."""
     hop_s = levels.hop_s
     bounds = [(round(span.start_s / hop_s), round(span.end_s / hop_s)) for span in timeline.spans]
     return np.concatenate([levels.power[first:last] for first, last in bounds])

@@ -1,6 +1,6 @@
-"""Long silences shortened before sending: the service bills recordings by time, and nobody speaks in them.
+"""Shorten long silences before sending: the service bills recordings by time.
 
-A `Timeline` says which stretches of a recording are sent, and where each moment of them lies in the recording.
+A `Timeline` says which stretches of a recording are sent, and maps each moment of them to the recording.
 """
 
 from __future__ import annotations
@@ -19,30 +19,29 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-#: Silences up to this long are speech's own: pauses between sentences, for breath, for thought.
+#: Silences up to this length belong to speech: pauses between sentences, for breath, for thought.
 LONGEST_PAUSE_S = 1.5
-#: What is left of a longer one, half after the speech before it and half before the speech after it: enough for
-#: consonants that begin below the threshold, and to hear that there was a pause.
-KEPT_S = 0.8
+#: A longer silence is shortened to this, half after the speech before it and half before the speech after it:
+#: enough for consonants that begin below the threshold, and for a pause that can be heard.
+SHORTENED_PAUSE_S = 0.8
 
 
 def plan_trim(
-    levels: Levels, *, longest_pause_s: float = LONGEST_PAUSE_S, kept_s: float = KEPT_S
+    levels: Levels, *, longest_pause_s: float = LONGEST_PAUSE_S, shortened_s: float = SHORTENED_PAUSE_S
 ) -> Timeline | None:
-    """What is left of a recording when its long silences are shortened; None where there is nothing to gain.
+    """Shorten a recording's long silences; None where that saves nothing.
 
-    `Timeline.to_source_s` gives the recording's time for any moment of what is sent; what is saved is
-    `saved_s`. A recording that is silent throughout is left alone: whether to send it is another question.
+    A recording that is silent throughout is left alone: whether to send it is decided elsewhere.
 
     Raises:
-        ValueError: more is to be kept than a pause is long.
+        ValueError: the shortened pause would be longer than the longest one.
     """
-    if kept_s > longest_pause_s:
-        raise ValueError(f"cannot keep {kept_s} s of pauses of {longest_pause_s} s")
+    if shortened_s > longest_pause_s:
+        raise ValueError(f"cannot shorten pauses of {longest_pause_s} s to {shortened_s} s")
     hop_s = levels.hop_s
     count = len(levels.power)
     least = int(longest_pause_s / hop_s) + 1
-    margin = max(1, round(kept_s / 2 / hop_s))
+    margin = max(1, round(shortened_s / 2 / hop_s))
     spans: list[Span] = []
     begin = 0
     for first, last in runs_below(levels.power, to_power(quiet_below_dbfs(levels)), least):
@@ -57,7 +56,7 @@ def plan_trim(
 
 
 def saved_s(levels: Levels, timeline: Timeline | None) -> float:
-    """Seconds of the recording that a trim leaves out, and that are not billed."""
+    """Return the seconds of the recording that a trim leaves out, which are not billed."""
     return levels.duration_s - timeline.duration_s if timeline else 0.0
 
 
@@ -74,12 +73,13 @@ class Span:
 
     @property
     def duration_s(self) -> float:
+        """The stretch's length."""
         return self.end_s - self.start_s
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Stretches of a recording, in order and apart, joined without gaps into what is sent.
+    """The stretches of a recording that are sent, in order and joined without gaps.
 
     "Sent" time runs from 0 to `duration_s`; "source" time is the recording's own.
     """
@@ -94,6 +94,7 @@ class Timeline:
 
     @property
     def duration_s(self) -> float:
+        """The length of all stretches."""
         return sum(span.duration_s for span in self.spans)
 
     @property
@@ -107,14 +108,14 @@ class Timeline:
         return self.spans[-1].end_s
 
     def to_source_s(self, sent_s: float) -> float:
-        """Where a moment of what is sent lies in the recording; moments past the end lie at the end."""
+        """Map a moment of sent time to the recording; moments past the end lie at the end."""
         starts = list(accumulate((span.duration_s for span in self.spans), initial=0.0))
         index = min(max(0, bisect_right(starts, sent_s) - 1), len(self.spans) - 1)
         span = self.spans[index]
         return min(span.start_s + max(0.0, sent_s - starts[index]), span.end_s)
 
     def between(self, start_s: float, end_s: float) -> Timeline:
-        """The part of this timeline from one moment of sent time to another.
+        """Return the part of this timeline between two moments of sent time.
 
         Raises:
             ValueError: nothing lies between them.
@@ -131,12 +132,12 @@ class Timeline:
     def cut(
         self, blocks: Iterable[NDArray[np.float32]], sample_rate_hz: int, *, first_frame: int = 0
     ) -> Iterator[NDArray[np.float32]]:
-        """The stretches' samples out of a recording's, frames x channels, to the nearest frame.
+        """Yield the stretches' samples from a recording's blocks, frames x channels, to the nearest frame.
 
-        Stretches that touch share no frame and leave none out. Reading stops behind the last one.
+        Stretches that touch share no frame and leave none out. Reading stops after the last one.
 
         Args:
-            first_frame: of the recording at which the blocks begin; not behind `first_frame_at`.
+            first_frame: frame of the recording at which the blocks begin; at most `first_frame_at`.
         """
         bounds = [
             (_frame(span.start_s, sample_rate_hz), _frame(span.end_s, sample_rate_hz)) for span in self.spans
@@ -157,14 +158,14 @@ class Timeline:
                 return
 
     def first_frame_at(self, sample_rate_hz: int) -> int:
-        """The first frame of the recording that is sent."""
+        """Return the first frame of the recording that is sent."""
         return _frame(self.start_s, sample_rate_hz)
 
 
 def _frame(at_s: float, sample_rate_hz: int) -> int:
-    """The frame nearest to a time; of two, the later, also where sums of floats left the half a hair short.
+    """Return the frame nearest to a time; of two, the later, even where a sum of floats falls just short of half.
 
-    One part's end and the next one's beginning come by different sums: rounded at the half itself, a frame of
-    some cuts would go out twice, or not at all.
+    One part's end and the next one's beginning are different sums of floats. Rounded at exactly one half, some
+    cuts would send a frame twice, or not at all.
     """
     return math.floor(at_s * sample_rate_hz + 0.501)

@@ -16,7 +16,7 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Protocol, Self
 
-from audiobatch.audio.finish import asked_format
+from audiobatch.audio.finish import requested_format
 from audiobatch.calls.answer_repair import (
     AnswerRepair,
     check_answer,
@@ -404,7 +404,7 @@ class TurnCall:
             audio=self.sound,
             modalities=turn.modalities,
             voice=turn.voice,
-            format=asked_format(turn.format, self.context.finish),
+            format=requested_format(turn.format, self.context.finish),
             temperature=item.temperature,
             seed=item.seed,
             max_completion_tokens=item.max_completion_tokens,

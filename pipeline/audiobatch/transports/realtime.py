@@ -32,7 +32,7 @@ import orjson
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from audiobatch.audio.samples import pcm_of
+from audiobatch.audio.convert import pcm_of
 from audiobatch.errors import (
     AudioBatchError,
     AuthenticationFailed,

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import pybase64
 
-from audiobatch.audio.samples import BYTES_A_SECOND
+from audiobatch.audio.convert import BYTES_A_SECOND
 from audiobatch.errors import BadReply, ContentFiltered, OutcomeUnknown, RequestRejected, Unavailable
 from audiobatch.transports.realtime_errors import of_error, waits_s
 

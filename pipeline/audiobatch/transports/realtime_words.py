@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pybase64
 
-from audiobatch.audio.samples import silence
+from audiobatch.audio.convert import silence
 from audiobatch.transports.realtime_protocol import Stage
 
 if TYPE_CHECKING:
