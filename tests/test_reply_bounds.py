@@ -29,7 +29,7 @@ from running import rows_of, run_job, write_wav
 from audiobatch.errors import ExitCode
 from audiobatch.limits import circuit_breaker, retry
 from audiobatch.model import Reply
-from audiobatch.transports.reply_memory import COPIES, MEMORY, Held, ReplyMemory, timing
+from audiobatch.transports.reply_memory import COPIES, MEMORY, CallMemory, ReplyMemory, timing
 
 MB = 1_000_000
 SMALL_MEMORY_BYTES = 8 * MB
@@ -215,21 +215,21 @@ class Watched:
 @pytest.fixture
 def memory(monkeypatch):
     """The account of this process's replies, a small one; and what is seen of it."""
-    assert MEMORY.held_bytes == 0
+    assert MEMORY.used_bytes == 0
     account = Watched([])
-    take = MEMORY.take
+    reserve = MEMORY.reserve
 
-    async def watched(held, size_bytes):
-        waited_s = await take(held, size_bytes)
+    async def watched(call, size_bytes):
+        waited_s = await reserve(call, size_bytes)
         if waited_s:
             account.waits_s.append(waited_s)
-        account.most_bytes = max(account.most_bytes, MEMORY.held_bytes)
+        account.most_bytes = max(account.most_bytes, MEMORY.used_bytes)
         return waited_s
 
-    monkeypatch.setattr(MEMORY, "take", watched)
-    monkeypatch.setattr(MEMORY, "most_bytes", SMALL_MEMORY_BYTES)
+    monkeypatch.setattr(MEMORY, "reserve", watched)
+    monkeypatch.setattr(MEMORY, "limit_bytes", SMALL_MEMORY_BYTES)
     yield account
-    assert MEMORY.held_bytes == 0
+    assert MEMORY.used_bytes == 0
 
 
 @pytest.mark.parametrize("way", [*WAYS, "realtime"])
@@ -287,17 +287,17 @@ def replies_in_memory():
 
 
 async def test_a_time_out_stands_still_while_a_reply_waits_for_memory():
-    memory = ReplyMemory(most_bytes=10)
-    first = Held(memory)
+    memory = ReplyMemory(limit_bytes=10)
+    first = CallMemory(memory)
     await first.grow(10)
     asyncio.get_running_loop().call_later(0.5, first.release)
     with memory.call():
         async with timing(0.2):
-            assert await memory.account().grow(10) >= 0.5
+            assert await memory.current_call().grow(10) >= 0.5
         with pytest.raises(TimeoutError):
             async with timing(0.2):
                 await asyncio.sleep(5)
-    assert memory.held_bytes == 0
+    assert memory.used_bytes == 0
 
 
 def long_message(size_bytes):

@@ -24,6 +24,7 @@ BENCHMARKS = {
     "workers": ("workers", "benchmark"),
     "large": ("large", "benchmark"),
     "audio": ("audio", "benchmark"),
+    "http": ("http_path", "benchmark"),
 }
 
 

@@ -23,9 +23,9 @@ from audiobatch.transports.chat_stream import as_stream, read_stream
 from audiobatch.transports.error_mapping import request_id, translate
 from audiobatch.transports.http import ServiceClient, headers_of
 from audiobatch.transports.reply_audio import encoded
+from audiobatch.transports.reply_body import LARGEST_REPLY_BYTES, PROGRESS_WINDOW_S
 from audiobatch.transports.reply_memory import timing
 from audiobatch.transports.stored_body import body_of
-from audiobatch.transports.wire import LARGEST_REPLY_BYTES, PROGRESS_WINDOW_S
 
 if TYPE_CHECKING:
     from audiobatch.model import Reply, Request

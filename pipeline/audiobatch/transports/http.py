@@ -1,50 +1,89 @@
-"""The SDK's clients, as every transport over HTTP uses them: they build URLs and carry credentials.
+"""HTTP to the service: requests that the official SDK makes, sent over connections of aiohttp.
 
-A request of the SDK is built anew each time, from options, headers and five parsed URLs: 0.4 ms of CPU where it is
-all in the processor's cache, 1 ms where other work is between. All requests to one path of one deployment are
-alike but for their body. So the SDK builds the first one, and the others are that one with their own body.
+The SDK builds each request anew from options, headers and five parsed URLs. Its usual HTTP client parses replies in
+Python and passes a body through seven layers in pieces of 64 KB. Both are replaced here, because together they
+cost twice to three times the CPU time of a call (docs/decisions/0012-our-own-http-path.md):
+
+- All requests to one path of one deployment differ only in their body. The SDK builds the first one, and
+  `ServiceClient.post` copies it with another body.
+- `AiohttpTransport` carries requests of the SDK's HTTP client, with a parser in C. What goes on the wire is the
+  same, and so are the errors that come out: see `ERRORS`.
+
+Source: docs.aiohttp.org, "Client exceptions" hierarchy; www.python-httpx.org, "Custom transports" (2026-11).
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import io
+import re
 import sys
+import urllib.request
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import aiohttp
 import httpx2
 import openai
 import orjson
+from yarl import URL
 
 from audiobatch.transports.error_mapping import from_status
-from audiobatch.transports.wire import CONNECT_S, LARGEST_REPLY_BYTES, Wire
+from audiobatch.transports.reply_body import ACCEPTED_ENCODINGS, LARGEST_REPLY_BYTES, WatchedBody
+from audiobatch.transports.reply_memory import MEMORY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import ssl
+    from collections.abc import AsyncIterable, Mapping
 
     from audiobatch.transports.auth import EntraTokens
     from audiobatch.transports.chat_request import PiecewiseBody
 
+#: Seconds to reach the service; nothing is sent before that, so that another try is free.
+CONNECT_S = 10.0
+#: An idle connection is closed after this: before any gateway closes its end, so that no call uses a closed one.
+KEEPALIVE_S = 5.0
+#: How much is received ahead of the reader; past twice this the socket is left to fill.
+_READ_AHEAD_BYTES = 1 << 20
+#: A larger body goes out piece by piece, as the socket takes it.
+_PIECEWISE_BYTES = 1 << 20
+_LARGEST_LINE_BYTES = 1 << 20
+_MOST_HEADERS = 4096
+_ENCODING_HEADERS = frozenset({b"content-encoding", b"content-length"})
+#: In aiohttp's message of a connection that failed: which TLS context it had.
+_SSL_SETTING = re.compile(r" ssl:(<[^>]*>|\w+)")
+_LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+#: aiohttp's error → the usual transport's. The first match counts. Errors of connecting come first: they say that
+#: nothing was sent, so that the same request may be made again.
+ERRORS: tuple[tuple[type[Exception], type[httpx2.TransportError]], ...] = (
+    (aiohttp.ConnectionTimeoutError, httpx2.ConnectTimeout),
+    (aiohttp.ClientConnectorError, httpx2.ConnectError),
+    (aiohttp.ClientConnectorCertificateError, httpx2.ConnectError),
+    (aiohttp.ClientHttpProxyError, httpx2.ConnectError),
+    (aiohttp.InvalidURL, httpx2.UnsupportedProtocol),
+    (aiohttp.ServerTimeoutError, httpx2.ReadTimeout),
+    (aiohttp.ServerDisconnectedError, httpx2.RemoteProtocolError),
+    (aiohttp.ClientPayloadError, httpx2.RemoteProtocolError),
+    (aiohttp.ClientResponseError, httpx2.RemoteProtocolError),
+    (aiohttp.ClientError, httpx2.ReadError),
+    (OSError, httpx2.ReadError),
+)
+
 
 @dataclass(frozen=True, slots=True)
-class _Model:
-    """A request as the SDK makes it, and the secret that it carries."""
+class _Template:
+    """A request as the SDK makes it, and the credential that it carries."""
 
-    secret: str
+    credential: str
     method: str
     url: httpx2.URL
     headers: list[tuple[bytes, bytes]] = field(repr=False)
     extensions: dict[str, Any] = field(repr=False)
 
 
-def _let_httpx_be_whole() -> None:
-    """Wait while another thread imports httpx: the SDK looks into it wherever it finds it, whole or not."""
-    if "httpx" in sys.modules:
-        importlib.import_module("httpx")
-
-
 class ServiceClient:
-    """The SDK's client of one deployment, without retries of its own, over connections of ours."""
+    """The SDK's client of one deployment, without its retries, over an `AiohttpTransport`."""
 
     def __init__(
         self,
@@ -61,30 +100,31 @@ class ServiceClient:
         """Args: exactly one of `key` and `tokens` is given; `endpoint` None is OpenAI's own."""
         self._key = key or ""
         self._tokens = tokens
-        self._models: dict[str, _Model] = {}
-        _let_httpx_be_whole()
+        self._templates: dict[str, _Template] = {}
+        _finish_import_of_httpx()
         self._http = openai.DefaultAsyncHttpxClient(
-            transport=Wire(most_bytes=most_reply_bytes),
+            transport=AiohttpTransport(largest_reply_bytes=most_reply_bytes),
             timeout=httpx2.Timeout(timeout_s, connect=CONNECT_S),
-            follow_redirects=False,  # the body, and what it says, is for the service that was named
+            follow_redirects=False,  # key and prompts are for the endpoint that was named
         )
-        secret: Any = tokens or self._key
+        credential: Any = tokens or self._key
         common: dict[str, Any] = {"max_retries": 0, "http_client": self._http, "timeout": timeout_s}
         if provider == "openai":
-            self.sdk = openai.AsyncOpenAI(api_key=secret, base_url=endpoint, **common)
+            self.sdk = openai.AsyncOpenAI(api_key=credential, base_url=endpoint, **common)
         elif api_version == "v1":
-            self.sdk = openai.AsyncOpenAI(api_key=secret, base_url=f"{endpoint}/openai/v1", **common)
+            self.sdk = openai.AsyncOpenAI(api_key=credential, base_url=f"{endpoint}/openai/v1", **common)
         else:
             assert endpoint is not None
             self.sdk = openai.AsyncAzureOpenAI(
                 azure_endpoint=endpoint,
                 azure_deployment=deployment,
                 api_version=api_version,
-                **({"azure_ad_token_provider": secret} if tokens else {"api_key": secret}),
+                **({"azure_ad_token_provider": credential} if tokens else {"api_key": credential}),
                 **common,
             )
 
     async def aclose(self) -> None:
+        """Close the connections."""
         await self.sdk.close()
 
     async def post(self, path: str, body: bytes | PiecewiseBody, *, stream: bool = False) -> httpx2.Response:
@@ -92,65 +132,180 @@ class ServiceClient:
 
         Args:
             path: such as `/chat/completions`.
-            body: goes as it is.
-            stream: the reply's body is left to be read, and the reply to be closed, by the caller.
+            body: sent unchanged.
+            stream: leave it to the caller to read the reply's body and to close the reply.
 
         Raises:
             AudioBatchError: the service answered with an error.
             httpx2.HTTPError: it did not answer.
         """
-        model = await self._model(path)
+        template = await self._template(path)
         size_bytes = len(body) if isinstance(body, bytes) else body.size_bytes
         request = httpx2.Request(
-            model.method,
-            model.url,
-            headers=[*model.headers, (b"Content-Length", b"%d" % size_bytes)],
+            template.method,
+            template.url,
+            headers=[*template.headers, (b"Content-Length", b"%d" % size_bytes)],
             content=body,
-            extensions=dict(model.extensions),
+            extensions=dict(template.extensions),
         )
         response = await self._http.send(request, stream=stream)
         if not response.is_success:
             await response.aread()
-            raise from_status(response.status_code, _said(response), headers_of(response))
+            raise from_status(response.status_code, _error_body(response), headers_of(response))
         return response
 
-    async def _model(self, path: str) -> _Model:
-        """The request to take as a model; a new one with each new token."""
-        secret = await self._tokens() if self._tokens else self._key
-        model = self._models.get(path)
-        if model is None or model.secret != secret:
-            model = self._models[path] = await self._rehearse(path, secret)
-        return model
+    async def _template(self, path: str) -> _Template:
+        """Return the request to copy; each new token gets a new one."""
+        credential = await self._tokens() if self._tokens else self._key
+        template = self._templates.get(path)
+        if template is None or template.credential != credential:
+            template = self._templates[path] = await self._build_template(path, credential)
+        return template
 
-    async def _rehearse(self, path: str, secret: str) -> _Model:
-        """Have the SDK make the request for real, but for the sending."""
-        made: list[httpx2.Request] = []
+    async def _build_template(self, path: str, credential: str) -> _Template:
+        """Let the SDK make the request, and take it instead of sending it."""
+        requests: list[httpx2.Request] = []
 
         def take(request: httpx2.Request) -> httpx2.Response:
-            made.append(request)
+            requests.append(request)
             return httpx2.Response(200, content=b"{}")
 
-        async with httpx2.AsyncClient(transport=httpx2.MockTransport(take)) as nowhere:
-            sdk = self.sdk.with_options(http_client=nowhere)
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(take)) as client:
+            sdk = self.sdk.with_options(http_client=client)
             await sdk.post(path, content=b"{}", cast_to=httpx2.Response)
-        (request,) = made
-        return _Model(
-            secret=secret,
+        (request,) = requests
+        return _Template(
+            credential=credential,
             method=request.method,
             url=request.url,
-            headers=[one for one in request.headers.raw if one[0].lower() != b"content-length"],
+            headers=[header for header in request.headers.raw if header[0].lower() != b"content-length"],
             extensions=dict(request.extensions),
         )
 
 
+class AiohttpTransport(httpx2.AsyncBaseTransport):
+    """A transport for the SDK's HTTP client. It opens a connection for each call: others limit the calls."""
+
+    def __init__(self, *, largest_reply_bytes: int = LARGEST_REPLY_BYTES) -> None:
+        """Args: `largest_reply_bytes`: what one reply's body may unpack to."""
+        self._largest_reply_bytes = largest_reply_bytes
+        self._session: aiohttp.ClientSession | None = None
+        self._routes: dict[str, tuple[URL, str | None]] = {}
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request, once.
+
+        Raises:
+            httpx2.TransportError: see `ERRORS`.
+        """
+        url, proxy = self._route(str(request.url))
+        try:
+            reply = await self._open_session().request(
+                request.method,
+                url,
+                headers=[_aiohttp_header(name, value) for name, value in request.headers.raw],
+                data=_aiohttp_body(request),
+                allow_redirects=False,
+                ssl=self._ssl_context if url.scheme == "https" else True,
+                proxy=proxy,
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            raise translated(error) from error
+        return httpx2.Response(
+            status_code=reply.status,
+            # `WatchedBody` unpacks the body, so that these no longer hold.
+            headers=[header for header in reply.raw_headers if header[0].lower() not in _ENCODING_HEADERS],
+            stream=WatchedBody(reply, MEMORY.current_call(), largest_bytes=self._largest_reply_bytes),
+            request=request,
+            extensions={
+                "http_version": b"HTTP/1.1",
+                "reason_phrase": (reply.reason or "").encode(errors="replace"),
+            },
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _route(self, address: str) -> tuple[URL, str | None]:
+        """Return an address as aiohttp takes it, and the proxy to it. There are few addresses: both are stored."""
+        if address not in self._routes:
+            url = URL(address, encoded=True)
+            self._routes[address] = (url, proxy_for(url.scheme, url.raw_host or ""))
+        return self._routes[address]
+
+    @functools.cached_property
+    def _ssl_context(self) -> ssl.SSLContext:
+        """The certificates to trust, by the standard variables, as the usual transport does."""
+        return httpx2.create_ssl_context()
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        """Open the session within the event loop that sends; the loop does not run yet when a client is made."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+                # The caller limits the total.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+                read_bufsize=_READ_AHEAD_BYTES,
+                # Odd headers must not lose a reply that is paid for.
+                max_line_size=_LARGEST_LINE_BYTES,
+                max_field_size=_LARGEST_LINE_BYTES,
+                max_headers=_MOST_HEADERS,
+            )
+        return self._session
+
+
 def headers_of(response: httpx2.Response) -> Mapping[str, str]:
-    """With lower-case names; of a name that came twice, the last."""
+    """Return a reply's headers by lower-case names; where a name occurs twice, the last value."""
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
 
 
-def _said(response: httpx2.Response) -> object:
-    """The error that the service sent: an object where it is one, else its text."""
+def translated(error: Exception) -> httpx2.TransportError:
+    """Return the error that the usual transport would have raised."""
+    for aiohttp_error, usual_error in ERRORS:
+        if isinstance(error, aiohttp_error):
+            return usual_error(_SSL_SETTING.sub("", str(error)) or type(error).__name__)
+    return httpx2.ReadError(repr(error))
+
+
+def proxy_for(scheme: str, host: str) -> str | None:
+    """Return the proxy that the standard variables name for a host; None for this machine."""
+    if host in _LOOPBACK_HOSTS or urllib.request.proxy_bypass(host):
+        return None
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(scheme) or proxies.get("all")
+    return (proxy if "://" in proxy else f"http://{proxy}") if proxy else None
+
+
+def _finish_import_of_httpx() -> None:
+    """Wait while another thread imports httpx: the SDK uses the module even where it is half imported."""
+    if "httpx" in sys.modules:
+        importlib.import_module("httpx")
+
+
+def _error_body(response: httpx2.Response) -> object:
+    """Return the error that the service sent: an object where it is one, else its text."""
     try:
         return orjson.loads(response.content)
     except orjson.JSONDecodeError:
         return response.text
+
+
+def _aiohttp_header(name: bytes, value: bytes) -> tuple[str, str]:
+    """Convert a header; `Accept-Encoding` names only what can be unpacked within bounds."""
+    if name.lower() == b"accept-encoding":
+        return name.decode("ascii"), ACCEPTED_ENCODINGS
+    return name.decode("ascii"), value.decode("latin-1")
+
+
+def _aiohttp_body(request: httpx2.Request) -> bytes | io.BytesIO | AsyncIterable[bytes]:
+    try:
+        content = request.content
+    except httpx2.RequestNotRead:
+        assert isinstance(request.stream, httpx2.AsyncByteStream)
+        return request.stream
+    return content if len(content) < _PIECEWISE_BYTES else io.BytesIO(content)

@@ -47,9 +47,9 @@ from audiobatch.transports.realtime_errors import closed_words, not_opened
 from audiobatch.transports.realtime_protocol import RealtimeTurn, State
 from audiobatch.transports.realtime_reply import limits_as_headers, reply_of
 from audiobatch.transports.realtime_words import Hearing, Utterance, ask_of, session_of, stages_of
-from audiobatch.transports.reply_memory import MEMORY, Held
+from audiobatch.transports.reply_body import LARGEST_REPLY_BYTES
+from audiobatch.transports.reply_memory import MEMORY, CallMemory
 from audiobatch.transports.stored_body import body_of
-from audiobatch.transports.wire import LARGEST_REPLY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -86,7 +86,7 @@ class _Call:
     deadline_s: float
     size_bytes: int = 0
     repaired: bool = False
-    held: Held = field(default_factory=MEMORY.account)
+    memory: CallMemory = field(default_factory=MEMORY.current_call)
 
 
 class RealtimeTransport:
@@ -282,7 +282,7 @@ class RealtimeTransport:
         call.size_bytes += len(frame)
         if call.size_bytes > self._most_reply_bytes:
             raise self._too_large()
-        call.deadline_s += await call.held.grow(len(frame))
+        call.deadline_s += await call.memory.grow(len(frame))
         if call.sink is not None and not turn.safe_to_repeat:
             await call.sink.write(frame + b"\n")
         event: Any = None

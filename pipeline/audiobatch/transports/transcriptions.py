@@ -18,9 +18,9 @@ from audiobatch.model import Cue, Reply, Usage
 from audiobatch.transports.error_mapping import request_id, translate
 from audiobatch.transports.http import ServiceClient
 from audiobatch.transports.lenient_json import loads
+from audiobatch.transports.reply_body import LARGEST_REPLY_BYTES
 from audiobatch.transports.reply_fields import EVENT_NAMES, seconds_of, usage_of
 from audiobatch.transports.reply_memory import timing
-from audiobatch.transports.wire import LARGEST_REPLY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

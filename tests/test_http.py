@@ -17,7 +17,7 @@ import pytest
 
 from audiobatch.errors import Disconnected, OutcomeUnknown, RateLimited
 from audiobatch.model import AudioPart, Exchange, PriorReply, Request
-from audiobatch.transports import wire
+from audiobatch.transports import http, reply_body
 from audiobatch.transports.chat_request import body_of, encoded_body
 from audiobatch.transports.error_mapping import translate
 from audiobatch.transports.http import ServiceClient
@@ -239,7 +239,7 @@ async def test_what_breaks_after_sending_has_an_unknown_end(answer: Answer) -> N
 
 
 async def test_a_body_that_trickles_is_given_up_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "PROGRESS_WINDOW_S", 0.3)
+    monkeypatch.setattr(reply_body, "PROGRESS_WINDOW_S", 0.3)
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n" + b"." * 2000)
@@ -255,8 +255,8 @@ async def test_a_body_that_trickles_is_given_up_and_kept(monkeypatch: pytest.Mon
 
 
 async def test_a_body_that_grows_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "PROGRESS_WINDOW_S", 0.2)
-    monkeypatch.setattr(wire, "MIN_PROGRESS_BYTES", 10)
+    monkeypatch.setattr(reply_body, "PROGRESS_WINDOW_S", 0.2)
+    monkeypatch.setattr(reply_body, "MIN_PROGRESS_BYTES", 10)
 
     async def grow(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
@@ -272,19 +272,19 @@ async def test_a_body_that_grows_is_waited_for(monkeypatch: pytest.MonkeyPatch) 
 def test_every_error_of_aiohttp_has_its_usual_name() -> None:
     """The table ends in the base of them all; those of the connection itself say that nothing was sent."""
     unsent = {httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol}
-    by_name = {theirs.__name__: usual for theirs, usual in wire.ERRORS}
+    by_name = {theirs.__name__: usual for theirs, usual in http.ERRORS}
     assert by_name["ClientError"] is httpx2.ReadError
     assert {name for name, usual in by_name.items() if usual in unsent} == {
         *("ConnectionTimeoutError", "ClientConnectorError", "ClientConnectorCertificateError"),
         *("ClientHttpProxyError", "InvalidURL"),
     }
-    assert isinstance(wire.translated(aiohttp.ServerDisconnectedError()), httpx2.RemoteProtocolError)
-    assert isinstance(wire.translated(aiohttp.SocketTimeoutError()), httpx2.ReadTimeout)
-    assert isinstance(wire.translated(ConnectionResetError(104, "reset")), httpx2.ReadError)
+    assert isinstance(http.translated(aiohttp.ServerDisconnectedError()), httpx2.RemoteProtocolError)
+    assert isinstance(http.translated(aiohttp.SocketTimeoutError()), httpx2.ReadTimeout)
+    assert isinstance(http.translated(ConnectionResetError(104, "reset")), httpx2.ReadError)
 
 
 async def test_a_service_that_is_not_there_is_named_without_the_client_s_own_objects() -> None:
-    async with httpx2.AsyncClient(transport=wire.Wire()) as ours:
+    async with httpx2.AsyncClient(transport=http.AiohttpTransport()) as ours:
         with pytest.raises(httpx2.ConnectError, match=r"^Cannot connect to host 127.0.0.1:9 \[") as failed:
             await ours.get("https://127.0.0.1:9/")
     assert "ssl" not in str(failed.value).lower()
@@ -297,10 +297,10 @@ def test_proxies_are_the_standard_variables_and_never_for_this_machine(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTPS_PROXY", "proxy.example:3128")
     monkeypatch.setenv("NO_PROXY", "inside.example")
-    assert wire.proxy_for("https", "my.openai.azure.com") == "http://proxy.example:3128"
-    assert wire.proxy_for("https", "inside.example") is None
-    assert wire.proxy_for("https", "127.0.0.1") is None
-    assert wire.proxy_for("http", "my.openai.azure.com") is None
+    assert http.proxy_for("https", "my.openai.azure.com") == "http://proxy.example:3128"
+    assert http.proxy_for("https", "inside.example") is None
+    assert http.proxy_for("https", "127.0.0.1") is None
+    assert http.proxy_for("http", "my.openai.azure.com") is None
 
 
 async def test_a_proxy_is_asked_for_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
