@@ -18,6 +18,7 @@ import pytest
 from audiobatch.errors import Disconnected, OutcomeUnknown, RateLimited
 from audiobatch.model import AudioPart, Exchange, PriorReply, Request
 from audiobatch.transports import http, reply_body
+from audiobatch.transports.base import ServiceAccess
 from audiobatch.transports.chat_request import body_of, encoded_body
 from audiobatch.transports.error_mapping import translate
 from audiobatch.transports.http import ServiceClient
@@ -80,11 +81,11 @@ async def client(origin: str, **settings: Any) -> AsyncIterator[ServiceClient]:
         "tokens": None,
         "timeout_s": 20.0,
     }
-    one = ServiceClient(**{**known, **settings})
+    opened = ServiceClient(ServiceAccess(**{**known, **settings}))
     try:
-        yield one
+        yield opened
     finally:
-        await one.aclose()
+        await opened.aclose()
 
 
 def ok(body: bytes = b'{"a": 1}', head: bytes = b"HTTP/1.1 200 OK\r\nx-request-id: r1\r\n") -> Answer:
@@ -318,13 +319,14 @@ def test_a_client_is_made_while_another_thread_imports_httpx(tmp_path: Path) -> 
     (tmp_path / "httpx.py").write_text("import time\ntime.sleep(1.0)\nclass URL: pass\nclass Timeout: pass\n")
     program = (
         "import importlib, sys, threading, time\n"
+        "from audiobatch.transports.base import ServiceAccess\n"
         "from audiobatch.transports.http import ServiceClient\n"
         "sys.modules.pop('httpx', None)\n"
         "sys.path.insert(0, sys.argv[1])\n"
         "threading.Thread(target=importlib.import_module, args=('httpx',)).start()\n"
         "while 'httpx' not in sys.modules: time.sleep(0.001)\n"
         "settings = dict(provider='azure', endpoint='http://127.0.0.1:9', api_version='v1')\n"
-        "ServiceClient(**settings, deployment='a', key='k', tokens=None, timeout_s=5)\n"
+        "ServiceClient(ServiceAccess(**settings, deployment='a', key='k', timeout_s=5))\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -20,11 +20,11 @@ from audiobatch.errors import (
 from audiobatch.model import AudioPart, Request, Usage
 from audiobatch.transports.realtime_protocol import RealtimeTurn, Stage, State
 from audiobatch.transports.realtime_reply import reply_of
-from audiobatch.transports.realtime_words import (
+from audiobatch.transports.realtime_request import (
     CHUNK_BYTES,
-    Hearing,
+    InputAudioSettings,
     Utterance,
-    ask_of,
+    response_event,
     session_of,
     stages_of,
 )
@@ -118,7 +118,7 @@ def test_stages_follow_each_other() -> None:
 
 
 def test_speech_that_the_service_does_not_find_is_no_speech() -> None:
-    one = turn(stages=[Stage([SETUP], ("input_audio_buffer.cleared",), hears=True)])
+    one = turn(stages=[Stage([SETUP], ("input_audio_buffer.cleared",), expects_speech=True)])
     list(one.receive(CREATED))
     with pytest.raises(RequestRejected, match="no speech"):
         one.receive({"type": "input_audio_buffer.cleared"})
@@ -159,7 +159,7 @@ def test_a_transcript_that_comes_late_is_none_of_the_next_turn_s() -> None:
     assert list(one.start()) == [ASK]
     feed(one, {**transcribed("i", "What I said before."), "usage": TOKENS}, BEGUN, *heard(), done())
     assert one.state is State.DONE
-    assert (one.reply.input_transcript, one.reply.heard_usage) == ("", {})
+    assert (one.reply.input_transcript, one.reply.input_usages) == ("", {})
 
 
 @pytest.mark.parametrize("how", ["failed", "closed", "error"])
@@ -176,7 +176,7 @@ def test_a_reply_does_not_wait_for_a_transcript_that_fails(how: str) -> None:
         feed(one, {"type": "error", "error": {"type": "server_error"}})
     assert one.state is State.DONE
     assert one.reply.input_transcript == ""
-    assert one.reply.heard_usage == ({} if how == "failed" else {"i": None}), "what failed is not billed"
+    assert one.reply.input_usages == ({} if how == "failed" else {"i": None}), "what failed is not billed"
 
 
 TOKENS = {"type": "tokens", "input_tokens": 14, "output_tokens": 45, "total_tokens": 59}
@@ -196,13 +196,15 @@ TOKENS = {"type": "tokens", "input_tokens": 14, "output_tokens": 45, "total_toke
 def test_what_a_transcript_of_the_input_took(told: dict[str, Any], expected: Usage | None) -> None:
     one = asked()
     feed(one, BEGUN, *heard(), done())
-    one.reply.heard_usage = told
+    one.reply.input_usages = told
     sound = AudioPart(data=b"", format="wav", duration_s=3.5)
     assert reply_of(request(audio=sound), one.reply, "gpt-realtime", 1.0).input_usage == expected
 
 
 def test_parts_that_voice_detection_cut_are_joined_in_order() -> None:
-    one = turn(stages=[Stage([SETUP], ("input_audio_buffer.cleared",), hears=True)], transcript_due=True)
+    one = turn(
+        stages=[Stage([SETUP], ("input_audio_buffer.cleared",), expects_speech=True)], transcript_due=True
+    )
     list(one.receive(CREATED))
     for item in ("a", "b"):
         feed(one, {"type": "input_audio_buffer.committed", "item_id": item})
@@ -342,7 +344,7 @@ def request(**changes: Any) -> Request:
 
 
 def test_a_request_as_session_and_question() -> None:
-    plain = session_of(request(), Hearing(transcription_model="whisper-1"))
+    plain = session_of(request(), InputAudioSettings(transcription_model="whisper-1"))
     assert plain == {
         "type": "realtime",
         "output_modalities": ["audio"],
@@ -358,7 +360,7 @@ def test_a_request_as_session_and_question() -> None:
     sound = AudioPart(data=b"", format="wav", duration_s=1.0)
     spoken = session_of(
         request(audio=sound, system="Be kind.", modalities=("text",), voice=""),
-        Hearing(transcription_model="whisper-1", voice_detection=True, silence_ms=700),
+        InputAudioSettings(transcription_model="whisper-1", voice_detection=True, silence_ms=700),
     )
     assert spoken["instructions"] == "Be kind."
     assert spoken["output_modalities"] == ["text"]
@@ -368,7 +370,7 @@ def test_a_request_as_session_and_question() -> None:
     assert detection["silence_duration_ms"] == 700
     # A pause in a recording neither answers nor interrupts.
     assert (detection["create_response"], detection["interrupt_response"]) == (False, False)
-    assert ask_of(request(max_completion_tokens=9))["response"] == {
+    assert response_event(request(max_completion_tokens=9))["response"] == {
         "output_modalities": ["audio"],
         "max_output_tokens": 9,
     }
@@ -376,7 +378,9 @@ def test_a_request_as_session_and_question() -> None:
 
 def test_a_recording_is_sent_in_pieces_and_committed() -> None:
     pcm = bytes(range(256)) * 2500
-    (stage,) = stages_of([Utterance(text="Listen:", pcm=pcm)], Hearing(), session={"type": "realtime"})
+    (stage,) = stages_of(
+        [Utterance(text="Listen:", pcm=pcm)], InputAudioSettings(), session={"type": "realtime"}
+    )
     events = list(stage.events)
     kinds = [event["type"] for event in events]
     pieces = [base64.b64decode(event["audio"]) for event in events if "audio" in event]
@@ -392,10 +396,10 @@ def test_a_recording_is_sent_in_pieces_and_committed() -> None:
 def test_earlier_turns_are_told_again_in_order() -> None:
     told = [
         Utterance(text="One", pcm=bytes(9600)),
-        Utterance(text="I heard one.", reply=True),
+        Utterance(text="I heard one.", is_reply=True),
         Utterance(text="Two", pcm=bytes(9600)),
     ]
-    stages = stages_of(told, Hearing(), session=None)
+    stages = stages_of(told, InputAudioSettings(), session=None)
     events = [event for stage in stages for event in stage.events]
     said = [
         (event["item"]["role"], event["item"]["content"][0]["type"]) if "item" in event else event["type"]
@@ -414,9 +418,9 @@ def test_earlier_turns_are_told_again_in_order() -> None:
 
 
 def test_where_the_service_detects_speech_its_end_is_waited_for() -> None:
-    hearing = Hearing(voice_detection=True, silence_ms=500)
+    hearing = InputAudioSettings(voice_detection=True, silence_ms=500)
     stages = stages_of([Utterance(text="Hi", pcm=bytes(48_000))], hearing, session={"type": "realtime"})
-    assert [stage.hears for stage in stages] == [False, True]
+    assert [stage.expects_speech for stage in stages] == [False, True]
     events = list(stages[1].events)
     assert events[-1] == {"type": "input_audio_buffer.clear"}
     sent = b"".join(base64.b64decode(event["audio"]) for event in events[:-1])
@@ -443,6 +447,6 @@ def test_odd_token_counts_are_not_known_and_the_reply_is_kept(usage: dict[str, A
 )
 def test_an_odd_bill_for_the_input_s_words_is_taken_by_the_recording_s_length(billed: dict[str, Any]) -> None:
     one = turn(wants_audio=False)
-    one.reply.text, one.reply.heard_usage = "Hello", {"item_1": billed}
+    one.reply.text, one.reply.input_usages = "Hello", {"item_1": billed}
     sound = AudioPart(data=b"", format="wav", duration_s=2.0)
     assert reply_of(request(audio=sound), one.reply, "m", 1.0).input_usage == Usage(input_audio_tokens=20)

@@ -41,8 +41,9 @@ import json
 import logging
 import re
 from contextlib import contextmanager
+from copy import copy
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 if TYPE_CHECKING:
@@ -214,12 +215,19 @@ class ServiceError(AudioBatchError):
         status: int | None = None,
         code: str | None = None,
         request_id: str | None = None,
+        limits: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.limits: Mapping[str, str] = {}
+        self.limits = limits or {}
         self.status = status
         self.code = redacted(code) if code else code
         self.request_id = redacted(request_id) if request_id else request_id
+
+    def with_limits(self, limits: Mapping[str, str]) -> Self:
+        """Return a copy with the rate-limit headers of the session, where the error has none of its own."""
+        error = copy(self)
+        error.limits = self.limits or limits
+        return error
 
 
 class RequestRejected(ServiceError):
@@ -272,10 +280,10 @@ class Unfinished(ServiceError):
 
 @contextmanager
 def working_on_reply(body: Callable[[], bytes], request_id: str | None = None) -> Iterator[None]:
-    """What is done to a whole reply. It was paid for: whatever goes wrong here, its body is kept.
+    """Wrap work on a whole reply. It was paid for: whatever goes wrong, the error carries its body.
 
     Args:
-        body: makes the body that is kept.
+        body: makes the body to store.
         request_id: as the service named the request.
 
     Raises:
@@ -287,19 +295,19 @@ def working_on_reply(body: Callable[[], bytes], request_id: str | None = None) -
         raise
     except Exception as failed:
         log.exception("a reply could not be worked on")
-        words = f"the reply is paid for, and could not be worked on: {failed!r}"
-        trouble = isinstance(failed, OSError)
+        message = f"the reply is paid for, and could not be worked on: {failed!r}"
+        is_disk_trouble = isinstance(failed, OSError)
         try:
             raw = body()
         except Exception:
             log.exception("its body could not be made")
             raw = b""
-        raise Unfinished(words, raw=raw, request_id=request_id, is_disk_trouble=trouble) from failed
+        raise Unfinished(message, raw=raw, request_id=request_id, is_disk_trouble=is_disk_trouble) from failed
 
 
 @contextmanager
 def working_on_event() -> Iterator[None]:
-    """What is done to one event of a reply that is still coming: what came before it is kept as it came.
+    """Wrap work on an event of a reply that is still arriving; what arrived before it is stored elsewhere.
 
     Raises:
         BadReply: in place of every error that is none of this project's.
@@ -344,9 +352,10 @@ class OutcomeUnknown(ServiceError):
         timed_out: bool = False,
         status: int | None = None,
         request_id: str | None = None,
+        limits: Mapping[str, str] | None = None,
         raw: bytes = b"",
     ) -> None:
-        super().__init__(message, status=status, request_id=request_id)
+        super().__init__(message, status=status, request_id=request_id, limits=limits)
         self.raw = raw
         if timed_out:
             self.error_type = ErrorType.TIMED_OUT
@@ -362,9 +371,14 @@ class RateLimited(TransientError):
     error_type = ErrorType.RATE_LIMITED
 
     def __init__(
-        self, message: str, *, retry_after_s: float | None = None, request_id: str | None = None
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        request_id: str | None = None,
+        limits: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message, status=429, request_id=request_id)
+        super().__init__(message, status=429, request_id=request_id, limits=limits)
         self.retry_after_s = retry_after_s
 
 
@@ -380,8 +394,9 @@ class Unavailable(TransientError):
         status: int | None = None,
         retry_after_s: float | None = None,
         request_id: str | None = None,
+        limits: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message, status=status, request_id=request_id)
+        super().__init__(message, status=status, request_id=request_id, limits=limits)
         self.retry_after_s = retry_after_s
 
 

@@ -26,6 +26,7 @@ import orjson
 
 from audiobatch.errors import BadReply, OutcomeUnknown
 from audiobatch.transports import chat
+from audiobatch.transports.base import ServiceAccess
 from audiobatch.transports.error_mapping import translate
 from audiobatch.transports.http import ServiceClient, headers_of
 from audiobatch.transports.reply_body import LARGEST_REPLY_BYTES, MIN_PROGRESS_BYTES, PROGRESS_WINDOW_S
@@ -61,9 +62,9 @@ class SdkClient(ServiceClient):
 
     http_client: type[httpx2.AsyncClient] = openai.DefaultAsyncHttpxClient
 
-    def __init__(self, **settings: Any) -> None:
-        """Args: settings: as of `ServiceClient`."""
-        super().__init__(**settings)
+    def __init__(self, access: ServiceAccess) -> None:
+        """Args: `access`: the loopback server."""
+        super().__init__(access)
         own = self.http_client(timeout=httpx2.Timeout(TIMEOUT_S, connect=10.0), follow_redirects=False)
         self._measured = self.sdk.with_options(http_client=own)
 
@@ -166,15 +167,15 @@ PATHS: dict[str, tuple[str, type[ServiceClient]]] = {
 
 async def calls(path: str, origin: str, count: int, at_once: int) -> dict[str, float]:
     """CPU milliseconds and wall-clock seconds of so many calls, after a tenth as many to warm up."""
-    client = PATHS[path][1](
+    access = ServiceAccess(
         provider="azure",
         endpoint=origin,
         api_version="2025-01-01-preview",
         deployment="gpt-audio-1.5",
         key="the-key",
-        tokens=None,
         timeout_s=TIMEOUT_S,
     )
+    client = PATHS[path][1](access)
     received_bytes = 0
 
     async def worker(numbers: Iterator[int]) -> None:

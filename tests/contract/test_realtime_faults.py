@@ -26,8 +26,9 @@ from audiobatch.errors import (
 )
 from audiobatch.model import AudioPart, Exchange, PriorReply, Reply, Request
 from audiobatch.transports.auth import EntraTokens
+from audiobatch.transports.base import ServiceAccess
 from audiobatch.transports.realtime import RealtimeTransport
-from audiobatch.transports.realtime_words import Hearing
+from audiobatch.transports.realtime_request import InputAudioSettings
 from audiobatch_emulator.process import EmulatorProcess
 
 QUIET_S = 1.0
@@ -53,18 +54,15 @@ class Kept:
 
 @asynccontextmanager
 async def transport(address: str, **settings: Any) -> AsyncIterator[RealtimeTransport]:
-    made = RealtimeTransport(
-        **{
-            "provider": "azure",
-            "endpoint": address,
-            "deployment": "gpt-realtime",
-            "key": "emulator-key",
-            "tokens": None,
-            "timeout_s": 15.0,
-            "quiet_s": QUIET_S,
-            **settings,
-        }
+    access = ServiceAccess(
+        provider="azure",
+        endpoint=address,
+        deployment="gpt-realtime",
+        key=settings.pop("key", "emulator-key"),
+        tokens=settings.pop("tokens", None),
+        timeout_s=settings.pop("timeout_s", 15.0),
     )
+    made = RealtimeTransport(access, **{"quiet_s": QUIET_S, **settings})
     try:
         yield made
     finally:
@@ -272,21 +270,22 @@ async def test_a_session_that_goes_wrong_before_the_question_cost_nothing(
 
 
 async def test_an_item_s_turns_share_a_session(server: EmulatorProcess) -> None:
-    async with transport(server.base_url, hearing=Hearing(transcription_model="whisper-1")) as made:
+    async with transport(
+        server.base_url, input_audio=InputAudioSettings(transcription_model="whisper-1")
+    ) as made:
         first = request("What do you hear?", audio=SOUND)
         reply = await made.send(first)
         second = await made.send(follow_up(first, reply, "How long was it?", modalities=("text",)))
         assert made.sessions.peak == 1
         made.end_item("a")
         again = await made.send(follow_up(first, reply, "How long was it?", modalities=("text",)))
-        kept = made.sessions.take("a")
-        assert kept is not None
-        assert kept.turns == 2
-        made.sessions.keep(kept)
+        session = made.sessions.take("a")
+        assert session is not None
+        assert session.turns == 2
+        made.sessions.put_back(session)
     assert "1.0 seconds" in reply.transcript_or_text
-    assert (
-        second.transcript_or_text == again.transcript_or_text
-    )  # told again in a new session, recording and words
+    # A new session gets the recording and the texts again.
+    assert second.transcript_or_text == again.transcript_or_text
     assert "1.0 seconds" in second.transcript_or_text
     assert (second.audio, second.audio_id) == (None, None)
     # The recording was sent twice, once a session; no turn was answered twice in one.
@@ -320,10 +319,10 @@ async def test_a_session_too_old_for_another_turn_is_left() -> None:
             reply = await made.send(first)
             await asyncio.sleep(1.2)
             second = await made.send(follow_up(first, reply))
-            kept = made.sessions.take("a")
-            assert kept is not None
-            assert kept.ends_at_s - time.time() > 2.9  # a new one
-            made.sessions.keep(kept)
+            session = made.sessions.take("a")
+            assert session is not None
+            assert session.ends_at_s - time.time() > 2.9  # a new one
+            made.sessions.put_back(session)
             brief.put_faults({"do": {"stall_s": 20}})
             made._timeout_s = made._quiet_s = 10.0
             with pytest.raises(OutcomeUnknown, match="maximum duration"):
@@ -347,7 +346,7 @@ async def test_a_refused_token_is_renewed_once(
 
 async def test_voice_detection_sends_what_was_spoken_and_refuses_silence(server: EmulatorProcess) -> None:
     quiet = AudioPart(data=tone_wav()[:44] + bytes(32_000), format="wav", duration_s=1.0)
-    async with transport(server.base_url, hearing=Hearing(voice_detection=True)) as made:
+    async with transport(server.base_url, input_audio=InputAudioSettings(voice_detection=True)) as made:
         heard = await made.send(request("What do you hear?", audio=SOUND))
         with pytest.raises(RequestRejected, match="no speech"):
             await made.send(request(item_id="b", audio=quiet))

@@ -12,7 +12,7 @@ from running import read_manifest, rows_of, run_job
 
 from audiobatch.config.prices import price_of
 from audiobatch.ledger.ledger import Ledger
-from audiobatch.transports.reply_fields import CHAT_NAMES, usage_of
+from audiobatch.transports.reply_content import CHAT_NAMES, usage_of
 
 GOOD = {
     "prompt_tokens": 20,
@@ -48,15 +48,15 @@ NO_COUNTS = {
 
 @pytest.mark.parametrize("usage", NO_COUNTS.values(), ids=NO_COUNTS)
 def test_only_numbers_in_the_known_fields_are_counts(usage):
-    assert usage_of(usage, CHAT_NAMES, spoken=True) is None
+    assert usage_of(usage, CHAT_NAMES, received_audio=True) is None
 
 
 def test_counts_are_counts_also_as_floats_without_a_fraction():
-    found = usage_of({**GOOD, "prompt_tokens": 20.0}, CHAT_NAMES, spoken=True)
+    found = usage_of({**GOOD, "prompt_tokens": 20.0}, CHAT_NAMES, received_audio=True)
     assert found is not None
     assert (found.input_text_tokens, found.output_text_tokens, found.output_audio_tokens) == (20, 10, 30)
     assert usage_of({"prompt_tokens": 3, "completion_tokens": 4}, CHAT_NAMES) is not None, "text alone"
-    assert usage_of({"prompt_tokens": 3, "completion_tokens": 4}, CHAT_NAMES, heard=True) is None
+    assert usage_of({"prompt_tokens": 3, "completion_tokens": 4}, CHAT_NAMES, sent_audio=True) is None
 
 
 @pytest.fixture

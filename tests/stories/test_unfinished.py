@@ -16,13 +16,13 @@ from audiobatch.model import Status
 from audiobatch.planning.plan import Retry
 from audiobatch.storage import artifacts
 from audiobatch.storage.spool import Spool
-from audiobatch.transports import chat, reply_audio
+from audiobatch.transports import chat, reply_content
 
 WAYS = {
     "measured": ((artifacts, "measure"), {}),
     "read": ((chat, "reply_of"), {}),
-    "encoded from a stream": ((reply_audio, "encode_reply"), {"stream": True, "format": "mp3"}),
-    "encoded from a session": ((reply_audio, "encode_reply"), {"transport": "realtime", "format": "mp3"}),
+    "encoded from a stream": ((reply_content, "encode_reply"), {"stream": True, "format": "mp3"}),
+    "encoded from a session": ((reply_content, "encode_reply"), {"transport": "realtime", "format": "mp3"}),
 }
 BUG = TypeError("no such argument")
 CASES = {way: (*how, BUG, 1) for way, how in WAYS.items()} | {

@@ -1,9 +1,7 @@
-"""Chat completions with audio, over HTTP.
+"""Send requests as chat completions with audio, over HTTP.
 
 `POST …/chat/completions` with `modalities` and `audio`; a recording goes as a base64 `input_audio` part; a
-follow-up names the earlier reply by its audio id. The SDK makes the requests; the reply is read as bytes and
-decoded once with orjson, because building typed objects around a megabyte of base64 costs more than the whole
-call.
+follow-up names the earlier reply by its audio id.
 
 Source: learn.microsoft.com, "Audio generation quickstart" (chat completions); OpenAI API reference (2026-11).
 """
@@ -14,88 +12,72 @@ import asyncio
 import time
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from audiobatch.errors import AuthenticationFailed, working_on_reply
-from audiobatch.transports.chat_reply import reply_of, streamed_reply
+from audiobatch.transports.chat_reply import read_stream, reply_of, streamed_reply
 from audiobatch.transports.chat_request import encoded_body
-from audiobatch.transports.chat_stream import as_stream, read_stream
 from audiobatch.transports.error_mapping import request_id, translate
 from audiobatch.transports.http import ServiceClient, headers_of
-from audiobatch.transports.reply_audio import encoded
-from audiobatch.transports.reply_body import LARGEST_REPLY_BYTES, PROGRESS_WINDOW_S
+from audiobatch.transports.reply_body import PROGRESS_WINDOW_S
+from audiobatch.transports.reply_content import encode_samples
 from audiobatch.transports.reply_memory import timing
 from audiobatch.transports.stored_body import body_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from audiobatch.model import Reply, Request
-    from audiobatch.transports.auth import EntraTokens
-    from audiobatch.transports.base import Sink
+    from audiobatch.transports.base import ServiceAccess, Sink
     from audiobatch.transports.chat_request import PiecewiseBody
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _PATH = "/chat/completions"
-#: Larger bodies are worked on in a thread; decoded one at a time, for there are three copies of one meanwhile.
+#: A thread works on larger bodies, one at a time: three copies of a body exist meanwhile.
 OFF_LOOP_BYTES = 4_000_000
 
 
 class ChatTransport:
-    """One deployment's chat completions."""
+    """Chat completions of one deployment."""
 
     name = "chat"
 
-    def __init__(
-        self,
-        *,
-        provider: Literal["azure", "openai"],
-        endpoint: str | None,
-        api_version: str,
-        deployment: str,
-        key: str | None,
-        tokens: EntraTokens | None,
-        timeout_s: float,
-        most_reply_bytes: int = LARGEST_REPLY_BYTES,
-        stream: bool = False,
-    ) -> None:
-        """Args: exactly one of `key` and `tokens` is given; `endpoint` None is OpenAI's own."""
+    def __init__(self, access: ServiceAccess, *, stream: bool = False) -> None:
+        """Args: `stream`: ask for replies as streams."""
         self.streams = stream
-        self._deployment = deployment
-        self._tokens = tokens
-        self._timeout_s = timeout_s
+        self._deployment = access.deployment
+        self._tokens = access.tokens
+        self._timeout_s = access.timeout_s
         self._large = asyncio.Lock()
-        self._client = ServiceClient(
-            provider=provider,
-            endpoint=endpoint,
-            api_version=api_version,
-            deployment=deployment,
-            key=key,
-            tokens=tokens,
-            timeout_s=timeout_s,
-            most_reply_bytes=most_reply_bytes,
-        )
+        self._client = ServiceClient(access)
 
     async def aclose(self) -> None:
+        """Close the connections."""
         await self._client.aclose()
 
     def end_item(self, item_id: str) -> None:
-        """Nothing is kept for an item."""
+        """Do nothing: items have no sessions here."""
 
     async def send(self, request: Request, sink: Sink | None = None) -> Reply:
-        """One call. A token that was refused is renewed once, together with all others that wait."""
-        body = encoded_body(
-            request, self._deployment, time.time(), as_stream=as_stream if self.streams else None
-        )
-        call: Any = self._call_streamed if self.streams else self._call
+        """Make one call; see `Transport.send`. A refused token is renewed once for all calls that wait."""
+        body = encoded_body(request, self._deployment, time.time(), stream=self.streams)
         if sink is not None:
             await sink.restart()
-        used = self._tokens.current if self._tokens else ""
+        used_token = self._tokens.current if self._tokens else ""
         try:
-            reply: Reply = await call(body, request, sink)
+            return await self._call(body, request, sink)
         except AuthenticationFailed:
-            if self._tokens is None or not used:
+            if self._tokens is None or not used_token:
                 raise
-            await self._tokens.renew(used)
-            reply = await call(body, request, sink)
-        return reply
+            await self._tokens.renew(used_token)
+            return await self._call(body, request, sink)
+
+    async def _call(self, body: bytes | PiecewiseBody, request: Request, sink: Sink | None) -> Reply:
+        if self.streams:
+            return await self._call_streamed(body, request, sink)
+        return await self._call_whole(body, request)
 
     async def _call_streamed(self, body: bytes | PiecewiseBody, request: Request, sink: Sink | None) -> Reply:
         started_s = time.perf_counter()
@@ -107,40 +89,39 @@ class ChatTransport:
                 headers = headers_of(response)
                 quiet_s = min(PROGRESS_WINDOW_S, self._timeout_s)
                 streamed = await read_stream(response.aiter_bytes(), sink, quiet_s=quiet_s)
-        except Exception as failed:
-            raise translate(failed) from failed
+        except Exception as error:
+            raise translate(error) from error
         latency_s = time.perf_counter() - started_s
 
-        def body_kept() -> bytes:
-            wav = encoded(bytes(streamed.pcm), "wav") if streamed.pcm else None
-            made = streamed_reply(streamed, wav, headers, latency_s, request)
-            return body_of(replace(made, audio_format="wav"))
+        def body_to_store() -> bytes:
+            wav = encode_samples(bytes(streamed.pcm), "wav") if streamed.pcm else None
+            reply = streamed_reply(streamed, wav, headers, latency_s, request)
+            return body_of(replace(reply, audio_format="wav"))
 
         audio = None
-        with working_on_reply(body_kept, request_id(headers)):
+        with working_on_reply(body_to_store, request_id(headers)):
             if streamed.pcm and request.wants_audio:
-                wanted = request.format or "wav"
-                audio = await _off_loop(len(streamed.pcm), encoded, bytes(streamed.pcm), wanted)
+                format_ = request.format or "wav"
+                audio = await _off_loop(len(streamed.pcm), encode_samples, bytes(streamed.pcm), format_)
             return streamed_reply(streamed, audio, headers, latency_s, request)
 
-    async def _call(self, body: bytes | PiecewiseBody, request: Request, _sink: Sink | None) -> Reply:
+    async def _call_whole(self, body: bytes | PiecewiseBody, request: Request) -> Reply:
         started_s = time.perf_counter()
         try:
             async with timing(self._timeout_s):
                 response = await self._client.post(_PATH, body)
-        except Exception as failed:
-            raise translate(failed) from failed
+        except Exception as error:
+            raise translate(error) from error
         latency_s = time.perf_counter() - started_s
         headers = headers_of(response)
         raw = response.content
         async with self._large if len(raw) >= OFF_LOOP_BYTES else nullcontext():
             with working_on_reply(lambda: raw, request_id(headers)):
-                reply: Reply = await _off_loop(len(raw), reply_of, raw, headers, latency_s, request)
-                return reply
+                return await _off_loop(len(raw), reply_of, raw, headers, latency_s, request)
 
 
-async def _off_loop(size_bytes: int, work: Any, *arguments: Any) -> Any:
-    """Small work here, large work in a thread: a hand-over costs more than the decoding of a short reply."""
+async def _off_loop(size_bytes: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do small work here and large work in a thread: starting it there costs more than decoding a short reply."""
     if size_bytes < OFF_LOOP_BYTES:
-        return work(*arguments)
-    return await asyncio.to_thread(work, *arguments)
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)

@@ -1,10 +1,10 @@
-"""A request as chat completions take it.
+"""Encode requests as chat completions take them.
 
 Source: OpenAI API reference, "Create chat completion"; learn.microsoft.com, "Audio generation quickstart", 2026-11.
 
-A body that holds megabytes of sound is encoded piece by piece as it goes out, never whole. A recording of 20 MB is
-27 MB of base64, 27 more as JSON, and stays so for as long as its call lasts. Here the JSON is made with a mark in
-each sound's place, and cut there: what is kept for a call is the recording itself.
+A body with megabytes of sound is encoded piece by piece as it goes out, never whole. A recording of 20 MB is 27 MB
+of base64 and 27 MB more as JSON, for as long as its call lasts. Here the JSON is made with a mark in place of each
+sound, and cut there, so that a call holds the recording only.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
     from audiobatch.model import AudioPart, Exchange, Request
 
-#: An audio id is taken for gone this long before it expires: the call itself takes time.
+#: An audio id counts as expired this long before it expires: the call itself takes time.
 EXPIRY_MARGIN_S = 60.0
+#: A body with less sound than this is encoded whole.
+PIECEWISE_BYTES = 1 << 20
+#: Bytes of sound encoded at a time: whole groups of three, so that the pieces' base64 joins up.
+_PIECE_BYTES = 3 << 16
 
 
 def body_of(
@@ -31,27 +35,27 @@ def body_of(
     *,
     encode: Callable[[bytes], str] = pybase64.b64encode_as_string,
 ) -> dict[str, Any]:
-    """The request as the service takes it.
+    """Build the request's body.
 
     Args:
         request: what to ask.
-        deployment: goes as `model`.
-        now_s: epoch seconds, to tell whether an earlier reply's audio id still lives.
-        encode: makes base64 of a sound; called in the order in which they stand in the body.
+        deployment: sent as `model`.
+        now_s: epoch seconds, to tell whether an earlier reply's audio id has expired.
+        encode: makes base64 of a sound; called in the order of the body.
     """
     messages: list[dict[str, Any]] = []
     if request.system:
         messages.append({"role": "system", "content": request.system})
-    audio_somewhere = request.wants_audio or request.audio is not None
+    has_audio = request.wants_audio or request.audio is not None
     for exchange in request.history:
         messages.append(_user(exchange.text, exchange.audio, encode))
         messages.append(_assistant(exchange, now_s))
-        audio_somewhere = audio_somewhere or exchange.audio is not None or "audio" in messages[-1]
+        has_audio = has_audio or exchange.audio is not None or "audio" in messages[-1]
     messages.append(_user(request.text, request.audio, encode))
     body: dict[str, Any] = {"model": deployment, "messages": messages}
-    # The audio models refuse a request with audio on neither side; where an expired id took the last of it
-    # away, the reply is asked for with audio, and its text is what was wanted.
-    if request.wants_audio or not audio_somewhere:
+    # The audio models refuse a request without any audio. Where an expired id removed the last of it, the request
+    # asks for audio, and the reply's transcript serves as its text.
+    if request.wants_audio or not has_audio:
         body["modalities"] = ["text", "audio"]
         body["audio"] = {"voice": request.voice or "alloy", "format": request.format or "wav"}
     else:
@@ -64,7 +68,7 @@ def body_of(
 
 
 def is_alive(expires_at: float | None, now_s: float) -> bool:
-    """Whether an audio id may still be named; both in epoch seconds, None: it does not expire."""
+    """Whether an audio id is still usable; both times in epoch seconds, None: it does not expire."""
     return expires_at is None or expires_at - EXPIRY_MARGIN_S > now_s
 
 
@@ -77,30 +81,25 @@ def _user(text: str, audio: AudioPart | None, encode: Callable[[bytes], str]) ->
 
 
 def _assistant(exchange: Exchange, now_s: float) -> dict[str, Any]:
-    """The earlier reply: by its audio id while that lives, else by its words. It is never bought again."""
+    """Name the earlier reply by its audio id until that expires, then by its text. It is never bought again."""
     reply = exchange.reply
     if reply.audio_id and is_alive(reply.audio_expires_at, now_s):
         return {"role": "assistant", "audio": {"id": reply.audio_id}}
     return {"role": "assistant", "content": reply.text}
 
 
-#: With less sound than this a body is made whole.
-PIECEWISE_BYTES = 1 << 20
-#: Bytes of sound encoded at a time: whole groups of three, so that the pieces' base64 joins up.
-_PIECE_BYTES = 3 << 16
-
-
 class PiecewiseBody:
-    """JSON text and sounds in turn. May be sent again: each time it begins anew."""
+    """A body of JSON text and sounds in turn. It can be sent again: each iteration starts at its beginning."""
 
     def __init__(self, parts: list[bytes], sounds: list[bytes]) -> None:
-        """Args: parts: of the JSON, one more than sounds: these go between them, in base64."""
+        """Args: parts: of the JSON, one more than sounds. sounds: go between the parts, in base64."""
         self._parts = parts
         self._sounds = sounds
         encoded = sum(-(-len(sound) // 3) * 4 for sound in sounds)
         self.size_bytes = encoded + sum(len(part) for part in parts)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the body's pieces."""
         for part, sound in zip(self._parts, self._sounds, strict=False):
             yield part
             view = memoryview(sound)
@@ -110,26 +109,37 @@ class PiecewiseBody:
 
 
 def encoded_body(
-    request: Request, deployment: str, now_s: float, *, as_stream: Any = None
+    request: Request, deployment: str, now_s: float, *, stream: bool = False
 ) -> bytes | PiecewiseBody:
-    """A request as it goes out.
+    """Encode a request.
 
     Args:
         request: what to ask.
-        deployment: goes as `model`.
+        deployment: sent as `model`.
         now_s: epoch seconds.
-        as_stream: changes the body into one that asks for a stream.
+        stream: ask for the reply as a stream.
     """
-    sounds = [part.data for part in (request.audio, *(one.audio for one in request.history)) if part]
-    change = as_stream or (lambda body: body)
-    if sum(len(sound) for sound in sounds) < PIECEWISE_BYTES:
-        return orjson.dumps(change(body_of(request, deployment, now_s)))
-    mark = secrets.token_hex(16)
-    taken: list[bytes] = []
 
-    def put_aside(sound: bytes) -> str:
-        taken.append(sound)
+    def build(encode: Callable[[bytes], str]) -> bytes:
+        body = body_of(request, deployment, now_s, encode=encode)
+        return orjson.dumps(_as_stream(body) if stream else body)
+
+    parts = (request.audio, *(exchange.audio for exchange in request.history))
+    if sum(len(part.data) for part in parts if part) < PIECEWISE_BYTES:
+        return build(pybase64.b64encode_as_string)
+    mark = secrets.token_hex(16)
+    sounds: list[bytes] = []
+
+    def collect(sound: bytes) -> str:
+        sounds.append(sound)
         return mark
 
-    text = orjson.dumps(change(body_of(request, deployment, now_s, encode=put_aside)))
-    return PiecewiseBody(text.split(mark.encode()), taken)
+    return PiecewiseBody(build(collect).split(mark.encode()), sounds)
+
+
+def _as_stream(body: dict[str, Any]) -> dict[str, Any]:
+    """Change a body so that it asks for a stream, whose audio is always bare samples."""
+    streamed = body | {"stream": True, "stream_options": {"include_usage": True}}
+    if "audio" in body:
+        streamed["audio"] = body["audio"] | {"format": "pcm16"}
+    return streamed

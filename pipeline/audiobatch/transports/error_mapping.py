@@ -1,16 +1,25 @@
-"""The SDK's errors and the service's words → our errors. One table; a test sees that nothing is missing.
+"""Map what goes wrong to our errors: the SDK's errors, HTTP statuses, closed sockets, error objects.
 
-What the service says is kept as it was said. Retry decisions go by our classes, so all reading of status codes
-and error codes happens here.
+Retry decisions go by our classes, so that all reading of status codes, error codes and messages happens here. The
+service's message stays as it was sent. A test checks that no error of the SDK is missing.
+
+An upgrade to a socket that is refused is an HTTP answer (`from_status`). An error object, in an `error` event, a
+failed `response.done` or a stream, has the same types and codes without a status (`from_error_object`).
+
+Source: the Realtime reference (`error`, `status_details`); github.com/jsboige/CoursIA/pull/13149 (a refusal
+as an `error` event and a close 4000), checked 2026-11-20.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
+import orjson
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from audiobatch.errors import (
     AudioBatchError,
@@ -32,8 +41,8 @@ from audiobatch.transports.rate_limit_headers import limits_in, retry_after_s
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: 429s that no waiting cures. Source: developers.openai.com/api/docs/guides/error-codes (2026-11).
-NO_CREDIT = frozenset(
+#: Codes of 429s that do not pass by waiting. Source: developers.openai.com/api/docs/guides/error-codes (2026-11).
+_NO_CREDIT = frozenset(
     {
         "insufficient_quota",
         "credit_balance_exhausted",
@@ -44,98 +53,98 @@ NO_CREDIT = frozenset(
 )
 #: Raised before a byte of the request was sent.
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
-_SERVER_TROUBLE = 500
+_LEAST_SERVER_ERROR = 500
+#: "Please try again in 1.2s", "Please retry after 12 seconds", "try again in 300ms": a wait, never a decision.
+_WAIT = re.compile(r"(?:try again in|retry after) (\d+(?:\.\d+)?) ?(ms|s)", re.IGNORECASE)
+_WRONG_KEY = frozenset({"invalid_api_key", "authentication_error", "401"})
+_NO_MODEL = frozenset({"model_not_found", "invalid_model", "DeploymentNotFound"})
+_SERVER_ERRORS = frozenset({"server_error", "service_unavailable_error", "overloaded_error"})
 
 
 def translate(error: Exception) -> AudioBatchError:
-    """Our error for one of the SDK's or of its HTTP client's."""
+    """Return our error for one of the SDK's or of its HTTP client's."""
     match error:
         case AudioBatchError():
             return error
         case openai.APIStatusError():
-            return _of_status(error)
+            return _from_sdk_status(error)
         case openai.APIConnectionError():
-            return _of_connection(error.__cause__ or error)
+            return _from_connection_error(error.__cause__ or error)
         case httpx2.HTTPError():
-            return _of_connection(error)
+            return _from_connection_error(error)
         case openai.APIError():
             return OutcomeUnknown(f"the service broke off: {error.message}")
         case TimeoutError():
             return OutcomeUnknown("no whole reply came in time", timed_out=True)
         case _:
-            # Its words may hold anything: of a header that cannot be encoded, all of it.
+            # Its message may hold anything: of a header that cannot be encoded, all of it.
             return OutcomeUnknown(f"the call ended unexpectedly ({type(error).__name__})")
 
 
-def _of_connection(cause: BaseException) -> AudioBatchError:
+def _from_connection_error(cause: BaseException) -> AudioBatchError:
     if isinstance(cause, AudioBatchError):
         return cause
-    what = str(cause) or type(cause).__name__
+    reason = str(cause) or type(cause).__name__
     if isinstance(cause, _NOT_SENT):
-        return Disconnected(f"the service was not reached: {what}")
+        return Disconnected(f"the service was not reached: {reason}")
     if isinstance(cause, httpx2.TimeoutException):
         return OutcomeUnknown("the service stopped answering in mid-call", timed_out=True)
-    return OutcomeUnknown(f"the connection broke in mid-call: {what}")
+    return OutcomeUnknown(f"the connection broke in mid-call: {reason}")
 
 
-def _of_status(error: openai.APIStatusError) -> AudioBatchError:
+def _from_sdk_status(error: openai.APIStatusError) -> AudioBatchError:
     headers = {name.lower(): value for name, value in error.response.headers.items()}
     return from_status(error.status_code, error.body, headers)
 
 
-def from_status(status: int, body: object, headers: Mapping[str, str]) -> AudioBatchError:
-    """Our error for a status, whatever carried it.
+def from_status(status: int, body: object, headers: Mapping[str, str]) -> ServiceError:
+    """Return our error for an HTTP status.
 
     Args:
         status: HTTP status.
-        body: the error object (without its `error` wrapper), or what else came.
+        body: the error object, in its `error` wrapper or without, or another body.
         headers: with lower-case names.
     """
-    error = _by_status(status, body, headers)
-    error.limits = limits_in(headers)
-    return error
-
-
-def _by_status(status: int, body: object, headers: Mapping[str, str]) -> ServiceError:
-    said: Mapping[str, Any] = body if isinstance(body, dict) else {}
-    if isinstance(said.get("error"), dict):
-        said = said["error"]
-    code = str(said.get("code") or said.get("type") or "") or None
-    words = str(said.get("message") or "").strip() or f"HTTP {status}"
-    about: dict[str, Any] = {"status": status, "code": code, "request_id": request_id(headers)}
+    fields: Mapping[str, Any] = body if isinstance(body, dict) else {}
+    if isinstance(fields.get("error"), dict):
+        fields = fields["error"]
+    code = str(fields.get("code") or fields.get("type") or "") or None
+    message = str(fields.get("message") or "").strip() or f"HTTP {status}"
+    origin: dict[str, Any] = {"request_id": request_id(headers), "limits": limits_in(headers)}
+    about = {"status": status, "code": code, **origin}
     if 300 <= status < 400:
-        return DeploymentGone(_redirected(status, headers.get("location", "")), **about)
+        return DeploymentGone(_redirect_message(status, headers.get("location", "")), **about)
     wait_s = retry_after_s(headers)
-    marks = {str(said.get("code")), str(said.get("type"))}
+    codes = {str(fields.get("code")), str(fields.get("type"))}
     match status:
-        case 429 if marks & NO_CREDIT:
-            return CreditExhausted(words, **about)
+        case 429 if codes & _NO_CREDIT:
+            return CreditExhausted(message, **about)
         case 429:
-            return RateLimited(words, retry_after_s=wait_s, request_id=about["request_id"])
-        case 401 if "PermissionDenied" in marks:
-            return PermissionMissing(words, **about)
+            return RateLimited(message, retry_after_s=wait_s, **origin)
+        case 401 if "PermissionDenied" in codes:
+            return PermissionMissing(message, **about)
         case 401:
-            return AuthenticationFailed(words, **about)
+            return AuthenticationFailed(message, **about)
         case 403:
-            return PermissionMissing(words, **about)
+            return PermissionMissing(message, **about)
         case 404:
-            return DeploymentGone(words, **about)
+            return DeploymentGone(message, **about)
         case 408:
-            return OutcomeUnknown(words, timed_out=True, status=status, request_id=about["request_id"])
+            return OutcomeUnknown(message, timed_out=True, status=status, **origin)
         case 409:
-            return Unavailable(words, status=status, retry_after_s=wait_s, request_id=about["request_id"])
-        case 400 if "content_filter" in marks:
-            return ContentFiltered(f"{words}{_categories(said)}", **about)
-        case 400 if "audio_not_found" in marks:
-            return AudioIdGone(words, **about)
-        case _ if status >= _SERVER_TROUBLE:
-            return Unavailable(words, status=status, retry_after_s=wait_s, request_id=about["request_id"])
+            return Unavailable(message, status=status, retry_after_s=wait_s, **origin)
+        case 400 if "content_filter" in codes:
+            return ContentFiltered(f"{message}{_categories(fields)}", **about)
+        case 400 if "audio_not_found" in codes:
+            return AudioIdGone(message, **about)
+        case _ if status >= _LEAST_SERVER_ERROR:
+            return Unavailable(message, status=status, retry_after_s=wait_s, **origin)
         case _:
-            return RequestRejected(words, **about)
+            return RequestRejected(message, **about)
 
 
-def _redirected(status: int, location: str) -> str:
-    """Where an answer pointed that is not followed: the origin alone, for the rest may hold anything."""
+def _redirect_message(status: int, location: str) -> str:
+    """Describe a redirect, which is never followed, by its origin only: the rest may hold anything."""
     try:
         parts = urlsplit(location)
         origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "the same server"
@@ -148,19 +157,97 @@ def _redirected(status: int, location: str) -> str:
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
-    """The service's id of a request: OpenAI's header, or Azure's gateway's."""
+    """Return the service's id of a request: OpenAI's header, or that of Azure's gateway."""
     return headers.get("x-request-id") or headers.get("apim-request-id")
 
 
-def _categories(said: Mapping[str, Any]) -> str:
-    """The filter's categories that struck, for the manifest: ` (violence, jailbreak)`."""
-    inner = said.get("innererror")
+def _categories(fields: Mapping[str, Any]) -> str:
+    """Return the content filter's categories, for the manifest: ` (violence, jailbreak)`."""
+    inner = fields.get("innererror")
     results = inner.get("content_filter_result") if isinstance(inner, dict) else None
     if not isinstance(results, dict):
         return ""
-    struck = [
+    categories = [
         name
-        for name, found in results.items()
-        if isinstance(found, dict) and (found.get("filtered") or found.get("detected"))
+        for name, result in results.items()
+        if isinstance(result, dict) and (result.get("filtered") or result.get("detected"))
     ]
-    return f" ({', '.join(sorted(struck))})" if struck else ""
+    return f" ({', '.join(sorted(categories))})" if categories else ""
+
+
+def from_failed_opening(error: Exception) -> AudioBatchError:
+    """Return our error for a session that could not be opened; nothing was bought."""
+    match error:
+        case AudioBatchError():
+            return error
+        case InvalidStatus():
+            response = error.response
+            headers = {name.lower(): value for name, value in response.headers.raw_items()}
+            try:
+                body: Any = orjson.loads(bytes(response.body or b""))
+            except orjson.JSONDecodeError:
+                body = None
+            return from_status(response.status_code, body, headers)
+        case TimeoutError():
+            return Disconnected("the service was not reached: no session in time")
+        case InvalidHandshake() | ConnectionClosed():
+            return Disconnected(f"the service did not open a session: {error}")
+        case OSError():
+            return Disconnected(f"the service was not reached: {error}")
+        case _:
+            return translate(error)
+
+
+def close_reason(error: ConnectionClosed) -> str:
+    """Describe for a person how a session was closed: code and reason."""
+    frame = error.rcvd or error.sent
+    if frame is None:
+        return "the connection broke (no close frame)"
+    reason = f": {frame.reason}" if frame.reason else ""
+    return f"the session was closed ({frame.code}{reason})"
+
+
+def from_error_object(error: Mapping[str, Any], *, wait_s: float | None = None) -> ServiceError:
+    """Return our error for an error object, where it is certain that nothing was bought.
+
+    Args:
+        error: `type`, `code`, `message`.
+        wait_s: by the last `rate_limits.updated`; None: the message may name a wait.
+    """
+    codes = {str(error.get("code")), str(error.get("type"))}
+    code = str(error.get("code") or error.get("type") or "") or None
+    message = str(error.get("message") or "").strip() or f"the service says: {code or 'error'}"
+    if codes & _NO_CREDIT:
+        return CreditExhausted(message, code=code)
+    if codes & {"rate_limit_exceeded", "rate_limit_error", "slow_down", "429"}:
+        return RateLimited(message, retry_after_s=wait_s or _named_wait_s(message))
+    if "content_filter" in codes:
+        return ContentFiltered(message, code=code)
+    if codes & _WRONG_KEY:
+        return AuthenticationFailed(message, code=code)
+    if codes & _NO_MODEL:
+        return DeploymentGone(message, code=code)
+    if codes & _SERVER_ERRORS or "invalid_request_error" not in codes:
+        return Unavailable(message)
+    return RequestRejected(message, code=code)
+
+
+def reset_wait_s(limits: list[Any]) -> float | None:
+    """Return the seconds until exhausted counters of `rate_limits.updated` are reset; None where none is."""
+    waits = [
+        float(limit["reset_seconds"])
+        for limit in limits
+        if isinstance(limit, dict)
+        and limit.get("remaining") == 0
+        and isinstance(limit.get("reset_seconds"), int | float)
+        and limit["reset_seconds"] > 0
+    ]
+    return max(waits, default=None)
+
+
+def _named_wait_s(message: str) -> float | None:
+    """Return the wait that a message names, in seconds; None where it names none."""
+    wait = _WAIT.search(message)
+    if wait is None:
+        return None
+    return float(wait[1]) / (1000 if wait[2].lower() == "ms" else 1) or None

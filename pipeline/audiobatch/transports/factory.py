@@ -1,11 +1,12 @@
-"""The transport that a job asks for."""
+"""Open the transport that a job asks for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from audiobatch.transports.base import ServiceAccess
 from audiobatch.transports.chat import ChatTransport
-from audiobatch.transports.realtime_words import Hearing
+from audiobatch.transports.realtime_request import InputAudioSettings
 
 if TYPE_CHECKING:
     from audiobatch.config.jobspec import JobSpec
@@ -23,38 +24,32 @@ def open_transport(
     transcribes: bool = False,
     most_sessions: int | None = None,
 ) -> Transport:
-    """To one deployment; connections are made when they are needed.
+    """Open a transport to one deployment; it connects when it is first used.
 
     Args:
-        transcribes: it writes down what is said, and makes no replies.
-        most_sessions: realtime sessions that this process has room for; None: as many as the job wants.
+        transcribes: the deployment transcribes recordings, and makes no replies.
+        most_sessions: realtime sessions that this process may open; None: as many as the job allows.
     """
-    provider: Literal["azure", "openai"] = "openai" if spec.provider == "openai" else "azure"
+    access = ServiceAccess(
+        provider="openai" if spec.provider == "openai" else "azure",
+        endpoint=endpoint,
+        deployment=deployment,
+        api_version=spec.api_version,
+        key=key,
+        tokens=tokens,
+        timeout_s=spec.timeout_s,
+        largest_reply_bytes=spec.max_reply_mb * 1_000_000,
+    )
     if transcribes:
         from audiobatch.transports.transcriptions import TranscriptionTransport
 
-        return TranscriptionTransport(
-            provider=provider,
-            endpoint=endpoint,
-            api_version=spec.api_version,
-            deployment=deployment,
-            key=key,
-            tokens=tokens,
-            timeout_s=spec.timeout_s,
-            most_reply_bytes=spec.max_reply_mb * 1_000_000,
-        )
+        return TranscriptionTransport(access)
     if spec.transport == "realtime":
         from audiobatch.transports.realtime import RealtimeTransport
 
         return RealtimeTransport(
-            provider=provider,
-            endpoint=endpoint,
-            deployment=deployment,
-            key=key,
-            tokens=tokens,
-            timeout_s=spec.timeout_s,
-            most_reply_bytes=spec.max_reply_mb * 1_000_000,
-            hearing=Hearing(
+            access,
+            input_audio=InputAudioSettings(
                 transcription_model=spec.transcription_model,
                 voice_detection=spec.vad == "server_vad",
                 threshold=spec.vad_threshold,
@@ -63,14 +58,4 @@ def open_transport(
             ),
             max_sessions=min(spec.concurrency_ceiling, most_sessions or spec.concurrency_ceiling),
         )
-    return ChatTransport(
-        provider=provider,
-        endpoint=endpoint,
-        api_version=spec.api_version,
-        deployment=deployment,
-        key=key,
-        tokens=tokens,
-        timeout_s=spec.timeout_s,
-        most_reply_bytes=spec.max_reply_mb * 1_000_000,
-        stream=spec.stream,
-    )
+    return ChatTransport(access, stream=spec.stream)

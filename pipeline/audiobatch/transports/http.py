@@ -21,7 +21,7 @@ import re
 import sys
 import urllib.request
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import httpx2
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterable, Mapping
 
-    from audiobatch.transports.auth import EntraTokens
+    from audiobatch.transports.base import ServiceAccess
     from audiobatch.transports.chat_request import PiecewiseBody
 
 #: Seconds to reach the service; nothing is sent before that, so that another try is free.
@@ -85,41 +85,31 @@ class _Template:
 class ServiceClient:
     """The SDK's client of one deployment, without its retries, over an `AiohttpTransport`."""
 
-    def __init__(
-        self,
-        *,
-        provider: Literal["azure", "openai"],
-        endpoint: str | None,
-        api_version: str,
-        deployment: str,
-        key: str | None,
-        tokens: EntraTokens | None,
-        timeout_s: float,
-        most_reply_bytes: int = LARGEST_REPLY_BYTES,
-    ) -> None:
-        """Args: exactly one of `key` and `tokens` is given; `endpoint` None is OpenAI's own."""
-        self._key = key or ""
-        self._tokens = tokens
+    def __init__(self, access: ServiceAccess) -> None:
+        """Args: `access`: the deployment, and the credential for it."""
+        self._key = access.key or ""
+        self._tokens = access.tokens
         self._templates: dict[str, _Template] = {}
         _finish_import_of_httpx()
         self._http = openai.DefaultAsyncHttpxClient(
-            transport=AiohttpTransport(largest_reply_bytes=most_reply_bytes),
-            timeout=httpx2.Timeout(timeout_s, connect=CONNECT_S),
+            transport=AiohttpTransport(largest_reply_bytes=access.largest_reply_bytes),
+            timeout=httpx2.Timeout(access.timeout_s, connect=CONNECT_S),
             follow_redirects=False,  # key and prompts are for the endpoint that was named
         )
-        credential: Any = tokens or self._key
-        common: dict[str, Any] = {"max_retries": 0, "http_client": self._http, "timeout": timeout_s}
-        if provider == "openai":
-            self.sdk = openai.AsyncOpenAI(api_key=credential, base_url=endpoint, **common)
-        elif api_version == "v1":
-            self.sdk = openai.AsyncOpenAI(api_key=credential, base_url=f"{endpoint}/openai/v1", **common)
+        credential: Any = access.tokens or self._key
+        common: dict[str, Any] = {"max_retries": 0, "http_client": self._http, "timeout": access.timeout_s}
+        if access.provider == "openai":
+            self.sdk = openai.AsyncOpenAI(api_key=credential, base_url=access.endpoint, **common)
+        elif access.api_version == "v1":
+            base_url = f"{access.endpoint}/openai/v1"
+            self.sdk = openai.AsyncOpenAI(api_key=credential, base_url=base_url, **common)
         else:
-            assert endpoint is not None
+            assert access.endpoint is not None
             self.sdk = openai.AsyncAzureOpenAI(
-                azure_endpoint=endpoint,
-                azure_deployment=deployment,
-                api_version=api_version,
-                **({"azure_ad_token_provider": credential} if tokens else {"api_key": credential}),
+                azure_endpoint=access.endpoint,
+                azure_deployment=access.deployment,
+                api_version=access.api_version,
+                **({"azure_ad_token_provider": credential} if access.tokens else {"api_key": credential}),
                 **common,
             )
 

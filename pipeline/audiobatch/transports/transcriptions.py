@@ -1,88 +1,66 @@
-"""Words written down, over HTTP: `POST …/audio/transcriptions` with a file, under the three URL forms.
+"""Transcribe recordings over HTTP: `POST …/audio/transcriptions` with a file, under the three URL forms.
 
-Whisper's models give times when they are asked for `verbose_json`; the GPT models refuse it and give the words
-alone. What a deployment is, its name does not say: the first refusal of the format is remembered.
+Whisper models return times where the request asks for `verbose_json`; the GPT models refuse it and return text
+only. A deployment's name need not tell which it is: the transport remembers the first refusal of the format.
 
 Source: OpenAI API reference, "Create transcription"; learn.microsoft.com, Azure OpenAI "audio/transcriptions";
-github.com/vercel/ai/issues/8214 (the refusal's words), checked 2026-11-20.
+github.com/vercel/ai/issues/8214 (the refusal's message), checked 2026-11-20.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from audiobatch.config.prices import AUDIO_IN_TOKENS_PER_S
 from audiobatch.errors import AuthenticationFailed, BadReply, RequestRejected
 from audiobatch.model import Cue, Reply, Usage
 from audiobatch.transports.error_mapping import request_id, translate
 from audiobatch.transports.http import ServiceClient
-from audiobatch.transports.lenient_json import loads
-from audiobatch.transports.reply_body import LARGEST_REPLY_BYTES
-from audiobatch.transports.reply_fields import EVENT_NAMES, seconds_of, usage_of
+from audiobatch.transports.rate_limit_headers import limits_in
+from audiobatch.transports.reply_content import EVENT_NAMES, parse_json, seconds_of, usage_of
 from audiobatch.transports.reply_memory import timing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from audiobatch.model import Request
-    from audiobatch.transports.auth import EntraTokens
-    from audiobatch.transports.base import Sink
+    from audiobatch.transports.base import ServiceAccess, Sink
 
-#: Of the GPT models' names; they give no times, so that one refused call is saved.
+#: In the names of the GPT models, which return no times: this saves a refused call.
 _NO_TIMES = "transcribe"
 
 
 class TranscriptionTransport:
-    """One deployment that writes down words. A request's sound goes in; its reply's text and cues come out."""
+    """Transcriptions of one deployment: a reply holds the text and the cues of a request's recording."""
 
     name = "transcription"
     streams = False
 
-    def __init__(
-        self,
-        *,
-        provider: Literal["azure", "openai"],
-        endpoint: str | None,
-        api_version: str,
-        deployment: str,
-        key: str | None,
-        tokens: EntraTokens | None,
-        timeout_s: float,
-        most_reply_bytes: int = LARGEST_REPLY_BYTES,
-    ) -> None:
-        """Args: exactly one of `key` and `tokens` is given; `endpoint` None is OpenAI's own."""
-        self._deployment = deployment
-        self._tokens = tokens
-        self._timeout_s = timeout_s
-        self._with_times = _NO_TIMES not in deployment
-        self._client = ServiceClient(
-            provider=provider,
-            endpoint=endpoint,
-            api_version=api_version,
-            deployment=deployment,
-            key=key,
-            tokens=tokens,
-            timeout_s=timeout_s,
-            most_reply_bytes=most_reply_bytes,
-        )
+    def __init__(self, access: ServiceAccess) -> None:
+        """Args: `access`: the deployment, and the credential for it."""
+        self._deployment = access.deployment
+        self._tokens = access.tokens
+        self._timeout_s = access.timeout_s
+        self._with_times = _NO_TIMES not in access.deployment
+        self._client = ServiceClient(access)
 
     async def aclose(self) -> None:
         """Close connections and credentials."""
         await self._client.aclose()
 
     def end_item(self, item_id: str) -> None:
-        """Nothing is kept between calls."""
+        """Do nothing: items have no sessions here."""
 
     async def send(self, request: Request, sink: Sink | None = None) -> Reply:
-        """One recording's words. A format that is refused, and a token, are put right once; neither was billed."""
-        used = self._tokens.current if self._tokens else ""
+        """Transcribe one recording. A refused format or token is replaced once; neither call was billed."""
+        used_token = self._tokens.current if self._tokens else ""
         try:
             return await self._call(request)
         except AuthenticationFailed:
-            if self._tokens is None or not used:
+            if self._tokens is None or not used_token:
                 raise
-            await self._tokens.renew(used)
+            await self._tokens.renew(used_token)
             return await self._call(request)
         except RequestRejected as refused:
             if not self._with_times or "response_format" not in refused.message:
@@ -101,27 +79,27 @@ class TranscriptionTransport:
                     response_format="verbose_json" if self._with_times else "json",
                 )
                 raw = response.content
-        except Exception as failed:
-            raise translate(failed) from failed
+        except Exception as error:
+            raise translate(error) from error
         headers = {name.lower(): value for name, value in response.headers.items()}
         return decode(raw, headers, time.perf_counter() - started_s)
 
 
 def decode(raw: bytes, headers: Mapping[str, str], latency_s: float) -> Reply:
-    """The body as a Reply.
+    """Decode a body.
 
     Raises:
         BadReply: no JSON, or no text in it.
     """
     identity = request_id(headers)
     try:
-        body, repaired = loads(raw)
+        body, repaired = parse_json(raw)
         text = body["text"].strip()
         segments = body.get("segments")
         cues = tuple(filter(None, map(_cue, segments if isinstance(segments, list) else ())))
         usage = _usage(body)
-    except Exception as failed:  # whatever it is: the words were paid for, and the body is kept
-        raise BadReply(f"no transcript in the reply: {failed!r}", raw=raw, request_id=identity) from failed
+    except Exception as error:  # of any kind: the body was paid for, and is stored
+        raise BadReply(f"no transcript in the reply: {error!r}", raw=raw, request_id=identity) from error
     return Reply(
         text=text,
         transcript="",
@@ -134,7 +112,7 @@ def decode(raw: bytes, headers: Mapping[str, str], latency_s: float) -> Reply:
         model="",
         request_id=identity,
         latency_s=latency_s,
-        limits={name: value for name, value in headers.items() if name.startswith(("x-ratelimit", "retry-"))},
+        limits=limits_in(headers),
         cues=cues,
         raw=raw,
         repaired=repaired,
@@ -142,7 +120,7 @@ def decode(raw: bytes, headers: Mapping[str, str], latency_s: float) -> Reply:
 
 
 def _cue(segment: Any) -> Cue | None:
-    """A segment with its times; None where it has none: the words are in the text all the same."""
+    """Read a segment; None where it has no times: its words are in the text anyway."""
     if not isinstance(segment, dict) or not isinstance(text := segment.get("text"), str):
         return None
     start_s, end_s = seconds_of(segment.get("start")), seconds_of(segment.get("end"))
@@ -150,9 +128,9 @@ def _cue(segment: Any) -> Cue | None:
 
 
 def _usage(body: Mapping[str, Any]) -> Usage | None:
-    """Two shapes: tokens, or seconds for models that are billed by time, counted here as audio tokens."""
-    found = body.get("usage")
-    if isinstance(found, dict) and "input_tokens" in found:
-        return usage_of(found, EVENT_NAMES, heard=True, may_be_empty=True)
-    seconds = seconds_of(found.get("seconds") if isinstance(found, dict) else body.get("duration"))
+    """Read the usage: tokens, or seconds for models that are billed by time, counted here as audio tokens."""
+    counts = body.get("usage")
+    if isinstance(counts, dict) and "input_tokens" in counts:
+        return usage_of(counts, EVENT_NAMES, sent_audio=True, may_be_empty=True)
+    seconds = seconds_of(counts.get("seconds") if isinstance(counts, dict) else body.get("duration"))
     return None if seconds is None else Usage(input_audio_tokens=round(seconds * AUDIO_IN_TOKENS_PER_S))

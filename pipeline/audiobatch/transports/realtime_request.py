@@ -1,7 +1,7 @@
-"""A request as a session takes it: settings, the user's words and audio, and the wish for a response.
+"""Make the events of a request in a Realtime session: settings, the user's text and audio, `response.create`.
 
-`temperature` and `seed` do not exist here. Text and audio cannot both be asked for: spoken replies bring
-their transcript anyway. Without a system prompt the service's own default instructions hold.
+`temperature` and `seed` do not exist here. A request cannot ask for both text and audio; spoken replies have a
+transcript anyway. Without a system prompt the service's own default instructions apply.
 
 Source: the Realtime reference (`session.update`, `conversation.item.create`, `response.create`); audio of one
 `input_audio_buffer.append` is at most 15 MiB. Checked 2026-11-20.
@@ -23,20 +23,22 @@ if TYPE_CHECKING:
 
     from audiobatch.model import Request
 
-#: 5.5 s of audio an event: far below the 15 MiB, so that nothing else waits long behind one.
+#: 5.5 s of audio an event: far below the 15 MiB, so that other events do not wait long for it.
 CHUNK_BYTES = 262_144
 PCM = {"type": "audio/pcm", "rate": 24_000}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hearing:
-    """How the service listens to recordings.
+class InputAudioSettings:
+    """How the service treats recordings.
 
     Attributes:
-        transcription_model: makes the input's transcript; None: none is made (and none is paid for).
+        transcription_model: transcribes the input; None: there is no transcript, and none is billed.
         voice_detection: the service finds the speech in a recording and drops the silence around it, which is
             then not billed; else the whole recording is one message.
-        threshold: 0 to 1.
+        threshold: sensitivity of the voice detection, 0 to 1.
+        prefix_padding_ms: audio that counts as speech before its detected start.
+        silence_ms: silence that ends an utterance.
     """
 
     transcription_model: str | None = None
@@ -46,7 +48,7 @@ class Hearing:
     silence_ms: int = 500
 
     def turn_detection(self) -> dict[str, Any] | None:
-        """Never with a response of its own: a pause in a recording is no end of a turn."""
+        """Return the session's `turn_detection`, without responses of its own: a pause does not end a turn."""
         if not self.voice_detection:
             return None
         return {
@@ -61,16 +63,16 @@ class Hearing:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One message: of the user's, with text or audio or both, or an earlier reply's words."""
+    """A message: the user's, with text or audio or both, or an earlier reply's text."""
 
     text: str = ""
     pcm: bytes = b""
-    reply: bool = False
+    is_reply: bool = False
 
 
-def session_of(request: Request, hearing: Hearing) -> dict[str, Any]:
-    """The `session` of `session.update`."""
-    transcription = {"model": hearing.transcription_model} if hearing.transcription_model else None
+def session_of(request: Request, input_audio: InputAudioSettings) -> dict[str, Any]:
+    """Return the `session` of `session.update`."""
+    transcription = {"model": input_audio.transcription_model} if input_audio.transcription_model else None
     session: dict[str, Any] = {
         "type": "realtime",
         "output_modalities": ["audio" if request.wants_audio else "text"],
@@ -78,7 +80,7 @@ def session_of(request: Request, hearing: Hearing) -> dict[str, Any]:
             "input": {
                 "format": PCM,
                 "transcription": transcription if request.audio is not None else None,
-                "turn_detection": hearing.turn_detection(),
+                "turn_detection": input_audio.turn_detection(),
             },
             "output": {"format": PCM},
         },
@@ -91,12 +93,15 @@ def session_of(request: Request, hearing: Hearing) -> dict[str, Any]:
 
 
 def stages_of(
-    utterances: list[Utterance], hearing: Hearing, *, session: dict[str, Any] | None
+    utterances: list[Utterance], input_audio: InputAudioSettings, *, session: dict[str, Any] | None
 ) -> list[Stage]:
-    """What to send before the response is asked for.
+    """Return what to send before `response.create`.
 
-    All in one stage where the client says what a message is. Where the service detects speech, each recording
-    is a stage: its end is told by an acknowledged `clear`, after a silence long enough to end the last word.
+    It is one stage where the client delimits messages. Where the service detects speech, each recording is a stage:
+    an acknowledged `clear` marks its end, after a silence long enough to end the last word.
+
+    Args:
+        session: settings to send first; None where the session has them.
     """
     opening = [{"type": "session.update", "session": session}] if session is not None else []
     acks: list[str] = ["session.updated"] if session is not None else []
@@ -108,14 +113,14 @@ def stages_of(
             item_id = "item_" + secrets.token_hex(10)
             events.append(_message(utterance, item_id))
             acks.append(f"item:{item_id}")
-        if utterance.pcm and hearing.voice_detection:
+        if utterance.pcm and input_audio.voice_detection:
             stages.append(Stage(_flat(events), tuple(acks)))
-            lead_s = hearing.silence_ms / 1000 + 0.5
+            lead_s = input_audio.silence_ms / 1000 + 0.5
             audio = [_Audio(utterance.pcm + silence(lead_s)), {"type": "input_audio_buffer.clear"}]
-            stages.append(Stage(_flat(audio), ("input_audio_buffer.cleared",), hears=True))
+            stages.append(Stage(_flat(audio), ("input_audio_buffer.cleared",), expects_speech=True))
             events, acks = [], []
         elif utterance.pcm:
-            # One commit a stage: acknowledgements of commits carry no id of ours.
+            # One commit a stage: acknowledgements of commits do not carry our ids.
             if commits:
                 stages.append(Stage(_flat(events), tuple(acks)))
                 events, acks = [], []
@@ -126,8 +131,8 @@ def stages_of(
     return [stage for stage in stages if stage.acks]
 
 
-def ask_of(request: Request) -> dict[str, Any]:
-    """The `response.create` event."""
+def response_event(request: Request) -> dict[str, Any]:
+    """Return the `response.create` event."""
     response: dict[str, Any] = {"output_modalities": ["audio" if request.wants_audio else "text"]}
     if request.max_completion_tokens is not None:
         response["max_output_tokens"] = request.max_completion_tokens
@@ -140,7 +145,7 @@ class _Audio:
 
 
 def _flat(events: list[Any]) -> Iterator[dict[str, Any]]:
-    """The events, audio cut and encoded only as it is sent."""
+    """Yield the events; audio is cut and encoded only when it is sent."""
     for event in events:
         if not isinstance(event, _Audio):
             yield event
@@ -151,13 +156,13 @@ def _flat(events: list[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _message(utterance: Utterance, item_id: str) -> dict[str, Any]:
-    kind = "output_text" if utterance.reply else "input_text"
+    kind = "output_text" if utterance.is_reply else "input_text"
     return {
         "type": "conversation.item.create",
         "item": {
             "id": item_id,
             "type": "message",
-            "role": "assistant" if utterance.reply else "user",
+            "role": "assistant" if utterance.is_reply else "user",
             "content": [{"type": kind, "text": utterance.text}],
         },
     }
