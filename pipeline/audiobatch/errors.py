@@ -225,9 +225,9 @@ class ServiceError(AudioBatchError):
 
     def with_limits(self, limits: Mapping[str, str]) -> Self:
         """Return a copy with the rate-limit headers of the session, where the error has none of its own."""
-        error = copy(self)
-        error.limits = self.limits or limits
-        return error
+        copied = copy(self)
+        copied.limits = self.limits or limits
+        return copied
 
 
 class RequestRejected(ServiceError):

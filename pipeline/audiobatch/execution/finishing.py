@@ -20,7 +20,7 @@ from audiobatch.ledger.rows import PartOutcome
 from audiobatch.model import AudioPart, CostBasis, Outcome, PartKind, Request, SourceKind, Status, Usage
 from audiobatch.planning.items import build_item
 from audiobatch.storage.artifacts import make, save
-from audiobatch.transports.stored_body import note_of
+from audiobatch.transports.stored_body import own_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -158,7 +158,7 @@ class _Finishing:
 
         assert outcome.raw_reply is not None
         body = self.storage.read(outcome.raw_reply.path)
-        note = note_of(body)
+        note = own_fields(body)
         has_recording = item.source.kind is SourceKind.RECORDING and turn.number == 1
         request = Request(
             item_id=outcome.item_id,

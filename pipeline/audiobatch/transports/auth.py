@@ -1,8 +1,8 @@
-"""Proof of who calls: an API key, or tokens of Microsoft Entra ID (keyless, recommended).
+"""Fetch tokens of Microsoft Entra ID, the keyless alternative to an API key.
 
-A token is fetched once for all who wait for it, renewed in good time, and renewed at once when the service
-refuses it. Each renewal asks a fresh credential, because credentials keep tokens themselves and would give the
-refused one again.
+A token is fetched once for all calls that wait for it. It is renewed before it expires, and at once when the
+service refuses it. Each renewal makes a new credential: a credential caches its token and would return the refused
+one again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: The scope of Azure OpenAI's tokens.
 #: Source: learn.microsoft.com, Azure OpenAI quickstarts, "keyless" (2026-11).
 SCOPE = "https://cognitiveservices.azure.com/.default"
-#: A token is renewed this long before it ends, or when a quarter of its life is left if it lives shortly.
+#: A token is renewed this long before it expires; a short-lived one when a quarter of its life is left.
 RENEW_BEFORE_S = 300.0
 
 
@@ -35,14 +35,15 @@ class EntraTokens:
         self._token = ""
         self._renew_at_s = 0.0
         self._renewing = asyncio.Lock()
-        #: How often the identity service was asked: for the log and for tests.
+        #: How many tokens were fetched: for the log and for tests.
         self.fetched = 0
 
     async def __call__(self) -> str:
-        """A token that is good now.
+        """Return a token that has not expired.
 
         Raises:
-            AuthenticationFailed: no credential of the chain gives one; the message lists what was tried.
+            AuthenticationFailed: no credential of the chain has one; the message lists what was tried.
+            Disconnected: the identity service was not reached.
         """
         if time.time() >= self._renew_at_s:
             async with self._renewing:
@@ -51,13 +52,14 @@ class EntraTokens:
         return self._token
 
     async def renew(self, refused: str) -> None:
-        """Replace a token that the service refused, unless somebody already has."""
+        """Replace a token that the service refused, unless another call has done so."""
         async with self._renewing:
             if self._token == refused:
                 await self._fetch()
 
     @property
     def current(self) -> str:
+        """The last token; empty before the first."""
         return self._token
 
     async def _fetch(self) -> None:
@@ -67,10 +69,10 @@ class EntraTokens:
         credential: _Credential = DefaultAzureCredential()
         try:
             token = await credential.get_token(SCOPE)
-        except ClientAuthenticationError as failed:
-            raise AuthenticationFailed(f"no keyless credential could be used: {failed.message}") from failed
-        except ServiceRequestError as failed:
-            raise Disconnected(f"the identity service was not reached: {failed.message}") from failed
+        except ClientAuthenticationError as error:
+            raise AuthenticationFailed(f"no keyless credential could be used: {error.message}") from error
+        except ServiceRequestError as error:
+            raise Disconnected(f"the identity service was not reached: {error.message}") from error
         finally:
             await credential.close()
         self.fetched += 1

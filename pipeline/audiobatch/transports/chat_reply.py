@@ -177,11 +177,7 @@ async def read_stream(pieces: AsyncIterator[bytes], sink: Sink | None, *, quiet_
     rest = bytearray()
     any_event = done = False
     while not done:
-        try:
-            async with timing(quiet_s):
-                piece = await anext(pieces, None)
-        except TimeoutError as error:
-            raise OutcomeUnknown(f"the stream was silent for {quiet_s:.0f} s", timed_out=True) from error
+        piece = await _next_piece(pieces, quiet_s)
         if piece is None:
             break
         if sink is not None:
@@ -277,6 +273,15 @@ def _check_content(
         raise BadReply("the reply's audio is empty", raw=raw, request_id=identity)
     if not audio and not text:
         raise BadReply("the reply has neither audio nor text", raw=raw, request_id=identity)
+
+
+async def _next_piece(pieces: AsyncIterator[bytes], quiet_s: float) -> bytes | None:
+    """Return the next piece; None at the end of the stream."""
+    try:
+        async with timing(quiet_s):
+            return await anext(pieces, None)
+    except TimeoutError as error:
+        raise OutcomeUnknown(f"the stream was silent for {quiet_s:.0f} s", timed_out=True) from error
 
 
 def _whole_lines(rest: bytearray, piece: bytes) -> Iterator[bytes]:

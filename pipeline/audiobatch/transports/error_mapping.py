@@ -51,14 +51,35 @@ _NO_CREDIT = frozenset(
         "organization_usage_limit_exceeded",
     }
 )
-#: Raised before a byte of the request was sent.
-_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+#: HTTP status and error codes → our error. The first match counts; None: any code. Other statuses from 500 on are
+#: `Unavailable`, and the rest `RequestRejected`.
+_BY_STATUS: tuple[tuple[int, frozenset[str] | None, type[ServiceError]], ...] = (
+    (429, _NO_CREDIT, CreditExhausted),
+    (429, None, RateLimited),
+    (401, frozenset({"PermissionDenied"}), PermissionMissing),
+    (401, None, AuthenticationFailed),
+    (403, None, PermissionMissing),
+    (404, None, DeploymentGone),
+    (408, None, OutcomeUnknown),
+    (409, None, Unavailable),
+    (400, frozenset({"content_filter"}), ContentFiltered),
+    (400, frozenset({"audio_not_found"}), AudioIdGone),
+)
 _LEAST_SERVER_ERROR = 500
+#: Code or type of an error object → our error. The first match counts; other objects are `Unavailable`.
+_BY_CODE: tuple[tuple[frozenset[str], type[ServiceError]], ...] = (
+    (_NO_CREDIT, CreditExhausted),
+    (frozenset({"rate_limit_exceeded", "rate_limit_error", "slow_down", "429"}), RateLimited),
+    (frozenset({"content_filter"}), ContentFiltered),
+    (frozenset({"invalid_api_key", "authentication_error", "401"}), AuthenticationFailed),
+    (frozenset({"model_not_found", "invalid_model", "DeploymentNotFound"}), DeploymentGone),
+    (frozenset({"server_error", "service_unavailable_error", "overloaded_error"}), Unavailable),
+    (frozenset({"invalid_request_error"}), RequestRejected),
+)
 #: "Please try again in 1.2s", "Please retry after 12 seconds", "try again in 300ms": a wait, never a decision.
 _WAIT = re.compile(r"(?:try again in|retry after) (\d+(?:\.\d+)?) ?(ms|s)", re.IGNORECASE)
-_WRONG_KEY = frozenset({"invalid_api_key", "authentication_error", "401"})
-_NO_MODEL = frozenset({"model_not_found", "invalid_model", "DeploymentNotFound"})
-_SERVER_ERRORS = frozenset({"server_error", "service_unavailable_error", "overloaded_error"})
+#: Raised before a byte of the request was sent.
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 
 
 def translate(error: Exception) -> AudioBatchError:
@@ -114,33 +135,23 @@ def from_status(status: int, body: object, headers: Mapping[str, str]) -> Servic
     about = {"status": status, "code": code, **origin}
     if 300 <= status < 400:
         return DeploymentGone(_redirect_message(status, headers.get("location", "")), **about)
-    wait_s = retry_after_s(headers)
-    codes = {str(fields.get("code")), str(fields.get("type"))}
-    match status:
-        case 429 if codes & _NO_CREDIT:
-            return CreditExhausted(message, **about)
-        case 429:
-            return RateLimited(message, retry_after_s=wait_s, **origin)
-        case 401 if "PermissionDenied" in codes:
-            return PermissionMissing(message, **about)
-        case 401:
-            return AuthenticationFailed(message, **about)
-        case 403:
-            return PermissionMissing(message, **about)
-        case 404:
-            return DeploymentGone(message, **about)
-        case 408:
-            return OutcomeUnknown(message, timed_out=True, status=status, **origin)
-        case 409:
-            return Unavailable(message, status=status, retry_after_s=wait_s, **origin)
-        case 400 if "content_filter" in codes:
-            return ContentFiltered(f"{message}{_categories(fields)}", **about)
-        case 400 if "audio_not_found" in codes:
-            return AudioIdGone(message, **about)
-        case _ if status >= _LEAST_SERVER_ERROR:
-            return Unavailable(message, status=status, retry_after_s=wait_s, **origin)
-        case _:
-            return RequestRejected(message, **about)
+    kind = _kind_of_status(status, {str(fields.get("code")), str(fields.get("type"))})
+    if issubclass(kind, RateLimited):
+        return kind(message, retry_after_s=retry_after_s(headers), **origin)
+    if issubclass(kind, Unavailable):
+        return kind(message, status=status, retry_after_s=retry_after_s(headers), **origin)
+    if issubclass(kind, OutcomeUnknown):
+        return kind(message, timed_out=True, status=status, **origin)
+    if issubclass(kind, ContentFiltered):
+        message += _categories(fields)
+    return kind(message, **about)
+
+
+def _kind_of_status(status: int, codes: set[str]) -> type[ServiceError]:
+    for known_status, known_codes, kind in _BY_STATUS:
+        if status == known_status and (known_codes is None or codes & known_codes):
+            return kind
+    return Unavailable if status >= _LEAST_SERVER_ERROR else RequestRejected
 
 
 def _redirect_message(status: int, location: str) -> str:
@@ -217,19 +228,10 @@ def from_error_object(error: Mapping[str, Any], *, wait_s: float | None = None) 
     codes = {str(error.get("code")), str(error.get("type"))}
     code = str(error.get("code") or error.get("type") or "") or None
     message = str(error.get("message") or "").strip() or f"the service says: {code or 'error'}"
-    if codes & _NO_CREDIT:
-        return CreditExhausted(message, code=code)
-    if codes & {"rate_limit_exceeded", "rate_limit_error", "slow_down", "429"}:
-        return RateLimited(message, retry_after_s=wait_s or _named_wait_s(message))
-    if "content_filter" in codes:
-        return ContentFiltered(message, code=code)
-    if codes & _WRONG_KEY:
-        return AuthenticationFailed(message, code=code)
-    if codes & _NO_MODEL:
-        return DeploymentGone(message, code=code)
-    if codes & _SERVER_ERRORS or "invalid_request_error" not in codes:
-        return Unavailable(message)
-    return RequestRejected(message, code=code)
+    kind = next((kind for known_codes, kind in _BY_CODE if codes & known_codes), Unavailable)
+    if issubclass(kind, RateLimited):
+        return kind(message, retry_after_s=wait_s or _named_wait_s(message))
+    return kind(message) if issubclass(kind, Unavailable) else kind(message, code=code)
 
 
 def reset_wait_s(limits: list[Any]) -> float | None:

@@ -1,8 +1,8 @@
-"""What the service's headers say about waiting. Nothing here raises: a header is somebody else's text.
+"""Read the service's headers about limits and waits. Nothing here raises: a header may hold any text.
 
-Values seen in the wild and taken: `retry-after-ms`; `retry-after` in seconds or as an HTTP date; Go durations
-(`1s`, `6m0s`, `12ms`) and bare integers in `x-ratelimit-reset-*`. Values seen in the wild and ignored: 0,
-negative, nan, inf, and anything that is no number.
+Services send, and this module takes: `retry-after-ms`; `retry-after` in seconds or as an HTTP date; Go durations
+(`1s`, `6m0s`, `12ms`) and bare integers in `x-ratelimit-reset-*`. Services also send, and this module ignores: 0,
+negative numbers, nan, inf, and texts that are no number.
 Source: developers.openai.com/api/docs/guides/rate-limits; github.com/openai/openai-dotnet/issues/838 (2026-11).
 """
 
@@ -20,55 +20,55 @@ if TYPE_CHECKING:
 _GO_UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _GO_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|us|µs|ns|m|s)")
 _GO = re.compile(rf"(?:{_GO_PART.pattern})+")
-#: The longest wait that is believed; 86400 has been seen, a year is a clock that is wrong.
+#: Longer waits are cut to this: services send up to 86400, and a year means a wrong clock.
 LONGEST_S = 7 * 86_400.0
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:
-    """The wait that a 429 or 503 asks for, in seconds; None where it names none.
+    """Return the wait that a 429 or 503 asks for, in seconds; None where it names none.
 
     Args:
-        headers: lower-case names.
-        now: for HTTP dates; aware.
+        headers: with lower-case names.
+        now: for HTTP dates; aware. None: the current time.
     """
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
-        return _believable(milliseconds / 1000)
+        return _bounded(milliseconds / 1000)
     text = headers.get("retry-after", "").strip()
     if text:
         seconds = _number(text)
-        return _believable(seconds) if seconds is not None else _until(text, now or datetime.now(UTC))
+        return _bounded(seconds) if seconds is not None else _until(text, now or datetime.now(UTC))
     resets = [
         wait
         for counter in ("requests", "tokens")
         if _number(headers.get(f"x-ratelimit-remaining-{counter}"), least=0) == 0
         and (wait := duration_s(headers.get(f"x-ratelimit-reset-{counter}", ""))) is not None
     ]
-    return _believable(max(resets)) if resets else None
+    return _bounded(max(resets)) if resets else None
 
 
 def duration_s(text: str) -> float | None:
-    """A Go duration or a bare number of seconds; None for anything else, and for 0 or less."""
+    """Read a Go duration or a bare number of seconds; None for anything else, and for 0 or less."""
     text = text.strip()
     if _GO.fullmatch(text):
         total = sum(float(amount) * _GO_UNITS_S[unit] for amount, unit in _GO_PART.findall(text))
-        return _believable(total)
-    return _believable(_number(text))
+        return _bounded(total)
+    return _bounded(_number(text))
 
 
 def limit_a_minute(headers: Mapping[str, str], counter: str) -> int | None:
-    """`x-ratelimit-limit-requests` or `-tokens`; None where absent, 0, -1 or no number."""
+    """Read `x-ratelimit-limit-requests` or `-tokens`; None where absent, 0, -1 or no number."""
     value = _number(headers.get(f"x-ratelimit-limit-{counter}"))
     return None if value is None or not 1 <= value <= 1e12 else int(value)
 
 
 def tokens_left(headers: Mapping[str, str]) -> int | None:
-    """`x-ratelimit-remaining-tokens`; None where absent, negative or no number."""
+    """Read `x-ratelimit-remaining-tokens`; None where absent, negative or no number."""
     value = _number(headers.get("x-ratelimit-remaining-tokens"), least=0)
     return None if value is None or value > 1e12 else int(value)
 
 
 def limits_in(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers that speak of limits and waits, of all that came with an answer."""
+    """Select the headers about limits and waits."""
     return {name: value for name, value in headers.items() if name.startswith(("x-ratelimit", "retry-"))}
 
 
@@ -80,16 +80,17 @@ def _number(text: str | None, *, least: float = -math.inf) -> float | None:
     return value if math.isfinite(value) and value >= least else None
 
 
-def _believable(seconds: float | None) -> float | None:
+def _bounded(seconds: float | None) -> float | None:
     if seconds is None or not seconds > 0:
         return None
     return min(seconds, LONGEST_S)
 
 
-def _until(text: str, now: datetime) -> float | None:
+def _until(date: str, now: datetime) -> float | None:
+    """Return the seconds until an HTTP date; None where it is past or no date."""
     try:
-        moment = parsedate_to_datetime(text)
-        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return _believable((aware - now).total_seconds())
+        parsed = parsedate_to_datetime(date)
+        aware = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+        return _bounded((aware - now).total_seconds())
     except (ValueError, TypeError, OverflowError):
         return None

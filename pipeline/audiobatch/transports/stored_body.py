@@ -1,6 +1,6 @@
-"""A reply as a body that is kept for later, whatever brought it: one shape, that of a chat completion.
+"""Write a reply of any transport as a body to store, in the shape of a chat completion.
 
-What a chat completion's body has no place for stands under a key of its own.
+Fields that a chat completion does not have are under a key of their own.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import pybase64
 if TYPE_CHECKING:
     from audiobatch.model import Reply
 
-#: The body's own key for what the service's shape lacks.
+#: The key of the fields that a chat completion does not have.
 OWN_KEY = "audiobatch"
 
 
 def body_of(reply: Reply) -> bytes:
-    """The body that came, or one that holds all of the reply."""
+    """Return the reply's own body, or one that holds all of the reply."""
     if reply.raw:
         return reply.raw
     message: dict[str, Any] = {"role": "assistant", "content": reply.text}
@@ -46,11 +46,11 @@ def body_of(reply: Reply) -> bytes:
     return orjson.dumps(body)
 
 
-def note_of(body: bytes) -> dict[str, Any]:
-    """What stands under a body's own key."""
+def own_fields(body: bytes) -> dict[str, Any]:
+    """Return the fields under `OWN_KEY`; empty where a body has none."""
     try:
-        found = orjson.loads(body)
+        fields = orjson.loads(body)
     except ValueError:
         return {}
-    note = found.get(OWN_KEY) if isinstance(found, dict) else None
-    return note if isinstance(note, dict) else {}
+    own = fields.get(OWN_KEY) if isinstance(fields, dict) else None
+    return own if isinstance(own, dict) else {}
