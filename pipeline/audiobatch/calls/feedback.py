@@ -98,8 +98,7 @@ class CallFeedback:
                 if isinstance(failed, Disconnected):
                     self._not_reached(deployment, failed)
             case DeploymentFatal():
-                self.pool.drop(deployment, failed)
-                log.error("deployment %s is out: %s", deployment.name, failed.message)
+                self._drop(deployment, failed)
             case RequestRejected():
                 deployment.circuit.succeeded()
             case BadReply():
@@ -107,9 +106,14 @@ class CallFeedback:
             case _:
                 pass
         self._end_at_outage(now_s, failed)
-        if isinstance(failed, DeploymentFatal) and not self.others_left and not deployment.named_only:
-            self.stop.ask(StopReason.NO_DEPLOYMENT, failed.message)
         return pause_s
+
+    def _drop(self, deployment: Deployment, failed: DeploymentFatal) -> None:
+        """Take a deployment out of the pool for this run; without any other the run ends."""
+        self.pool.drop(deployment, failed)
+        log.error("deployment %s is out: %s", deployment.name, failed.message)
+        if not self.others_left and not deployment.named_only:
+            self.stop.ask(StopReason.NO_DEPLOYMENT, failed.message)
 
     @property
     def others_left(self) -> bool:

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from audiobatch.address import Place
     from audiobatch.calls.item import ItemRunner
     from audiobatch.config.jobspec import JobSpec
+    from audiobatch.inputs.found import DiscoveryStats
     from audiobatch.planning.plan import Plan, Retry, Shard
 
 __all__ = ["Job", "RunSummary", "ShardResult", "Snapshot", "run", "run_shards"]
@@ -296,12 +297,16 @@ class Job:
             self.warn(
                 f"{noted} recordings are not what they seem (such as a wrong ending); the run's log says how"
             )
-        if discovery.stats.left_out:
-            log.info("%d files were left out by --include and --exclude", discovery.stats.left_out)
-        if discovery.stats.other_files:
-            log.info("%d files with other endings were left aside", discovery.stats.other_files)
-        if discovery.stats.skipped_links:
-            self.warn(f"{discovery.stats.skipped_links} symbolic links were not followed")
+        self._tell_skipped(discovery.stats)
+
+    def _tell_skipped(self, skipped: DiscoveryStats) -> None:
+        """Log how many files discovery skipped, and warn of links."""
+        if skipped.left_out:
+            log.info("%d files were left out by --include and --exclude", skipped.left_out)
+        if skipped.other_files:
+            log.info("%d files with other endings were left aside", skipped.other_files)
+        if skipped.skipped_links:
+            self.warn(f"{skipped.skipped_links} symbolic links were not followed")
 
     def _match_with_folder(self) -> None:
         """Check that the ledger knows every result in the folder, or adopt those that it does not know.
