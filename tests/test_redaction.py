@@ -12,7 +12,7 @@ from bare_server import bare_server, completion
 from running import audiobatch, read_manifest, run_job, write_wav
 
 from audiobatch import errors
-from audiobatch.errors import keep_secret, redacted, redacted_bytes, shown
+from audiobatch.errors import redacted, redacted_bytes, register_secret, shown
 from audiobatch.execution.opening import run_log
 from audiobatch.storage.local import LocalStorage
 from audiobatch.storage.partial_reply import GATHER_BYTES, Received
@@ -29,7 +29,7 @@ def _own_secrets(monkeypatch):
     "written", [CANARY, json.dumps(CANARY)[1:-1], CANARY.replace("/", "\\/"), quote(CANARY, safe="")]
 )
 def test_a_credential_is_found_as_json_and_addresses_write_it(written):
-    keep_secret(CANARY)
+    register_secret(CANARY)
     assert "CANARY" not in redacted(f"key {written}!")
     assert b"CANARY" not in redacted_bytes(f"key {written}!".encode())
 
@@ -111,7 +111,7 @@ def test_a_page_among_the_replies_is_kept_as_text(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", [7, 1000, GATHER_BYTES])
 def test_a_streamed_copy_holds_no_key_wherever_the_pieces_are_cut(size, tmp_path):
-    keep_secret(CANARY)
+    register_secret(CANARY)
     received = Received(LocalStorage(tmp_path), "item", 1)
     body = b"".join(b"x" * 1999 + CANARY.encode() for _ in range(200))
 

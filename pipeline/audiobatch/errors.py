@@ -1,4 +1,4 @@
-"""The errors that users and callers meet; those between two modules stand beside the one that raises them.
+"""The errors that users and callers meet; an error between two modules is defined where it is raised.
 
     AudioBatchError
     ├── ConfigError                 settings or arguments that cannot work; nothing was sent
@@ -25,14 +25,14 @@
             ├── DeploymentGone
             └── CreditExhausted
 
-An error knows whose fault it is (its class) and the word for it in the manifest (`error_type`).
+An error's class says whose fault it is, and its `error_type` is the word for it in the manifest.
 Retry decisions are made by class, never by message text.
 
 An `ExitCode` says how the process ended. The README lists the codes, and scripts rely on them.
 
-No message holds this run's credentials, nor characters that a terminal obeys. A service may repeat the key that it
-refuses, or any bytes, in its error; messages go to the terminal, the manifest, the log and Prefect's pages. What
-it sends is stored without the key too: replies, transcripts, request ids.
+No message holds this run's credentials, nor characters that control a terminal. A service may repeat the key that
+it refuses, or any bytes, in its error; messages go to the terminal, the manifest and the log. What it sends is
+stored without the key too: replies, transcripts, request ids.
 """
 
 from __future__ import annotations
@@ -51,41 +51,41 @@ if TYPE_CHECKING:
 
 #: Control characters but line feed and tab: escape sequences begin with one.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-#: In a name also what begins a new line, or turns the direction of what follows.
+#: In a name also characters that begin a new line, or change the direction of the text.
 _IN_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 HIDDEN = "…"
-#: Shorter ones are no secrets (`none`, `test`), and would be found in half of all words.
+#: Shorter strings are no credentials (`none`, `test`), and occur in ordinary text.
 _LEAST_LENGTH = 8
-#: As they are, and as JSON and addresses write them.
+#: Credentials, in plain form and as JSON and addresses encode them.
 _secrets: set[str] = set()
 
 
-def keep_secret(secret: str) -> None:
-    """Let no message hold this credential from now on."""
+def register_secret(secret: str) -> None:
+    """Remove this credential from every message from now on."""
     if len(secret) >= _LEAST_LENGTH:
-        written = json.dumps(secret)[1:-1]
-        _secrets.update({secret, written, written.replace("/", "\\/"), quote(secret, safe="")})
+        in_json = json.dumps(secret)[1:-1]
+        _secrets.update({secret, in_json, in_json.replace("/", "\\/"), quote(secret, safe="")})
 
 
 def redacted(text: str) -> str:
-    """The text with every credential as `…`, and without control characters."""
+    """Return the text with every credential as `…`, and without control characters."""
     return _CONTROLS.sub("", _without_secrets(text))
 
 
 def redacted_bytes(data: bytes) -> bytes:
-    """A body with every credential as `…`; all else as it came."""
+    """Return a body with every credential as `…`, and otherwise unchanged."""
     for secret in _secrets:
         data = data.replace(secret.encode(), HIDDEN.encode())
     return data
 
 
 def longest_secret_bytes() -> int:
-    """Of the credentials that are to be found: as much of a body's end may be the beginning of one."""
+    """Return the length of the longest registered credential: a body's end may hold the beginning of one."""
     return max((len(secret.encode()) for secret in _secrets), default=0)
 
 
 def shown(name: object) -> str:
-    """A name or path as it is printed within a line: control characters escaped, newlines too, no credential."""
+    """Return a name or path as it is printed within a line: control characters escaped, without credentials."""
     return _IN_NAMES.sub(
         lambda found: found[0].encode("unicode_escape").decode("ascii"), _without_secrets(str(name))
     )
@@ -144,7 +144,7 @@ RETRYABLE: frozenset[ErrorType] = frozenset(
 
 
 def _cut(message: str) -> str:
-    """A service's words can be megabytes; a cell, a line and a page are to hold what is said."""
+    """Shorten a message that is too long for a cell, a line and a page."""
     if len(message) <= LONGEST_MESSAGE:
         return message
     return f"{message[:LONGEST_MESSAGE]} … ({len(message):,} characters)"

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from audiobatch.address import masked
 from audiobatch.config.jobspec import ON_MEANS_DEFAULT, DeploymentSpec, JobSpec, TurnSpec
-from audiobatch.errors import ConfigError, keep_secret
+from audiobatch.errors import ConfigError, register_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -265,7 +265,7 @@ def _usable_key(name: str, text: str | None) -> str | None:
         raise ConfigError(
             f"{name} holds a character that no key has (a blank, an invisible or a typographic one); copy it again"
         )
-    keep_secret(key)
+    register_secret(key)
     return key or None
 
 

@@ -11,7 +11,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from audiobatch.errors import AuthenticationFailed, Disconnected, keep_secret
+from audiobatch.errors import AuthenticationFailed, Disconnected, register_secret
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken
@@ -77,6 +77,6 @@ class EntraTokens:
             await credential.close()
         self.fetched += 1
         life_s = token.expires_on - time.time()
-        keep_secret(token.token)
+        register_secret(token.token)
         self._token = token.token
         self._renew_at_s = token.expires_on - min(RENEW_BEFORE_S, life_s / 4)
