@@ -20,7 +20,7 @@ from audiobatch.audio.convert import prepare
 from audiobatch.audio.join import Passage, clock, join_transcripts, to_text
 from audiobatch.audio.levels import LevelMeter, Levels
 from audiobatch.audio.probe import probe
-from audiobatch.audio.split import OVERLAP_S, Part, count_parts, plan_parts, survey
+from audiobatch.audio.split import OVERLAP_S, Part, count_parts, measure_levels, plan_parts
 from audiobatch.audio.trim import Span, Timeline, plan_trim, saved_s
 
 FULL = os.environ.get("AUDIOBATCH_FULL") == "1"
@@ -124,7 +124,7 @@ def test_prepared_parts_are_the_recording(tmp_path):
     path = tmp_path / "x.wav"
     path.write_bytes(corpus.wav(np.tile(corpus.speech(10, 16_000), 3), 16_000))
     media = probe(path).media
-    parts = plan_parts(survey(path), longest_s=8)
+    parts = plan_parts(measure_levels(path), longest_s=8)
     assert len(parts) >= 4
     joined = b"".join(prepare(path, media, timeline=_without_overlap(part)).data[44:] for part in parts)
     assert joined == path.read_bytes()[44:]
@@ -251,12 +251,12 @@ def test_two_hours_go_through_in_little_memory(tmp_path):
         "from pathlib import Path\n"
         "import time\n"
         "from audiobatch.audio.probe import probe\n"
-        "from audiobatch.audio.split import plan_parts, survey\n"
+        "from audiobatch.audio.split import plan_parts, measure_levels\n"
         "from audiobatch.audio.convert import prepare\n"
         "from audiobatch.audio.trim import plan_trim\n"
         "path = Path(sys.argv[1])\n"
         "media = probe(path).media\n"
-        "levels = survey(path)\n"
+        "levels = measure_levels(path)\n"
         "parts = plan_parts(levels, longest_s=300, timeline=plan_trim(levels))\n"
         "began = time.process_time()\n"
         "sent = sum(prepare(path, media, timeline=part.timeline).duration_s for part in parts)\n"
@@ -274,7 +274,7 @@ def test_trimming_saves_what_it_says(tmp_path):
     samples = talk([(2.0, 5.0), (3.0, 0.5), (1.0, 10.0)])
     path = tmp_path / "x.wav"
     path.write_bytes(corpus.wav(samples, RATE))
-    levels = survey(path)
+    levels = measure_levels(path)
     timeline = plan_trim(levels)
     assert timeline is not None
     part_ = prepare(path, probe(path).media, timeline=timeline)

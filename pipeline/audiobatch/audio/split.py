@@ -97,7 +97,7 @@ def count_parts(duration_s: float, *, longest_s: float = PART_S) -> PartCount:
     )
 
 
-def survey(path: Path, channels: Channels = "mix") -> Levels:
+def measure_levels(path: Path, channels: Channels = "mix") -> Levels:
     """Measure the levels of a recording, streaming, for `plan_parts` and `trim.plan_trim`.
 
     Args:
