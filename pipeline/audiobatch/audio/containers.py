@@ -44,6 +44,9 @@ _MPEG1_LEAST_HZ = 32_000
 _MATROSKA_DURATION = re.compile(rb"\x15\x49\xa9\x66.{1,1000}?\x44\x89[\x84\x88]", re.DOTALL)
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_BROADCAST = 0x01
+_OGG_LARGEST_PAGE_BYTES = 27 + 255 + 255 * 255
+_OGG_HEADER_BYTES = 27
+_OGG_END_OF_STREAM = 0x04
 
 
 def declared_duration_s(
@@ -102,11 +105,6 @@ def _asf_duration_s(header: bytes) -> float | None:
     return None if flags & _ASF_BROADCAST else play_100ns / 10_000_000 - preroll_ms / 1_000
 
 
-_LARGEST_PAGE_BYTES = 27 + 255 + 255 * 255
-_OGG_HEADER_BYTES = 27
-_END_OF_STREAM = 0x04
-
-
 def ogg_end(file: BinaryIO, size_bytes: int) -> Literal["whole", "unmarked", "cut"]:
     """Tell how an Ogg file ends.
 
@@ -115,8 +113,8 @@ def ogg_end(file: BinaryIO, size_bytes: int) -> Literal["whole", "unmarked", "cu
     Args:
         file: seekable; its position is moved.
     """
-    file.seek(max(0, size_bytes - _LARGEST_PAGE_BYTES), io.SEEK_SET)
-    tail = file.read(_LARGEST_PAGE_BYTES)
+    file.seek(max(0, size_bytes - _OGG_LARGEST_PAGE_BYTES), io.SEEK_SET)
+    tail = file.read(_OGG_LARGEST_PAGE_BYTES)
     at = len(tail)
     while (at := tail.rfind(b"OggS\0", 0, at)) >= 0:
         if at + _OGG_HEADER_BYTES > len(tail):
@@ -124,5 +122,5 @@ def ogg_end(file: BinaryIO, size_bytes: int) -> Literal["whole", "unmarked", "cu
         sizes = tail[at + _OGG_HEADER_BYTES : at + _OGG_HEADER_BYTES + tail[at + 26]]
         if len(sizes) < tail[at + 26] or at + _OGG_HEADER_BYTES + len(sizes) + sum(sizes) > len(tail):
             return "cut"
-        return "whole" if tail[at + 5] & _END_OF_STREAM else "unmarked"
+        return "whole" if tail[at + 5] & _OGG_END_OF_STREAM else "unmarked"
     return "cut"

@@ -38,6 +38,72 @@ _SUBTYPES = {
     "pcm_alaw": "ALAW",
     "pcm_mulaw": "ULAW",
 }
+#: Frames a block: about a second, so that the work on a block outweighs the call.
+BLOCK_FRAMES = 32_768
+#: FFmpeg's readers that may be used; none of them opens a second file.
+READERS = (
+    "aac,adts,aiff,amr,amrnb,amrwb,asf,au,caf,flac,latm,loas,matroska,webm,"
+    "mov,mp4,m4a,3gp,3g2,mj2,mp3,ogg,w64,wav"
+)
+#: PyAV (to 19) reads a planar frame of 8 channels as one of 9 planes, past its end: FFmpeg interleaves such frames
+#: first.
+_MOST_PLANES = 7
+#: FFmpeg (to 8) gives the last packet of some Ogg files a duration below 0, read as unsigned.
+_WRAPPED_TICKS = 1 << 31
+_CONTAINERS = {
+    "mov,mp4,m4a,3gp,3g2,mj2": "mp4",
+    "matroska,webm": "webm",
+    "adts": "aac",
+    "latm": "aac",
+    "loas": "aac",
+    "amrnb": "amr",
+    "amrwb": "amr",
+    "asf": "wma",
+}
+
+
+class NotAudio(ValueError):
+    """No reader takes the bytes; the message says what they seem to be."""
+
+
+class Sound(Protocol):
+    """An opened recording.
+
+    Attributes:
+        declared_duration_s: the duration in the header, None where it has none.
+        reached_s: how far into the declared duration the bytes go, by their time stamps, updated while `blocks`
+            runs; 0 where they have none.
+        span_s: from the first moment of the sound to its last, by its time stamps, updated while `blocks` runs;
+            longer than its samples where some are missing between.
+        ending: whether the container shows its end: `unmarked` may be cut short, `cut` is.
+        damaged_packets: packets that could not be decoded, counted while `blocks` runs.
+        has_true_sizes: False for a WAV whose header needs repair.
+    """
+
+    container: str
+    codec: str
+    sample_rate_hz: int
+    channels: int
+    declared_duration_s: float | None
+    ending: Literal["whole", "unmarked", "cut"]
+    damaged_packets: int
+    has_true_sizes: bool
+
+    @property
+    def reached_s(self) -> float:
+        """See the attributes."""
+
+    @property
+    def span_s(self) -> float:
+        """See the attributes."""
+
+    def blocks(self, first_frame: int = 0) -> Iterator[NDArray[np.float32]]:
+        """Yield the samples in order, once: frames x channels of float32, full scale ±1, never an empty block.
+
+        Args:
+            first_frame: where to begin. Plain WAVs are read from there; other formats are decoded from their
+                beginning, because after a seek a decoder's count of frames is not certain.
+        """
 
 
 @contextlib.contextmanager
@@ -167,54 +233,6 @@ class _Window(io.RawIOBase):
         return len(part)
 
 
-#: Frames a block: about a second, so that the work on a block outweighs the call.
-BLOCK_FRAMES = 32_768
-
-
-class NotAudio(ValueError):
-    """No reader takes the bytes; the message says what they seem to be."""
-
-
-class Sound(Protocol):
-    """An opened recording.
-
-    Attributes:
-        declared_duration_s: the duration in the header, None where it has none.
-        reached_s: how far into the declared duration the bytes go, by their time stamps, updated while `blocks`
-            runs; 0 where they have none.
-        span_s: from the first moment of the sound to its last, by its time stamps, updated while `blocks` runs;
-            longer than its samples where some are missing between.
-        ending: whether the container shows its end: `unmarked` may be cut short, `cut` is.
-        damaged_packets: packets that could not be decoded, counted while `blocks` runs.
-        has_true_sizes: False for a WAV whose header needs repair.
-    """
-
-    container: str
-    codec: str
-    sample_rate_hz: int
-    channels: int
-    declared_duration_s: float | None
-    ending: Literal["whole", "unmarked", "cut"]
-    damaged_packets: int
-    has_true_sizes: bool
-
-    @property
-    def reached_s(self) -> float:
-        """See the attributes."""
-
-    @property
-    def span_s(self) -> float:
-        """See the attributes."""
-
-    def blocks(self, first_frame: int = 0) -> Iterator[NDArray[np.float32]]:
-        """Yield the samples in order, once: frames x channels of float32, full scale ±1, never an empty block.
-
-        Args:
-            first_frame: where to begin. Plain WAVs are read from there; other formats are decoded from their
-                beginning, because after a seek a decoder's count of frames is not certain.
-        """
-
-
 def describe_bytes(head: bytes, size_bytes: int) -> str:
     """Describe for a person what bytes that are no recording seem to be."""
     if not size_bytes:
@@ -230,28 +248,6 @@ def describe_bytes(head: bytes, size_bytes: int) -> str:
     if head.startswith((b"fLaC", b"OggS", b"FORM", b"\x1aE\xdf\xa3")) or is_wav(head):
         return "its beginning is that of a recording, but its header is cut or damaged"
     return "no audio in any format known here"
-
-
-#: FFmpeg's readers that may be used; none of them opens a second file.
-READERS = (
-    "aac,adts,aiff,amr,amrnb,amrwb,asf,au,caf,flac,latm,loas,matroska,webm,"
-    "mov,mp4,m4a,3gp,3g2,mj2,mp3,ogg,w64,wav"
-)
-#: PyAV (to 19) reads a planar frame of 8 channels as one of 9 planes, past its end: FFmpeg interleaves such frames
-#: first.
-_MOST_PLANES = 7
-#: FFmpeg (to 8) gives the last packet of some Ogg files a duration below 0, read as unsigned.
-_WRAPPED_TICKS = 1 << 31
-_CONTAINERS = {
-    "mov,mp4,m4a,3gp,3g2,mj2": "mp4",
-    "matroska,webm": "webm",
-    "adts": "aac",
-    "latm": "aac",
-    "loas": "aac",
-    "amrnb": "amr",
-    "amrwb": "amr",
-    "asf": "wma",
-}
 
 
 @contextlib.contextmanager

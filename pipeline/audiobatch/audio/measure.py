@@ -29,13 +29,74 @@ _WINDOWS_A_BLOCK = 256
 #: The sound stops at full level: its last 20 ms, and its last 5, are within this of the level while speaking. A
 #: word's own end falls by 30 dB and more; one that was trimmed closely and faded over 20 ms passes by the last 5.
 #: Measured on the ten local voices: of cuts at random moments 60 to 67 % end so (the others fall into pauses
-#: and soft consonants), of whole replies none, of replies cut hard behind their last sound, without a fade, 34 %.
+#: and soft consonants), of whole replies none, of replies cut hard after their last sound, without a fade, 34 %.
 #: A rule that asks for a fall before the end as well (3 to 12 dB in 60 to 200 ms) spares such replies, and misses
 #: as many cuts more.
 ABRUPT_WITHIN_DB = 12.0
 #: ... and are themselves loud: below this an end is heard as an end.
 ABRUPT_ABOVE_DBFS = -36.0
 _SPEAKING_PERCENTILE = 75
+
+#: No sample is above this: digital silence, or the dither of an encoder. Noise of 16 bits peaks near -90 dBFS,
+#: and codecs leave less than -70 where the input was silent.
+SILENT_PEAK_DBFS = -60.0
+#: There is sound, but no speech that a listener would hear: spoken replies measure -30 to -15 dBFS RMS, and
+#: EBU R128 aims at -23; 20 dB less than the quietest of them.
+NEAR_SILENT_RMS_DBFS = -50.0
+#: … or nearly all of it is silence: pauses take up to half of slow speech.
+NEAR_SILENT_SHARE = 0.95
+#: Share of samples in flat tops at full scale. A clean reply has none; from about one in two thousand on it
+#: can be heard as crackle.
+CLIPPED_SHARE = 0.0005
+#: Characters of transcript a second of sound. Speech is 10 to 17 in European languages at 130 to 190 words a
+#: minute (Pellegrino, Coupé, Marsico 2011, in Language 87: 5.2 to 7.8 syllables a second), and as much as 25
+#: while it sounds. More than this over the whole reply cannot be said; less than this over its sounding windows
+#: is not all of what was said.
+FASTEST_CHARS_PER_S = 28.0
+SLOWEST_CHARS_PER_SOUNDING_S = 6.0
+#: Han, kana and hangul carry a syllable or more a character, so that they count as this many.
+_WIDE_CHAR_WEIGHT = 2.5
+#: A digit is read as a word: "742" is said as long as "seven hundred and forty-two".
+_DIGIT_WEIGHT = 5.0
+#: Under this length a "Yes." drawn out says nothing about speed.
+_SHORTEST_RATED_S = 1.5
+#: Time that even the shortest utterance takes, added to every reply before it counts as too fast.
+_GRACE_S = 0.5
+
+#: Han, kana and hangul: a character is a syllable or a word.
+WIDE_CHARACTER = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
+#: Share of words that may differ between a text and its reading. Numbers and abbreviations that are spelt out make
+#: a few; an answer instead of a reading differs in nearly all.
+NOT_VERBATIM_SHARE = 0.15
+#: A text of up to this many words must agree in every letter: one different word is already a third of it.
+_SHORT_TEXT_WORDS = 4
+#: Refusals come at the beginning: a reply may quote or describe one later.
+_REFUSAL_LOOKED_AT_CHARS = 240
+_GREETING = r"\W*(?:(?:oh|hi|hello|hey|well|thank you[^.!?]*|thanks[^.!?]*)[\s,.!-]+)?"
+_APOLOGY = (
+    r"(?:(?:(?:i|we)(?: am| are|'m|'re) (?:so |very |really |truly |afraid )?)?sorry"
+    r"|(?:i|we) apologi[sz]e|my apologies|unfortunately|regrettably|i(?:'m| am) afraid)"
+)
+_CANNOT = (
+    r"(?:i|we)(?: (?:really|simply|just))?"
+    r"(?: can't| cannot| can not| won't| will not| must decline to| have to decline to"
+    r"|(?: am|'m| are|'re) (?:not able to|unable to|not comfortable)| don't feel comfortable)"
+    r"(?! wait| help (?:but|feeling|thinking|wondering|noticing))"
+)
+_HELP = (
+    r"(?:help|assist|comply|do that|fulfill?|provide|continue|discuss|engage|support|share|create|generate"
+    r"|answer|identify|participate|process|transcribe|listen|hear|read|say|speak)(?:ing)?"
+)
+_REFERENCE = r"(?:with )?(?:that|this|it|those|your|the (?:request|content|speaker|person|audio|recording))"
+REFUSAL = re.compile(
+    rf"{_GREETING}(?:"
+    rf"{_APOLOGY}\b[^.!?]{{0,40}}?\b{_CANNOT} (?:\w+ ){{0,3}}?{_HELP}\b"
+    rf"|{_APOLOGY}\b[^.!?]{{0,20}}?\bunable to {_HELP}\b"
+    rf"|{_CANNOT} (?:\w+ ){{0,2}}?{_HELP}\b(?: \w+){{0,3}}? {_REFERENCE}\b"
+    rf"|as an ai\b[^.!?]{{0,40}}?\b{_CANNOT}\b"
+    r")",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,33 +177,6 @@ def _ends_abruptly(levels: Levels) -> bool:
     return last_dbfs >= speaking_dbfs - ABRUPT_WITHIN_DB
 
 
-#: No sample is above this: digital silence, or the dither of an encoder. Noise of 16 bits peaks near -90 dBFS,
-#: and codecs leave less than -70 where the input was silent.
-SILENT_PEAK_DBFS = -60.0
-#: There is sound, but no speech that a listener would hear: spoken replies measure -30 to -15 dBFS RMS, and
-#: EBU R128 aims at -23; 20 dB less than the quietest of them.
-NEAR_SILENT_RMS_DBFS = -50.0
-#: … or nearly all of it is silence: pauses take up to half of slow speech.
-NEAR_SILENT_SHARE = 0.95
-#: Share of samples in flat tops at full scale. A clean reply has none; from about one in two thousand on it
-#: can be heard as crackle.
-CLIPPED_SHARE = 0.0005
-#: Characters of transcript a second of sound. Speech is 10 to 17 in European languages at 130 to 190 words a
-#: minute (Pellegrino, Coupé, Marsico 2011, in Language 87: 5.2 to 7.8 syllables a second), and as much as 25
-#: while it sounds. More than this over the whole reply cannot be said; less than this over its sounding windows
-#: is not all of what was said.
-FASTEST_CHARS_PER_S = 28.0
-SLOWEST_CHARS_PER_SOUNDING_S = 6.0
-#: Han, kana and hangul carry a syllable or more a character, so that they count as this many.
-_WIDE_CHAR_WEIGHT = 2.5
-#: A digit is read as a word: "742" is said as long as "seven hundred and forty-two".
-_DIGIT_WEIGHT = 5.0
-#: Under this length a "Yes." drawn out says nothing about speed.
-_SHORTEST_RATED_S = 1.5
-#: Time that even the shortest utterance takes, added to every reply before it counts as too fast.
-_GRACE_S = 0.5
-
-
 def check_reply(
     *,
     clip: Clip | None,
@@ -202,42 +236,6 @@ def _has_odd_rate(transcript: str, clip: Clip) -> bool:
         return True
     sounding_s = clip.duration_s * (1 - clip.silence_share)
     return sounding_s >= _SHORTEST_RATED_S and chars < SLOWEST_CHARS_PER_SOUNDING_S * sounding_s
-
-
-#: Han, kana and hangul: a character is a syllable or a word.
-WIDE_CHARACTER = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
-#: Share of words that may differ between a text and its reading. Numbers and abbreviations that are spelt out make
-#: a few; an answer instead of a reading differs in nearly all.
-NOT_VERBATIM_SHARE = 0.15
-#: A text of up to this many words must agree in every letter: one different word is already a third of it.
-_SHORT_TEXT_WORDS = 4
-#: Refusals come at the beginning: a reply may quote or describe one later.
-_REFUSAL_LOOKED_AT_CHARS = 240
-_GREETING = r"\W*(?:(?:oh|hi|hello|hey|well|thank you[^.!?]*|thanks[^.!?]*)[\s,.!-]+)?"
-_APOLOGY = (
-    r"(?:(?:(?:i|we)(?: am| are|'m|'re) (?:so |very |really |truly |afraid )?)?sorry"
-    r"|(?:i|we) apologi[sz]e|my apologies|unfortunately|regrettably|i(?:'m| am) afraid)"
-)
-_CANNOT = (
-    r"(?:i|we)(?: (?:really|simply|just))?"
-    r"(?: can't| cannot| can not| won't| will not| must decline to| have to decline to"
-    r"|(?: am|'m| are|'re) (?:not able to|unable to|not comfortable)| don't feel comfortable)"
-    r"(?! wait| help (?:but|feeling|thinking|wondering|noticing))"
-)
-_HELP = (
-    r"(?:help|assist|comply|do that|fulfill?|provide|continue|discuss|engage|support|share|create|generate"
-    r"|answer|identify|participate|process|transcribe|listen|hear|read|say|speak)(?:ing)?"
-)
-_REFERENCE = r"(?:with )?(?:that|this|it|those|your|the (?:request|content|speaker|person|audio|recording))"
-REFUSAL = re.compile(
-    rf"{_GREETING}(?:"
-    rf"{_APOLOGY}\b[^.!?]{{0,40}}?\b{_CANNOT} (?:\w+ ){{0,3}}?{_HELP}\b"
-    rf"|{_APOLOGY}\b[^.!?]{{0,20}}?\bunable to {_HELP}\b"
-    rf"|{_CANNOT} (?:\w+ ){{0,2}}?{_HELP}\b(?: \w+){{0,3}}? {_REFERENCE}\b"
-    rf"|as an ai\b[^.!?]{{0,40}}?\b{_CANNOT}\b"
-    r")",
-    re.IGNORECASE,
-)
 
 
 def is_refusal(transcript: str) -> bool:

@@ -61,6 +61,7 @@ _DURATION_SLACK_SHARE = 0.01
 #: The workers take about half a second to start; a queue that is done sooner needs none.
 ALONE_S = 1.0
 _READ_BYTES = 1 << 18
+_HASHED_BYTES = 1 << 20
 #: This program reads a WAV without sizes, as browsers and pipes write it; not every server does.
 NOTE_SIZES = "its header does not say how long it is, or says it wrongly"
 
@@ -248,9 +249,6 @@ def _notes(sound: Sound, name: str, duration_s: float, mix_channel: int | None) 
         yield f"its channels cancel each other when mixed: channel {mix_channel + 1} stands for all of them"
     if sound.damaged_packets:
         yield f"{sound.damaged_packets} damaged pieces were skipped"
-
-
-_HASHED_BYTES = 1 << 20
 
 
 class HashingFile(io.RawIOBase):
