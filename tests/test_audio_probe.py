@@ -397,7 +397,7 @@ def test_a_file_that_kills_its_worker_is_refused_and_the_rest_is_read(tmp_path):
         first = pool.submit(next(paths)).result()
         (worker,) = pool._workers
         worker.kill()
-        worker.wait()
+        worker.stop(None)
         killed = pool.submit(next(paths)).result()
         rest = [pool.submit(path).result() for path in paths]
     assert "media" in first

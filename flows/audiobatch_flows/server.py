@@ -18,24 +18,19 @@ from __future__ import annotations
 import asyncio
 import atexit
 import base64
-import contextlib
 import os
-import subprocess
-import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
-from typing import IO
 from urllib.parse import urlsplit
 
+from audiobatch.child_process import ChildProcess, StartFailed, without_credentials
 from audiobatch.errors import ConfigError
 from audiobatch_emulator import page_guard
 from audiobatch_flows import prefect_settings
 
 DEADLINE_S = 120.0
 STOP_S = 5.0
-LOG_TAIL_LINES = 15
 
 #: For this process and the server, wherever the user has not set them otherwise.
 #: Recorder: with its own default of 1 a burst of task states overruns a queue, and runs stay RUNNING for ever.
@@ -56,8 +51,6 @@ SERVER_ENVIRONMENT = {
 }
 #: What makes it the server of one run: no pages, no scheduler, no late-run marking.
 EPHEMERAL = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-#: The server has no use for the service's credentials, so it does not get them.
-WITHHELD_PREFIXES = ("AZURE_", "OPENAI_", "AUDIOBATCH_")
 
 
 def quiet_prefect() -> None:
@@ -94,45 +87,32 @@ class EmbeddedServer:
 
     def __init__(self) -> None:
         self.api_url = ""
-        self._child: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
+        self._child: ChildProcess | None = None
         self._replaced: dict[str, str | None] = {}
         self._started_at = 0.0
 
     @property
     def pid(self) -> int | None:
+        """The child's process id, while it runs."""
         return self._child.pid if self._child else None
 
     def start(self) -> None:
-        """Start the child and point this process at it; the child is not ready yet.
+        """Start the child and point this process at it. It listens, and does not answer yet.
 
         Raises:
             ConfigError: the child ended at once.
         """
         quiet_prefect()
         self._started_at = time.monotonic()
-        self._log = tempfile.TemporaryFile(prefix="audiobatch-prefect-")  # noqa: SIM115 - closed by `stop`
-        environment = {
-            **SERVER_ENVIRONMENT,
-            **{name: value for name, value in os.environ.items() if not name.startswith(WITHHELD_PREFIXES)},
-            **EPHEMERAL,
-        }
+        environment = {**SERVER_ENVIRONMENT, **without_credentials(), **EPHEMERAL}
         environment.pop("PREFECT_API_URL", None)
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "audiobatch_flows.server_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=environment,
-            start_new_session=True,
-        )
+        self._child = ChildProcess("audiobatch_flows.server_process", env=environment)
         # Before Prefect's own hooks are registered, so that it runs after they have sent their last events.
         atexit.register(self.stop)
-        assert self._child.stdout is not None
-        with self._child.stdout as announced:
-            port = announced.readline().strip().decode()
-        if not port.isdecimal():
-            raise self._failure("ended before it listened")
+        try:
+            port = self._child.wait_ready(DEADLINE_S)
+        except StartFailed as failed:
+            raise self._failure(str(failed)) from failed
         self.api_url = f"http://127.0.0.1:{port}/api"
         self._replaced["PREFECT_API_URL"] = os.environ.get("PREFECT_API_URL")
         os.environ["PREFECT_API_URL"] = self.api_url
@@ -146,8 +126,8 @@ class EmbeddedServer:
         assert self._child is not None, "start() comes first"
         end = self._started_at + deadline_s
         while not await asyncio.to_thread(answers, self.api_url, min(5.0, max(0.1, end - time.monotonic()))):
-            if self._child.poll() is not None:
-                raise self._failure(f"ended with code {self._child.returncode}")
+            if self._child.exit_code is not None:
+                raise self._failure(f"ended with code {self._child.exit_code}")
             if time.monotonic() > end:
                 raise self._failure(f"did not answer within {deadline_s:g} s")
             await asyncio.sleep(0.05)
@@ -160,21 +140,12 @@ class EmbeddedServer:
         self.stop()
 
     def stop(self) -> None:
-        """End the child: by closing its input, which lets it record what it has; then by force. Safe to repeat."""
+        """End the child: by closing its input, which lets it record what it has; then kill it. Safe to repeat."""
         child, self._child = self._child, None
         if child is None:
             return
         atexit.unregister(self.stop)
-        if child.stdin is not None:
-            with contextlib.suppress(OSError):
-                child.stdin.close()
-        try:
-            child.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        if self._log is not None:
-            self._log.close()
+        child.stop(STOP_S)
         for name, value in self._replaced.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -183,11 +154,8 @@ class EmbeddedServer:
         self._replaced.clear()
 
     def log_tail(self) -> str:
-        """The last lines that the server wrote."""
-        if self._log is None or self._log.closed:
-            return ""
-        self._log.seek(0)
-        return "\n".join(self._log.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+        """Return the last lines that the server wrote; empty where none runs."""
+        return self._child.stderr_tail() if self._child is not None else ""
 
     def _failure(self, what: str) -> ConfigError:
         tail = self.log_tail()

@@ -15,12 +15,11 @@ import contextlib
 import gc
 import os
 import socket
-import sys
-import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from audiobatch.child_process import announce, on_parent_exit
 from audiobatch_emulator import page_guard
 from audiobatch_flows import server_guard
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
     import uvicorn
 
-PARENT_POLL_S = 1.0
 LAST_WORDS_S = 4.0
 MIGRATION_PATIENCE_S = 300.0
 
@@ -37,17 +35,11 @@ MIGRATION_PATIENCE_S = 300.0
 def main() -> None:
     """Listen, announce the port, serve until the parent is gone or says so."""
     gc.disable()  # a tenth of the start-up; nothing of what is imported now is ever garbage
-    parent = os.getppid()
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    print(listener.getsockname()[1], flush=True)
-    # What a library prints later must not meet a closed pipe.
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    gone = threading.Event()
+    announce(str(listener.getsockname()[1]))
     on_started: list[Callable[[], None]] = []
-    threading.Thread(target=_watch_input, args=(gone,), daemon=True).start()
-    threading.Thread(target=_watch_parent, args=(gone, parent), daemon=True).start()
     server = http_server(on_started, page_guard.LOOPBACK_NAMES)
-    threading.Thread(target=_end, args=(gone, server), daemon=True).start()
+    on_parent_exit(partial(_end, server))
     with migration(on_started):
         server.run(sockets=[listener])
 
@@ -116,26 +108,8 @@ def migration(on_started: list[Callable[[], None]]) -> Iterator[None]:
         yield
 
 
-def _watch_input(gone: threading.Event) -> None:
-    """Standard input is a pipe that the parent holds; it ends with the parent, or when the parent closes it."""
-    with contextlib.suppress(OSError):
-        # Not `sys.stdin.read`: its lock, held by a thread, makes the interpreter abort at its end.
-        while os.read(sys.stdin.fileno(), 1024):
-            pass
-    gone.set()
-
-
-def _watch_parent(gone: threading.Event, parent: int) -> None:
-    """The pipe's other end may live on in a forked child of the parent; the parent's id does not."""
-    if os.name != "nt":
-        while os.getppid() == parent:
-            time.sleep(PARENT_POLL_S)
-        gone.set()
-
-
-def _end(gone: threading.Event, server: uvicorn.Server) -> None:
-    """Let a server that serves record what it has; nothing waits for one that was still starting."""
-    gone.wait()
+def _end(server: uvicorn.Server) -> None:
+    """End the process: at once, unless the server serves; then it may record what it has."""
     if server.started:
         server.should_exit = True
         time.sleep(LAST_WORDS_S)

@@ -19,6 +19,8 @@ from audiobatch_emulator.engine_frames import ALIVE, LENGTHS, header_of, packed
 QUIET_LIMIT_S = 60.0  # engines report every second; starting one takes well under ten
 CLOSING_S = 2.0
 STDERR_LINES = 8
+#: An engine, which strangers feed, gets no keys to the service.
+CREDENTIALS = ("AZURE_", "OPENAI_", "AUDIOBATCH_")
 
 
 class EngineCrashed(Exception):
@@ -79,6 +81,7 @@ class EngineProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             limit=2**20,
+            env={name: value for name, value in os.environ.items() if not name.startswith(CREDENTIALS)},
             start_new_session=os.name == "posix",  # out of reach of the terminal's Ctrl-C
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )

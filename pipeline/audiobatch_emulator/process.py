@@ -49,9 +49,9 @@ class EmulatorProcess:
     def start(self) -> Self:
         """Starts it and waits for the ready line. Raises: RuntimeError: it did not start; with what it said."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "audiobatch_emulator", *self._flags],
+            [sys.executable, "-P", "-m", "audiobatch_emulator", "--exit-on-stdin-close", *self._flags],
             env={**os.environ, **(self._env or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # it ends with this process, by whatever death
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
@@ -172,8 +172,9 @@ class EmulatorProcess:
     def _ended(self) -> int:
         assert self._process is not None
         code = self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
         self.stderr()
         self._stderr.close()
         return code

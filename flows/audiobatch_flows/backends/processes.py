@@ -5,70 +5,55 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
+from audiobatch.child_process import ChildProcess
 from audiobatch.execution.coordinator import TELLING, Phase, WorkerStatus
 
 if TYPE_CHECKING:
     from audiobatch.execution.worker import WorkerParams
-
-_TAIL_BYTES = 2000
 
 
 @dataclass(slots=True, eq=False)
 class ProcessBackend:
     """Children that drain the ledger; they end with this process, in order, however it ends."""
 
-    _children: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = field(default_factory=list)
+    _children: list[ChildProcess] = field(default_factory=list)
 
     @property
     def hint(self) -> str:
+        """What to look at where no worker begins."""
         return "This machine seems to be busy."
 
     async def start(self, params: WorkerParams, count: int) -> None:
+        """Start the processes. None is waited for: whether a worker has begun, the ledger says."""
         for _ in range(count):
-            self._children.append(_started(params))
+            child = ChildProcess("audiobatch_flows.backends.worker_process", env=os.environ)
+            self._children.append(child)
+            with contextlib.suppress(OSError):  # one that has ended is found by `look`
+                child.write_line(params.model_dump_json().encode())
 
     async def look(self) -> list[WorkerStatus]:
-        return [_hand(child, said) for child, said in self._children]
+        """Return what has become of each process."""
+        return [_status(child) for child in self._children]
 
     async def dismiss(self, *, by_force: bool) -> None:
+        """Kill the processes, by force alone: each of them has begun."""
         if by_force:
-            for child, _ in self._children:
+            for child in self._children:
                 child.kill()
 
     async def close(self) -> None:
-        for child, _ in self._children:
-            if child.stdin is not None:
-                with contextlib.suppress(OSError):
-                    child.stdin.close()
-        for child, said in self._children:
-            await asyncio.to_thread(child.wait)
-            said.close()
+        """Tell the processes to stop in order, and wait for them."""
+        for child in self._children:
+            child.close_input()
+        for child in self._children:
+            await asyncio.to_thread(child.stop, None)
 
 
-def _started(params: WorkerParams) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    said = tempfile.TemporaryFile(prefix="audiobatch-worker-")  # noqa: SIM115 - closed by `close`
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "audiobatch_flows.backends.worker_process"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=said,
-        start_new_session=True,  # Ctrl-C reaches this process alone, which then tells them
-    )
-    assert child.stdin is not None
-    with contextlib.suppress(OSError):
-        child.stdin.write(params.model_dump_json().encode() + b"\n")
-        child.stdin.flush()
-    return child, said
-
-
-def _hand(child: subprocess.Popen[bytes], said: IO[bytes]) -> WorkerStatus:
-    code = child.poll()
+def _status(child: ChildProcess) -> WorkerStatus:
+    code = child.exit_code
     name = f"worker process {child.pid}"
     if code is None:
         return WorkerStatus(name=name, phase=Phase.WORKING)
@@ -76,7 +61,5 @@ def _hand(child: subprocess.Popen[bytes], said: IO[bytes]) -> WorkerStatus:
     if code < 0:
         trouble = f"killed by signal {-code}"
     elif code in TELLING:
-        said.seek(max(0, said.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        lines = said.read().decode(errors="replace").strip().splitlines()
-        trouble = lines[-1] if lines else f"ended with code {code}"
+        trouble = child.stderr_tail().rpartition("\n")[2] or f"ended with code {code}"
     return WorkerStatus(name=name, phase=Phase.ENDED, trouble=trouble)

@@ -1,19 +1,18 @@
 """A worker in a process of its own: `python -m audiobatch_flows.backends.worker_process`.
 
-Its orders come as a line of JSON on standard input. It stops in order when standard input ends: whoever started it
-is gone, or wants it so.
+Its parameters come as a line of JSON on standard input. It stops in order when the run that started it is gone, or
+closes its standard input.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
-import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
+from audiobatch.child_process import on_parent_exit
 from audiobatch.errors import AudioBatchError, ExitCode
 from audiobatch.execution.worker import WorkerParams, at_work
 from audiobatch.stop import StopReason
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """The exit code of a run that sent what this one did."""
+    """Drain the ledger; return the exit code of a run that sent what this worker did."""
     params = WorkerParams.model_validate_json(sys.stdin.buffer.readline())
     try:
         return asyncio.run(_drain(params))
@@ -35,7 +34,7 @@ def main() -> int:
 
 async def _drain(params: WorkerParams) -> int:
     async with at_work(params) as job:
-        threading.Thread(target=_until_alone, args=(job, asyncio.get_running_loop()), daemon=True).start()
+        on_parent_exit(partial(_stop, job, asyncio.get_running_loop()))
         with signals.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=True):
             summary = await job.drain()
     if summary.message:
@@ -43,10 +42,7 @@ async def _drain(params: WorkerParams) -> int:
     return summary.exit_code
 
 
-def _until_alone(job: Job, loop: asyncio.AbstractEventLoop) -> None:
-    # Not by way of `sys.stdin`: an interpreter that ends would wait for its lock.
-    while os.read(0, 1024):
-        pass
+def _stop(job: Job, loop: asyncio.AbstractEventLoop) -> None:
     with contextlib.suppress(RuntimeError):  # the work has ended before
         loop.call_soon_threadsafe(
             job.stop.ask, StopReason.CANCELLED, "stopped with the run that it worked for"

@@ -1,8 +1,7 @@
 """Probe on all cores: worker processes that take paths over pipes.
 
-They are `python -m audiobatch.audio.probe_worker`, not `multiprocessing`: that would run the caller's main module
-again, and hostile bytes that crash a decoder would end its pool. A worker that dies is replaced, and the file
-that killed it is refused.
+Hostile bytes that crash a decoder end one worker (`probe_worker`), and not the pool, as with `multiprocessing`. A
+worker that dies is started again, and the file that killed it is refused.
 """
 
 from __future__ import annotations
@@ -11,13 +10,15 @@ import contextlib
 import json
 import logging
 import os
-import subprocess
 import sys
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
+
+from audiobatch.child_process import ChildProcess, StartFailed, without_credentials
+from audiobatch.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 FILES_A_BATCH = 16
 #: A file that takes longer is refused; an hour of the slowest format takes five seconds.
 LONGEST_PROBE_S = 900.0
+#: Starting a worker takes half a second; a machine under load is given much more.
+START_TIMEOUT_S = 120.0
 
 _DIED = "reading it crashed the decoder: its content is damaged"
 
@@ -45,7 +48,7 @@ class ProbePool:
         self._count = count
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="probe")
         self._mine = threading.local()
-        self._workers: set[subprocess.Popen[bytes]] = set()
+        self._workers: set[ChildProcess] = set()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -61,8 +64,7 @@ class ProbePool:
             worker.kill()
         self._threads.shutdown(wait=True)
         for worker in workers:
-            worker.wait()
-            _close(worker)
+            worker.stop(None)
 
     def answers(self, paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield each path with its worker's answer, in order; at most two batches a worker are in flight."""
@@ -85,56 +87,44 @@ class ProbePool:
 
     def _probe_one(self, path: Path) -> dict[str, Any]:
         worker = self._worker()
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        watch = threading.Timer(LONGEST_PROBE_S, worker.kill)
-        watch.daemon = True
-        line = b""
-        try:
-            watch.start()
-            worker.stdin.write(json.dumps(os.fspath(path.absolute())).encode() + b"\n")
-            worker.stdin.flush()
-            line = worker.stdout.readline()
-        except OSError:
-            line = b""
-        finally:
-            watch.cancel()
-        with contextlib.suppress(ValueError):  # a worker that died may leave half a line
-            answer: dict[str, Any] = json.loads(line)
+        # A worker that died, or was ended for taking too long, leaves no line or half of one.
+        with contextlib.suppress(OSError, ValueError):
+            worker.write_line(json.dumps(os.fspath(path.absolute())).encode())
+            answer: dict[str, Any] = json.loads(worker.read_line(LONGEST_PROBE_S))
             return answer
         _log.warning("%s: %s", path.name, _DIED)
         self._mine.worker = None
         with self._lock:
             self._workers.discard(worker)
-        worker.wait()
-        _close(worker)
+        worker.stop(None)
         return {"refusal": _DIED}
 
-    def _worker(self) -> subprocess.Popen[bytes]:
-        """Return this thread's worker; start it when it is first needed."""
-        worker: subprocess.Popen[bytes] | None = getattr(self._mine, "worker", None)
-        if worker is None:
+    def _worker(self) -> ChildProcess:
+        """Return this thread's worker, started when first needed.
+
+        Raises:
+            ConfigError: it does not start, for whatever file.
+        """
+        worker: ChildProcess | None = getattr(self._mine, "worker", None)
+        if worker is not None:
+            return worker
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the pool is closed")
+            worker = ChildProcess(
+                "audiobatch.audio.probe_worker",
+                env={
+                    **without_credentials(),
+                    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+                    "OPENBLAS_NUM_THREADS": "1",
+                },
+            )
+            self._workers.add(worker)
+        try:
+            worker.wait_ready(START_TIMEOUT_S)
+        except StartFailed as failed:
             with self._lock:
-                if self._closed:
-                    raise RuntimeError("the pool is closed")
-                worker = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "audiobatch.audio.probe_worker"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    env={
-                        **os.environ,
-                        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-                        "OPENBLAS_NUM_THREADS": "1",
-                    },
-                )
-                self._workers.add(worker)
-            self._mine.worker = worker
+                self._workers.discard(worker)
+            raise ConfigError(f"recordings cannot be probed: a worker {failed}\n{failed.stderr}") from failed
+        self._mine.worker = worker
         return worker
-
-
-def _close(worker: subprocess.Popen[bytes]) -> None:
-    for pipe in (worker.stdin, worker.stdout):
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()

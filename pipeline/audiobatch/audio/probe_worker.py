@@ -6,12 +6,14 @@ It ends when its standard input does, so that no worker outlives the process tha
 from __future__ import annotations
 
 import json
-import signal
+import os
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from audiobatch.audio.probe import probe
+from audiobatch.child_process import on_parent_exit
 from audiobatch.errors import InputError
 
 
@@ -24,8 +26,11 @@ def answer(path: str) -> dict[str, object]:
 
 
 def main() -> None:
-    """Serve until end of file; the parent process handles Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Serve until the end of standard input."""
+    on_parent_exit(partial(os._exit, 0), watch_input=False)  # a decoder may be at work for minutes
+    print("ready", flush=True)
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123 - a decoder complains of damaged files without end
+        os.dup2(nothing.fileno(), sys.stderr.fileno())
     for line in sys.stdin:
         sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
         sys.stdout.flush()

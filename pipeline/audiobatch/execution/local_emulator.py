@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
-import tempfile
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import orjson
 
+from audiobatch.child_process import ChildProcess, StartFailed, without_credentials
 from audiobatch.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ _STOP_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalService:
-    """A running emulator: where it is, and the key it takes."""
+    """A running emulator: its address, and the key that it accepts."""
 
     base_url: str
     api_key: str
@@ -39,45 +37,18 @@ async def local_service(models: Mapping[str, str]) -> AsyncIterator[LocalService
         ConfigError: it did not start; the message says what it printed.
     """
     names = [part for name, model in sorted(models.items()) for part in ("--deployment", f"{name}={model}")]
-    with tempfile.TemporaryFile() as complaints:  # a pipe that nobody reads would fill and hold the child
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "audiobatch_emulator", "--port", "0", "--exit-on-stdin-close"),
-            *names,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=complaints,
-            start_new_session=os.name == "posix",
-        )
-        try:
-            yield await _ready(child, complaints)
-        finally:
-            await _end(child)
-
-
-async def _ready(child: asyncio.subprocess.Process, complaints: IO[bytes]) -> LocalService:
-    assert child.stdout is not None
+    child = ChildProcess(
+        "audiobatch_emulator", "--port", "0", "--exit-on-stdin-close", *names, env=without_credentials()
+    )
     try:
-        line = await asyncio.wait_for(child.stdout.readline(), START_TIMEOUT_S)
-        ready = orjson.loads(line)
+        yield await asyncio.to_thread(_ready, child)
+    finally:
+        await asyncio.to_thread(child.stop, _STOP_TIMEOUT_S)
+
+
+def _ready(child: ChildProcess) -> LocalService:
+    try:
+        ready = orjson.loads(child.wait_ready(START_TIMEOUT_S))
         return LocalService(base_url=ready["base_url"], api_key=ready["api_key"], pid=ready["pid"])
-    except (TimeoutError, orjson.JSONDecodeError, KeyError) as failed:
-        if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-        await child.wait()
-        complaints.seek(0)
-        said = complaints.read().decode(errors="replace").strip()
-        raise ConfigError(f"the local service did not start: {said[-2000:] or failed!r}") from failed
-
-
-async def _end(child: asyncio.subprocess.Process) -> None:
-    """Close its standard input, which it takes for the end; make it end if it does not."""
-    if child.stdin is not None:
-        child.stdin.close()
-    try:
-        await asyncio.wait_for(child.wait(), _STOP_TIMEOUT_S)
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()
+    except (StartFailed, orjson.JSONDecodeError, KeyError) as failed:
+        raise ConfigError(f"the local service did not start: {child.stderr_tail() or failed}") from failed
