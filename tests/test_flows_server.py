@@ -11,7 +11,7 @@ import flows_prefect
 import pytest
 
 from audiobatch.errors import ConfigError
-from audiobatch_flows import server, server_schema
+from audiobatch_flows import prefect_private, server
 from audiobatch_flows.server import EmbeddedServer
 
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
@@ -110,10 +110,10 @@ def test_a_folder_named_flows_where_the_user_stands_is_not_taken_for_ours(tmp_pa
 
 class TestSchema:
     def test_the_file_is_found_in_the_address(self):
-        assert server_schema.sqlite_path("sqlite+aiosqlite:////home/a%20b/prefect.db") == Path(
+        assert prefect_private.sqlite_path("sqlite+aiosqlite:////home/a%20b/prefect.db") == Path(
             "/home/a b/prefect.db"
         )
-        assert server_schema.sqlite_path("sqlite+aiosqlite:///prefect.db?x=1") == Path("prefect.db")
+        assert prefect_private.sqlite_path("sqlite+aiosqlite:///prefect.db?x=1") == Path("prefect.db")
 
     @pytest.mark.parametrize(
         "address",
@@ -125,20 +125,20 @@ class TestSchema:
         ],
     )
     def test_other_databases_have_none(self, address):
-        assert server_schema.sqlite_path(address) is None
+        assert prefect_private.sqlite_path(address) is None
 
     def test_a_database_is_current_only_at_the_revision_and_version_recorded(self, tmp_path):
         database = tmp_path / "prefect.db"
-        assert not server_schema.is_current(database, "3.8.8")
+        assert not prefect_private.is_migrated(database, "3.8.8")
         migrate(database, "abc")
-        assert not server_schema.is_current(database, "3.8.8")
-        server_schema.record(database, "3.8.8")
-        assert server_schema.is_current(database, "3.8.8")
-        assert not server_schema.is_current(database, "3.8.9")
+        assert not prefect_private.is_migrated(database, "3.8.8")
+        prefect_private.record_migration(database, "3.8.8")
+        assert prefect_private.is_migrated(database, "3.8.8")
+        assert not prefect_private.is_migrated(database, "3.8.9")
         migrate(database, "def")
-        assert not server_schema.is_current(database, "3.8.8")
+        assert not prefect_private.is_migrated(database, "3.8.8")
         database.unlink()
-        assert not server_schema.is_current(database, "3.8.8")
+        assert not prefect_private.is_migrated(database, "3.8.8")
         assert not database.exists()
 
 

@@ -15,7 +15,7 @@ from running import audiobatch, read_manifest, write_wav
 
 from audiobatch.config.jobspec import JobSpec
 from audiobatch_emulator.process import EmulatorProcess
-from audiobatch_flows import user_server
+from audiobatch_flows import server as prefect_server
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in flows_prefect.WARNINGS),
@@ -498,11 +498,11 @@ async def test_a_job_of_an_earlier_version_on_a_work_pool_is_named_with_the_comm
 def test_the_server_is_set_up_to_lose_nothing_and_its_pages_ask_its_own_port(server):
     import urllib.request
 
-    assert user_server.trouble_with(server.address) == ""
+    assert prefect_server.trouble_with(server.address) == ""
     pages = server.address.removesuffix("/api")
     with urllib.request.urlopen(f"{pages}/ui-settings") as reply:
         assert json.load(reply)["api_url"] == "/api", "of the page's own origin, whichever name it has"
-    services = user_server._settings(server.address, 10)["server"]["services"]
+    services = prefect_server._settings(server.address, 10)["server"]["services"]
     assert services["triggers"]["enabled"]
     assert services["event_persister"]["enabled"]
 
@@ -512,7 +512,7 @@ async def test_a_server_that_could_lose_states_is_recognised(tmp_path, here):
     weak = flows_prefect.started(**{name: "1", "PREFECT_HOME": str(tmp_path / "weak")})
     try:
         await weak.wait_healthy()
-        assert name in user_server.trouble_with(weak.api_url)
+        assert name in prefect_server.trouble_with(weak.api_url)
         recordings(tmp_path / "inbox", "a.wav")
         ran = await asyncio.to_thread(
             *(audiobatch, "run", tmp_path / "inbox", "--output", tmp_path / "out", "--quiet"),

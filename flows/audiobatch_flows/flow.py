@@ -11,6 +11,11 @@ Both open the job, run its shards and write the reports. The end is a state of P
 A scheduled run whose folder is at work already, or that finds no input yet, is Completed, called Skipped.
 
 A direct caller gets the summary for the first two and a typed error, which carries it, for the others.
+
+Prefect's task is a shard of items, never one item: a task run costs Prefect's server some 20 ms, and a burst of
+thousands loses states. So a job has at most some 500 shards, and a small job has one for each item. Outcomes of
+items are data: a shard fails only where this program does. The ledger remembers what is done, so Prefect neither
+retries, caches nor stores anything here.
 """
 
 from __future__ import annotations
@@ -24,20 +29,21 @@ from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
-from prefect import flow
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
-from audiobatch.calls.stats import RunSummary
-from audiobatch.config.jobspec import JobSpec  # noqa: TC001
+from audiobatch.calls.stats import RunSummary  # noqa: TC001
+from audiobatch.config.jobspec import JobSpec  # noqa: TC001 - Prefect reads both types as it makes the parameter form
 from audiobatch.errors import AudioBatchError, ExitCode, FolderInUse, NothingFound
-from audiobatch.stop import HURRIED
+from audiobatch.stop import HURRIED, StopReason
 from audiobatch_flows import (
     artifacts,
     engine_context,
+    prefect_private,
     progress,
-    shards,
     signals,
     stale_runs,
     summary_text,
@@ -49,7 +55,8 @@ if TYPE_CHECKING:
 
     from prefect.client.schemas import State
 
-    from audiobatch.calls.stats import RunSummary
+    from audiobatch.execution.job import Job, ShardResult
+    from audiobatch.planning.plan import Plan, Shard
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +119,74 @@ async def speak_prompts(job: JobSpec) -> RunSummary:
     return await _run_job(job)
 
 
+def flow_for(spec: JobSpec) -> Any:
+    """The flow that a job's inputs call for: recordings in a folder, or prompts."""
+    from audiobatch.address import Address, place_of
+    from audiobatch.audio.probe import looks_like_audio
+
+    def has_sound(given: str) -> bool:
+        path = place_of(given)
+        if isinstance(path, Address):
+            return not path.suffix or looks_like_audio(given)  # a name is not worth a listing
+        return looks_like_audio(given) or (
+            path.is_dir() and any(looks_like_audio(name) for _, _, names in os.walk(path) for name in names)
+        )
+
+    return flow_named("process-folder" if any(has_sound(one) for one in spec.inputs) else "speak-prompts")
+
+
+def flow_named(name: str) -> Any:
+    """`process-folder` or `speak-prompts`, as Prefect knows them."""
+    return process_folder if name == "process-folder" else speak_prompts
+
+
+def shard_name() -> str:
+    """What the task run is called in Prefect: `items 51-100`, by place in input order."""
+    from prefect.runtime import task_run
+
+    shard: Shard = task_run.parameters["shard"]
+    first, last = shard.first_position, shard.last_position
+    return f"item {first}" if first == last else f"items {first}-{last}"
+
+
+@task(
+    name="shard",
+    task_run_name=shard_name,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=0,
+    log_prints=False,
+)
+async def process_shard(shard: Shard) -> ShardResult:
+    """Send the items of one shard, as far as no stop was asked for."""
+    return await engine_context.current_job.get().run_shard(shard)
+
+
+async def run_shards(job: Job, plan: Plan) -> None:
+    """Run the plan's shards, `shards_at_once` side by side, in this event loop.
+
+    One limiter and one client serve them all. A shard that fails stops the others orderly: what they have in
+    flight is paid for and gets recorded.
+    """
+    gate = asyncio.Semaphore(plan.shards_at_once)
+    token = engine_context.current_job.set(job)
+
+    async def run(shard: Shard) -> None:
+        async with gate:
+            if job.stop.asked:
+                return
+            try:
+                await process_shard(shard)
+            except Exception as failed:
+                log.exception("shard %s failed", shard.number)
+                job.stop.ask(StopReason.INTERNAL, f"{type(failed).__name__}: {failed}")
+
+    try:
+        await asyncio.gather(*(run(shard) for shard in plan.shards))
+    finally:
+        engine_context.current_job.reset(token)
+
+
 async def _run_job(spec: JobSpec) -> RunSummary:
     """Run the job inside a flow, on the engine that the caller has prepared or on one of its own.
 
@@ -125,7 +200,7 @@ async def _run_job(spec: JobSpec) -> RunSummary:
     except AudioBatchError as failed:
         # As a state, it is told in one line; raised, Prefect would log it with a page of its own frames.
         state = Failed(message=failed.message, data=failed)
-    if is_child_of_runner() and state.is_completed():
+    if prefect_private.is_child_of_runner() and state.is_completed():
         # Any other end Prefect itself logs, as an error.
         signals.say(f"{datetime.now().astimezone():%H:%M:%S} {run_name()}: {state.message}")
     return cast("RunSummary", state)
@@ -141,7 +216,7 @@ async def _state(spec: JobSpec) -> State[Any]:
     engine = engine_context.prepared.get()
     ours = engine is not None and engine.job.spec == spec
     # Our command line, or a process that Prefect started for this one flow run: it ends with the run.
-    ends_with_run = ours or is_child_of_runner()
+    ends_with_run = ours or prefect_private.is_child_of_runner()
     async with contextlib.AsyncExitStack() as stack:
         if engine is None or not ours:
             engine = engine_context.Engine(job=await stack.enter_async_context(Job.open(spec)))
@@ -154,7 +229,7 @@ async def _state(spec: JobSpec) -> State[Any]:
             await tag(run_id, "audiobatch", spec.provider, spec.deployment or spec.model)
             async with artifacts.live_progress(job):
                 plan = engine.plan or await job.prepare()
-                await (engine.send or shards.run_all)(job, plan)
+                await (engine.send or run_shards)(job, plan)
                 engine.summary = summary = await job.finish()
         await artifacts.at_the_end(job, summary)
         if summary.exit_code == ExitCode.PARTIAL:
@@ -190,11 +265,6 @@ def _is_scheduled() -> bool:
     """Whether a deployment made this run, on schedule or by a click."""
     context = FlowRunContext.get()
     return bool(context and context.flow_run and context.flow_run.deployment_id)
-
-
-def is_child_of_runner() -> bool:
-    """Whether Prefect started this process for one flow run: `audiobatch serve` or a worker."""
-    return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
 
 
 async def is_cancelling(run_id: UUID) -> bool:

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from audiobatch_flows import engine_context, prefect_settings, server, signals
+from audiobatch_flows import engine_context, prefect_private, server, signals
 from audiobatch_flows.endings import RunFailed
 
 if TYPE_CHECKING:
@@ -67,5 +67,5 @@ async def as_flow(
 
 
 def _server_answers() -> bool:
-    address = prefect_settings.api_url()
+    address = prefect_private.api_url()
     return address is not None and server.answers(address, ANSWER_S)

@@ -93,7 +93,7 @@ async def register(spec: JobSpec, *, name: str, cron: str, timezone: str) -> tup
     from prefect.deployments.runner import DeploymentApplyError
     from prefect.exceptions import PrefectHTTPStatusError
 
-    from audiobatch_flows.flow_choice import flow_for, flow_named
+    from audiobatch_flows.flow import flow_for, flow_named
 
     before = next((one for one in await registered() if one.name == name), None)
     if before is not None and before.output != spec.output:
@@ -136,7 +136,7 @@ async def registered(*, planned: bool = False) -> list[Scheduled]:
 
 def entrypoint_of(flow: str) -> str:
     """The module path of the flow of this name, as Prefect wants it."""
-    from audiobatch_flows.flow_choice import flow_named
+    from audiobatch_flows.flow import flow_named
 
     function = flow_named(flow).fn
     return f"{function.__module__}.{function.__name__}"

@@ -1,4 +1,4 @@
-"""Prefect's API server for one run, when the user has none of their own.
+"""Prefect's API server: one for one run where the user has none of their own, and whether the user's own answers.
 
 Prefect can start such a server by itself; ours is started as the first thing of a run, before anything heavy is
 imported, so that inputs are discovered and planned while it comes up, and in a session of its own, so that
@@ -18,19 +18,24 @@ from __future__ import annotations
 import asyncio
 import atexit
 import base64
+import json
 import os
 import time
 import urllib.error
 import urllib.request
+from typing import Any
 from urllib.parse import urlsplit
 
 from audiobatch.child_process import ChildProcess, StartFailed, without_credentials
 from audiobatch.errors import ConfigError
 from audiobatch_emulator import page_guard
-from audiobatch_flows import prefect_settings
+from audiobatch_flows import prefect_private
 
 DEADLINE_S = 120.0
 STOP_S = 5.0
+ANSWER_S = 10.0
+#: From so many task states at once a recorder keeps up with what a job's shards tell it.
+ENOUGH_AT_ONCE = 10
 
 #: For this process and the server, wherever the user has not set them otherwise.
 #: Recorder: with its own default of 1 a burst of task states overruns a queue, and runs stay RUNNING for ever.
@@ -49,8 +54,6 @@ SERVER_ENVIRONMENT = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
-#: What makes it the server of one run: no pages, no scheduler, no late-run marking.
-EPHEMERAL = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 
 
 def quiet_prefect() -> None:
@@ -66,7 +69,7 @@ def share_login() -> None:
     The login goes to loopback addresses alone; `PREFECT_API_AUTH_STRING` is for servers elsewhere.
     """
     login = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
-    address = prefect_settings.api_url()
+    address = prefect_private.api_url()
     if login and (address is None or page_guard.is_loopback(urlsplit(address).hostname or "")):
         os.environ.setdefault("PREFECT_API_AUTH_STRING", login)
 
@@ -104,7 +107,7 @@ class EmbeddedServer:
         """
         quiet_prefect()
         self._started_at = time.monotonic()
-        environment = {**SERVER_ENVIRONMENT, **without_credentials(), **EPHEMERAL}
+        environment = {**SERVER_ENVIRONMENT, **without_credentials(), **prefect_private.EPHEMERAL}
         environment.pop("PREFECT_API_URL", None)
         self._child = ChildProcess("audiobatch_flows.server_process", env=environment)
         # Before Prefect's own hooks are registered, so that it runs after they have sent their last events.
@@ -166,7 +169,7 @@ class EmbeddedServer:
         )
 
 
-def require_answer(api_url: str, *, timeout_s: float = 10.0) -> None:
+def require_answer(api_url: str, *, timeout_s: float = ANSWER_S) -> None:
     """Make sure, before anything is sent, that the user's own server answers: Prefect itself would try for minutes.
 
     Raises:
@@ -188,3 +191,54 @@ def answers(api_url: str, timeout_s: float) -> bool:
         return refused.code < 500  # it is there; whether it lets us in, Prefect's client says better
     except (OSError, ValueError):
         return False
+
+
+def require_server(what: str) -> str:
+    """The address of the user's server, which answers.
+
+    Raises:
+        ConfigError: none is named, or it does not answer; with what to do.
+    """
+    address = prefect_private.api_url()
+    if address is None:
+        raise ConfigError(
+            f"{what} live in a Prefect server that stays, and none is named. Start one in another terminal:\n"
+            "  audiobatch server\n"
+            "and then here:\n"
+            "  export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    if not answers(address, ANSWER_S):
+        raise ConfigError(
+            f"Prefect's server at {address} (PREFECT_API_URL) does not answer; `audiobatch server` starts one here"
+        )
+    return address
+
+
+def trouble_with(address: str, *, timeout_s: float = ANSWER_S) -> str:
+    """Why this server could lose states, in a sentence with what to do; empty where it would not, or does not tell.
+
+    By default Prefect's recorder of task runs writes one state at a time. A burst then overruns a queue of fixed
+    length, the server drops states with a line in its log, and task runs stay RUNNING for ever.
+    """
+    try:
+        recorder = _settings(address, timeout_s)["server"]["services"]["task_run_recorder"]
+        sizes = [int(recorder[name]) for name in ("batch_size", "read_batch_size")]
+        is_on = bool(recorder["enabled"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # an older server, one with a login, Prefect Cloud: it does not say
+    if not is_on:
+        return ""  # recorded by another process, whose settings are not to be seen from here
+    if min(sizes) >= ENOUGH_AT_ONCE:
+        return ""
+    return (
+        f"Prefect's server at {address} records task states one by one and may lose some of a large job's "
+        "(results are safe). Start it with `audiobatch server`, or set "
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=100 and "
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE=100 for it."
+    )
+
+
+def _settings(address: str, timeout_s: float) -> Any:
+    asked = urllib.request.Request(f"{address.rstrip('/')}/admin/settings", headers=login_header())  # noqa: S310
+    with urllib.request.urlopen(asked, timeout=timeout_s) as reply:  # noqa: S310
+        return json.load(reply)

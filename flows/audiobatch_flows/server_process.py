@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from audiobatch.child_process import announce, on_parent_exit
 from audiobatch_emulator import page_guard
-from audiobatch_flows import server_guard
+from audiobatch_flows import prefect_private, server_guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,23 +88,24 @@ def migration(on_started: list[Callable[[], None]]) -> Iterator[None]:
         temporary_settings,
     )
 
-    from audiobatch_flows import server_schema
-
-    database = server_schema.sqlite_path(str(PREFECT_API_DATABASE_CONNECTION_URL.value() or ""))
+    database = prefect_private.sqlite_path(str(PREFECT_API_DATABASE_CONNECTION_URL.value() or ""))
     skip = temporary_settings({PREFECT_API_DATABASE_MIGRATE_ON_START: False})
     with contextlib.ExitStack() as whole:
         if database is not None and PREFECT_API_DATABASE_MIGRATE_ON_START.value():
-            if server_schema.is_current(database, __version__):
+            if prefect_private.is_migrated(database, __version__):
                 whole.enter_context(skip)
             else:
                 database.parent.mkdir(parents=True, exist_ok=True)
                 lock = FileLock(f"{database}.audiobatch-lock")
                 lock.acquire(timeout=MIGRATION_PATIENCE_S)
-                if server_schema.is_current(database, __version__):
+                if prefect_private.is_migrated(database, __version__):
                     lock.release()
                     whole.enter_context(skip)
                 else:
-                    on_started += [partial(server_schema.record, database, __version__), lock.release]
+                    on_started += [
+                        partial(prefect_private.record_migration, database, __version__),
+                        lock.release,
+                    ]
         yield
 
 

@@ -15,13 +15,11 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-import anyio
 from prefect.client.orchestration import get_client
 from prefect.runner import Runner
-from prefect.runner._starter_engine import EngineCommandStarter
 from prefect.states import Failed
 
-from audiobatch_flows import registered_job, schedules, signals
+from audiobatch_flows import prefect_private, registered_job, schedules, signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,24 +84,8 @@ class _Guard:
         return schedules.entrypoint_of(now.flow)
 
 
-@dataclass(frozen=True, slots=True)
-class _GuardedStarter:
-    """Starts a flow run by an entrypoint of ours, once the guard has let it in."""
-
-    guard: _Guard
-    starter: EngineCommandStarter
-
-    async def start(self, flow_run: FlowRun, task_status: Any = anyio.TASK_STATUS_IGNORED) -> None:
-        # The engine runs an entrypoint that is given instead of the deployment's own, and no pull steps.
-        self.starter._entrypoint = await self.guard.entrypoint_of(flow_run)  # noqa: SLF001
-        await self.starter.start(flow_run, task_status=task_status)
-
-
 class _GuardedRunner(Runner):
-    """Prefect's runner, asking the guard before each start.
-
-    It has no public place for that. Source: prefect 3.8.8, `runner/runner.py`, `Runner.__aenter__`.
-    """
+    """Prefect's runner, which asks the guard before each start."""
 
     def __init__(self, guard: _Guard, *, limit: int) -> None:
         super().__init__(name="audiobatch", pause_on_shutdown=False, limit=limit, query_seconds=LOOK_EVERY_S)
@@ -111,15 +93,7 @@ class _GuardedRunner(Runner):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
-        poller = self._scheduled_run_poller
-        resolve = poller._resolve_starter  # noqa: SLF001
-
-        def guarded(flow_run: FlowRun) -> _GuardedStarter:
-            starter = resolve(flow_run)
-            assert isinstance(starter, EngineCommandStarter)
-            return _GuardedStarter(self._guard, starter)
-
-        poller._resolve_starter = guarded  # noqa: SLF001
+        prefect_private.check_before_start(self, self._guard.entrypoint_of)
         return self
 
 

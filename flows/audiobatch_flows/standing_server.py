@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from audiobatch.errors import ConfigError
 from audiobatch_emulator import page_guard
+from audiobatch_flows import prefect_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,7 +86,7 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     if not any(os.environ.get(name) for name in PAGES_ASK):
         os.environ[PAGES_ASK[0]] = "/api"  # the origin that the page is from, by whichever of its names
-    os.environ["PREFECT__SERVER_FINAL"] = "1"
+    os.environ.update(prefect_private.SERVER_FINAL)
 
 
 def _has_login() -> bool:

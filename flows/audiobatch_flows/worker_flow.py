@@ -18,8 +18,8 @@ from audiobatch.calls.stats import RunSummary  # noqa: TC001
 from audiobatch.config.jobspec import JobSpec  # noqa: TC001 - Prefect reads both types as it makes the parameter form
 from audiobatch.errors import AudioBatchError
 from audiobatch.execution.worker import WorkerParams, at_work
-from audiobatch_flows import progress, signals
-from audiobatch_flows.flow import is_cancelling, is_child_of_runner, state_of, tag
+from audiobatch_flows import prefect_private, progress, signals
+from audiobatch_flows.flow import is_cancelling, state_of, tag
 
 if TYPE_CHECKING:
     from prefect.client.schemas import State
@@ -53,7 +53,7 @@ async def _state(params: WorkerParams) -> State[Any]:
     assert context is not None
     assert context.flow_run is not None
     run_id = context.flow_run.id
-    ends_with_run = is_child_of_runner()
+    ends_with_run = prefect_private.is_child_of_runner()
     try:
         async with at_work(params) as job:
             in_flight = partial(progress.in_flight, job)

@@ -16,9 +16,8 @@ import click
 from audiobatch.errors import AudioBatchError
 from audiobatch_flows.cli.options import JobCommand, job_options, resolve_job, workers_options
 from audiobatch_flows.cli.worker_options import workers_for
-from audiobatch_flows.flow_choice import flow_for
 from audiobatch_flows.registered_job import from_anywhere
-from audiobatch_flows.user_server import require
+from audiobatch_flows.server import require_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +90,7 @@ def run(
     if backend is not None:
         spec = from_anywhere(spec)
     if work_pool:
-        require("Work pools")
+        require_server("Work pools")
     server = None if no_prefect else start_server()
     if watch:
         return watch_to_end(
@@ -169,12 +168,11 @@ def start_server() -> EmbeddedServer | None:
     Raises:
         ConfigError: the user's own server does not answer.
     """
-    from audiobatch_flows import prefect_settings
-    from audiobatch_flows.server import EmbeddedServer, quiet_prefect, require_answer
-    from audiobatch_flows.user_server import trouble_with
+    from audiobatch_flows import prefect_private
+    from audiobatch_flows.server import EmbeddedServer, quiet_prefect, require_answer, trouble_with
 
     quiet_prefect()
-    if address := prefect_settings.api_url():
+    if address := prefect_private.api_url():
         require_answer(address)
         if trouble := trouble_with(address):
             click.echo(f"Note: {trouble}", err=True)
@@ -203,7 +201,7 @@ async def _run(
         if on_open is not None:
             on_open(job)
         # Prefect takes seconds to import: they pass while inputs are found and probed.
-        flow = _meanwhile(flow_for, spec) if prefect else None
+        flow = _meanwhile(_flow_for, spec) if prefect else None
         # With Prefect the process ends with the run, so that a second signal cannot break its last steps.
         with signals.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=prefect):
             async with progress.shown(job, quiet=quiet):
@@ -243,6 +241,12 @@ async def _as_flow(
         await server.wait_healthy()
     send = None if workers is None else workers.send
     return await launch.as_flow(flow, engine_context.Engine(job=job, plan=plan, send=send))
+
+
+def _flow_for(spec: JobSpec) -> Any:
+    from audiobatch_flows.flow import flow_for
+
+    return flow_for(spec)
 
 
 def _meanwhile(work: Callable[[JobSpec], Any], spec: JobSpec) -> Future[Any]:

@@ -160,11 +160,10 @@ def _for_each(names: tuple[str, ...], what: str, said: str) -> int:
 
 
 def _need_server() -> None:
-    from audiobatch_flows.server import quiet_prefect
-    from audiobatch_flows.user_server import require
+    from audiobatch_flows.server import quiet_prefect, require_server
 
     quiet_prefect()
-    require("Schedules")
+    require_server("Schedules")
 
 
 def _next(one: Scheduled) -> str:

@@ -28,13 +28,12 @@ def serve(limit: int) -> int:
     Ctrl-C and SIGTERM stop runs at work in order: calls in flight may end, the rest is for the next run. No
     schedule is paused by it; what came due while nobody served is started by the next `serve`, once.
     """
-    from audiobatch_flows.server import quiet_prefect
-    from audiobatch_flows.user_server import require, trouble_with
+    from audiobatch_flows.server import quiet_prefect, require_server, trouble_with
 
     # What fails before a run's own code is reached is told by Prefect alone.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     quiet_prefect()
-    address = require("Schedules")
+    address = require_server("Schedules")
     if trouble := trouble_with(address):
         click.echo(f"Note: {trouble}", err=True)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from audiobatch_flows import prefect_settings
+from audiobatch_flows import prefect_private
 
 PROFILES = """
 active = "ours"
@@ -21,38 +21,38 @@ def empty_folder_and_home(tmp_path, monkeypatch):
 
 
 def test_without_any_setting_there_is_none():
-    assert prefect_settings.api_url() is None
+    assert prefect_private.api_url() is None
 
 
 def test_each_place_is_read_and_the_earlier_one_holds(tmp_path, monkeypatch):
     (tmp_path / "home" / "profiles.toml").write_text(PROFILES)
-    assert prefect_settings.api_url() == "http://profile/api"
+    assert prefect_private.api_url() == "http://profile/api"
     monkeypatch.setenv("PREFECT_PROFILE", "other")
-    assert prefect_settings.api_url() == "http://other/api"
+    assert prefect_private.api_url() == "http://other/api"
     (tmp_path / "pyproject.toml").write_text('[tool.prefect.api]\nurl = "http://pyproject/api"\n')
-    assert prefect_settings.api_url() == "http://pyproject/api"
+    assert prefect_private.api_url() == "http://pyproject/api"
     (tmp_path / "prefect.toml").write_text('[api]\nurl = "http://prefect.toml/api"\n')
-    assert prefect_settings.api_url() == "http://prefect.toml/api"
+    assert prefect_private.api_url() == "http://prefect.toml/api"
     (tmp_path / ".env").write_text("PREFECT_API_URL=http://dotenv/api\n")
-    assert prefect_settings.api_url() == "http://dotenv/api"
+    assert prefect_private.api_url() == "http://dotenv/api"
     monkeypatch.setenv("PREFECT_API_URL", "http://environment/api")
-    assert prefect_settings.api_url() == "http://environment/api"
+    assert prefect_private.api_url() == "http://environment/api"
 
 
 def test_profiles_may_live_elsewhere(tmp_path, monkeypatch):
     (tmp_path / "elsewhere.toml").write_text(PROFILES)
     monkeypatch.setenv("PREFECT_PROFILES_PATH", str(tmp_path / "elsewhere.toml"))
-    assert prefect_settings.api_url() == "http://profile/api"
+    assert prefect_private.api_url() == "http://profile/api"
 
 
 @pytest.mark.parametrize("text", ["not toml", "active = 'gone'", "active = 'x'\n[profiles]\nx = 3"])
 def test_profiles_that_make_no_sense_are_none(tmp_path, text):
     (tmp_path / "home" / "profiles.toml").write_text(text)
-    assert prefect_settings.api_url() is None
+    assert prefect_private.api_url() is None
 
 
 def test_prefect_itself_finds_the_same(tmp_path):
     from prefect.settings import Settings
 
     (tmp_path / "home" / "profiles.toml").write_text(PROFILES)
-    assert str(Settings().api.url) == prefect_settings.api_url()
+    assert str(Settings().api.url) == prefect_private.api_url()
