@@ -1,4 +1,4 @@
-"""The emulator's ear: hears what was said, the same every time, and is not fooled by what is not speech."""
+"""The emulator's recognizer: hears what was said, the same every time, and is not fooled by what is not speech."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiobatch_emulator import pocketsphinx_ear
+from audiobatch_emulator import pocketsphinx_recognizer
 from audiobatch_emulator.decoding import decode
 from audiobatch_emulator.errors import EmulatorError
-from audiobatch_emulator.pocketsphinx_ear import PocketsphinxRecognizer
 from audiobatch_emulator.pocketsphinx_engine import pieces
+from audiobatch_emulator.pocketsphinx_recognizer import PocketsphinxRecognizer
 from audiobatch_emulator.recognition import EngineCrashed, Undecodable, open_recognizer
 from audiobatch_emulator.speech_gate import can_be_speech
 from audiobatch_emulator.tones import tone_speech
@@ -37,14 +37,14 @@ def kind(request):
 
 
 @pytest.fixture
-async def ear():
+async def recognizer():
     opened = PocketsphinxRecognizer(processes=2)
     yield opened
     await opened.aclose()
 
 
 @pytest.fixture
-async def any_ear(kind):
+async def any_recognizer(kind):
     opened = open_recognizer(kind, processes=1)
     yield opened
     await opened.aclose()
@@ -83,24 +83,24 @@ def sample_table() -> dict[str, tuple[float, str]]:
 
 
 async def test_the_sample_recordings_are_speech_of_the_length_that_their_readme_gives():
-    table, ear = sample_table(), open_recognizer("tone")
+    table, recognizer = sample_table(), open_recognizer("tone")
     assert set(table) == {path.relative_to(RECORDINGS).as_posix() for path in RECORDINGS.rglob("*.*")}
     for path, (length_s, _) in table.items():
-        hearing = await ear.hear((RECORDINGS / path).read_bytes())
+        hearing = await recognizer.hear((RECORDINGS / path).read_bytes())
         assert hearing.duration_s == pytest.approx(length_s, abs=0.06), path
         assert 60 < hearing.pitch_hz < 300, path
         assert -35 < hearing.level_dbfs < -20, path
         assert 0.1 < hearing.silence_share < 0.5, path
 
 
-async def test_sample_recordings_are_understood_by_several_processes_at_once(ear):
+async def test_sample_recordings_are_understood_by_several_processes_at_once(recognizer):
     paths = ["question.wav", "order-pizza.wav", "meetings/decision.wav", "meetings/Café order – Zoë.wav"]
-    hearings = await asyncio.gather(*(ear.hear((RECORDINGS / path).read_bytes()) for path in paths))
+    hearings = await asyncio.gather(*(recognizer.hear((RECORDINGS / path).read_bytes()) for path in paths))
     counts = [
         errors(sample_table()[path][1], hearing.text) for path, hearing in zip(paths, hearings, strict=True)
     ]
     assert sum(wrong for wrong, _ in counts) / sum(words for _, words in counts) < 0.25
-    assert len(set(ear.pids)) == 2
+    assert len(set(recognizer.pids)) == 2
 
 
 def test_the_readme_of_the_samples_quotes_what_their_script_has_said():
@@ -112,8 +112,8 @@ def test_the_readme_of_the_samples_quotes_what_their_script_has_said():
         assert said.replace(" / ", " ").strip() == " ".join(part.text for part in recording.parts)
 
 
-async def test_words_come_with_their_times_and_confidence(ear):
-    hearing = await ear.hear(QUESTION)
+async def test_words_come_with_their_times_and_confidence(recognizer):
+    hearing = await recognizer.hear(QUESTION)
     assert errors("What time does the library open on Saturday?", hearing.text)[0] <= 2
     assert hearing.text == " ".join(word.text for word in hearing.words)
     times = [time for word in hearing.words for time in (word.start_s, word.end_s)]
@@ -125,18 +125,18 @@ async def test_words_come_with_their_times_and_confidence(ear):
     assert hearing.confidence == pytest.approx(mean)
 
 
-async def test_what_was_heard_before_changes_nothing(ear, monkeypatch):
-    monkeypatch.setattr(pocketsphinx_ear, "CACHED_HEARINGS", 0)
+async def test_what_was_heard_before_changes_nothing(recognizer, monkeypatch):
+    monkeypatch.setattr(pocketsphinx_recognizer, "CACHED_HEARINGS", 0)
     pizza = (RECORDINGS / "order-pizza.wav").read_bytes()
-    first = await ear.hear(QUESTION)
-    await ear.hear(pizza)
-    assert await ear.hear(QUESTION) == first
-    assert len(ear.pids) == 1
+    first = await recognizer.hear(QUESTION)
+    await recognizer.hear(pizza)
+    assert await recognizer.hear(QUESTION) == first
+    assert len(recognizer.pids) == 1
 
 
-async def test_a_recording_heard_before_is_answered_from_memory(ear):
+async def test_a_recording_heard_before_is_answered_from_memory(recognizer):
     tone = wav(sine(200))
-    assert await ear.hear(tone) is await ear.hear(tone)
+    assert await recognizer.hear(tone) is await recognizer.hear(tone)
 
 
 @pytest.mark.parametrize(
@@ -152,21 +152,21 @@ async def test_a_recording_heard_before_is_answered_from_memory(ear):
     ],
     ids=["digital silence", "a quiet room", "noise", "a tone", "a dialled digit", "humming", "a click"],
 )
-async def test_what_is_not_speech_is_given_no_words(ear, sound):
-    hearing = await ear.hear(wav(sound))
+async def test_what_is_not_speech_is_given_no_words(recognizer, sound):
+    hearing = await recognizer.hear(wav(sound))
     assert (hearing.text, hearing.words, hearing.confidence) == ("", (), 0.0)
 
 
-async def test_measured_facts_are_true(any_ear):
-    hearing = await any_ear.hear(wav(np.concatenate([sine(200, 3.0), np.zeros(16_000)])))
+async def test_measured_facts_are_true(any_recognizer):
+    hearing = await any_recognizer.hear(wav(np.concatenate([sine(200, 3.0), np.zeros(16_000)])))
     assert hearing.duration_s == pytest.approx(4.0)
     assert hearing.silence_share == pytest.approx(0.25, abs=0.02)
     assert hearing.pitch_hz == pytest.approx(200, rel=0.02)
     assert hearing.level_dbfs == pytest.approx(20 * np.log10(0.3 / np.sqrt(2)) + 10 * np.log10(0.75), abs=0.1)
 
 
-async def test_silence_has_a_level_and_no_pitch(any_ear):
-    hearing = await any_ear.hear(wav(np.zeros(16_000)))
+async def test_silence_has_a_level_and_no_pitch(any_recognizer):
+    hearing = await any_recognizer.hear(wav(np.zeros(16_000)))
     assert (hearing.level_dbfs, hearing.silence_share, hearing.pitch_hz) == (-120.0, 1.0, None)
 
 
@@ -242,22 +242,22 @@ def test_a_tag_that_is_not_utf_8_does_no_harm():
         "a rate of zero",
     ],
 )
-async def test_what_is_not_audio_is_undecodable(any_ear, junk):
+async def test_what_is_not_audio_is_undecodable(any_recognizer, junk):
     with pytest.raises(Undecodable):
-        await any_ear.hear(junk)
+        await any_recognizer.hear(junk)
 
 
-async def test_a_recogniser_killed_in_mid_request_is_one_failed_request(ear):
+async def test_a_recogniser_killed_in_mid_request_is_one_failed_request(recognizer):
     long = np.tile(noise(1.0), 60) * np.repeat([1.0, 0.01], 480_000)
-    await ear.hear(wav(sine(200)))
-    victim = ear.pids[0]
-    doomed = asyncio.create_task(ear.hear(QUESTION + bytes(2)))
+    await recognizer.hear(wav(sine(200)))
+    victim = recognizer.pids[0]
+    doomed = asyncio.create_task(recognizer.hear(QUESTION + bytes(2)))
     await asyncio.sleep(0.1)
     os.kill(victim, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
     with pytest.raises(EngineCrashed):
         await doomed
-    assert (await ear.hear(wav(long))).duration_s == pytest.approx(60)
-    assert victim not in ear.pids
+    assert (await recognizer.hear(wav(long))).duration_s == pytest.approx(60)
+    assert victim not in recognizer.pids
 
 
 async def test_a_long_recording_is_cut_at_its_pauses():
@@ -298,7 +298,7 @@ def test_speech_can_be_speech_until_it_is_too_quiet_to_hear():
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(pocketsphinx_ear.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(pocketsphinx_recognizer.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(EmulatorError, match=r"pip install 'audiobatch\[local\]'.*--speech tone"):
         open_recognizer("real")
 

@@ -90,7 +90,7 @@ def checked_timezone(name: str | None) -> str:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         known = zoneinfo.available_timezones()
-        by_ending = {one.rpartition("/")[2].lower(): one for one in sorted(known)}
+        by_ending = {zone.rpartition("/")[2].lower(): zone for zone in sorted(known)}
         asked = name.replace(" ", "_")
         near = by_ending.get(asked.lower()) or next(iter(difflib.get_close_matches(asked, known, n=1)), None)
         hint = f"; did you mean {near}?" if near else "; names are like Europe/Berlin or UTC"
@@ -107,4 +107,4 @@ def local_timezone(etc: Path = Path("/etc")) -> str:
     if (etc / "timezone").is_file():
         guesses.append((etc / "timezone").read_text(encoding="utf-8", errors="replace").strip())
     known = zoneinfo.available_timezones()
-    return next((one for one in guesses if one in known), "UTC")
+    return next((guess for guess in guesses if guess in known), "UTC")

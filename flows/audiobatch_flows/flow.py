@@ -132,7 +132,7 @@ def flow_for(spec: JobSpec) -> Any:
             path.is_dir() and any(looks_like_audio(name) for _, _, names in os.walk(path) for name in names)
         )
 
-    return flow_named("process-folder" if any(has_sound(one) for one in spec.inputs) else "speak-prompts")
+    return flow_named("process-folder" if any(has_sound(given) for given in spec.inputs) else "speak-prompts")
 
 
 def flow_named(name: str) -> Any:

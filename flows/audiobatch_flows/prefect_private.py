@@ -4,9 +4,9 @@
     order in which settings are found       settings/sources.py         who is asked for the user's own server must
                                                                         not import Prefect: that takes a second, and
                                                                         reads the settings, which a run then changes
-    PREFECT__SERVER_EPHEMERAL, …_FINAL      server/api/server.py        no scheduler in the server of one run; memory
-                                                                        that only a second server would need is freed
-    PREFECT__FLOW_RUN_ID                    engine.py                   tells a process that ends with one flow run
+    PREFECT__SERVER_EPHEMERAL, …_FINAL      server/api/server.py        no scheduler in the server of one run; frees
+                                                                        what only a second server would need
+    PREFECT__FLOW_RUN_ID                    engine.py                   for a process that ends with one flow run
     alembic_version in its database         server/database/            its own check for migrations takes half a
                                                                         second to seconds at every start
     _scheduled_run_poller._resolve_starter  runner/runner.py            a flow run is checked before a process with

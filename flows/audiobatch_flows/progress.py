@@ -162,8 +162,8 @@ def warn(message: str) -> None:
 
 def say_why(reasons: Sequence[Reason]) -> None:
     """Why rows have no result, the most usual reasons, on standard error."""
-    for one in reasons[:MOST_REASONS]:
-        warn(str(one))
+    for reason in reasons[:MOST_REASONS]:
+        warn(str(reason))
     if len(reasons) > MOST_REASONS:
         warn("other reasons are in the manifest's column error_message")
 

@@ -52,7 +52,7 @@ def from_anywhere(spec: JobSpec) -> JobSpec:
         raise ConfigError("several inputs need --output: the folder that results go to")
     return spec.model_copy(
         update={
-            "inputs": tuple(_absolute(one) for one in spec.inputs),
+            "inputs": tuple(_absolute(given) for given in spec.inputs),
             "output": _absolute(str(output)),
             "prices": _absolute(spec.prices) if spec.prices else None,
             "ledger": _absolute(spec.ledger) if spec.ledger else None,
@@ -83,9 +83,9 @@ def destinations(job: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = {name: job.get(name) for name in ("provider", "endpoint", "auth", "ledger")}
     found["deployments"] = [
-        {name: one.get(name) for name in ("provider", "endpoint")}
-        for one in job.get("deployments") or ()
-        if isinstance(one, Mapping)
+        {name: deployment.get(name) for name in ("provider", "endpoint")}
+        for deployment in job.get("deployments") or ()
+        if isinstance(deployment, Mapping)
     ]
     return found
 
@@ -117,7 +117,7 @@ def refusal(accepted: Mapping[str, Any], now: Scheduled, parameters: Mapping[str
 
 def missing_inputs(spec: JobSpec) -> list[str]:
     """Inputs that are not there (yet)."""
-    return [one for one in spec.inputs if "://" not in one and not Path(one).exists()]
+    return [given for given in spec.inputs if "://" not in given and not Path(given).exists()]
 
 
 def _absolute(path: str) -> str:

@@ -95,7 +95,7 @@ async def register(spec: JobSpec, *, name: str, cron: str, timezone: str) -> tup
 
     from audiobatch_flows.flow import flow_for, flow_named
 
-    before = next((one for one in await registered() if one.name == name), None)
+    before = next((scheduled for scheduled in await registered() if scheduled.name == name), None)
     if before is not None and before.output != spec.output:
         raise ConfigError(
             f"there is a schedule {name!r} already, for {before.output}; give this one another --name, or "
@@ -125,13 +125,13 @@ async def registered(*, planned: bool = False) -> list[Scheduled]:
     async with get_client() as client:
         flows: dict[UUID, str] = {}
         while page := await client.read_deployments(deployment_filter=wanted, limit=PAGE, offset=len(found)):
-            for one in page:
-                if one.flow_id not in flows:
-                    flows[one.flow_id] = (await client.read_flow(one.flow_id)).name
-            found += [_scheduled(one, flows[one.flow_id]) for one in page]
+            for deployment in page:
+                if deployment.flow_id not in flows:
+                    flows[deployment.flow_id] = (await client.read_flow(deployment.flow_id)).name
+            found += [_scheduled(deployment, flows[deployment.flow_id]) for deployment in page]
         if planned:
-            found = list(await asyncio.gather(*(_with_runs(client, one) for one in found)))
-    return sorted(found, key=lambda one: one.name)
+            found = list(await asyncio.gather(*(_with_runs(client, scheduled) for scheduled in found)))
+    return sorted(found, key=lambda scheduled: scheduled.name)
 
 
 def entrypoint_of(flow: str) -> str:
@@ -180,32 +180,35 @@ async def named(name: str) -> Scheduled:
         ConfigError: there is none; with the names that there are.
     """
     known = await registered(planned=True)
-    for one in known:
-        if one.name == name:
-            return one
-    names = ", ".join(one.name for one in known) or "none"
+    for scheduled in known:
+        if scheduled.name == name:
+            return scheduled
+    names = ", ".join(scheduled.name for scheduled in known) or "none"
     raise ConfigError(f"there is no schedule {name!r}; there are: {names}")
 
 
-async def pause(one: Scheduled) -> None:
+async def pause(scheduled: Scheduled) -> None:
     """Let it fire no more until it is resumed; a run at work goes on."""
     async with get_client() as client:
-        await client.pause_deployment(one.id)
+        await client.pause_deployment(scheduled.id)
 
 
-async def resume(one: Scheduled) -> None:
+async def resume(scheduled: Scheduled) -> None:
     async with get_client() as client:
-        await client.resume_deployment(one.id)
+        await client.resume_deployment(scheduled.id)
 
 
-async def remove(one: Scheduled) -> None:
+async def remove(scheduled: Scheduled) -> None:
     """Forget the schedule. Its runs stay in Prefect, its results where they are."""
     async with get_client() as client:
-        await client.delete_deployment(one.id)
+        await client.delete_deployment(scheduled.id)
 
 
 def _scheduled(found: DeploymentResponse, flow: str) -> Scheduled:
-    cron = next((one.schedule for one in found.schedules if isinstance(one.schedule, CronSchedule)), None)
+    cron = next(
+        (schedule.schedule for schedule in found.schedules if isinstance(schedule.schedule, CronSchedule)),
+        None,
+    )
     job = found.parameters.get("job")
     return Scheduled(
         id=found.id,
@@ -213,7 +216,7 @@ def _scheduled(found: DeploymentResponse, flow: str) -> Scheduled:
         flow=flow,
         cron=cron.cron if cron else "",
         timezone=(cron.timezone or "UTC") if cron else "",
-        paused=found.paused or not any(one.active for one in found.schedules),
+        paused=found.paused or not any(schedule.active for schedule in found.schedules),
         work_pool=found.work_pool_name,
         job=job if isinstance(job, dict) else {},
         entrypoint=found.entrypoint or "",
@@ -221,10 +224,10 @@ def _scheduled(found: DeploymentResponse, flow: str) -> Scheduled:
     )
 
 
-async def _with_runs(client: PrefectClient, one: Scheduled) -> Scheduled:
+async def _with_runs(client: PrefectClient, scheduled: Scheduled) -> Scheduled:
     from dataclasses import replace
 
-    of_it = DeploymentFilter(id=DeploymentFilterId(any_=[one.id]))
+    of_it = DeploymentFilter(id=DeploymentFilterId(any_=[scheduled.id]))
     planned = await client.read_flow_runs(
         deployment_filter=of_it,
         flow_run_filter=FlowRunFilter(
@@ -243,8 +246,8 @@ async def _with_runs(client: PrefectClient, one: Scheduled) -> Scheduled:
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=1,
     )
-    next_at = planned[0].next_scheduled_start_time if planned and not one.paused else None
+    next_at = planned[0].next_scheduled_start_time if planned and not scheduled.paused else None
     last = ""
     if begun and (state := begun[0].state) is not None:
         last = f"{state.name} {state.timestamp.astimezone():%Y-%m-%d %H:%M}"
-    return replace(one, next_at=next_at, last=last)
+    return replace(scheduled, next_at=next_at, last=last)

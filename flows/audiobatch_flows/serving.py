@@ -63,9 +63,9 @@ class _Guard:
     said: Callable[[str], None]
     accepted: dict[UUID, dict[str, Any]] = field(default_factory=dict)
 
-    def take_up(self, one: Scheduled) -> None:
+    def take_up(self, scheduled: Scheduled) -> None:
         """Accept where a job's calls go; a later change of that is not accepted."""
-        self.accepted.setdefault(one.id, registered_job.destinations(one.job))
+        self.accepted.setdefault(scheduled.id, registered_job.destinations(scheduled.job))
 
     async def entrypoint_of(self, run: FlowRun) -> str:
         """The flow to start, of ours, whatever the deployment says by now.
@@ -166,15 +166,19 @@ async def _keep_up(
     """Let the runner know of every job that is registered, from now on and later."""
     while True:
         try:
-            now = {one.id: one for one in await schedules.registered() if one.work_pool is None}
+            now = {
+                scheduled.id: scheduled
+                for scheduled in await schedules.registered()
+                if scheduled.work_pool is None
+            }
         except Exception:
             log.warning("the registered jobs could not be read", exc_info=True)
             await asyncio.sleep(LOOK_EVERY_S)
             continue
-        for one in now.values():
-            if one.id not in served:
-                guard.take_up(one)
-                await runner.aadd_deployment(_Known(one.id, one.name))  # type: ignore[arg-type]
+        for scheduled in now.values():
+            if scheduled.id not in served:
+                guard.take_up(scheduled)
+                await runner.aadd_deployment(_Known(scheduled.id, scheduled.name))  # type: ignore[arg-type]
         for text in changes(served, now):
             said(text)
         served.clear()
@@ -185,19 +189,19 @@ async def _keep_up(
 def changes(before: dict[UUID, Scheduled], now: dict[UUID, Scheduled]) -> list[str]:
     """What became of the registered jobs since the last look, a line each."""
     lines = []
-    for key, one in now.items():
-        text = f"{one.cron or 'no cron'} ({one.timezone or 'UTC'}) → {one.output}"
-        if one.paused:
+    for key, scheduled in now.items():
+        text = f"{scheduled.cron or 'no cron'} ({scheduled.timezone or 'UTC'}) → {scheduled.output}"
+        if scheduled.paused:
             text += ", paused"
         earlier = before.get(key)
         if earlier is None:
-            lines.append(f"Serving {one.name}: {text}")
+            lines.append(f"Serving {scheduled.name}: {text}")
         elif (earlier.cron, earlier.timezone, earlier.paused, earlier.job) != (
-            one.cron,
-            one.timezone,
-            one.paused,
-            one.job,
+            scheduled.cron,
+            scheduled.timezone,
+            scheduled.paused,
+            scheduled.job,
         ):
-            lines.append(f"Changed {one.name}: {text}")
-    lines += [f"Removed {one.name}" for key, one in before.items() if key not in now]
+            lines.append(f"Changed {scheduled.name}: {text}")
+    lines += [f"Removed {scheduled.name}" for key, scheduled in before.items() if key not in now]
     return lines

@@ -98,10 +98,10 @@ async def _close_others(folder: str, flow_run_id: UUID, run_id: str) -> None:
             id=FlowRunFilterId(not_any_=[flow_run_id]),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_AT_WORK)),
         )
-        for one in await client.read_flow_runs(flow_run_filter=at_work, limit=PAGE):
-            if one.labels.get(LABEL) == folder:
-                log.warning("flow run %s was left running by a process that is dead; closed", one.name)
-                await _close(client, one.id, MESSAGE.format(run_id=run_id))
+        for run in await client.read_flow_runs(flow_run_filter=at_work, limit=PAGE):
+            if run.labels.get(LABEL) == folder:
+                log.warning("flow run %s was left running by a process that is dead; closed", run.name)
+                await _close(client, run.id, MESSAGE.format(run_id=run_id))
 
 
 async def _close(client: PrefectClient, dead: UUID, message: str) -> None:

@@ -96,7 +96,7 @@ async def _hear(service: Service, request: ChatRequest) -> tuple[tuple[Heard, ..
                 raise audio_not_found(message.audio_id, index)
             recalled[index] = spoken
     try:
-        hearings = iter(await asyncio.gather(*map(service.ear.hear, recordings)))
+        hearings = iter(await asyncio.gather(*map(service.recognizer.hear, recordings)))
     except Undecodable:
         raise undecodable_audio() from None
     turns, audio_s, tokens = [], 0.0, 0

@@ -1,4 +1,4 @@
-"""Audio in any container, decoded to mono float blocks at 16 kHz: what the ear listens to.
+"""Audio in any container, decoded to mono float blocks at 16 kHz: what the recognizer listens to.
 
 The container is recognised by its first bytes and given to FFmpeg by name. FFmpeg is never left to guess:
 among its guesses are playlists, which open other files, and subtitle formats, which plain text passes for.
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
-EAR_RATE_HZ = 16_000
-BLOCK_SAMPLES = EAR_RATE_HZ  # a second
+RECOGNIZER_RATE_HZ = 16_000
+BLOCK_SAMPLES = RECOGNIZER_RATE_HZ  # a second
 
 # PyAV 18 raises for a tag that is not UTF-8 unless this says otherwise; PyAV 19 has no such argument, and does not.
 _TOLERANT: dict[str, Any] = (
@@ -88,7 +88,7 @@ def _resampled(audio: bytes, container: str) -> Iterator[NDArray[np.float32]]:
     for rate_hz_now, samples in _frames(audio, container):
         if resampler is None:
             rate_hz = rate_hz_now
-            resampler = soxr.ResampleStream(rate_hz, EAR_RATE_HZ, 1, dtype="float32")
+            resampler = soxr.ResampleStream(rate_hz, RECOGNIZER_RATE_HZ, 1, dtype="float32")
         if rate_hz_now != rate_hz:
             break  # a stream that changes its rate half-way is a broken one
         yield resampler.resample_chunk(samples)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from audiobatch_emulator.decoding import EAR_RATE_HZ
+from audiobatch_emulator.decoding import RECOGNIZER_RATE_HZ
 
-FRAME_SAMPLES = EAR_RATE_HZ // 50  # 20 ms
+FRAME_SAMPLES = RECOGNIZER_RATE_HZ // 50  # 20 ms
 FLOOR_DBFS = -120.0  # said of digital silence, whose level is minus infinity
 SILENT_DBFS = -55.0  # a frame under this is silent, however quiet the rest is
 SILENT_BELOW_LOUD_DB = 35.0  # and so is one this far under the loud ones
@@ -60,7 +60,7 @@ class Measurer:
         silent = levels < max(SILENT_DBFS, loud_dbfs - SILENT_BELOW_LOUD_DB)
         pitches = np.concatenate(self._pitches) if self._pitches else np.zeros(0)
         return Measurements(
-            duration_s=self._samples / EAR_RATE_HZ,
+            duration_s=self._samples / RECOGNIZER_RATE_HZ,
             level_dbfs=float(_dbfs(np.array([self._energy / max(1, self._samples)]))[0]),
             loud_dbfs=loud_dbfs,
             silence_share=float(np.mean(silent)),
@@ -75,7 +75,7 @@ class Measurer:
         audible = np.mean(windows**2, axis=1) > 10 ** (SILENT_DBFS / 10)
         windows = (windows[audible] - windows[audible].mean(axis=1, keepdims=True)) * self._window
         # Divided by the window's own, so that a longer period is not worth less (Boersma 1993).
-        shortest, longest = EAR_RATE_HZ // HIGHEST_PITCH_HZ, EAR_RATE_HZ // LOWEST_PITCH_HZ
+        shortest, longest = RECOGNIZER_RATE_HZ // HIGHEST_PITCH_HZ, RECOGNIZER_RATE_HZ // LOWEST_PITCH_HZ
         lags = _autocorrelation(windows)[:, : longest + 2] / self._window_correlation[: longest + 2]
         pitches: list[float] = []
         for row in lags:
@@ -85,7 +85,7 @@ class Measurer:
             # The first peak that is nearly the best: a later one is a multiple of the period.
             for lag in range(shortest, longest + 1):
                 if row[lag] >= 0.9 * best and row[lag] >= row[lag - 1] and row[lag] >= row[lag + 1]:
-                    pitches.append(EAR_RATE_HZ / lag)
+                    pitches.append(RECOGNIZER_RATE_HZ / lag)
                     break
         return np.array(pitches, dtype=np.float64)
 

@@ -30,7 +30,7 @@ def allowed_hosts(host: str, names: Iterable[str] = ()) -> frozenset[str]:
         host: the address that it listens on.
         names: others, as a proxy or a name server knows it; a port behind a name is ignored.
     """
-    return LOOPBACK_NAMES | {_bare(one) for one in (host, *names)}
+    return LOOPBACK_NAMES | {_bare(name) for name in (host, *names)}
 
 
 def is_loopback(host: str) -> bool:
@@ -63,7 +63,7 @@ def refusal(
     if len(host) != 1 or _name_of(host[0]) not in hosts:
         return "the Host header does not name this server; --allow-host NAME lets a name in"
     own = host[0].lower()
-    if any(one.lower() not in {f"http://{own}", f"https://{own}"} for one in origin):
+    if any(address.lower() not in {f"http://{own}", f"https://{own}"} for address in origin):
         return "pages of other origins are refused"
     if fetch_site.lower() not in _OWN_SITES and not is_link:
         return "requests of other sites' pages are refused"

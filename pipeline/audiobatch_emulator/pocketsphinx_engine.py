@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pocketsphinx import Decoder, Endpointer, Vad
 
-from audiobatch_emulator.decoding import EAR_RATE_HZ, Undecodable, decode
+from audiobatch_emulator.decoding import RECOGNIZER_RATE_HZ, Undecodable, decode
 from audiobatch_emulator.engine_child import Alive, Answer, serve
 from audiobatch_emulator.measuring import Measurer
 from audiobatch_emulator.speech_gate import can_be_speech
@@ -76,7 +76,7 @@ class Engine:
         decoder.start_utt()
         decoder.process_raw(_conditioned(piece), full_utt=True)
         decoder.end_utt()
-        end_s = start_s + len(piece) / EAR_RATE_HZ
+        end_s = start_s + len(piece) / RECOGNIZER_RATE_HZ
         for segment in decoder.seg() or ():
             if not _NO_WORD.match(segment.word):
                 yield (
@@ -110,9 +110,9 @@ def pieces(blocks: Iterator[Samples]) -> Iterator[tuple[float, Samples]]:
     loud_rms = max(float(np.sqrt(np.mean(block**2))) for block in opening)
     gain = min(LARGEST_GAIN, TARGET_RMS / max(loud_rms, 1e-9))
     # A shorter window and a stricter judge than the defaults, which pass over the pauses between sentences.
-    endpointer = Endpointer(window=PAUSE_S, vad_mode=Vad.MEDIUM_STRICT, sample_rate=EAR_RATE_HZ)
+    endpointer = Endpointer(window=PAUSE_S, vad_mode=Vad.MEDIUM_STRICT, sample_rate=RECOGNIZER_RATE_HZ)
     speech: list[bytes] = []
-    longest_bytes = 2 * LONGEST_PIECE_S * EAR_RATE_HZ
+    longest_bytes = 2 * LONGEST_PIECE_S * RECOGNIZER_RATE_HZ
     start_s, was_in_speech = 0.0, False
 
     def piece() -> tuple[float, Samples]:
@@ -134,7 +134,7 @@ def pieces(blocks: Iterator[Samples]) -> Iterator[tuple[float, Samples]]:
         elif sum(map(len, speech)) >= longest_bytes:
             cut = piece()
             yield cut
-            start_s += len(cut[1]) / EAR_RATE_HZ
+            start_s += len(cut[1]) / RECOGNIZER_RATE_HZ
     if speech:
         yield piece()
 
@@ -153,7 +153,7 @@ def _frames(blocks: Iterable[Samples], gain: float, frame_bytes: int) -> Iterato
 def _conditioned(piece: Samples) -> bytes:
     """At the level the recogniser likes, with a margin and a noise floor; s16le."""
     rms = float(np.sqrt(np.mean(piece**2)))
-    margin = np.zeros(round(PAD_S * EAR_RATE_HZ), np.float32)
+    margin = np.zeros(round(PAD_S * RECOGNIZER_RATE_HZ), np.float32)
     levelled = np.concatenate([margin, piece * np.float32(min(LARGEST_GAIN, TARGET_RMS / rms)), margin])
     noise = np.random.default_rng(1).normal(0.0, NOISE_RMS, len(levelled))
     return _s16le(levelled + noise.astype(np.float32))

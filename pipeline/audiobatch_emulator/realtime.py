@@ -80,7 +80,9 @@ class Realtime:
             life_s=self._service.config.session_life_s,
         )
         responder = Responder(self._service, call.surface, deployment, line)
-        connection = Connection(line=line, session=session, ear=self._service.ear, respond=responder.respond)
+        connection = Connection(
+            line=line, session=session, recognizer=self._service.recognizer, respond=responder.respond
+        )
         responder.connection = connection
         try:
             async with asyncio.timeout(self._service.config.session_life_s):

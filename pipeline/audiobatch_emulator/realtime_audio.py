@@ -96,7 +96,7 @@ def from_pcm(pcm: bytes, audio_format: SocketFormat) -> bytes:
 
 
 def as_wav(samples: NDArray[np.int16], rate_hz: int) -> bytes:
-    """A WAV file, for the ear."""
+    """A WAV file, for the recognizer."""
     out = io.BytesIO()
     with wave.open(out, "wb") as file:
         file.setnchannels(1)

@@ -30,13 +30,13 @@ Respond = Callable[[Asked, list[Item]], Coroutine[Any, Any, None]]
 class Connection:
     """One session and its conversation. `speaking` is the response under way."""
 
-    def __init__(self, *, line: Line, session: Session, ear: Recognizer, respond: Respond) -> None:
+    def __init__(self, *, line: Line, session: Session, recognizer: Recognizer, respond: Respond) -> None:
         self.session = session
         self.conversation = Conversation()
         self.speaking: Speaking | None = None
         self.cached_tokens = 0
         self._line = line
-        self._ear = ear
+        self._recognizer = recognizer
         self._respond = respond
         self._tasks: set[asyncio.Task[Any]] = set()
         self._responding: asyncio.Task[None] | None = None
@@ -184,10 +184,10 @@ class Connection:
         if not isinstance(given, list):
             raise invalid_value(given, ("an array of items",), "response.input")
         return [
-            self.conversation.find(one.get("id"), "response.input")
-            if isinstance(one, dict) and one.get("type") == "item_reference"
-            else read_item(one, self.session.input_format, self._hear, f"response.input[{index}]")
-            for index, one in enumerate(given)
+            self.conversation.find(element.get("id"), "response.input")
+            if isinstance(element, dict) and element.get("type") == "item_reference"
+            else read_item(element, self.session.input_format, self._hear, f"response.input[{index}]")
+            for index, element in enumerate(given)
         ]
 
     async def _cancel_response(self, message: dict[str, Any]) -> None:
@@ -206,9 +206,9 @@ class Connection:
         self._responding = self._beside(self._respond(asked, list(items)))
 
     def _hear(self, wav: bytes) -> asyncio.Task[Hearing]:
-        hearing = self._beside(self._ear.hear(wav))
+        hearing = self._beside(self._recognizer.hear(wav))
         hearing.add_done_callback(
-            lambda one: one.cancelled() or one.exception()
+            lambda task: task.cancelled() or task.exception()
         )  # awaited by whoever needs it
         return hearing
 

@@ -151,7 +151,7 @@ class Conversation:
         Raises:
             Refusal: there is such an item already, or none to put it after.
         """
-        if any(one.id == item.id for one in self.items):
+        if any(known.id == item.id for known in self.items):
             raise invalid(
                 f"Error adding item: the conversation already has an item with id '{item.id}'.",
                 "item.id",
@@ -181,7 +181,7 @@ async def as_heard(items: list[Item], instructions: str) -> tuple[Heard, ...]:
     """The conversation as the answers read it; messages of one speaker in a row are one turn.
 
     Raises:
-        EngineCrashed: the ear failed on a recording.
+        EngineCrashed: the recognizer failed on a recording.
     """
     turns = [Heard(role="system", text=instructions)]
     for item in items:

@@ -36,8 +36,8 @@ class SocketLine:
         transport = self._request.transport
         below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
         while transport is not None and not transport.is_closing() and not self._socket.closed:
-            buffers = [one for one in (transport, below) if isinstance(one, asyncio.WriteTransport)]
-            if not any(one.get_write_buffer_size() for one in buffers):
+            buffers = [buffer for buffer in (transport, below) if isinstance(buffer, asyncio.WriteTransport)]
+            if not any(buffer.get_write_buffer_size() for buffer in buffers):
                 return True
             await asyncio.sleep(POLL_S)
         return False

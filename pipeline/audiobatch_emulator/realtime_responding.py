@@ -71,7 +71,7 @@ class Responder:
         texts = "\n".join(
             [
                 asked.instructions,
-                *(part.text or "" for one in items for part in one.parts),
+                *(part.text or "" for item in items for part in item.parts),
             ]
         )
         into = input_counts(items, asked.instructions)

@@ -161,7 +161,7 @@ async def say(service: Service, call: Call, asked: Asked, items: list[Item]) -> 
         EngineCrashed: an engine failed on it.
     """
     counts = input_counts(items, asked.instructions)
-    asked_for = "\n".join([asked.instructions, *(part.text or "" for one in items for part in one.parts)])
+    asked_for = "\n".join([asked.instructions, *(part.text or "" for item in items for part in item.parts)])
     nothing = Said(words="", pcm=b"", counts=counts, spoken=asked.spoken)
     if service.config.block_prompt_word in asked_for:
         return dataclasses.replace(nothing, status="failed", reason="content_filter")

@@ -1,4 +1,4 @@
-"""The emulator's ear: a recording in, what was heard and what was measured out.
+"""The emulator's recognizer: a recording in, what was heard and what was measured out.
 
 `real` recognises English speech with PocketSphinx, in processes of its own: a stand-in for the model's
 hearing, by far not as good. `tone` measures only, without any engine.
@@ -35,14 +35,14 @@ class Recognizer(Protocol):
 
 
 def open_recognizer(kind: Literal["real", "tone"], *, processes: int = 2) -> Recognizer:
-    """An ear; each of its processes starts when it is first needed.
+    """Open a recognizer; each of its processes starts when it is first needed.
 
     Raises:
         EmulatorError: `real`, and the extra `local` is not installed.
     """
     if kind == "tone":
         return MeasuringRecognizer()
-    from audiobatch_emulator.pocketsphinx_ear import PocketsphinxRecognizer
+    from audiobatch_emulator.pocketsphinx_recognizer import PocketsphinxRecognizer
 
     return PocketsphinxRecognizer(processes=processes)
 

@@ -46,7 +46,7 @@ class Call:
 class Service:
     """All state of one emulator. Nothing here knows a socket or an HTTP request."""
 
-    def __init__(self, config: EmulatorConfig, *, speech: Speech, ear: Recognizer) -> None:
+    def __init__(self, config: EmulatorConfig, *, speech: Speech, recognizer: Recognizer) -> None:
         self.config = config
         rules = RULES.validate_json(config.faults.read_bytes()) if config.faults is not None else []
         self.journal = Journal(config.journal)
@@ -58,17 +58,17 @@ class Service:
         self.memory = AudioMemory(life_s=config.audio_id_life_s)
         self.voicing = Voicing(speech, reply_audio_s=config.reply_audio_s)
         self.speech = speech
-        self.ear = ear
+        self.recognizer = recognizer
         self.started_at = time.monotonic()
 
     @classmethod
     def open(cls, config: EmulatorConfig) -> "Service":
-        """With the voice and the ear that the settings ask for."""
-        return cls(config, speech=open_speech(config.speech), ear=open_recognizer(config.speech))
+        """With the voice and the recognizer that the settings ask for."""
+        return cls(config, speech=open_speech(config.speech), recognizer=open_recognizer(config.speech))
 
     async def aclose(self) -> None:
         """Ends the engines and closes the journal."""
-        await asyncio.gather(self.speech.aclose(), self.ear.aclose(), return_exceptions=True)
+        await asyncio.gather(self.speech.aclose(), self.recognizer.aclose(), return_exceptions=True)
         self.journal.close_file()
 
     def reset(self) -> None:

@@ -83,7 +83,7 @@ class Transcriptions:
         if call.fault.do.reset == "before":
             return refused(call, engine_failed())  # never sent: the connection ends before the model runs
         try:
-            hearing = await service.ear.hear(asked.audio)
+            hearing = await service.recognizer.hear(asked.audio)
         except Undecodable:
             raise wrong_file() from None
         if model not in WHISPER_MODELS and hearing.duration_s > LONGEST_S:

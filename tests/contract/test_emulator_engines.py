@@ -25,7 +25,7 @@ class BrittleSpeech(ToneSpeech):
         return await super().say(text, voice)
 
 
-class BrittleEar(MeasuringRecognizer):
+class BrittleRecognizer(MeasuringRecognizer):
     """Dies of long recordings."""
 
     async def hear(self, audio: bytes):
@@ -36,7 +36,7 @@ class BrittleEar(MeasuringRecognizer):
 
 @pytest.fixture
 async def service() -> AsyncIterator[Service]:
-    made = Service(EmulatorConfig(speech="tone"), speech=BrittleSpeech(), ear=BrittleEar())
+    made = Service(EmulatorConfig(speech="tone"), speech=BrittleSpeech(), recognizer=BrittleRecognizer())
     yield made
     await made.aclose()
 
@@ -66,7 +66,7 @@ async def test_a_voice_that_dies_fails_one_request(
     assert (good["status"], good["billed"], good["delivered"]) == (200, True, True)
 
 
-async def test_an_ear_that_dies_fails_one_request(service: Service, client: sdk.AsyncOpenAI) -> None:
+async def test_a_recognizer_that_dies_fails_one_request(service: Service, client: sdk.AsyncOpenAI) -> None:
     for duration_s, status in ((5.0, 500), (0.5, 200)):
         messages = heard(recording(tone_wav(duration_s)))
         if status == 500:

@@ -1,4 +1,4 @@
-"""With the real voice and the real ear: what is spoken is speech, and what is heard are its words."""
+"""With the real voice and the real recognizer: what is spoken is speech, and what is heard are its words."""
 
 import base64
 from collections.abc import Iterator

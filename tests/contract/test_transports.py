@@ -226,7 +226,7 @@ async def test_a_stream_needs_its_finish_reason_not_its_done(
 
 
 async def test_what_recordings_say_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the emulator's real voice and ear: what one item speaks, the other hears."""
+    """With the emulator's real voice and recognizer: what one item speaks, the other hears."""
     from audiobatch.transports.chat import ChatTransport
 
     monkeypatch.setattr(ChatTransport, "send", None)  # nothing of this goes over chat
@@ -246,7 +246,7 @@ async def test_what_recordings_say_is_written_down(tmp_path: Path, monkeypatch: 
             vad="server_vad",
         )
         (row,) = await rows_of(heard)
-    # The emulator's ear is a stand-in: it understands about three words of four.
+    # The emulator's recognizer is a stand-in: it understands about three words of four.
     assert {"please", "open"} <= set(row["input_transcript"].split())
     assert row["transport"] == "realtime"
 

@@ -49,12 +49,12 @@ class DaskBackend:
 
     async def look(self) -> list[WorkerStatus]:
         at_work = {key for keys in (await self._client.processing()).values() for key in keys}
-        return [await _hand(one, is_at_work=one.key in at_work) for one in self._tasks]
+        return [await _hand(task, is_at_work=task.key in at_work) for task in self._tasks]
 
     async def dismiss(self, *, by_force: bool) -> None:
         at_work = {key for keys in (await self._client.processing()).values() for key in keys}
         gone = [
-            one for one in self._tasks if by_force or (one.status == "pending" and one.key not in at_work)
+            task for task in self._tasks if by_force or (task.status == "pending" and task.key not in at_work)
         ]
         await self._client.cancel(gone)
 

@@ -47,7 +47,7 @@ class WorkPoolBackend:
             try:
                 await client.read_work_pool(self.pool)
             except ObjectNotFound:
-                names = ", ".join(one.name for one in await client.read_work_pools()) or "none"
+                names = ", ".join(pool.name for pool in await client.read_work_pools()) or "none"
                 raise ConfigError(
                     f"there is no work pool {self.pool!r}; there are: {names}. To make one whose workers start "
                     f"processes: prefect work-pool create {self.pool!r} --type process"
@@ -72,15 +72,15 @@ class WorkPoolBackend:
                 ) from refused
 
     async def look(self) -> list[WorkerStatus]:
-        return [_hand(one) for one in await self._now()]
+        return [_hand(run) for run in await self._now()]
 
     async def dismiss(self, *, by_force: bool) -> None:
         phases = {Phase.WAITING, Phase.WORKING} if by_force else {Phase.WAITING}
         async with get_client() as client:
-            for one in await self._now():
-                if _hand(one).phase in phases:
+            for run in await self._now():
+                if _hand(run).phase in phases:
                     with contextlib.suppress(PrefectHTTPStatusError, ObjectNotFound):
-                        await client.set_flow_run_state(one.id, Cancelling())
+                        await client.set_flow_run_state(run.id, Cancelling())
 
     async def close(self) -> None:
         """Nothing is held open."""

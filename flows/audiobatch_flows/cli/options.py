@@ -73,7 +73,7 @@ class JobCommand(click.Command):
         """Where a value may be left out, one that is given follows after `=`; the next word is another."""
         end = args.index("--") if "--" in args else len(args)
         bare = {flag: f"{flag}={value}" for name, (value, _) in _BARE.items() for flag in flags_of(name)}
-        return super().parse_args(ctx, [bare.get(one, one) for one in args[:end]] + args[end:])
+        return super().parse_args(ctx, [bare.get(argument, argument) for argument in args[:end]] + args[end:])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         of_field = {field: section for section, fields in SECTIONS.items() for field in fields}
@@ -164,7 +164,7 @@ def _help(name: str) -> str:
 
 def _kind(name: str, annotation: Any, metadata: list[Any]) -> dict[str, Any]:
     """The words of click for a field's type."""
-    options = [one for one in typing.get_args(annotation) if one is not types.NoneType]
+    options = [option for option in typing.get_args(annotation) if option is not types.NoneType]
     if annotation is bool:
         return {"is_flag": True, "flag_value": True, "type": bool}
     if typing.get_origin(annotation) is Literal:

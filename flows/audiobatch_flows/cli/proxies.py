@@ -22,8 +22,8 @@ def spare_this_machine() -> None:
         return
     # Of the two spellings the small one wins, where clients look at both.
     spared = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
-    spared = [one.strip() for one in spared if one.strip()]
+    spared = [host.strip() for host in spared if host.strip()]
     if "*" in spared:
         return
-    both = ",".join([*spared, *(one for one in _HERE if one not in spared)])
+    both = ",".join([*spared, *(host for host in _HERE if host not in spared)])
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = both

@@ -82,7 +82,7 @@ def _toml(value: Any) -> str:
         case None:
             return '""'
         case tuple() | list():
-            return "[" + ", ".join(_toml(one) for one in value) + "]"
+            return "[" + ", ".join(_toml(element) for element in value) + "]"
         case int() | float():
             return repr(value)
         case _:

@@ -84,13 +84,17 @@ def lines(found: Forecast) -> Iterator[str]:
     yield f"  time   {duration(found.time_s) if found.time_s is not None else time}"
     free = "" if found.free_bytes is None else f" of {found.free_bytes / 1e9:.1f} GB free"
     yield f"  disk   {found.disk_bytes / 1e6:,.1f} MB{free}"
-    for one in found.places:
+    for target in found.places:
         dates = ""
-        if one.retires is not None and one.retires_in_days is not None and one.retires_in_days <= NEAR_DAYS:
-            past = one.retires_in_days < 0
-            dates = f" · {'was retired' if past else 'retires'} on {one.retires.isoformat()}"
-        price = "" if one.price_known else " · price unknown"
-        yield f"  deployment {one.name} ({one.model}, {one.provider}){price}{dates}"
+        if (
+            target.retires is not None
+            and target.retires_in_days is not None
+            and target.retires_in_days <= NEAR_DAYS
+        ):
+            past = target.retires_in_days < 0
+            dates = f" · {'was retired' if past else 'retires'} on {target.retires.isoformat()}"
+        price = "" if target.price_known else " · price unknown"
+        yield f"  deployment {target.name} ({target.model}, {target.provider}){price}{dates}"
 
 
 def _dollars(amount: object) -> str:

@@ -77,7 +77,7 @@ def retry(
     from audiobatch.planning.plan import Retry
     from audiobatch_flows.cli.commands.run import run_to_end, start_server
 
-    known = {one.value for one in ErrorType}
+    known = {error_type.value for error_type in ErrorType}
     for name in errors:
         if name not in known:
             raise ConfigError(

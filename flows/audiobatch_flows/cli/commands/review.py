@@ -111,7 +111,7 @@ def _as_json(folder: Place, reading: Reading, *, applied: bool) -> dict[str, obj
         ],
         "unchanged": len(reading.marks) - len(reading.changed),
         "refused": [
-            {"where": one.where, "item_id": one.item_id, "reason": one.reason} for one in reading.refused
+            {"where": row.where, "item_id": row.item_id, "reason": row.reason} for row in reading.refused
         ],
         "marks": dict(reading.after),
     }

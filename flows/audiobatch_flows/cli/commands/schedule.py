@@ -84,11 +84,11 @@ def add(
 
     from audiobatch_flows import schedules
 
-    one, is_new = asyncio.run(schedules.register(found, name=name, cron=expression, timezone=zone))
-    click.echo(f"{'Scheduled' if is_new else 'Changed'}: {one.name}")
-    click.echo(f"  {', '.join(found.inputs)} → {one.output}")
-    click.echo(f"  {one.cron} ({one.timezone}){_next(one)}")
-    if one.work_pool is None:
+    scheduled, is_new = asyncio.run(schedules.register(found, name=name, cron=expression, timezone=zone))
+    click.echo(f"{'Scheduled' if is_new else 'Changed'}: {scheduled.name}")
+    click.echo(f"  {', '.join(found.inputs)} → {scheduled.output}")
+    click.echo(f"  {scheduled.cron} ({scheduled.timezone}){_next(scheduled)}")
+    if scheduled.work_pool is None:
         click.echo("It runs while `audiobatch serve` does.", err=True)
     return 0
 
@@ -105,17 +105,17 @@ def list_(*, as_json: bool) -> int:
         click.echo(f"Note: {note}", err=True)
     known = asyncio.run(schedules.registered(planned=True))
     if as_json:
-        click.echo(json.dumps([_as_json(one) for one in known], ensure_ascii=False))
+        click.echo(json.dumps([_as_json(scheduled) for scheduled in known], ensure_ascii=False))
         return 0
     if not known:
         click.echo("Nothing is scheduled.", err=True)
-    for one in known:
-        click.echo(f"{one.name}")
-        click.echo(f"  {one.cron or 'no cron'} ({one.timezone or 'UTC'}){_next(one)}")
-        click.echo(f"  last: {one.last or 'never run'}")
-        click.echo(f"  {', '.join(one.job.get('inputs', []))} → {one.output}")
-        if one.work_pool is not None:
-            click.echo(f"  run by the workers of pool {one.work_pool}")
+    for scheduled in known:
+        click.echo(f"{scheduled.name}")
+        click.echo(f"  {scheduled.cron or 'no cron'} ({scheduled.timezone or 'UTC'}){_next(scheduled)}")
+        click.echo(f"  last: {scheduled.last or 'never run'}")
+        click.echo(f"  {', '.join(scheduled.job.get('inputs', []))} → {scheduled.output}")
+        if scheduled.work_pool is not None:
+            click.echo(f"  run by the workers of pool {scheduled.work_pool}")
     return 0
 
 
@@ -149,11 +149,11 @@ def _for_each(names: tuple[str, ...], what: str, said: str) -> int:
     from audiobatch_flows import schedules
 
     async def work() -> None:
-        # All are looked up before one is touched: a misspelt name changes nothing.
+        # All are looked up before any is changed: a misspelt name changes nothing.
         found = [await schedules.named(name) for name in names]
-        for one in found:
-            await getattr(schedules, what)(one)
-            click.echo(f"{said}: {one.name}")
+        for scheduled in found:
+            await getattr(schedules, what)(scheduled)
+            click.echo(f"{said}: {scheduled.name}")
 
     asyncio.run(work())
     return 0
@@ -166,24 +166,24 @@ def _need_server() -> None:
     require_server("Schedules")
 
 
-def _next(one: Scheduled) -> str:
+def _next(scheduled: Scheduled) -> str:
     """When, as far as it is known: the server plans a few seconds after a change."""
-    if one.paused:
+    if scheduled.paused:
         return ", paused"
-    if one.next_at is None:
+    if scheduled.next_at is None:
         return ""
-    return f", next {one.next_at.astimezone():%Y-%m-%d %H:%M}"
+    return f", next {scheduled.next_at.astimezone():%Y-%m-%d %H:%M}"
 
 
-def _as_json(one: Scheduled) -> dict[str, Any]:
+def _as_json(scheduled: Scheduled) -> dict[str, Any]:
     return {
-        "name": one.name,
-        "cron": one.cron,
-        "timezone": one.timezone,
-        "paused": one.paused,
-        "next_at": one.next_at.isoformat() if one.next_at else None,
-        "last": one.last,
-        "output": one.output,
-        "work_pool": one.work_pool,
-        "job": one.job,
+        "name": scheduled.name,
+        "cron": scheduled.cron,
+        "timezone": scheduled.timezone,
+        "paused": scheduled.paused,
+        "next_at": scheduled.next_at.isoformat() if scheduled.next_at else None,
+        "last": scheduled.last,
+        "output": scheduled.output,
+        "work_pool": scheduled.work_pool,
+        "job": scheduled.job,
     }

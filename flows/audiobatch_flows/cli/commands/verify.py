@@ -64,20 +64,25 @@ def _as_json(folder: Place, seen: Verified) -> dict[str, object]:
         "size_bytes": seen.size_bytes,
         "wrong": len(seen.wrong),
         "findings": [
-            {"trouble": one.trouble.value, "where": one.where, "what": one.what, "repaired": one.repaired}
-            for one in seen.findings
+            {
+                "trouble": finding.trouble.value,
+                "where": finding.where,
+                "what": finding.what,
+                "repaired": finding.repaired,
+            }
+            for finding in seen.findings
         ],
     }
 
 
 def _print(folder: Place, seen: Verified) -> None:
     shown: dict[str, int] = {}
-    for one in seen.findings:
-        shown[one.trouble] = shown.get(one.trouble, 0) + 1
-        if shown[one.trouble] <= _SHOWN:
-            mended = " (repaired)" if one.repaired else ""
-            where = one.where if one.where.isprintable() else ascii(one.where)
-            click.echo(f"{one.trouble.value}: {where}: {one.what}{mended}")
+    for finding in seen.findings:
+        shown[finding.trouble] = shown.get(finding.trouble, 0) + 1
+        if shown[finding.trouble] <= _SHOWN:
+            mended = " (repaired)" if finding.repaired else ""
+            where = finding.where if finding.where.isprintable() else ascii(finding.where)
+            click.echo(f"{finding.trouble.value}: {where}: {finding.what}{mended}")
     for trouble, count in shown.items():
         if count > _SHOWN:
             click.echo(f"{trouble}: {count - _SHOWN:,} more")

@@ -21,7 +21,7 @@ class PocketsphinxRecognizer:
     def __init__(self, *, processes: int) -> None:
         if importlib.util.find_spec("pocketsphinx") is None:
             raise EmulatorError(
-                "the emulator's ear is not installed: pip install 'audiobatch[local]', "
+                "the emulator's recognizer is not installed: pip install 'audiobatch[local]', "
                 "or use --speech tone, which measures recordings without understanding them"
             )
         self._engines = EnginePool(
