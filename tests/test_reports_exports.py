@@ -87,7 +87,7 @@ def approved_job(folder: Path) -> list[dict[str, object]]:
     return rows
 
 
-def test_the_approved_clips_alone_are_handed_over_with_their_own_manifest(tmp_path: Path):
+def test_the_approved_clips_alone_are_drained_with_their_own_manifest(tmp_path: Path):
     rows = approved_job(tmp_path / "job")
     done = export_approved([rows], LocalStorage(tmp_path / "job"), tmp_path / "out")
     assert done.clips == 2

@@ -45,13 +45,13 @@ async def live_progress(job: Job) -> AsyncIterator[None]:
     """Keep a progress artifact up to date while the block runs, and once more at its end; now and then, log it."""
     artifact: UUID | None = None
     shown = ""
-    told = _Told(job)
+    run_log = _RunLog(job)
 
     async def update() -> None:
         nonlocal artifact, shown
         now = job.snapshot()
         text = progress.line(now)
-        told.tell(text)
+        run_log.write(text)
         if text == shown:
             return
         try:
@@ -67,7 +67,7 @@ async def live_progress(job: Job) -> AsyncIterator[None]:
 
     ended = asyncio.Event()
 
-    async def keep_up() -> None:
+    async def update_until_ended() -> None:
         wait_s = UPDATE_EVERY_S
         while not ended.is_set():
             await update()
@@ -77,18 +77,18 @@ async def live_progress(job: Job) -> AsyncIterator[None]:
             wait_s = min(wait_s * 1.1, UPDATE_LONGEST_S)
         await update()
 
-    keeping = asyncio.create_task(keep_up())
+    updating = asyncio.create_task(update_until_ended())
     try:
         yield
     finally:
         # Not cancelled at once: an artifact whose creation is under way would be created a second time.
         ended.set()
-        await asyncio.wait([keeping], timeout=PATIENCE_S)
-        keeping.cancel()
-        await asyncio.wait([keeping])
+        await asyncio.wait([updating], timeout=PATIENCE_S)
+        updating.cancel()
+        await asyncio.wait([updating])
 
 
-class _Told:
+class _RunLog:
     """The flow run's own log: warnings as they come, the progress line at first often and then once a minute."""
 
     def __init__(self, job: Job) -> None:
@@ -97,7 +97,7 @@ class _Told:
         self._wait_s = UPDATE_EVERY_S
         self._next_s = time.monotonic() + self._wait_s
 
-    def tell(self, text: str) -> None:
+    def write(self, text: str) -> None:
         for warning in self._warnings:
             self._log.warning(warning)
         if time.monotonic() >= self._next_s:
@@ -107,7 +107,7 @@ class _Told:
 
 
 async def at_the_end(job: Job, summary: RunSummary) -> None:
-    """The summary in markdown, and the first rows of the manifest as a table."""
+    """Write the summary in markdown, and the first rows of the manifest as a table."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             await acreate_markdown_artifact(
@@ -124,7 +124,7 @@ async def at_the_end(job: Job, summary: RunSummary) -> None:
 
 
 def markdown(summary: RunSummary) -> str:
-    """The page of a run: what became of it, in figures, and where the results are."""
+    """Return the page of a run: what became of it, in figures, and where the results are."""
     lines = [f"**{summary_text.headline(summary)}**", ""]
     if summary.message:
         lines += [summary.message, ""]

@@ -34,7 +34,7 @@ _EXAMPLE = '"0 2 * * *" is every night at two, "*/15 8-18 * * mon-fri" every qua
 
 
 def checked_cron(text: str) -> str:
-    """The expression in five fields, `@daily` and the like written out.
+    """Return the expression in five fields, `@daily` and the like written out.
 
     Raises:
         ConfigError: which field is wrong, and what it may be.
@@ -49,9 +49,9 @@ def checked_cron(text: str) -> str:
     for given, (name, lowest, highest, names) in zip(fields, _FIELDS, strict=True):
         for part in given.split(","):
             if not _is_right(part.lower(), lowest, highest, names):
-                words = f" or {names[0]} to {names[-1]}" if names else ""
+                or_name = f" or {names[0]} to {names[-1]}" if names else ""
                 raise ConfigError(
-                    f"--cron {text!r}: {part!r} is no {name}: {lowest} to {highest}{words}, *, a range (1-5), a "
+                    f"--cron {text!r}: {part!r} is no {name}: {lowest} to {highest}{or_name}, *, a range (1-5), a "
                     f"step (*/15), or several with commas. {_EXAMPLE}."
                 )
     return " ".join(fields)
@@ -79,7 +79,7 @@ def _is_right(part: str, lowest: int, highest: int, names: tuple[str, ...]) -> b
 
 
 def checked_timezone(name: str | None) -> str:
-    """A time zone that exists; by default this machine's, or UTC where it does not say.
+    """Return a time zone that exists; by default this machine's, or UTC where it does not say.
 
     Raises:
         ConfigError: there is no such zone; with the nearest name.
@@ -99,7 +99,7 @@ def checked_timezone(name: str | None) -> str:
 
 
 def local_timezone(etc: Path = Path("/etc")) -> str:
-    """The name of this machine's time zone; UTC where the system does not tell."""
+    """Return the name of this machine's time zone; UTC where the system does not say."""
     guesses = [os.environ.get("TZ", "").removeprefix(":")]
     link = etc / "localtime"
     if link.is_symlink():

@@ -1,6 +1,6 @@
 """The run's engine, where Prefect's flows and tasks can reach it without taking it as a parameter.
 
-Prefect looks into every parameter, stores it and shows it; an engine is none of its business. The variables live
+Prefect looks into every parameter, stores it and shows it; an engine is not for it. The variables live
 in a module of their own: one defined in a flow's module cannot be pickled when that flow is served.
 """
 

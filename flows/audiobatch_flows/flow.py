@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 
 
 def run_name() -> str:
-    """`recordings → outputs/recordings`: what a flow run of either flow is called in Prefect."""
+    """Name a flow run of either flow in Prefect: `recordings → outputs/recordings`."""
     from prefect.runtime import flow_run
 
     spec = flow_run.parameters["job"]
@@ -120,7 +120,7 @@ async def speak_prompts(job: JobSpec) -> RunSummary:
 
 
 def flow_for(spec: JobSpec) -> Any:
-    """The flow that a job's inputs call for: recordings in a folder, or prompts."""
+    """Return the flow that a job's inputs call for: recordings in a folder, or prompts."""
     from audiobatch.address import Address, place_of
     from audiobatch.audio.probe import looks_like_audio
 
@@ -136,12 +136,12 @@ def flow_for(spec: JobSpec) -> Any:
 
 
 def flow_named(name: str) -> Any:
-    """`process-folder` or `speak-prompts`, as Prefect knows them."""
+    """Return the flow that Prefect knows by this name: `process-folder` or `speak-prompts`."""
     return process_folder if name == "process-folder" else speak_prompts
 
 
 def shard_name() -> str:
-    """What the task run is called in Prefect: `items 51-100`, by place in input order."""
+    """Name the task run in Prefect: `items 51-100`, by position in input order."""
     from prefect.runtime import task_run
 
     shard: Shard = task_run.parameters["shard"]
@@ -198,7 +198,7 @@ async def _run_job(spec: JobSpec) -> RunSummary:
     except (FolderInUse, NothingFound) as idle:
         state = _skipped(idle) if _is_scheduled() else Failed(message=idle.message, data=idle)
     except AudioBatchError as failed:
-        # As a state, it is told in one line; raised, Prefect would log it with a page of its own frames.
+        # As a state, it is logged in one line; raised, Prefect would add a page of its own frames.
         state = Failed(message=failed.message, data=failed)
     if prefect_private.is_child_of_runner() and state.is_completed():
         # Any other end Prefect itself logs, as an error.
@@ -223,7 +223,9 @@ async def _state(spec: JobSpec) -> State[Any]:
         job = engine.job
         await stack.enter_async_context(stale_runs.working_on(job, run_id))
         stack.enter_context(
-            signals.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=ends_with_run)
+            signals.on_signals(
+                job.stop, in_flight=partial(progress.in_flight, job), keep_handlers=ends_with_run
+            )
         )
         async with signals.on_cancellation(job.stop, lambda: is_cancelling(run_id)):
             await tag(run_id, "audiobatch", spec.provider, spec.deployment or spec.model)
@@ -240,9 +242,9 @@ async def _state(spec: JobSpec) -> State[Any]:
 
 
 def state_of(summary: RunSummary) -> State[Any]:
-    """The flow run's last state; its data is what the flow's caller gets or has raised."""
-    told = summary_text.headline(summary)
-    message = f"{summary.message} {told}".strip() if summary.message else told
+    """Return the flow run's last state; its data is what the flow's caller gets or has raised."""
+    headline = summary_text.headline(summary)
+    message = f"{summary.message} {headline}".strip() if summary.message else headline
     if summary.exit_code in {ExitCode.DONE, ExitCode.PARTIAL}:
         return Completed(message=message, data=summary)
     if summary.stopped_by in HURRIED:
@@ -254,7 +256,7 @@ def state_of(summary: RunSummary) -> State[Any]:
 
 
 def _skipped(idle: FolderInUse | NothingFound) -> State[Any]:
-    """State of a scheduled run that found the one before still at work, or no input: Completed, named Skipped."""
+    """Return the state of a scheduled run that found another at work, or no input: Completed, named Skipped."""
     # Without the advice that follows, which is for somebody at a terminal.
     who, _, _ = idle.message.partition(". Wait until")
     why = f"the last run is still at work: {who}" if isinstance(idle, FolderInUse) else f"nothing yet: {who}"
@@ -262,13 +264,13 @@ def _skipped(idle: FolderInUse | NothingFound) -> State[Any]:
 
 
 def _is_scheduled() -> bool:
-    """Whether a deployment made this run, on schedule or by a click."""
+    """Return whether a deployment made this run, on schedule or by a click."""
     context = FlowRunContext.get()
     return bool(context and context.flow_run and context.flow_run.deployment_id)
 
 
 async def is_cancelling(run_id: UUID) -> bool:
-    """Whether somebody has cancelled this flow run."""
+    """Return whether somebody has cancelled this flow run."""
     async with get_client() as client:
         run = await client.read_flow_run(run_id)
     return run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled())

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 PATIENCE_S = 15.0
 ANSWER_S = 5.0
-#: A server that answers, if late, is waited for: on a busy machine the last words take their time.
+#: A server that answers, if late, is waited for: on a busy machine its last records take their time.
 LONGEST_S = 120.0
 
 

@@ -42,7 +42,7 @@ _API_URL = "PREFECT_API_URL"
 
 
 def is_child_of_runner() -> bool:
-    """Whether Prefect started this process for one flow run: `audiobatch serve` or a worker."""
+    """Return whether Prefect started this process for one flow run: `audiobatch serve` or a worker."""
     return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
 
 
@@ -111,7 +111,7 @@ def sqlite_path(connection_url: str) -> Path | None:
 
 
 def is_migrated(database: Path, version: str) -> bool:
-    """Whether `database` is at the revision that Prefect `version` would migrate it to.
+    """Return whether `database` is at the revision that Prefect `version` would migrate it to.
 
     Alembic stores the revision in the database. At which one a version of Prefect ends is not known without
     importing its migrations, so it is recorded in a file beside the database after a start that did migrate. A

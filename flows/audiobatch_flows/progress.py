@@ -34,7 +34,7 @@ MOST_REASONS = 3
 
 
 def line(now: Snapshot, *, bar: bool = False) -> str:
-    """`120/500 done, 2 failed · 14.0/min · 27 min left · $1.20 of about $5.00 · 9 calls in flight · waiting: …`."""
+    """Return `120/500 done, 2 failed · 14.0/min · 27 min left · $1.20 of about $5.00 · …`."""
     if now.phase == "discovering":
         return f"discovering: {now.total:,} inputs so far" if now.total else "discovering inputs"
     parts = [f"{now.done:,}/{now.total:,} done"]
@@ -61,12 +61,12 @@ def line(now: Snapshot, *, bar: bool = False) -> str:
 
 
 def percent(now: Snapshot) -> float:
-    """Share of the items that have an end, 0 to 100."""
+    """Return the share of the items that have an end, 0 to 100."""
     return min(100.0, 100.0 * _finished(now) / now.total) if now.total else 0.0
 
 
 def in_flight(job: Job, signal: str) -> str:
-    """What a stop has to wait for, and how to go on: the rest of the message at the first `signal`."""
+    """Say what a stop waits for, and how to go on: the rest of the message at the first `signal`."""
     calls = job.snapshot().in_flight
     if calls:
         noun = "call" if calls == 1 else "calls"
@@ -149,19 +149,19 @@ async def _as_lines(job: Job, stream: IO[str], warnings: Unseen) -> None:
 
 
 def _print(text: str, stream: IO[str]) -> None:
-    """A line to somebody who may be gone: the run goes on without them."""
+    """Print a line to somebody who may be gone: the run goes on without them."""
     with contextlib.suppress(OSError, ValueError):
         print(redacted(text), file=stream, flush=True)
 
 
 def warn(message: str) -> None:
-    """A sentence that matters, above the progress line; also with `--quiet`."""
+    """Print an important sentence above the progress line; also with `--quiet`."""
     with contextlib.suppress(OSError, ValueError):
         print(f"audiobatch: {redacted(message)}", file=sys.stderr, flush=True)
 
 
 def say_why(reasons: Sequence[Reason]) -> None:
-    """Why rows have no result, the most usual reasons, on standard error."""
+    """Print why rows have no result, the most frequent reasons, on standard error."""
     for reason in reasons[:MOST_REASONS]:
         warn(str(reason))
     if len(reasons) > MOST_REASONS:
@@ -169,7 +169,7 @@ def say_why(reasons: Sequence[Reason]) -> None:
 
 
 def print_closing(summary: RunSummary, *, stream: IO[str] | None = None) -> None:
-    """The closing table and the paths of what was written, on standard output.
+    """Print the closing table and the paths of what was written, on standard output.
 
     A path is printed as it is, however narrow the terminal: it is there to be copied.
     """
@@ -188,7 +188,7 @@ def print_closing(summary: RunSummary, *, stream: IO[str] | None = None) -> None
 
 
 def _finished(now: Snapshot) -> int:
-    """Of those to be sent; what was refused is not among them."""
+    """Count those of the items to be sent that have ended; refused items are not among them."""
     return now.done + now.failed + now.unknown
 
 

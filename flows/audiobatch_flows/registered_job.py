@@ -1,4 +1,4 @@
-"""A job as a schedule keeps it: whole, without secrets, and the same from whatever folder it is started."""
+"""A job as a schedule stores it: whole, without secrets, and the same from whatever folder it is started."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ONE_RUN_ONLY = ("redo", "force")
 
 
 def with_absolute_paths(spec: JobSpec) -> JobSpec:
-    """The job with every path absolute, its output named.
+    """Return the job with every path absolute, its output named.
 
     Raises:
         ConfigError: it reads standard input, makes results again, or adopts results, at every fire.
@@ -40,7 +40,7 @@ def with_absolute_paths(spec: JobSpec) -> JobSpec:
 
 
 def from_anywhere(spec: JobSpec) -> JobSpec:
-    """The job with every path absolute, its output named: the same for a process in another folder.
+    """Return the job with every path absolute, its output named: the same for a process in another folder.
 
     Raises:
         ConfigError: its output has no name.
@@ -61,7 +61,7 @@ def from_anywhere(spec: JobSpec) -> JobSpec:
 
 
 def name_for(spec: JobSpec, given: str | None) -> str:
-    """The schedule's name: the one given, or that of the output folder.
+    """Return the schedule's name: the one given, or that of the output folder.
 
     Raises:
         ConfigError: Prefect would not take it.
@@ -76,7 +76,7 @@ def name_for(spec: JobSpec, given: str | None) -> str:
 
 
 def destinations(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a job's calls go, with which credential, and where its ledger is: what a run may not change.
+    """Return where a job's calls go, with which credential, and where its ledger is: what a run may not change.
 
     Args:
         job: a flow's parameter.
@@ -91,7 +91,7 @@ def destinations(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refusal(accepted: Mapping[str, Any], now: Scheduled, parameters: Mapping[str, Any]) -> str:
-    """Why a run of a registered job is not started; empty where it is.
+    """Return why a run of a registered job is not started; empty where it is.
 
     Whoever reaches Prefect's server can change a job and start runs with parameters of their own. The credentials
     are this process's, so that they go nowhere but where the job pointed when it was taken up.

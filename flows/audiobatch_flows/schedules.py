@@ -75,6 +75,7 @@ class Scheduled:
 
     @property
     def output(self) -> str:
+        """The job's output folder, as registered."""
         return str(self.job.get("output") or "")
 
 
@@ -119,7 +120,7 @@ async def register(spec: JobSpec, *, name: str, cron: str, timezone: str) -> tup
 
 
 async def registered(*, planned: bool = False) -> list[Scheduled]:
-    """Every registered job, by name; with `planned`, also when it runs next and how it last ended."""
+    """Return every registered job, by name; with `planned`, also when it runs next and how it last ended."""
     wanted = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
     found: list[Scheduled] = []
     async with get_client() as client:
@@ -135,7 +136,7 @@ async def registered(*, planned: bool = False) -> list[Scheduled]:
 
 
 def entrypoint_of(flow: str) -> str:
-    """The module path of the flow of this name, as Prefect wants it."""
+    """Return the module path of the flow of this name, as Prefect wants it."""
     from audiobatch_flows.flow import flow_named
 
     function = flow_named(flow).fn
@@ -167,14 +168,14 @@ async def update_entrypoints() -> list[str]:
 
 
 async def current(deployment_id: UUID) -> Scheduled:
-    """A registered job as it is at this moment."""
+    """Return a registered job as it is at this moment."""
     async with get_client() as client:
         found = await client.read_deployment(deployment_id)
         return _scheduled(found, (await client.read_flow(found.flow_id)).name)
 
 
 async def named(name: str) -> Scheduled:
-    """The registered job of this name.
+    """Return the registered job of this name.
 
     Raises:
         ConfigError: there is none; with the names that there are.
@@ -194,6 +195,7 @@ async def pause(scheduled: Scheduled) -> None:
 
 
 async def resume(scheduled: Scheduled) -> None:
+    """Let a paused job fire again."""
     async with get_client() as client:
         await client.resume_deployment(scheduled.id)
 

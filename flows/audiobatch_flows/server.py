@@ -75,7 +75,7 @@ def share_login() -> None:
 
 
 def login_header() -> dict[str, str]:
-    """What a question to the server carries where it has a login; empty where none is known."""
+    """Return the header that a request to the server carries where it has a login; empty where none is known."""
     login = os.environ.get("PREFECT_API_AUTH_STRING")
     return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()} if login else {}
 
@@ -183,7 +183,7 @@ def require_answer(api_url: str, *, timeout_s: float = ANSWER_S) -> None:
 
 
 def answers(api_url: str, timeout_s: float) -> bool:
-    """One question to the server. The child listens from its first moment, so the answer comes when it is ready."""
+    """Ask the server once. The child listens from its first moment, so the answer comes when it is ready."""
     try:
         with urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=timeout_s):  # noqa: S310 - the user's own
             return True
@@ -194,7 +194,7 @@ def answers(api_url: str, timeout_s: float) -> bool:
 
 
 def require_server(what: str) -> str:
-    """The address of the user's server, which answers.
+    """Return the address of the user's server, once it has answered.
 
     Raises:
         ConfigError: none is named, or it does not answer; with what to do.
@@ -215,7 +215,7 @@ def require_server(what: str) -> str:
 
 
 def trouble_with(address: str, *, timeout_s: float = ANSWER_S) -> str:
-    """Why this server could lose states, in a sentence with what to do; empty where it would not, or does not tell.
+    """Return why this server could lose states, and what to do; empty where it would not, or does not say.
 
     By default Prefect's recorder of task runs writes one state at a time. A burst then overruns a queue of fixed
     length, the server drops states with a line in its log, and task runs stay RUNNING for ever.

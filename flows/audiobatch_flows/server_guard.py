@@ -74,6 +74,6 @@ async def _refuse(scope: Message, receive: Receive, send: Send, why: str) -> Non
 async def _without_cors(send: Send, message: Message) -> None:
     if message["type"] == "http.response.start":
         prefix = page_guard.CORS_PREFIX.encode()
-        kept = [(key, value) for key, value in message["headers"] if not key.lower().startswith(prefix)]
-        message = {**message, "headers": [*kept, _NO_FRAMES]}
+        allowed = [(key, value) for key, value in message["headers"] if not key.lower().startswith(prefix)]
+        message = {**message, "headers": [*allowed, _NO_FRAMES]}
     await send(message)

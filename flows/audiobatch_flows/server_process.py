@@ -6,7 +6,7 @@ server can answer. It ends when its standard input does, or when its parent is g
 `kill -9` leaves no server behind.
 
 The database is migrated only where it was not brought to its present revision by this very version of Prefect;
-a lock beside the database keeps two first starts from migrating it at once.
+a lock beside the database prevents two first starts from migrating it at once.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def http_server(on_started: list[Callable[[], None]], hosts: frozenset[str]) -> uvicorn.Server:
-    """The HTTP server.
+    """Build the HTTP server.
 
     Args:
         on_started: called once the application answers.

@@ -68,7 +68,7 @@ class _Guard:
         self.accepted.setdefault(scheduled.id, registered_job.destinations(scheduled.job))
 
     async def entrypoint_of(self, run: FlowRun) -> str:
-        """The flow to start, of ours, whatever the deployment says by now.
+        """Return which flow of ours to start, whatever the deployment says by now.
 
         Raises:
             RunRefused: the run would send the credentials elsewhere, or run what we did not write.
@@ -78,7 +78,7 @@ class _Guard:
         now = await schedules.current(run.deployment_id)
         if why := registered_job.refusal(self.accepted[now.id], now, run.parameters):
             self.said(f"Refused a run of {now.name}: {why}")
-            async with get_client() as client:  # what is raised here, Prefect tells as "1 sub-exception"
+            async with get_client() as client:  # what is raised here, Prefect reports as "1 sub-exception"
                 await client.set_flow_run_state(run.id, Failed(message=f"refused: {why}"), force=True)
             raise RunRefused(f"refused: {why}")
         return schedules.entrypoint_of(now.flow)
@@ -98,7 +98,7 @@ class _GuardedRunner(Runner):
 
 
 def _is_no_refusal(record: logging.LogRecord) -> bool:
-    """A refusal is said in a line; Prefect's traceback of it is no use to anybody."""
+    """Return whether a log record is no refusal: those are said in a line, without Prefect's traceback."""
     raised = record.exc_info[1] if record.exc_info else None
     inner = raised.subgroup(RunRefused) if isinstance(raised, ExceptionGroup) else raised
     return not isinstance(inner, RunRefused | ExceptionGroup)
@@ -109,7 +109,7 @@ async def serve(*, limit: int, said: Callable[[str], None]) -> None:
 
     Args:
         limit: so many runs at once, each a process; what is due beyond waits for one to end.
-        said: is told, in lines for people, what is served and what becomes of it.
+        said: is given lines for people: what is served, and what becomes of it.
     """
     prepare_children()
     logging.getLogger("prefect.runner").addFilter(_is_no_refusal)
@@ -121,7 +121,7 @@ async def serve(*, limit: int, said: Callable[[str], None]) -> None:
     runner = _GuardedRunner(guard, limit=limit)
     stopped = asyncio.Event()
     running = asyncio.create_task(_started(runner, stopped))
-    watching = asyncio.create_task(_keep_up(runner, guard, served, said))
+    watching = asyncio.create_task(_follow_registrations(runner, guard, served, said))
     asked = asyncio.create_task(stopped.wait())
     await asyncio.wait([running, watching, asked], return_when=asyncio.FIRST_COMPLETED)
     watching.cancel()
@@ -137,7 +137,7 @@ async def serve(*, limit: int, said: Callable[[str], None]) -> None:
 
 
 def prepare_children() -> None:
-    """The processes of single runs import nothing from the folder that the user stands in."""
+    """Have the processes of single runs import nothing from the working folder."""
     os.environ["PYTHONSAFEPATH"] = "1"
 
 
@@ -160,7 +160,7 @@ async def _started(runner: Runner, stopped: asyncio.Event) -> None:
         await runner.start()
 
 
-async def _keep_up(
+async def _follow_registrations(
     runner: Runner, guard: _Guard, served: dict[UUID, Scheduled], said: Callable[[str], None]
 ) -> None:
     """Let the runner know of every job that is registered, from now on and later."""
@@ -187,7 +187,7 @@ async def _keep_up(
 
 
 def changes(before: dict[UUID, Scheduled], now: dict[UUID, Scheduled]) -> list[str]:
-    """What became of the registered jobs since the last look, a line each."""
+    """Return what became of the registered jobs since the last look, a line each."""
     lines = []
     for key, scheduled in now.items():
         text = f"{scheduled.cron or 'no cron'} ({scheduled.timezone or 'UTC'}) → {scheduled.output}"

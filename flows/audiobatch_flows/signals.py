@@ -2,7 +2,7 @@
 
     first SIGINT or SIGTERM   nothing more is sent; calls in flight may end (`--drain-timeout`); 130 or 143
     the same again            calls in flight are given up and become `unknown`; the same code
-    a third time              the process ends where it stands; the ledger knows what was sent
+    a third time              the process ends at once; the ledger knows what was sent
 
 A run that stops by itself already, at a limit for example, gives calls in flight all their time, and from a signal
 on as little; it keeps the exit code of its own reason.
@@ -45,14 +45,14 @@ _signals: WeakKeyDictionary[Stop, Counter[int]] = WeakKeyDictionary()
 
 
 @contextlib.contextmanager
-def on_signals(stop: Stop, *, in_flight: Callable[[str], str], keep: bool = False) -> Iterator[None]:
+def on_signals(stop: Stop, *, in_flight: Callable[[str], str], keep_handlers: bool = False) -> Iterator[None]:
     """Let signals stop the run while the block runs.
 
     Args:
         stop: the run's wish to stop.
         in_flight: given the signal's name, what a stop has to wait for and how to go on later.
-        keep: leave the handlers in place after a signal, so that a second one cannot break the run's last steps.
-            For a process that ends with the run.
+        keep_handlers: leave the handlers installed after a signal, so that a second one cannot break the run's last
+            steps. For a process that ends with the run.
 
     Where signals cannot be handled (not the main thread), the block just runs.
     """
@@ -73,7 +73,7 @@ def on_signals(stop: Stop, *, in_flight: Callable[[str], str], keep: bool = Fals
     try:
         yield
     finally:
-        if not (keep and stop in _signals):
+        if not (keep_handlers and stop in _signals):
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
@@ -130,6 +130,6 @@ def end_process_after(exit_code: int, after_s: float = LAST_WORDS_S) -> None:
 
 
 def say(text: str) -> None:
-    """One line to the person at the terminal, who may have closed it."""
+    """Print a line to the person at the terminal, who may have closed it."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)

@@ -69,7 +69,7 @@ async def working_on(job: Job, flow_run_id: UUID) -> AsyncIterator[None]:
 
 
 def _holds(job: Job) -> bool:
-    """Whether the folder is this run's alone: workers on one ledger share theirs, and none knows of the others."""
+    """Return whether the folder is this run's alone: workers on one ledger share theirs."""
     holder = FolderLock.holder(job.context.home)
     return holder is not None and holder.run_id == job.run_id
 
@@ -84,7 +84,7 @@ async def _quietly(work: Awaitable[None]) -> None:
         async with asyncio.timeout(artifacts.PATIENCE_S):
             await work
     except Exception:
-        log.warning("Prefect's record of runs on this folder could not be kept", exc_info=True)
+        log.warning("Prefect's record of runs on this folder could not be updated", exc_info=True)
 
 
 async def _label(flow_run_id: UUID, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""Prefect's server for people: with pages, schedules and automations, until it is told to end.
+"""Prefect's server for people: with pages, schedules and automations, until it is stopped.
 
     audiobatch server           in one terminal
     PREFECT_API_URL=… …         in all others
@@ -52,7 +52,7 @@ def serve(
         port: 0 takes a free one.
         names: other names by which it may be addressed (`--allow-host`).
         without_auth: let others reach it without a login.
-        ready: is told the origin (`http://127.0.0.1:4200`) once the server answers.
+        ready: is given the origin (`http://127.0.0.1:4200`) once the server answers.
 
     Raises:
         ConfigError: the address cannot be listened on, or others could reach it without a login.
@@ -109,7 +109,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _reachable(host: str) -> str:
-    """How this host is written in an address; "every address" is reached from here at the loopback one."""
+    """Return how this host is written in an address; "every address" is reached from here at the loopback one."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

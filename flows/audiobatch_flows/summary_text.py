@@ -1,4 +1,4 @@
-"""The end of a run in words: one headline and a few rows, for the terminal and for Prefect's page alike."""
+"""The end of a run as text: one headline and a few rows, for the terminal and for Prefect's page alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COUNTS = ("failed", "refused", "unknown", "pending")
 
 
 def headline(summary: RunSummary) -> str:
-    """One sentence: `48 succeeded, 1 failed, 1 refused; $0.42 in 1 min 3 s`."""
+    """Return one sentence: `48 succeeded, 1 failed, 1 refused; $0.42 in 1 min 3 s`."""
     parts = [f"{summary.succeeded} succeeded"]
     parts += [f"{count} {name}" for name in COUNTS if (count := getattr(summary, name))]
     if summary.skipped_done:
@@ -22,7 +22,7 @@ def headline(summary: RunSummary) -> str:
 
 
 def rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
-    """Name and value of all that a person wants to see first. What is zero and usually is, is left out."""
+    """Yield name and value of all that a person wants to see first, without what is usually zero and is."""
     yield "done", f"{summary.succeeded:,}"
     if summary.skipped_done:
         yield "done before", f"{summary.skipped_done:,}"
@@ -44,12 +44,12 @@ def rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 item`, `1,250 items`."""
+    """Return `1 item`, `1,250 items`."""
     return f"{count:,} {noun if count == 1 else noun + 's'}"
 
 
 def money(cost_usd: object) -> str:
-    """US dollars with as many digits as mean something; `cost unknown` for None."""
+    """Return US dollars with as many digits as mean something; `cost unknown` for None."""
     if cost_usd is None:
         return "cost unknown"
     amount = float(str(cost_usd))
@@ -57,7 +57,7 @@ def money(cost_usd: object) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`4.2 s`, `3 min 20 s`, `27 min`, `2 h 5 min`."""
+    """Return `4.2 s`, `3 min 20 s`, `27 min`, `2 h 5 min`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

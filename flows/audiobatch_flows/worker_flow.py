@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def run_name() -> str:
-    """`worker on outputs/recordings`, with the run that it works for."""
+    """Name the flow run: `worker on outputs/recordings`, with the run that it works for."""
     from prefect.runtime import flow_run
 
     given = flow_run.parameters
@@ -57,7 +57,7 @@ async def _state(params: WorkerParams) -> State[Any]:
     try:
         async with at_work(params) as job:
             in_flight = partial(progress.in_flight, job)
-            with signals.on_signals(job.stop, in_flight=in_flight, keep=ends_with_run):
+            with signals.on_signals(job.stop, in_flight=in_flight, keep_handlers=ends_with_run):
                 async with signals.on_cancellation(job.stop, lambda: is_cancelling(run_id)):
                     await tag(run_id, "audiobatch", "worker")
                     summary = await job.drain()

@@ -44,16 +44,16 @@ class Admin:
         router.add_post(f"{PREFIX}/reset", self.reset)
 
     async def health(self, _request: web.Request) -> web.Response:
-        """That it lives, and for how long."""
+        """Answers that the emulator lives, and for how long."""
         service = self._service
         return _json({"status": "ok", "uptime_s": round(time.monotonic() - service.started_at, 3)})
 
     async def journal(self, _request: web.Request) -> web.Response:
-        """All records, one a request."""
+        """Returns all records, one a request."""
         return _json(self._service.journal.records())
 
     async def faults(self, _request: web.Request) -> web.Response:
-        """The rules in force."""
+        """Returns the rules in force."""
         return web.Response(
             body=RULES.dump_json(self._service.faults.rules, exclude_defaults=True),
             content_type="application/json",
@@ -69,7 +69,7 @@ class Admin:
         return await self.faults(request)
 
     async def quotas(self, _request: web.Request) -> web.Response:
-        """The quotas in force."""
+        """Returns the quotas in force."""
         return _json(
             {name: {"rpm": q.rpm, "tpm": q.tpm} for name, q in self._service.quotas.current().items()}
         )
@@ -85,7 +85,7 @@ class Admin:
         return await self.quotas(request)
 
     async def reset(self, _request: web.Request) -> web.Response:
-        """As at the start."""
+        """Restores the state of the start."""
         self._service.reset()
         return _json({"status": "reset"})
 

@@ -37,12 +37,12 @@ class Heard:
 
 
 def reads_verbatim(instruction: str) -> bool:
-    """True where an instruction asks that the user's text be spoken as it stands."""
+    """Returns whether an instruction asks that the user's text be spoken as it stands."""
     return any(not _NEGATED.search(instruction[: match.start()]) for match in _VERBATIM.finditer(instruction))
 
 
 def answer(turns: tuple[Heard, ...]) -> str:
-    """The reply to the last user turn, in plain sentences."""
+    """Returns the reply to the last user turn, in plain sentences."""
     system = "\n".join(turn.text for turn in turns if turn.role in ("system", "developer"))
     talk = [turn for turn in turns if turn.role in ("user", "assistant")]
     last = next((turn for turn in reversed(talk) if turn.role == "user"), None)
@@ -80,7 +80,7 @@ def _follow_up(last: Heard, earlier: list[Heard]) -> str:
 
 
 def describe(hearing: Hearing) -> str:
-    """What was heard in a recording, and the measured facts of it."""
+    """Returns what was heard in a recording, and the measured facts of it."""
     length = f"The recording lasts {hearing.duration_s:.1f} seconds"
     level = f"Its level is {hearing.level_dbfs:.0f} decibels below full scale".replace("-", "")
     silence = f"{100 * hearing.silence_share:.0f} percent of it is silence"
@@ -92,7 +92,7 @@ def describe(hearing: Hearing) -> str:
 
 
 def quote(words: str) -> str:
-    """A text as part of a sentence: on one line, not too long, ended by a mark."""
+    """Returns a text as part of a sentence: on one line, not too long, with a mark at its end."""
     kept = words.split()
     if not kept:
         return "nothing."
@@ -103,6 +103,6 @@ def quote(words: str) -> str:
 
 
 def shortened(text: str, share: float) -> str:
-    """The first words of a text, about `share` (0 to 1) of it."""
+    """Returns the first words of a text, about `share` (0 to 1) of it."""
     words = text.split(" ")
     return " ".join(words[: int(len(words) * min(max(share, 0.0), 1.0))])

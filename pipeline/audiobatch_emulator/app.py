@@ -39,7 +39,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_app(service: Service) -> web.Application:
-    """Every route of the emulator."""
+    """Builds the application with every route of the emulator."""
     hosts = page_guard.allowed_hosts(service.config.host, service.config.allowed_hosts)
     app = web.Application(
         client_max_size=MOST_BODY_BYTES, middlewares=[_guard_of(hosts), _in_the_services_words]
@@ -51,7 +51,7 @@ def build_app(service: Service) -> web.Application:
 
 @web.middleware
 async def _in_the_services_words(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """No such path, wrong method: what aiohttp refuses by itself, in the body that the service would send."""
+    """Answers what aiohttp refuses by itself (no such path, wrong method) in the body of the service."""
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -89,14 +89,14 @@ def _guard_of(hosts: frozenset[str]) -> Middleware:
 
 
 def _not_the_clients_fault(record: logging.LogRecord) -> bool:
-    """Whether a log record is worth a look: what is no HTTP is answered with 400, and that is all."""
+    """Returns whether a log record matters: what is no HTTP is answered with 400, and that is all."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
 
 
 @asynccontextmanager
 async def running(config: EmulatorConfig) -> AsyncIterator[dict[str, Any]]:
-    """The server while it runs; gives the ready line's content.
+    """Runs the server; yields the ready line's content.
 
     Raises:
         EmulatorError: the speech engines are not installed.

@@ -47,7 +47,7 @@ class AudioMemory:
         return spoken
 
     def recall(self, audio_id: str) -> Spoken | None:
-        """The reply, or None where it has expired or never was."""
+        """Returns the reply, or None where it has expired or never was."""
         found = self._kept.get(audio_id)
         return found[1] if found is not None and self._now() < found[0] else None
 

@@ -43,7 +43,7 @@ def _b64url(data: bytes) -> str:
 
 
 def claims_of(token: str) -> dict[str, Any] | None:
-    """The claims of a JWT, or None where it is no JWT. The signature is not looked at."""
+    """Returns the claims of a JWT, or None where it is no JWT. The signature is not looked at."""
     parts = token.split(".")
     if len(parts) != 3:
         return None
@@ -67,7 +67,7 @@ class TokenIssuer:
         self._revoked: set[str] = set()
 
     def issue(self, resource: str) -> tuple[str, float]:
-        """A token for `resource`, and when it ends (seconds since the epoch)."""
+        """Returns a token for `resource`, and when it ends (seconds since the epoch)."""
         self._serial += 1
         now = self._now()
         expires_at = now + self._life_s
@@ -118,7 +118,7 @@ class TokenIssuer:
 
 
 def bearer_of(headers: Mapping[str, str]) -> str | None:
-    """What stands after `Bearer` in the Authorization header."""
+    """Returns what follows `Bearer` in the Authorization header."""
     scheme, _, value = headers.get("Authorization", "").partition(" ")
     return value.strip() if scheme.lower() == "bearer" else None
 

@@ -40,7 +40,7 @@ class Chat:
             app.router.add_post(path, self.handle)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """One request, from its journal record to the last byte of its answer."""
+        """Handles one request, from its journal record to the last byte of its answer."""
         return await answer_request(self._service, request, transport="chat", complete=self._complete)
 
     async def _complete(self, call: Call, request: web.Request) -> Outcome:
@@ -112,7 +112,7 @@ def _parsed(content: bytes) -> object:
 
 
 def _estimate(fields: dict[str, object], text: str, unstated: int) -> int:
-    """What the gateway reckons before the model runs, from sizes alone: audio as if 24 kHz 16-bit mono."""
+    """Returns what the gateway reckons before the model runs, from sizes alone: audio as if 24 kHz 16-bit mono."""
     limit = fields.get("max_completion_tokens") or fields.get("max_tokens")
     out = limit if isinstance(limit, int) and not isinstance(limit, bool) else unstated
     audio_s = audio_characters(fields.get("messages")) * 3 / 4 / 48_000

@@ -17,7 +17,7 @@ PREVIEW_VOICES = ("alloy", "echo", "shimmer")
 
 
 def read_modalities(value: object) -> bool:
-    """From `modalities`: true where audio is asked for."""
+    """Reads `modalities`: returns true where audio is asked for."""
     if value is None:
         return False
     if not isinstance(value, list):
@@ -35,7 +35,7 @@ def read_modalities(value: object) -> bool:
 
 
 def read_audio(value: object, *, spoken: bool, stream: bool, voices: tuple[str, ...]) -> tuple[str, str]:
-    """Voice and format, from the `audio` object."""
+    """Reads voice and format from the `audio` object."""
     if value is None:
         if spoken:
             raise missing("audio")

@@ -44,7 +44,7 @@ class Message:
 
 
 def read_messages(value: object, *, knows_audio: bool, max_audio_bytes: int) -> tuple[Message, ...]:
-    """The messages, checked.
+    """Reads and checks the messages.
 
     Raises:
         Refusal: 400, as the service would.
@@ -68,7 +68,7 @@ class _Reader:
     max_audio_bytes: int
 
     def message(self, value: object, at: str) -> Message:
-        """One message."""
+        """Reads one message."""
         if not isinstance(value, dict):
             raise wrong_type(at, "an object", value)
         role = value.get("role")
@@ -167,7 +167,7 @@ def _parts_of(role: str, *, knows_audio: bool) -> tuple[str, ...]:
 
 
 def _unpack(data: str) -> bytes:
-    """Bare base64. A data URL is refused as an unknown format.
+    """Decodes bare base64. A data URL is refused as an unknown format.
 
     Source: github.com/UKGovernmentBEIS/inspect_ai/pull/1512.
     """
@@ -188,7 +188,7 @@ def _check_kind(recording: bytes, stated: str) -> None:
 
 
 def container_of(recording: bytes) -> str | None:
-    """What the first bytes say the file is; None where they say nothing known."""
+    """Returns what the first bytes say the file is; None where they say nothing known."""
     head = recording[:16]
     if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE":
         return "wav"
@@ -201,7 +201,7 @@ def container_of(recording: bytes) -> str | None:
 
 
 def _too_large(at: str, size_bytes: int, most_bytes: int) -> Refusal:
-    """Source of the limit: MicrosoftDocs, audio-completions-intro.md (20 MB); its words were not found."""
+    """Builds the refusal of audio over 20 MB. Source of the limit: MicrosoftDocs, audio-completions-intro.md."""
     return invalid(
         f"Invalid '{at}.data': the audio is too large. The maximum size is {most_bytes} bytes, but got "
         f"{size_bytes} bytes.",
@@ -211,7 +211,7 @@ def _too_large(at: str, size_bytes: int, most_bytes: int) -> Refusal:
 
 
 def all_texts(messages: object) -> str:
-    """Every text in messages that are perhaps not valid, joined by newlines: for matching and estimates."""
+    """Returns every text in messages that are perhaps not valid, joined by newlines: for matching and estimates."""
     found = []
     for content in _contents(messages):
         if isinstance(content, str):
@@ -222,7 +222,7 @@ def all_texts(messages: object) -> str:
 
 
 def audio_characters(messages: object) -> int:
-    """How many base64 characters of recordings there are in messages that are perhaps not valid."""
+    """Returns how many base64 characters of recordings there are in messages that are perhaps not valid."""
     total = 0
     for content in _contents(messages):
         recording = content.get("input_audio") if isinstance(content, dict) else None
@@ -232,7 +232,7 @@ def audio_characters(messages: object) -> int:
 
 
 def _contents(messages: object) -> Iterator[str | dict[str, Any]]:
-    """Each text content and each part, of messages that are perhaps not valid."""
+    """Returns each text content and each part, of messages that are perhaps not valid."""
     for message in messages if isinstance(messages, list) else []:
         content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, str):

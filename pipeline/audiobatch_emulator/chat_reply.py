@@ -51,7 +51,7 @@ class Reply:
 
 
 def completion(reply: Reply, surface: Surface, *, filter_results: FilterResults) -> list[bytes]:
-    """The JSON body, in pieces."""
+    """Returns the JSON body, in pieces."""
     marker = secrets.token_hex(16)
     body: dict[str, Any] = {
         "id": reply.id,
@@ -108,12 +108,12 @@ def _choice(
 
 
 def prompt_filter_results(filter_results: FilterResults) -> list[dict[str, Any]]:
-    """Azure's word on the prompt."""
+    """Returns Azure's filter results for the prompt."""
     return [{"prompt_index": 0, "content_filter_results": _verdict(filter_results, blocked=None)}]
 
 
 def choice_filter_results(reply: Reply, filter_results: FilterResults) -> dict[str, Any]:
-    """Azure's word on a choice."""
+    """Returns Azure's filter results for a choice."""
     return _verdict(filter_results, blocked="violence" if reply.was_filtered else None)
 
 

@@ -65,12 +65,12 @@ class Dialect:
 
     @property
     def knows_audio(self) -> bool:
-        """False for dated versions of before audio."""
+        """False for dated versions from before audio."""
         return self.api_version is None or self.api_version >= FIRST_AUDIO_VERSION
 
 
 def read_request(body: object, dialect: Dialect) -> ChatRequest:
-    """The request, checked.
+    """Reads and checks the request.
 
     Raises:
         Refusal: 400, as the service would.
@@ -191,7 +191,7 @@ def _known_fields(body: dict[str, Any], dialect: Dialect) -> None:
 
 
 def _stream(body: dict[str, Any]) -> tuple[bool, bool]:
-    """Whether to stream, and whether with usage."""
+    """Reads whether to stream, and whether with usage."""
     stream, options = bool(body.get("stream")), body.get("stream_options")
     if options is None:
         return stream, False
@@ -210,7 +210,7 @@ def _stream(body: dict[str, Any]) -> tuple[bool, bool]:
 
 
 def _response_format(value: object) -> None:
-    """The audio models take no structured outputs. Source: developers.openai.com, models/gpt-audio-1.5."""
+    """Checks `response_format`: no structured outputs. Source: developers.openai.com, models/gpt-audio-1.5."""
     if value is None:
         return
     kind = value.get("type") if isinstance(value, dict) else None

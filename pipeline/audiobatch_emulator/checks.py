@@ -15,7 +15,7 @@ LONGEST_METADATA_VALUE = 512
 
 
 def kind_of(value: object) -> str:
-    """A JSON value's kind, in the service's words."""
+    """Returns a JSON value's kind, in the service's words."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -30,12 +30,12 @@ def kind_of(value: object) -> str:
 
 
 def missing(param: str) -> Refusal:
-    """400: a field that must be there is not."""
+    """Builds a 400: a field that must be there is not."""
     return invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
 
 
 def wrong_type(param: str, expected: str, value: object) -> Refusal:
-    """400: a value of another kind."""
+    """Builds a 400: a value of another kind."""
     return invalid(
         f"Invalid type for '{param}': expected {expected}, but got {kind_of(value)} instead.",
         param,
@@ -58,7 +58,7 @@ def _within(param: str, value: float, low: float, high: float, kind: str) -> Non
 
 
 def number(low: float, high: float) -> Callable[[Any, str], None]:
-    """A check for a number in a range."""
+    """Returns a check for a number in a range."""
 
     def check(value: object, param: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -69,7 +69,7 @@ def number(low: float, high: float) -> Callable[[Any, str], None]:
 
 
 def integer(low: int, high: int) -> Callable[[Any, str], None]:
-    """A check for a whole number in a range."""
+    """Returns a check for a whole number in a range."""
 
     def check(value: object, param: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -80,25 +80,25 @@ def integer(low: int, high: int) -> Callable[[Any, str], None]:
 
 
 def text(value: object, param: str) -> None:
-    """A check for a string."""
+    """Returns a check for a string."""
     if not isinstance(value, str):
         raise wrong_type(param, "a string", value)
 
 
 def boolean(value: object, param: str) -> None:
-    """A check for true or false."""
+    """Returns a check for true or false."""
     if not isinstance(value, bool):
         raise wrong_type(param, "a boolean", value)
 
 
 def object_(value: object, param: str) -> None:
-    """A check for an object."""
+    """Returns a check for an object."""
     if not isinstance(value, dict):
         raise wrong_type(param, "an object", value)
 
 
 def check_metadata(value: Any, param: str) -> None:
-    """At most 16 pairs, keys to 64 and values to 512 characters."""
+    """Checks for at most 16 pairs, keys to 64 and values to 512 characters."""
     object_(value, param)
     if len(value) > MOST_METADATA:
         raise invalid(

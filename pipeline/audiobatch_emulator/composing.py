@@ -47,7 +47,7 @@ class Composed:
 
 
 async def compose(service: Service, call: Call, request: ChatRequest, *, model: str) -> Composed:
-    """The reply to a request.
+    """Composes the reply to a request.
 
     Raises:
         Refusal: an audio id is not known, a recording is no audio, the context is too long, or the prompt is
@@ -85,7 +85,7 @@ async def compose(service: Service, call: Call, request: ChatRequest, *, model: 
 
 
 async def _hear(service: Service, request: ChatRequest) -> tuple[tuple[Heard, ...], float, int]:
-    """The conversation as it was heard, the seconds of recordings in it, and its audio tokens."""
+    """Returns the conversation as it was heard, the seconds of recordings in it, and its audio tokens."""
     recordings = [recording for message in request.messages for recording in message.recordings]
     # Ids first: they cost nothing, and a request that names a lost one is refused before it is listened to.
     recalled = {}
@@ -113,7 +113,7 @@ async def _hear(service: Service, request: ChatRequest) -> tuple[tuple[Heard, ..
 
 
 def _check_context(tokens: int) -> None:
-    """400 for too long a conversation. It is charged all the same, as a prompt that the filter refuses is.
+    """Refuses too long a conversation with 400. It is charged, like a prompt that the filter refuses.
 
     Source: MicrosoftDocs, articles/ai-services/openai/how-to/manage-costs.md ("a 400 error due to a content
     filter or input limit").

@@ -16,7 +16,7 @@ HTML = b"""<!DOCTYPE html>
 
 
 async def corrupted(pcm: bytes, audio_format: str, fault: Fault) -> Voiced:
-    """The audio of a reply, with what the fault does to it."""
+    """Returns the audio of a reply, with what the fault does to it."""
     if fault.do.corrupt == "silent":
         pcm = bytes(len(pcm))
     voiced = await pack(pcm, audio_format)
@@ -29,7 +29,7 @@ async def corrupted(pcm: bytes, audio_format: str, fault: Fault) -> Voiced:
 
 
 def _other_header(size_bytes: int, draw: float) -> bytes:
-    """One of four wrong headers: sizes of nothing, of twice and of half the samples, and none at all."""
+    """Returns one of four wrong headers: sizes of nothing, of twice and of half the samples, and none at all."""
     headers = (
         wav_header(riff_size=0, data_size=0),
         wav_header(riff_size=36 + 2 * size_bytes, data_size=2 * size_bytes),
@@ -40,7 +40,7 @@ def _other_header(size_bytes: int, draw: float) -> bytes:
 
 
 def corrupted_body(pieces: list[bytes], content_type: str, fault: Fault) -> tuple[list[bytes], str]:
-    """The body of a reply and its type, with what the fault does to them."""
+    """Returns the body of a reply and its type, with what the fault does to them."""
     match fault.do.corrupt:
         case "html":
             return [HTML], "text/html"

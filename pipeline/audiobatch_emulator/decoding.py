@@ -78,7 +78,7 @@ def decode(audio: bytes) -> Iterator[NDArray[np.float32]]:
 
 
 def container_of(audio: bytes) -> str | None:
-    """FFmpeg's name for the container that the first bytes announce; None if they announce none."""
+    """Returns FFmpeg's name for the container that the first bytes announce; None if they announce none."""
     return next((name for pattern, name in _CONTAINERS if pattern.match(audio)), None)
 
 
@@ -97,7 +97,7 @@ def _resampled(audio: bytes, container: str) -> Iterator[NDArray[np.float32]]:
 
 
 def _frames(audio: bytes, container: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Each decoded frame: its rate in Hz and its samples, mono, full scale 1.0."""
+    """Yields each decoded frame: its rate in Hz and its samples, mono, full scale 1.0."""
     started = False
     try:
         with av.open(io.BytesIO(audio), "r", format=container, **_TOLERANT) as opened:

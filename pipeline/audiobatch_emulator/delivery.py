@@ -32,7 +32,7 @@ async def deliver(
     chunked: bool,
     do: Do,
 ) -> tuple[web.StreamResponse, bool]:
-    """Sends the reply; says whether its last byte was handed over.
+    """Sends the reply; says whether its last byte was sent.
 
     `pieces` are the body, in order; `chunked` sends it without a length.
     """
@@ -116,5 +116,5 @@ def close_connection(request: web.BaseRequest) -> None:
 
 
 def no_answer() -> web.Response:
-    """What a handler returns whose connection is gone: aiohttp finds it closed, and writes nothing."""
+    """Returns what a handler gives whose connection is gone: aiohttp finds it closed, and writes nothing."""
     return web.Response()

@@ -30,7 +30,7 @@ _ENCODERS = {
 
 
 def wav_header(*, riff_size: int = 0xFFFFFFFF, data_size: int = 0xFFFFFFFF) -> bytes:
-    """The 44 bytes before the samples: PCM, 24 kHz, mono, 16 bits."""
+    """Returns the 44 bytes before the samples: PCM, 24 kHz, mono, 16 bits."""
     return struct.pack(
         "<4sI4s4sIHHIIHH4sI",
         *(b"RIFF", riff_size, b"WAVE"),
@@ -40,7 +40,7 @@ def wav_header(*, riff_size: int = 0xFFFFFFFF, data_size: int = 0xFFFFFFFF) -> b
 
 
 def encode(pcm: bytes, audio_format: str) -> bytes:
-    """`pcm` (mono s16le at 24 kHz) in one of `FORMATS`. CPU work for all but wav and pcm16."""
+    """Encodes `pcm` (mono s16le at 24 kHz) in one of `FORMATS`. CPU work for all but wav and pcm16."""
     if audio_format == "pcm16":
         return pcm
     if audio_format == "wav":

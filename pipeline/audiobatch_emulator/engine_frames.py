@@ -20,13 +20,13 @@ ALIVE: Final[Mapping[str, Any]] = {"alive": True}
 
 
 def packed(header: Mapping[str, Any], payload: bytes = b"") -> bytes:
-    """One message's bytes."""
+    """Encode one message."""
     encoded = json.dumps(header).encode()
     return LENGTHS.pack(len(encoded), len(payload)) + encoded + payload
 
 
 def header_of(encoded: bytes) -> dict[str, Any]:
-    """A message's header.
+    """Decode a message's header.
 
     Raises:
         ValueError: it is not a JSON object.

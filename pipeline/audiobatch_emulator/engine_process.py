@@ -46,7 +46,7 @@ class EngineProcess:
         return self._child.pid if self._child else None
 
     async def ask(self, header: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        """One request and its answer.
+        """Sends one request and returns its answer.
 
         Raises:
             EngineCrashed: the child died, hung, or answered nonsense.
@@ -94,7 +94,7 @@ class EngineProcess:
             self._stderr.extend(line for line in chunk.decode(errors="replace").splitlines() if line.strip())
 
     async def _end(self, *, kill: bool) -> int | None:
-        """The exit code; negative for a signal."""
+        """Ends the child; returns its exit code, negative for a signal."""
         child, self._child = self._child, None
         if child is None:
             return None
@@ -149,7 +149,7 @@ class EnginePool:
         return tuple(engine.pid for engine in self._engines if engine.pid is not None)
 
     async def ask(self, header: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        """One request and its answer, as soon as a process is free.
+        """Sends one request as soon as a process is free, and returns its answer.
 
         A caller that is cancelled leaves at once; the engine finishes the request behind it, since a
         stopped one would have to be killed and started again.

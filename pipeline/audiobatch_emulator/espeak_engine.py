@@ -95,7 +95,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 def _spoken(
     text: bytes, voice: str, words_per_minute: int, data_parent: Path, alive: Alive
 ) -> tuple[NDArray[np.int16], int]:
-    """The samples and their rate in Hz."""
+    """Returns the samples and their rate in Hz."""
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -137,7 +137,7 @@ def _unload(library: ctypes.CDLL) -> None:
 
 
 def _at_speech_rate(samples: NDArray[np.int16], rate_hz: int) -> bytes:
-    """Resampled to 24 000 Hz, mono s16le; in floats, since soxr dithers integers."""
+    """Resamples to 24 000 Hz, mono s16le; in floats, since soxr dithers integers."""
     if len(samples) == 0:
         return b""
     resampled = soxr.resample(samples.astype(np.float32), rate_hz, SPEECH_RATE_HZ)

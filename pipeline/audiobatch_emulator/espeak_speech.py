@@ -96,7 +96,7 @@ class EspeakSpeech:
 
 
 def language_of(text: str) -> str | None:
-    """The language, in eSpeak NG's words, of a text mostly in another script than Latin; else None."""
+    """Returns the language, in eSpeak NG's words, of a text mostly in another script than Latin; else None."""
     letters = [letter for letter in text if letter.isalpha()][:_LETTERS_LOOKED_AT]
     scripts = Counter(unicodedata.name(letter, "").split(" ")[0].split("-")[0] for letter in letters)
     languages: Counter[str | None] = Counter()
@@ -108,7 +108,7 @@ def language_of(text: str) -> str | None:
 
 
 def _short_folder() -> Path:
-    """A new folder under a short path.
+    """Makes a new folder under a short path.
 
     Raises:
         EmulatorError: there is no temporary folder with a short enough path.

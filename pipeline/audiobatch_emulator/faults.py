@@ -84,7 +84,7 @@ class Do(_Strict):
         return headers
 
     def describe(self) -> str:
-        """What goes wrong, in a few words, for the journal."""
+        """Returns what goes wrong, in a few words, for the journal."""
         words = [
             f"status {self.status}" if self.status is not None else "",
             "latency" if self.latency_s not in (0, 0.0) else "",
@@ -98,7 +98,7 @@ class Do(_Strict):
         return ", ".join(filter(None, words)) or "none"
 
     def wait_s(self, *, draw: float, audio_s: float) -> float:
-        """The seconds to wait; `draw` is from 0 to 1, where in its distribution this request falls."""
+        """Returns the seconds to wait; `draw` is from 0 to 1, where in its distribution this request falls."""
         latency = self.latency_s
         if not isinstance(latency, Latency):
             return latency
@@ -156,11 +156,11 @@ class Faults:
         self._set_at = self._now()
 
     def reset(self) -> None:
-        """The rules of the start."""
+        """Restores the rules of the start."""
         self.set(self._initial)
 
     def match(self, ask: Ask, applies: Callable[[Rule], bool] | None = None) -> Fault | None:
-        """The first rule that holds for this request; rules that do not apply to its kind are passed over."""
+        """Returns the first rule that holds for this request; rules for other kinds are passed over."""
         since_s = self._now() - self._set_at
         hit: Fault | None = None
         for index, rule in enumerate(self.rules):
@@ -195,5 +195,5 @@ def _holds(when: When, ask: Ask, since_s: float) -> bool:
 
 
 def _normal(draw: float) -> float:
-    """The standard normal quantile of `draw`, kept within four standard deviations."""
+    """Returns the standard normal quantile of `draw`, kept within four standard deviations."""
     return NormalDist().inv_cdf(min(max(draw, 3.2e-5), 1 - 3.2e-5))

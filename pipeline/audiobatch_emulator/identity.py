@@ -21,7 +21,7 @@ IMDS_PATH = "/metadata/identity/oauth2/token"
 
 
 class Identity:
-    """Hands out tokens of the token office."""
+    """Answers requests for tokens, which the token issuer issues."""
 
     def __init__(self, tokens: TokenIssuer) -> None:
         self._tokens = tokens
@@ -34,7 +34,7 @@ class Identity:
         app.router.add_get(IMDS_PATH + "/", self.imds)
 
     async def app_service(self, request: web.Request) -> web.Response:
-        """The App Service protocol, version 2019-08-01."""
+        """Answers by the App Service protocol, version 2019-08-01."""
         if not secrets.compare_digest(
             request.headers.get("X-IDENTITY-HEADER", "").encode(), self.header.encode()
         ):
@@ -42,7 +42,7 @@ class Identity:
         return self._token(request)
 
     async def imds(self, request: web.Request) -> web.Response:
-        """The virtual machine's protocol, version 2018-02-01."""
+        """Answers by the virtual machine's protocol, version 2018-02-01."""
         if request.headers.get("Metadata", "").lower() != "true":
             return _error(400, "invalid_request", "Required metadata header not specified")
         return self._token(request)

@@ -50,7 +50,7 @@ class Record:
     max_in_window_10s: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """In the order of the fields, which is the journal's."""
+        """Returns the record in the order of its fields, which is the journal's."""
         return {name: getattr(self, name) for name in _FIELDS}
 
 
@@ -58,7 +58,7 @@ _FIELDS = tuple(field.name for field in fields(Record))
 
 
 def item_hash(messages: object) -> str:
-    """SHA-256 of the messages, without what a retry changes.
+    """Returns the SHA-256 of the messages, without what a retry changes.
 
     That is: canonical JSON (sorted keys, no spaces, UTF-8) of the list, each assistant message reduced to
     its role, since a follow-up names the earlier reply by an audio id at one time and by its words at
@@ -107,7 +107,7 @@ class Journal:
         self._attempts.update(r.item_hash for r in self._records.values() if r.item_hash is not None)
 
     def open(self, *, transport: str) -> Record:
-        """A request is coming in. It is not written yet: a body that never ends is no request."""
+        """Adds a request that is coming in. It is not written yet: a body that never ends is no request."""
         self._last_n += 1
         record = Record(n=self._last_n, at=self._stamp(), transport=transport)
         self._records[record.n] = record
@@ -116,7 +116,7 @@ class Journal:
     def identify(
         self, record: Record, *, deployment: str | None, hashed: str | None, retry_count: int
     ) -> None:
-        """It is known what was asked, and of whom."""
+        """Records what was asked, and of whom."""
         record.deployment = None if deployment is None else deployment[:LONGEST_NAME]
         record.item_hash = hashed
         record.attempt = retry_count
@@ -127,19 +127,19 @@ class Journal:
         self._write(record)
 
     def answer(self, record: Record, *, status: int, billed: bool) -> None:
-        """The reply is made and about to be sent; from here on a real service charges for it."""
+        """Records that the reply is about to be sent; from here on a real service charges for it."""
         record.status = status
         record.billed = billed
         self._write(record)
 
     def close(self, record: Record, *, delivered: bool) -> None:
-        """The reply was handed over whole, or it never will be."""
+        """Records that the reply was delivered whole, or never will be."""
         record.delivered = delivered
         record.finished_at = self._stamp()
         self._write(record)
 
     def records(self) -> list[dict[str, Any]]:
-        """All records as they stand, in the order of arrival."""
+        """Returns all records as they are, in the order of arrival."""
         return [record.as_dict() for record in self._records.values()]
 
     def reset(self) -> None:

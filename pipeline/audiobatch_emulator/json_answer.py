@@ -17,12 +17,12 @@ _WORDS = 4
 
 
 def asks_for_json(instruction: str) -> bool:
-    """True where an instruction asks for one JSON object and lists its fields."""
+    """Returns whether an instruction asks for one JSON object and lists its fields."""
     return bool(_ASKED.search(instruction) and _FIELD.search(instruction))
 
 
 def json_answer(instruction: str, heard: str) -> str:
-    """The object that was asked for, about what was heard; the same for the same words."""
+    """Returns the object that was asked for, about what was heard; the same for the same words."""
     words = heard.split()
     return json.dumps(
         {match["name"]: _value(match["kind"], words) for match in _FIELD.finditer(instruction)},

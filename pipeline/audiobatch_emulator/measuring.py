@@ -44,7 +44,7 @@ class Measurer:
         self._window_correlation = _autocorrelation(self._window[np.newaxis])[0]
 
     def add(self, block: NDArray[np.float32]) -> None:
-        """Blocks of a second; frames do not span two of them."""
+        """Adds a block of a second; frames do not span two of them."""
         self._samples += len(block)
         self._energy += float(np.dot(block, block))
         whole = len(block) - len(block) % FRAME_SAMPLES
@@ -54,7 +54,7 @@ class Measurer:
             self._pitches.append(self._pitches_of(block))
 
     def result(self) -> Measurements:
-        """The measurements of all blocks so far."""
+        """Returns the measurements of all blocks so far."""
         levels = _dbfs(np.concatenate(self._frame_powers)) if self._frame_powers else np.array([FLOOR_DBFS])
         loud_dbfs = float(np.percentile(levels, 95))
         silent = levels < max(SILENT_DBFS, loud_dbfs - SILENT_BELOW_LOUD_DB)
@@ -68,7 +68,7 @@ class Measurer:
         )
 
     def _pitches_of(self, block: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The pitches in Hz of those windows of a block that are voiced."""
+        """Returns the pitches in Hz of those windows of a block that are voiced."""
         starts = np.linspace(0, len(block) - PITCH_WINDOW_SAMPLES, PITCH_WINDOWS_PER_BLOCK).astype(int)
         windows = np.stack([block[start : start + PITCH_WINDOW_SAMPLES] for start in starts])
         windows = windows.astype(np.float64)
@@ -91,7 +91,7 @@ class Measurer:
 
 
 def _autocorrelation(windows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each row, 1.0 at lag 0."""
+    """Returns the autocorrelation of each row, 1.0 at lag 0."""
     spectrum = np.fft.rfft(windows, 2 * PITCH_WINDOW_SAMPLES, axis=1)
     correlation = np.fft.irfft(np.abs(spectrum) ** 2, axis=1)[:, :PITCH_WINDOW_SAMPLES]
     normalised: NDArray[np.float64] = correlation / np.maximum(correlation[:, :1], 1e-20)

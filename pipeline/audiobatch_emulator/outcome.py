@@ -24,7 +24,7 @@ class Outcome:
 
 
 def refused(call: Call, refusal: Refusal) -> Outcome:
-    """A refusal in the body of the call's surface."""
+    """Returns a refusal in the body of the call's surface."""
     call.rate = refusal.rate or call.rate
     body = refusal.body(call.surface)
     if isinstance(body, str):
@@ -42,7 +42,7 @@ def refused(call: Call, refusal: Refusal) -> Outcome:
 
 
 def headers_of(call: Call, outcome: Outcome) -> dict[str, str]:
-    """The surface's headers, the outcome's, and those that a fault sets: the later win."""
+    """Returns the surface's headers, the outcome's, and those that a fault sets: the later win."""
     headers = reply_headers(call.surface, model=call.model, elapsed_s=call.elapsed_s, rate=call.rate)
     headers |= {"content-type": outcome.content_type}
     headers |= lower_keys(outcome.headers)
@@ -50,7 +50,7 @@ def headers_of(call: Call, outcome: Outcome) -> dict[str, str]:
 
 
 def refused_upgrade(call: Call, refusal: Refusal) -> web.Response:
-    """A refusal as an ordinary response: for a WebSocket handler that declines the upgrade."""
+    """Returns a refusal as an ordinary response: for a WebSocket handler that declines the upgrade."""
     outcome = refused(call, refusal)
     return web.Response(
         status=outcome.status, body=b"".join(outcome.pieces), headers=headers_of(call, outcome)

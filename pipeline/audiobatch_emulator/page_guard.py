@@ -24,7 +24,7 @@ _OWN_SITES = frozenset({"", "same-origin", "none"})
 
 
 def allowed_hosts(host: str, names: Iterable[str] = ()) -> frozenset[str]:
-    """The names under which a server may be addressed.
+    """Returns the names under which a server may be addressed.
 
     Args:
         host: the address that it listens on.
@@ -34,7 +34,7 @@ def allowed_hosts(host: str, names: Iterable[str] = ()) -> frozenset[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine alone."""
+    """Returns whether an address to listen on is reached from this machine alone."""
     if host.lower() == "localhost":
         return True
     try:
@@ -51,7 +51,7 @@ def refusal(
     fetch_site: str = "",
     is_link: bool = False,
 ) -> str:
-    """Why a request is refused; empty where it is let in.
+    """Returns why a request is refused; empty where it is let in.
 
     Args:
         hosts: `allowed_hosts`.
@@ -71,7 +71,7 @@ def refusal(
 
 
 def _name_of(host: str) -> str | None:
-    """`Localhost:4200` → `localhost`, `[::1]:80` → `::1`; None for what is no host."""
+    """Returns the host's name: `Localhost:4200` → `localhost`, `[::1]:80` → `::1`; None for what is no host."""
     found = _HOST.fullmatch(host.lower())
     return (found["v6"] or found["name"].rstrip(".")) if found else None
 

@@ -51,7 +51,7 @@ class Engine:
         self._decoder = Decoder(lw=LANGUAGE_WEIGHT, loglevel="FATAL")
 
     def answer(self, header: dict[str, Any], payload: bytes, alive: Alive) -> Answer:
-        """The words of the recording in `payload`, and its measurements; or why it cannot be decoded."""
+        """Returns the words of the recording in `payload`, and its measurements; or why it cannot be decoded."""
         measurer = Measurer()
         words: list[Word] = []
         try:
@@ -95,7 +95,7 @@ def _measured(blocks: Iterable[Samples], measurer: Measurer, alive: Alive) -> It
 
 
 def pieces(blocks: Iterator[Samples]) -> Iterator[tuple[float, Samples]]:
-    """A recording's pieces and when they start, in seconds: itself if it is short, else what is between
+    """Yields a recording's pieces and when they start, in seconds: itself if it is short, else what is between
     pauses.
 
     Args:
@@ -140,7 +140,7 @@ def pieces(blocks: Iterator[Samples]) -> Iterator[tuple[float, Samples]]:
 
 
 def _frames(blocks: Iterable[Samples], gain: float, frame_bytes: int) -> Iterator[bytes]:
-    """The blocks as s16le in frames of that size; the last is shorter, but holds a sample at least."""
+    """Yields the blocks as s16le in frames of that size; the last is shorter, but holds a sample at least."""
     rest = b""
     for block in blocks:
         rest += _s16le(block * np.float32(gain))
@@ -151,7 +151,7 @@ def _frames(blocks: Iterable[Samples], gain: float, frame_bytes: int) -> Iterato
 
 
 def _conditioned(piece: Samples) -> bytes:
-    """At the level the recogniser likes, with a margin and a noise floor; s16le."""
+    """Brings a piece to the level the recognizer likes, with a margin and a noise floor; s16le."""
     rms = float(np.sqrt(np.mean(piece**2)))
     margin = np.zeros(round(PAD_S * RECOGNIZER_RATE_HZ), np.float32)
     levelled = np.concatenate([margin, piece * np.float32(min(LARGEST_GAIN, TARGET_RMS / rms)), margin])

@@ -104,12 +104,12 @@ class EmulatorProcess:
         }
 
     def journal(self) -> list[dict[str, Any]]:
-        """All records so far, one a request."""
+        """Returns all records so far, one a request."""
         records: list[dict[str, Any]] = self._ask("GET", "journal")
         return records
 
     def settled_journal(self, count: int, *, timeout_s: float = 10.0) -> list[dict[str, Any]]:
-        """The records, once there are `count` of them and each is finished. Raises: AssertionError: too late."""
+        """Returns the records, once there are `count` and each is finished. Raises: AssertionError: too late."""
         ends_at = time.monotonic() + timeout_s
         while True:
             records = self.journal()
@@ -128,12 +128,12 @@ class EmulatorProcess:
         self._ask("PUT", "quotas", quotas)
 
     def health(self) -> dict[str, Any]:
-        """The health endpoint's word."""
+        """Returns the answer of the health endpoint."""
         answer: dict[str, Any] = self._ask("GET", "health")
         return answer
 
     def reset(self) -> None:
-        """As at the start: empty journal, no faults but those of the flags, no memory."""
+        """Restores the state of the start: empty journal, no faults but those of the flags, no memory."""
         self._ask("POST", "reset")
 
     def stop(self) -> int | None:
@@ -149,7 +149,7 @@ class EmulatorProcess:
         return self._ended()
 
     def wait(self) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Returns its exit code, once it has ended by itself."""
         assert self._process is not None
         self._process.wait(timeout=READY_S)
         return self._ended()
@@ -163,7 +163,7 @@ class EmulatorProcess:
         return self._ended()
 
     def stderr(self) -> str:
-        """What it wrote to standard error so far."""
+        """Returns what it wrote to standard error so far."""
         if not self._stderr.closed:
             self._stderr.seek(0)
             self._said = self._stderr.read()

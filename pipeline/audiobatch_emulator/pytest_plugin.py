@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def audio_emulator_process() -> Iterator[EmulatorProcess]:
-    """The emulator of this session, which keeps what earlier tests did."""
+    """Run the emulator of this session, with all that earlier tests did."""
     from audiobatch_emulator.process import EmulatorProcess  # pytest loads this module for every project
 
     with EmulatorProcess("--speech", "tone") as emulator:
@@ -32,7 +32,7 @@ def audio_emulator_process() -> Iterator[EmulatorProcess]:
 
 @pytest.fixture
 def audio_emulator(audio_emulator_process: EmulatorProcess) -> EmulatorProcess:
-    """The emulator with an empty journal, no faults and no quotas.
+    """Return the emulator with an empty journal, no faults and no quotas.
 
     Its `base_url` is an origin: `/v1` behind it is OpenAI's API, `/openai/v1` and `/openai/deployments/…` Azure's.
     `api_key` is the key that it lets in, `journal()` what was asked and billed, `put_faults(…)` sets faults by

@@ -59,7 +59,7 @@ class _Meter:
         return Verdict(refused_for=refused_for, retry_after_s=wait_s, rate=self.rate(now))
 
     def _request_wait_s(self, now: float) -> float:
-        """Seconds until one more request fits every window; 0 or less: it fits now."""
+        """Returns the seconds until one more request fits every window; 0 or less: it fits now."""
         if self.quota.rpm is None:
             return 0.0
         wait_s = 0.0
@@ -70,7 +70,7 @@ class _Meter:
         return wait_s
 
     def rate(self, now: float) -> RateState:
-        """What is left, for the headers."""
+        """Returns what is left, for the headers."""
         rpm, tpm = self.quota.rpm, self.quota.tpm
         return RateState(
             limit_requests=rpm,
@@ -92,7 +92,7 @@ class Quotas:
         self.reset()
 
     def reset(self) -> None:
-        """The quotas of the start, and nothing counted."""
+        """Restores the quotas of the start, and forgets what was counted."""
         self._meters = {name: _Meter(quota) for name, quota in self._initial.items()}
 
     def change(self, quotas: Mapping[str, Quota]) -> None:
@@ -109,5 +109,5 @@ class Quotas:
         return None if meter is None else meter.take(max(0, tokens), self._now())
 
     def current(self) -> dict[str, Quota]:
-        """The quotas in force."""
+        """Returns the quotas in force."""
         return {name: meter.quota for name, meter in self._meters.items()}

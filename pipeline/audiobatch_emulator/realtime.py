@@ -57,7 +57,7 @@ class Realtime:
             app.router.add_get(path, self.handle)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """One socket, from its upgrade to its end."""
+        """Handles one socket, from its upgrade to its end."""
         deployment = request.query.get("deployment") or request.query.get("model")
         call = Call(
             surface=surface_of(request.path),
@@ -100,7 +100,7 @@ class Realtime:
                 await connection.receive(message.data)
 
     def _let_in(self, call: Call, request: web.Request, deployment: str | None) -> str:
-        """The model of the session, or the refusal of the upgrade."""
+        """Returns the model of the session, or the refusal of the upgrade."""
         service, surface = self._service, call.surface
         ask = Ask(
             deployment=deployment,

@@ -44,7 +44,7 @@ class SocketFormat:
         return self.rate_hz * self.sample_bytes
 
     def described(self) -> dict[str, object]:
-        """As it stands in a session."""
+        """Returns the format as a session shows it."""
         return {"type": self.type, "rate": self.rate_hz} if self.sample_bytes == 2 else {"type": self.type}
 
 
@@ -60,7 +60,7 @@ FORMATS = {
 
 
 def unpacked(value: object, param: str) -> bytes:
-    """The bytes of a base64 string.
+    """Returns the bytes of a base64 string.
 
     Source of the words: github.com/Azure-Samples/aoai-realtime-audio-sdk/issues/95.
     """
@@ -78,7 +78,7 @@ def unpacked(value: object, param: str) -> bytes:
 
 
 def to_samples(data: bytes, audio_format: SocketFormat) -> NDArray[np.int16]:
-    """What came over the wire as 16-bit samples at the format's own rate; half a sample is dropped."""
+    """Returns what came over the wire as 16-bit samples at the format's own rate; half a sample is dropped."""
     if audio_format.sample_bytes == 2:
         return np.frombuffer(data[: len(data) // 2 * 2], dtype="<i2")
     table = _MU_TABLE if audio_format.type == "audio/pcmu" else _A_TABLE
@@ -96,7 +96,7 @@ def from_pcm(pcm: bytes, audio_format: SocketFormat) -> bytes:
 
 
 def as_wav(samples: NDArray[np.int16], rate_hz: int) -> bytes:
-    """A WAV file, for the recognizer."""
+    """Returns a WAV file, for the recognizer."""
     out = io.BytesIO()
     with wave.open(out, "wb") as file:
         file.setnchannels(1)
@@ -107,7 +107,7 @@ def as_wav(samples: NDArray[np.int16], rate_hz: int) -> bytes:
 
 
 def delta_pieces(data: bytes, audio_format: SocketFormat) -> Iterator[bytes]:
-    """A reply's audio cut as the service cuts it: two short pieces, even ones, a longer last one."""
+    """Returns a reply's audio cut as the service cuts it: two short pieces, even ones, a longer last one."""
     at = 0
     lengths = iter(_FIRST_DELTAS_S)
     while len(data) - at > round(_LONGEST_LAST_S * audio_format.bytes_a_second):

@@ -16,17 +16,17 @@ Check = Callable[[Any, str], None]
 
 
 def object_or_null(value: object, param: str) -> None:
-    """An object, or null to turn something off."""
+    """Checks for an object, or null to turn something off."""
     if value is not None:
         object_(value, param)
 
 
 def anything(_value: object, _param: str) -> None:
-    """Taken, kept and shown, without any effect here."""
+    """Accepts anything; it is stored and shown, without any effect here."""
 
 
 def one_of(*allowed: str) -> Check:
-    """A word of a list."""
+    """Returns a check for a value of a list."""
 
     def check(value: object, param: str) -> None:
         if value not in allowed:
@@ -36,7 +36,7 @@ def one_of(*allowed: str) -> Check:
 
 
 def check_modalities(value: object, param: str) -> None:
-    """`output_modalities`: text or audio, not both."""
+    """Checks `output_modalities`: text or audio, not both."""
     if value not in (["text"], ["audio"]):
         if not isinstance(value, list):
             raise wrong_type(param, "an array of strings", value)
@@ -48,7 +48,7 @@ def check_modalities(value: object, param: str) -> None:
 
 
 def check_format(value: object, param: str) -> None:
-    """One of the three formats; pcm only at 24 kHz."""
+    """Checks for one of the three formats; pcm only at 24 kHz."""
     object_(value, param)
     assert isinstance(value, dict)
     one_of(*FORMATS)(value.get("type"), f"{param}.type")
@@ -61,7 +61,7 @@ def check_format(value: object, param: str) -> None:
 
 
 def check_voice(value: object, param: str) -> None:
-    """A voice's name, or a custom voice by its id."""
+    """Checks for a voice's name, or a custom voice by its id."""
     if isinstance(value, dict) and str(value.get("id", "")).startswith("voice_"):
         return
     if not isinstance(value, str):
@@ -70,12 +70,12 @@ def check_voice(value: object, param: str) -> None:
 
 
 def check_max_tokens(value: object, param: str) -> None:
-    """1 to 4096, or `inf`."""
+    """Checks for 1 to 4096, or `inf`."""
     if value != "inf":
         integer(1, MOST_OUTPUT_TOKENS)(value, param)
 
 
 def no_tools(value: object, param: str) -> None:
-    """There are none in the emulator."""
+    """Refuses tools: there are none in the emulator."""
     if value not in ([], None):
         raise invalid("The emulator has no tools.", param, "unsupported_value")

@@ -51,7 +51,7 @@ class Connection:
         )
 
     async def open(self) -> None:
-        """The first event."""
+        """Sends the first event."""
         await self._line.send(event("session.created", session=self.session.described()))
 
     async def close(self) -> None:
@@ -61,7 +61,7 @@ class Connection:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def receive(self, frame: str | bytes) -> None:
-        """One frame of the client's."""
+        """Handles one frame of the client's."""
         try:
             message = orjson.loads(frame)
         except orjson.JSONDecodeError:
@@ -160,7 +160,7 @@ class Connection:
         )
 
     async def _respond_by_itself(self) -> None:
-        """The service's own response at the end of a speech; a cancelled one is let end first."""
+        """Responds at the end of a speech; a cancelled response is let end first."""
         if self._responding is not None and self.speaking is not None and self.speaking.cancelled_for:
             await asyncio.wait([self._responding])
         if self.speaking is None:

@@ -19,17 +19,17 @@ _ALPHABET = string.ascii_letters + string.digits
 
 
 def new_id(kind: str) -> str:
-    """`item_` and 21 letters and digits, and so on for `sess`, `event`, `resp` and `conv`."""
+    """Returns `item_` and 21 letters and digits, and so on for `sess`, `event`, `resp` and `conv`."""
     return f"{kind}_" + "".join(secrets.choice(_ALPHABET) for _ in range(21))
 
 
 def event(kind: str, **fields: Any) -> dict[str, Any]:
-    """An event of the server's."""
+    """Returns an event of the server's."""
     return {"type": kind, "event_id": new_id("event")} | fields
 
 
 def error_event(refusal: Refusal, client_event_id: str | None) -> dict[str, Any]:
-    """An `error` event; `client_event_id` is that of the event it is about."""
+    """Returns an `error` event; `client_event_id` is that of the event it is about."""
     return event(
         "error",
         error={
@@ -43,7 +43,7 @@ def error_event(refusal: Refusal, client_event_id: str | None) -> dict[str, Any]
 
 
 def content_event(kind: str, response_id: str, item_id: str, **fields: Any) -> dict[str, Any]:
-    """An event about the one content part of a response's one item."""
+    """Returns an event about the one content part of a response's one item."""
     place = {
         "response_id": response_id,
         "item_id": item_id,
@@ -54,7 +54,7 @@ def content_event(kind: str, response_id: str, item_id: str, **fields: Any) -> d
 
 
 def token_pieces(text: str) -> list[str]:
-    """A text cut about where tokens end: words with the space before them, long ones in two."""
+    """Returns a text cut about where tokens end: words with the space before them, long ones in two."""
     pieces: list[str] = []
     for index, word in enumerate(text.split(" ") if text else []):
         spaced = word if index == 0 else " " + word
@@ -64,7 +64,7 @@ def token_pieces(text: str) -> list[str]:
 
 
 def limits_of(rate: RateState | None) -> list[dict[str, Any]]:
-    """The `rate_limits` of `rate_limits.updated`."""
+    """Returns the `rate_limits` of `rate_limits.updated`."""
     known = rate or RateState()
     return [
         {

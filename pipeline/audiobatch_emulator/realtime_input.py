@@ -40,7 +40,7 @@ class InputAudio:
         interrupt: Callable[[], None],
         respond: Callable[[], Awaitable[None]],
     ) -> None:
-        """`add` announces a committed message; `interrupt` and `respond` are the detector's to call."""
+        """`add` announces a committed message; the detector calls `interrupt` and `respond`."""
         self._line = line
         self._session = session
         self._hear = hear
@@ -53,13 +53,13 @@ class InputAudio:
         self._item_id = ""
 
     def settings_changed(self) -> None:
-        """After an update: what is held under other settings is dropped."""
+        """Drops what is held under other settings, after an update."""
         if self._made_for != (self._session.turn_detection, self._session.input_format):
             self._made_for = (self._session.turn_detection, self._session.input_format)
             self._detector = self._new_detector()
 
     async def append(self, message: dict[str, Any]) -> None:
-        """More audio; not acknowledged."""
+        """Adds more audio; not acknowledged."""
         if "audio" not in message:
             raise missing("audio")
         data = unpacked(message["audio"], "audio")
@@ -88,7 +88,7 @@ class InputAudio:
             await self._respond()
 
     async def commit(self, _message: dict[str, Any]) -> None:
-        """By hand."""
+        """Commits the audio by hand."""
         held_ms = 1000 * self._detector.held / self._session.input_format.rate_hz
         if held_ms < LEAST_COMMIT_MS:
             raise invalid(
@@ -100,7 +100,7 @@ class InputAudio:
         await self._commit(self._detector.take(), new_id("item"))
 
     async def clear(self, _message: dict[str, Any]) -> None:
-        """By hand."""
+        """Clears the audio by hand."""
         self._detector.clear()
         await self._line.send(event("input_audio_buffer.cleared"))
 
@@ -113,7 +113,7 @@ class InputAudio:
             self._beside(self._transcribe(item, part, str(transcription.get("model") or "whisper-1")))
 
     async def _transcribe(self, item: Item, part: Part, model: str) -> None:
-        """The words that were heard. The whisper models are billed by length, the others by tokens."""
+        """Sends what was heard. The whisper models are billed by length, the others by tokens."""
         assert part.hearing is not None
         place = {"item_id": item.id, "content_index": 0}
         try:

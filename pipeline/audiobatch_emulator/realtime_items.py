@@ -42,7 +42,7 @@ class Part:
     hearing: asyncio.Task[Hearing] | None = None
 
     def described(self) -> dict[str, Any]:
-        """As events show it: never with audio bytes."""
+        """Returns the part as events show it: never with audio bytes."""
         return {
             "type": self.kind,
             "transcript" if self.kind.endswith("audio") else "text": self.text,
@@ -59,7 +59,7 @@ class Item:
     status: str = "completed"
 
     def described(self) -> dict[str, Any]:
-        """As events show it."""
+        """Returns the item as events show it."""
         return {
             "id": self.id,
             "object": "realtime.item",
@@ -70,14 +70,14 @@ class Item:
         }
 
     def input_tokens(self) -> tuple[int, int]:
-        """Text and audio tokens that it costs as input."""
+        """Returns the text and audio tokens that it costs as input."""
         written = sum(text_tokens(part.text or "") for part in self.parts if part.kind.endswith("text"))
         per = audio_out_tokens if self.role == "assistant" else audio_in_tokens
         return written, sum(per(part.duration_s) for part in self.parts if part.kind.endswith("audio"))
 
 
 def recording(samples: NDArray[np.int16], rate_hz: int, hear: Hear) -> Part:
-    """A user's audio; hearing it begins now."""
+    """Returns a part for a user's audio; its recognition begins now."""
     wav = as_wav(samples, rate_hz)
     return Part(
         kind="input_audio",
@@ -88,7 +88,7 @@ def recording(samples: NDArray[np.int16], rate_hz: int, hear: Hear) -> Part:
 
 
 def read_item(value: object, audio_format: SocketFormat, hear: Hear, param: str = "item") -> Item:
-    """An item as a client sends it.
+    """Reads an item as a client sends it.
 
     Raises:
         Refusal: what it holds is wrong, or not emulated.
@@ -166,7 +166,7 @@ class Conversation:
         return self.items[at - 1].id if at else None
 
     def find(self, identity: object, param: str = "item_id") -> Item:
-        """An item by its id.
+        """Returns an item by its id.
 
         Raises:
             Refusal: there is none.
@@ -178,7 +178,7 @@ class Conversation:
 
 
 async def as_heard(items: list[Item], instructions: str) -> tuple[Heard, ...]:
-    """The conversation as the answers read it; messages of one speaker in a row are one turn.
+    """Returns the conversation as the answers read it; messages of one speaker in a row are one turn.
 
     Raises:
         EngineCrashed: the recognizer failed on a recording.
@@ -197,7 +197,7 @@ async def as_heard(items: list[Item], instructions: str) -> tuple[Heard, ...]:
 
 
 def as_messages(items: list[Item], instructions: str) -> list[dict[str, Any]]:
-    """What a retry would repeat: texts and recordings, without ids. For the journal's `item_hash`."""
+    """Returns what a retry would repeat: texts and recordings, without ids. For the journal's `item_hash`."""
     messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}]
     for item in items:
         content = [{"text": part.text, "audio": part.digest} for part in item.parts]

@@ -22,16 +22,16 @@ class SocketLine:
         self._socket = socket
 
     async def send(self, event: dict[str, Any]) -> None:
-        """One event; a client that is gone hears nothing."""
+        """Sends one event; a client that is gone hears nothing."""
         await self.send_raw(orjson.dumps(event).decode())
 
     async def send_raw(self, frame: str) -> None:
-        """One text frame, whatever is in it."""
+        """Sends one text frame, whatever is in it."""
         if not self._socket.closed:
             with contextlib.suppress(ConnectionError):
                 await self._socket.send_str(frame)
 
-    async def handed_over(self) -> bool:
+    async def drained(self) -> bool:
         """Waits until the operating system has everything; false where the client is gone."""
         transport = self._request.transport
         below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
@@ -53,6 +53,6 @@ class SocketLine:
             await self.close(code)
 
     async def close(self, code: int, reason: str = "") -> None:
-        """By a close frame."""
+        """Ends the connection by a close frame."""
         with contextlib.suppress(ConnectionError):
             await self._socket.close(code=code, message=reason.encode())

@@ -26,7 +26,7 @@ _ERROR_EVENTS = range(400, 429)
 
 
 def refuses_upgrades(rule: Rule) -> bool:
-    """Whether a fault rule is about upgrades rather than responses."""
+    """Returns whether a fault rule is about upgrades rather than responses."""
     when, do = rule.when, rule.do
     statuses = do.status is not None and do.status >= 400 and when.text is None and when.attempt_below is None
     return statuses or do.expire_tokens
@@ -44,7 +44,7 @@ class Responder:
         self._line = line
 
     async def respond(self, asked: Asked, items: list[Item]) -> None:
-        """One response, from its journal record to its last event."""
+        """Sends one response, from its journal record to its last event."""
         service = self._service
         call = service.begin(self._surface, transport="realtime")
         call.model = self.connection.session.model
@@ -56,7 +56,7 @@ class Responder:
                 await self._line.send(error_event(refusal, None))
             else:
                 await self._speak(call, asked, items, refusal)
-            delivered = call.fault.do.corrupt != "no_done" and await self._line.handed_over()
+            delivered = call.fault.do.corrupt != "no_done" and await self._line.drained()
         except Ended:
             delivered = call.fault.do.reset == "after"
         except ConnectionError:
@@ -66,7 +66,7 @@ class Responder:
             service.journal.close(call.record, delivered=delivered)
 
     def _refusal(self, call: Call, asked: Asked, items: list[Item]) -> Refusal | None:
-        """Whether a fault or a quota refuses this response."""
+        """Returns whether a fault or a quota refuses this response."""
         messages = as_messages(items, asked.instructions)
         texts = "\n".join(
             [
@@ -137,7 +137,7 @@ class Responder:
 
 
 def _told(refusal: Refusal) -> Refusal:
-    """A refusal in the words that the fault rule's body gives, where it gives any."""
+    """Returns a refusal in the text that the fault rule's body gives, where it gives any."""
     error = refusal.raw.get("error") if isinstance(refusal.raw, dict) else None
     if not isinstance(error, dict):
         return refusal
@@ -151,7 +151,7 @@ def _told(refusal: Refusal) -> Refusal:
 
 
 def _error_of(refusal: Refusal) -> dict[str, Any]:
-    """A refusal as `status_details.error`. Source: the shape is the reference's; the words are chat's."""
+    """Returns a refusal as `status_details.error`. Source: the shape is the reference's; the text is chat's."""
     code = "rate_limit_exceeded" if refusal.status == 429 and refusal.gateway else refusal.code
     kind = "server_error" if refusal.status >= 500 else refusal.type or "invalid_request_error"
     return {"type": kind, "code": code, "message": refusal.message}

@@ -54,7 +54,7 @@ class Asked:
     items: tuple[Item, ...] | None = None
 
     def described(self) -> dict[str, Any]:
-        """As events show them."""
+        """Returns the settings as events show them."""
         return {
             "output_modalities": ["audio" if self.spoken else "text"],
             "max_output_tokens": self.max_tokens,
@@ -76,7 +76,7 @@ class Said:
 
 
 def read_response(value: object, session: Session, items: tuple[Item, ...] | None = None) -> Asked:
-    """The settings of a `response.create`; `items` are those of its `input`, read already.
+    """Reads the settings of a `response.create`; `items` are those of its `input`, read already.
 
     Raises:
         Refusal: something in it is wrong.
@@ -146,7 +146,7 @@ def _read_output(value: object, output: dict[str, Any], param: str) -> None:
 
 
 def input_counts(items: list[Item], instructions: str) -> TokenCounts:
-    """What the conversation costs as input."""
+    """Returns what the conversation costs as input."""
     pairs = [item.input_tokens() for item in items]
     return TokenCounts(
         input_text=prompt_text_tokens([instructions], messages=len(items) + 1) + sum(t for t, _ in pairs),
@@ -155,7 +155,7 @@ def input_counts(items: list[Item], instructions: str) -> TokenCounts:
 
 
 async def say(service: Service, call: Call, asked: Asked, items: list[Item]) -> Said:
-    """The answer, and its audio (s16le at 24 kHz; empty where none was asked for).
+    """Returns the answer, and its audio (s16le at 24 kHz; empty where none was asked for).
 
     Raises:
         EngineCrashed: an engine failed on it.
@@ -190,7 +190,7 @@ async def say(service: Service, call: Call, asked: Asked, items: list[Item]) -> 
 
 
 def usage(counts: TokenCounts, *, cached: int) -> dict[str, Any]:
-    """The `usage` of a `response.done`; `cached` of the input tokens were cached, text first."""
+    """Returns the `usage` of a `response.done`; `cached` of the input tokens were cached, text first."""
     into, out = (
         counts.input_text + counts.input_audio,
         counts.output_text + counts.output_audio,
@@ -220,7 +220,7 @@ def usage(counts: TokenCounts, *, cached: int) -> dict[str, Any]:
 
 
 def details_of(said: Said) -> dict[str, Any] | None:
-    """The `status_details` of a response that said this."""
+    """Returns the `status_details` of a response that said this."""
     if said.status == "failed":
         message = "The response was filtered due to the prompt triggering the content management policy."
         error = {

@@ -138,7 +138,7 @@ class Session:
         return found
 
     def described(self) -> dict[str, Any]:
-        """The session as events show it."""
+        """Returns the session as events show it."""
         head = {
             "type": "realtime",
             "object": "realtime.session",

@@ -40,11 +40,11 @@ class Line(Protocol):
     """The way to the client."""
 
     async def send(self, event: dict[str, Any]) -> None:
-        """One event."""
+        """Sends one event."""
         ...
 
     async def send_raw(self, frame: str) -> None:
-        """One text frame, whatever is in it."""
+        """Sends one text frame, whatever is in it."""
         ...
 
     async def end(self, do: Do) -> None:
@@ -86,7 +86,7 @@ class Speaking:
             await asyncio.wait([asyncio.ensure_future(self._wake.wait())], timeout=seconds)
 
     async def begin(self) -> None:
-        """The events before there is anything to say.
+        """Sends the events before there is anything to say.
 
         Raises:
             Ended: by a fault.
@@ -96,12 +96,12 @@ class Speaking:
         await self.line.send(event("rate_limits.updated", rate_limits=limits_of(self.rate)))
 
     async def fail(self, error: dict[str, Any]) -> None:
-        """A response that came to nothing."""
+        """Sends a response that came to nothing."""
         details = {"type": "failed", "error": error}
         await self._done(self._described("failed", [], details=details))
 
     async def deliver(self, said: Said) -> None:
-        """Everything from the item to `response.done`.
+        """Sends everything from the item to `response.done`.
 
         Raises:
             Ended: by a fault.
@@ -149,7 +149,7 @@ class Speaking:
         await self._end_if("after")
 
     async def _speak(self, said: Said, item: Item) -> str:
-        """Transcript and audio; gives the words that were said before it ended."""
+        """Sends transcript and audio; returns the transcript that was sent before it ended."""
         audio_format = self.asked.audio_format
         pieces = list(delta_pieces(from_pcm(said.pcm, audio_format), audio_format))
         if self.do.corrupt == "no_audio":
@@ -188,7 +188,7 @@ class Speaking:
         return said.words
 
     async def _middle(self, item: Item) -> None:
-        """What a fault does in the middle of a response."""
+        """Does what a fault asks for in the middle of a response."""
         if self.do.corrupt == "html":
             await self.line.send_raw(HTML.decode())
         if self.do.corrupt == "json":

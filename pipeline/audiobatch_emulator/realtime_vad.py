@@ -50,7 +50,7 @@ class VoiceDetector:
         prefix_padding_ms: int,
         silence_ms: int,
     ) -> None:
-        """`threshold` None: notice nothing, and hold everything for a commit by hand."""
+        """Makes a detector; with `threshold` None it notices nothing, and holds all for a commit by hand."""
         self._rate_hz = rate_hz
         self._frame = rate_hz * FRAME_MS // 1000
         self._least_dbfs = None if threshold is None else _QUIETEST_DBFS + _RANGE_DB * threshold
@@ -65,7 +65,7 @@ class VoiceDetector:
         self.speaking = False
 
     def add(self, samples: Samples) -> list[SpeechStarted | SpeechStopped]:
-        """More audio."""
+        """Adds more audio."""
         noticed: list[SpeechStarted | SpeechStopped] = []
         if self._least_dbfs is None:
             self._frames.append(samples)
@@ -89,7 +89,7 @@ class VoiceDetector:
         return self._held if self._least_dbfs is None else len(self._frames) * self._frame + len(self._rest)
 
     def take(self) -> Samples:
-        """Everything that is held, for a commit by hand; the detector goes on with what comes next."""
+        """Returns everything that is held, for a commit by hand; the detector goes on with what comes next."""
         taken = np.concatenate((*self._frames, self._rest))
         self.clear()
         return taken

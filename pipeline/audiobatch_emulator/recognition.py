@@ -61,7 +61,7 @@ class MeasuringRecognizer:
         return once.hearing
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Does nothing: nothing is open."""
 
 
 class _Once:
@@ -72,7 +72,7 @@ class _Once:
 
 
 def measure(audio: bytes) -> Hearing:
-    """The measured facts of a recording, without words.
+    """Returns the measured facts of a recording, without words.
 
     Raises:
         Undecodable: these bytes are not audio.

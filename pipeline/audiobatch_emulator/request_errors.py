@@ -10,7 +10,7 @@ from audiobatch_emulator.surface import Surface
 
 
 def invalid(message: str, param: str | None, code: str | None) -> Refusal:
-    """400: the request is wrong in itself."""
+    """Builds a 400: the request is wrong in itself."""
     return Refusal(status=400, message=message, param=param, code=code)
 
 
@@ -23,7 +23,7 @@ def _listed(allowed: tuple[str, ...]) -> str:
 
 
 def invalid_value(value: object, allowed: tuple[str, ...], param: str) -> Refusal:
-    """400: a word that is not in the list.
+    """Builds a 400: a word that is not in the list.
 
     Source: github.com/Azure-Samples/aoai-realtime-audio-sdk/issues/94.
     """
@@ -32,7 +32,7 @@ def invalid_value(value: object, allowed: tuple[str, ...], param: str) -> Refusa
 
 
 def bad_json() -> Refusal:
-    """400: the body is not JSON."""
+    """Builds a 400: the body is not JSON."""
     return invalid(
         "We could not parse the JSON body of your request. The API expects a JSON payload, but what was sent "
         "was not valid JSON.",
@@ -51,12 +51,12 @@ def audio_not_found(audio_id: str, message_index: int) -> Refusal:
 
 
 def wrong_audio_format() -> Refusal:
-    """400: these bytes are audio of another kind. Source: community.openai.com/t/1145719."""
+    """Builds a 400: these bytes are audio of another kind. Source: community.openai.com/t/1145719."""
     return invalid("This model does not support the format you provided.", "messages", "unsupported_format")
 
 
 def undecodable_audio() -> Refusal:
-    """400: these bytes are no audio. Source: github.com/TutoriaLLM/TutoriaLLM/issues/370."""
+    """Builds a 400: these bytes are no audio. Source: github.com/TutoriaLLM/TutoriaLLM/issues/370."""
     return invalid(
         "The audio file could not be decoded or its format is not supported.",
         "messages",
@@ -68,7 +68,7 @@ _CATEGORIES = ("hate", "self_harm", "sexual", "violence")
 
 
 def filter_categories(blocked: str | None = None) -> dict[str, dict[str, Any]]:
-    """Azure's verdict by category; `blocked` is the one that was found."""
+    """Returns Azure's verdict by category; `blocked` is the one that was found."""
     return {
         name: {"filtered": name == blocked, "severity": "high" if name == blocked else "safe"}
         for name in _CATEGORIES
@@ -76,7 +76,7 @@ def filter_categories(blocked: str | None = None) -> dict[str, dict[str, Any]]:
 
 
 def prompt_blocked(surface: Surface) -> Refusal:
-    """400: the prompt met the content filter. The prompt was read, so it is charged.
+    """Builds a 400: the prompt met the content filter. The prompt was read, so it is charged.
 
     Source: github.com/openai/openai-agents-python/issues/806; "there will be a charge for this request":
     MicrosoftDocs, articles/ai-services/openai/concepts/content-filter.md.

@@ -39,7 +39,7 @@ class Call:
 
     @property
     def elapsed_s(self) -> float:
-        """Since it came in."""
+        """Returns the seconds since the request came in."""
         return time.monotonic() - self.received_at
 
 
@@ -53,7 +53,7 @@ class Service:
         self.faults = Faults(rules, seed=config.seed)
         self.quotas = Quotas(config.quotas)
         self.tokens = TokenIssuer(life_s=config.token_life_s)
-        self.doorkeeper = Authenticator(api_key=config.api_key, tokens=self.tokens)
+        self.authenticator = Authenticator(api_key=config.api_key, tokens=self.tokens)
         self.identity = Identity(self.tokens)
         self.memory = AudioMemory(life_s=config.audio_id_life_s)
         self.voicing = Voicing(speech, reply_audio_s=config.reply_audio_s)
@@ -63,7 +63,7 @@ class Service:
 
     @classmethod
     def open(cls, config: EmulatorConfig) -> "Service":
-        """With the voice and the recognizer that the settings ask for."""
+        """Opens a service with the voice and the recognizer that the settings ask for."""
         return cls(config, speech=open_speech(config.speech), recognizer=open_recognizer(config.speech))
 
     async def aclose(self) -> None:
@@ -72,7 +72,7 @@ class Service:
         self.journal.close_file()
 
     def reset(self) -> None:
-        """As at the start: empty journal, the first faults and quotas, no memory of replies."""
+        """Restores the state of the start: empty journal, the first faults and quotas, no memory of replies."""
         self.journal.reset()
         self.faults.reset()
         self.quotas.reset()
@@ -80,7 +80,7 @@ class Service:
         self.tokens.reset()
 
     def begin(self, surface: Surface, *, transport: str) -> Call:
-        """A request is coming in."""
+        """Adds a request that is coming in."""
         return Call(surface=surface, record=self.journal.open(transport=transport))
 
     def identify(
@@ -93,7 +93,7 @@ class Service:
         text: str = "",
         applies: Callable[[Rule], bool] | None = None,
     ) -> None:
-        """It is known what is asked of whom: journals it, and looks whether a fault is due.
+        """Records in the journal what is asked of whom, and looks whether a fault is due.
 
         Raises:
             Refusal: the fault is a status.
@@ -126,10 +126,10 @@ class Service:
         self, call: Call, headers: Mapping[str, str], *, query: Mapping[str, str] | None = None
     ) -> None:
         """Raises the 401 of this surface unless the caller is known."""
-        self.doorkeeper.admit(call.surface, headers, query=query)
+        self.authenticator.admit(call.surface, headers, query=query)
 
     def find_model(self, call: Call, deployment: str) -> str:
-        """The model behind a deployment, or 404."""
+        """Returns the model behind a deployment, or refuses with 404."""
         model = self.config.deployments.get(deployment)
         if model is None:
             raise no_deployment(call.surface, deployment)

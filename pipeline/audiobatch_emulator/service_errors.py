@@ -32,7 +32,7 @@ class Refusal(Exception):
     billed: bool = False
 
     def body(self, surface: Surface) -> Any:
-        """The JSON body, ready to encode."""
+        """Returns the JSON body, ready to encode."""
         if self.raw is not None:
             return self.raw
         if self.gateway and surface.is_azure:
@@ -42,7 +42,7 @@ class Refusal(Exception):
 
 
 def wrong_key(surface: Surface, shown: str) -> Refusal:
-    """401 for a key. Source: github.com/SciSharp/BotSharp/issues/386; OpenAI's guide to error codes."""
+    """Builds a 401 for a key. Source: github.com/SciSharp/BotSharp/issues/386; OpenAI's guide to error codes."""
     if surface.is_azure:
         return Refusal(
             status=401,
@@ -66,7 +66,7 @@ def wrong_key(surface: Surface, shown: str) -> Refusal:
 
 
 def wrong_token() -> Refusal:
-    """401 for a token: the one body without `error`. Source: github.com/microsoft/vscode/issues/283763."""
+    """Builds a 401 for a token: the one body without `error`. Source: github.com/microsoft/vscode/issues/283763."""
     return Refusal(
         status=401,
         message="",
@@ -79,7 +79,7 @@ def wrong_token() -> Refusal:
 
 
 def no_role(principal: str) -> Refusal:
-    """401 for a token whose owner lacks the role: Azure does not use 403 here.
+    """Builds a 401 for a token whose owner lacks the role: Azure does not use 403 here.
 
     Source: github.com/microsoft/semantic-kernel/issues/10020.
     """
@@ -94,7 +94,7 @@ def no_role(principal: str) -> Refusal:
 
 
 def no_deployment(surface: Surface, name: str) -> Refusal:
-    """404 for the deployment (Azure) or model (OpenAI). Source: github.com/chatboxai/chatbox/issues/646."""
+    """Builds a 404 for a deployment (Azure) or model (OpenAI). Source: github.com/chatboxai/chatbox/issues/646."""
     if surface.is_azure:
         return Refusal(
             status=404,
@@ -111,14 +111,14 @@ def no_deployment(surface: Surface, name: str) -> Refusal:
 
 
 def no_such_path(surface: Surface, method: str, path: str) -> Refusal:
-    """404 for a path, or for an api-version that Azure does not know."""
+    """Builds a 404 for a path, or for an api-version that Azure does not know."""
     if surface.is_azure:
         return Refusal(status=404, gateway=True, code="404", message="Resource not found")
     return Refusal(status=404, message=f"Invalid URL ({method} {path})")
 
 
 def wrong_operation(surface: Surface, model: str, operation: str = "chatCompletion") -> Refusal:
-    """A model asked for what it does not do: a realtime model for a chat completion, a chat model to transcribe.
+    """Builds the refusal of a model asked for what it does not do, such as a chat model to transcribe.
 
     OpenAI's words for the second were not found; they are made like those of the first.
     """
@@ -147,7 +147,7 @@ def wrong_operation(surface: Surface, model: str, operation: str = "chatCompleti
 def too_many(
     surface: Surface, *, kind: str, operation: str, model: str, retry_after_s: float, rate: RateState
 ) -> Refusal:
-    """429 for rate; `kind` is `requests` or `tokens`.
+    """Builds a 429 for rate; `kind` is `requests` or `tokens`.
 
     Source: github.com/microsoft/copilot-camp/issues/551, github.com/jasonacox/TinyLLM/issues/17 (Azure);
     developers.openai.com/api/docs/guides/rate-limits (OpenAI).
@@ -180,7 +180,7 @@ def too_many(
 
 
 def engine_failed() -> Refusal:
-    """500: one request failed inside. Source: community.openai.com/t/997997."""
+    """Builds a 500: one request failed inside. Source: community.openai.com/t/997997."""
     return Refusal(
         status=500,
         type="server_error",
@@ -189,7 +189,7 @@ def engine_failed() -> Refusal:
 
 
 def by_status(surface: Surface, status: int) -> Refusal:
-    """The service's usual words for a status, without any header that says how long to wait.
+    """Returns the service's usual message for a status, without any header that says how long to wait.
 
     Azure's bodies for 408, 409, 413, 422 and 529 were not found in public: they are given its two fields.
     """

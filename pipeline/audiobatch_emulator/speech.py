@@ -14,7 +14,7 @@ class Speech(Protocol):
     """Speaks. The same text and voice give the same bytes, always, also after a restart."""
 
     async def say(self, text: str, voice: str) -> bytes:
-        """The text spoken: mono s16le PCM at 24 000 Hz, never empty.
+        """Speaks the text: mono s16le PCM at 24 000 Hz, never empty.
 
         A voice that is not known is given one of its own. Text in any script and of any length is spoken as
         well as an English speaker can.
@@ -30,7 +30,7 @@ class Speech(Protocol):
 
 
 def open_speech(kind: Literal["real", "tone"]) -> Speech:
-    """A voice; its process starts with the first request.
+    """Opens a voice; its process starts with the first request.
 
     Raises:
         EmulatorError: `real`, and the extra `local` is not installed.

@@ -23,7 +23,7 @@ LOWEST_LINE, FLATNESS_LINES = 2, slice(4, 450)  # 30 Hz; 60 to 7000 Hz
 
 
 def can_be_speech(samples: NDArray[np.float32]) -> bool:
-    """Of a mono piece at 16 kHz, full scale 1.0."""
+    """Returns whether a mono piece at 16 kHz, full scale 1.0, can be speech."""
     count = len(samples) // WINDOW_SAMPLES
     windows = samples[: count * WINDOW_SAMPLES].reshape(count, WINDOW_SAMPLES).astype(np.float64)
     windows = windows[np.mean(windows**2, axis=1) > 10 ** (SILENT_DBFS / 10)]

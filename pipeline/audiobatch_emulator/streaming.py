@@ -24,14 +24,14 @@ DONE = b"data: [DONE]\n\n"
 
 
 def event(data: Any) -> bytes:
-    """One server-sent event."""
+    """Returns one server-sent event."""
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 def completion_events(
     reply: Reply, surface: Surface, config: EmulatorConfig, *, include_usage: bool
 ) -> list[bytes]:
-    """All events of a reply, `[DONE]` at the end."""
+    """Returns all events of a reply, `[DONE]` at the end."""
     events = []
     if surface.is_azure and config.azure_first_chunk:
         first = {"id": "", "object": "", "created": 0, "model": "", "choices": []}
@@ -87,6 +87,6 @@ def _deltas(reply: Reply, index: int) -> Iterator[tuple[dict[str, Any], str | No
 
 
 def _words(text: str) -> list[str]:
-    """The text in words, each with the space before it: joined they are the text again."""
+    """Returns the text in words, each with the space before it: joined they are the text again."""
     words = text.split(" ")
     return [word if index == 0 else " " + word for index, word in enumerate(words)] if text else []

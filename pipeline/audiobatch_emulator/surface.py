@@ -31,7 +31,7 @@ class Surface(StrEnum):
 
 
 def surface_of(path: str) -> Surface:
-    """The face that a path belongs to; Azure's dated one for a path that is none of them."""
+    """Returns the surface that a path belongs to; Azure's dated one for a path that is none of them."""
     if path.startswith("/openai/v1/"):
         return Surface.AZURE_V1
     if path.startswith("/v1/"):
@@ -40,7 +40,7 @@ def surface_of(path: str) -> Surface:
 
 
 def dated_version(value: str | None) -> str | None:
-    """Azure's `api-version` where it is a dated one (`2025-01-01-preview`, `2024-10-21`), else None."""
+    """Returns `api-version` where it is a dated one (`2025-01-01-preview`, `2024-10-21`), else None."""
     return value if value is not None and _DATED.fullmatch(value) else None
 
 
@@ -57,7 +57,7 @@ class RateState:
 
 
 def go_duration(seconds: float) -> str:
-    """A duration as Go prints it, which is how OpenAI writes resets: `6m0s`, `1.5s`, `12ms`."""
+    """Returns a duration as Go prints it, which is how OpenAI writes resets: `6m0s`, `1.5s`, `12ms`."""
     milliseconds = max(0, round(seconds * 1000))
     if milliseconds < 1000:
         return f"{milliseconds}ms"
@@ -67,7 +67,7 @@ def go_duration(seconds: float) -> str:
 
 
 def rate_headers(surface: Surface, rate: RateState | None) -> dict[str, str]:
-    """The `x-ratelimit-*` headers in the face's style; none where no quota is set."""
+    """Returns the `x-ratelimit-*` headers in the surface's style; none where no quota is set."""
     headers: dict[str, str] = {}
     if rate is None:
         return headers
@@ -89,7 +89,7 @@ def rate_headers(surface: Surface, rate: RateState | None) -> dict[str, str]:
 def reply_headers(
     surface: Surface, *, model: str | None, elapsed_s: float, rate: RateState | None
 ) -> dict[str, str]:
-    """The headers of every answer. The ids are fresh each time.
+    """Returns the headers of every answer. The ids are fresh each time.
 
     `x-request-id` is sent on errors too: the SDK's `request_id` reads no other.
     """
@@ -119,5 +119,5 @@ def reply_headers(
 
 
 def lower_keys(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers by lower-case name, so that one set replaces another whatever the spelling."""
+    """Returns headers by lower-case name, so that one set replaces another whatever the spelling."""
     return {name.lower(): value for name, value in headers.items()}

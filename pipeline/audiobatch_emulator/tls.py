@@ -20,7 +20,7 @@ LIFE = timedelta(days=365)
 
 
 def make_certificate(folder: Path, *, host: str) -> tuple[ssl.SSLContext, Path]:
-    """A server context, and the PEM file that clients are to trust.
+    """Makes a server context, and the PEM file that clients are to trust.
 
     It holds for 127.0.0.1, ::1, localhost, and `host`.
     """

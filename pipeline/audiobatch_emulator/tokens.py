@@ -23,27 +23,27 @@ _PER_SPOKEN_REPLY = 8
 
 
 def text_tokens(text: str) -> int:
-    """Tokens of a text, at four characters each."""
+    """Returns tokens of a text, at four characters each."""
     return max(1, round(len(text) / 4)) if text else 0
 
 
 def audio_in_tokens(duration_s: float) -> int:
-    """Tokens of a recording that is heard."""
+    """Returns tokens of a recording that is heard."""
     return math.ceil(duration_s * AUDIO_IN_PER_S)
 
 
 def audio_out_tokens(duration_s: float) -> int:
-    """Tokens of a reply that is spoken."""
+    """Returns tokens of a reply that is spoken."""
     return math.ceil(round(duration_s * AUDIO_OUT_PER_S, 6))
 
 
 def prompt_text_tokens(texts: list[str], *, messages: int) -> int:
-    """Text tokens of all messages, with what their wrapping takes."""
+    """Returns text tokens of all messages, with what their wrapping takes."""
     return _PER_REQUEST + _PER_MESSAGE * messages + sum(map(text_tokens, texts))
 
 
 def reply_text_tokens(transcript: str, *, spoken: bool) -> int:
-    """Text tokens of a reply; a spoken one has a few more than its words."""
+    """Returns text tokens of a reply; a spoken one has a few more than its words."""
     return text_tokens(transcript) + (_PER_SPOKEN_REPLY if spoken else 0)
 
 
@@ -57,7 +57,7 @@ class TokenCounts:
     output_audio: int = 0
 
     def usage(self) -> dict[str, Any]:
-        """The `usage` object of a chat completion."""
+        """Returns the `usage` object of a chat completion."""
         prompt = self.input_text + self.input_audio
         completion = self.output_text + self.output_audio
         return {

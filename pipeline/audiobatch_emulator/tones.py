@@ -29,15 +29,15 @@ class ToneSpeech:
     """`Speech` by tones. It needs no process, no lock and no cache of replies."""
 
     async def say(self, text: str, voice: str) -> bytes:
-        """Mono s16le PCM at 24 000 Hz, a whole number of syllables, at least one."""
+        """Returns mono s16le PCM at 24 000 Hz, a whole number of syllables, at least one."""
         return tone_speech(text, voice_named(voice))
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Does nothing: nothing is open."""
 
 
 def tone_speech(text: str, voice: Voice) -> bytes:
-    """The tones for a text, mono s16le at 24 000 Hz; 0.2 s for every three characters."""
+    """Returns the tones for a text, mono s16le at 24 000 Hz; 0.2 s for every three characters."""
     syllables, pause = _syllables(voice)
     pieces = [
         text[start : start + CHARACTERS_PER_SYLLABLE]
@@ -51,7 +51,7 @@ def tone_speech(text: str, voice: Voice) -> bytes:
 
 @functools.lru_cache(maxsize=64)
 def _syllables(voice: Voice) -> tuple[tuple[bytes, ...], bytes]:
-    """The voice's syllables, lowest pitch first, and a pause of the same length; s16le, 9600 bytes each."""
+    """Returns the voice's syllables, lowest pitch first, and a pause of the same length; s16le, 9600 bytes each."""
     count = round(SYLLABLE_S * SAMPLE_RATE_HZ)
     time_s = np.arange(count) / SAMPLE_RATE_HZ
     envelope = np.sin(math.pi * np.arange(count) / count) ** 2

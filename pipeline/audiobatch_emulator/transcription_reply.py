@@ -30,7 +30,7 @@ class Segment:
 
 
 def segments_of(words: Sequence[HeardWord]) -> list[Segment]:
-    """The words in stretches."""
+    """Groups the words into segments."""
     groups: list[list[HeardWord]] = [[words[0]]] if words else []
     for before, word in pairwise(words):
         if word.start_s - before.end_s >= PAUSE_S or len(groups[-1]) >= MOST_WORDS:
@@ -48,7 +48,7 @@ def segments_of(words: Sequence[HeardWord]) -> list[Segment]:
 
 
 def counts_of(hearing: Hearing, asked: TranscriptionRequest, model: str) -> TokenCounts:
-    """What it is charged by; Whisper is charged by time, and its counts are 0."""
+    """Returns what it is charged by; Whisper is charged by time, and its counts are 0."""
     if model in WHISPER_MODELS:
         return TokenCounts()
     return TokenCounts(
@@ -59,7 +59,7 @@ def counts_of(hearing: Hearing, asked: TranscriptionRequest, model: str) -> Toke
 
 
 def transcription(hearing: Hearing, asked: TranscriptionRequest, model: str) -> tuple[bytes, str]:
-    """The body and its content type."""
+    """Returns the body and its content type."""
     segments = segments_of(hearing.words)
     match asked.response_format:
         case "text":
@@ -76,7 +76,7 @@ def transcription(hearing: Hearing, asked: TranscriptionRequest, model: str) -> 
 
 
 def _usage(hearing: Hearing, asked: TranscriptionRequest, model: str) -> dict[str, Any]:
-    """Two shapes. Source: `openai` 3.51.0, `types/audio/transcription.py`, `UsageTokens` and `UsageDuration`."""
+    """Returns the usage, of two shapes. Source: `openai` 3.51.0, `types/audio/transcription.py`."""
     if model in WHISPER_MODELS:
         return {"type": "duration", "seconds": round(hearing.duration_s)}
     counts = counts_of(hearing, asked, model)

@@ -48,7 +48,7 @@ class TranscriptionRequest:
 def read_transcription(
     form: Mapping[str, object], granularities: list[str], model: str
 ) -> TranscriptionRequest:
-    """The request, checked.
+    """Reads and checks the request.
 
     Args:
         form: fields by name, the file among them.
@@ -90,12 +90,12 @@ def read_transcription(
 
 
 def wrong_file() -> Refusal:
-    """400: the file's name does not end as a recording's does, or it is none."""
+    """Builds a 400: the file's name does not end as a recording's does, or it is none."""
     return invalid(f"Invalid file format. Supported formats: {list(FILE_ENDINGS)}", None, None)
 
 
 def too_large(size_bytes: int) -> Refusal:
-    """413: more than 25 MB."""
+    """Builds a 413: more than 25 MB."""
     return Refusal(
         status=413,
         type="server_error",
@@ -104,7 +104,7 @@ def too_large(size_bytes: int) -> Refusal:
 
 
 def too_long(duration_s: float) -> Refusal:
-    """400: longer than the GPT models take."""
+    """Builds a 400: longer than the GPT models take."""
     return invalid(
         f"audio duration {duration_s} seconds is longer than {LONGEST_S:.0f} seconds which is the maximum for this "
         "model",

@@ -45,7 +45,7 @@ class Transcriptions:
             app.router.add_post(path, self.handle)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """One request, from its journal record to the last byte of its answer."""
+        """Handles one request, from its journal record to the last byte of its answer."""
         return await answer_request(
             self._service, request, transport="transcription", complete=self._transcribe
         )

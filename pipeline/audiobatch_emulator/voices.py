@@ -31,7 +31,7 @@ class Voice:
             raise ValueError(f"voice {self.name}: {pitches} is not a range of pitches within 40-500 Hz")
 
     def variant(self) -> str:
-        """The text of an eSpeak NG variant file that makes this voice."""
+        """Returns the text of an eSpeak NG variant file that makes this voice."""
         lines = [
             "language variant",
             f"name {self.name}",
@@ -74,7 +74,7 @@ KNOWN_VOICES: dict[str, Voice] = {
 
 
 def voice_named(name: str) -> Voice:
-    """The voice of that name; for an unknown one (a custom voice's id) always the same invented one."""
+    """Returns the voice of that name; for an unknown one (a custom voice's id) always the same invented one."""
     known = KNOWN_VOICES.get(name.lower())
     if known is not None:
         return known

@@ -35,7 +35,7 @@ class Voicing:
         self._cached_bytes = 0
 
     async def voice(self, text: str, voice: str, audio_format: str) -> Voiced:
-        """The text spoken, in the format asked for.
+        """Speaks the text, in the format asked for.
 
         Raises:
             EngineCrashed: the speech engine failed on this text.
@@ -53,7 +53,7 @@ class Voicing:
         return voiced
 
     async def pcm(self, text: str, voice: str) -> bytes:
-        """The text spoken: mono s16le at 24 kHz, not cached here."""
+        """Speaks the text: mono s16le at 24 kHz, not cached here."""
         pcm = await self._speech.say(text, voice)
         if self._reply_audio_s is None:
             return pcm

@@ -26,9 +26,15 @@ class DaskBackend:
 
     @property
     def hint(self) -> str:
+        """What a person may have to do where no worker begins."""
         return f"Has the cluster a free worker? dask worker {self.address} starts one."
 
     async def start(self, params: WorkerParams, count: int) -> None:
+        """Submit `count` tasks, spread over the cluster's workers.
+
+        Raises:
+            ConfigError: no scheduler answers.
+        """
         from distributed import Client
 
         try:
@@ -39,19 +45,25 @@ class DaskBackend:
             raise ConfigError(
                 f"--dask {self.address}: no Dask scheduler answers there ({failed})"
             ) from failed
-        places = sorted(self._client.scheduler_info(n_workers=-1)["workers"])
+        addresses = sorted(self._client.scheduler_info(n_workers=-1)["workers"])
         text = params.model_dump_json()
         for number in range(count):
-            # A wish, not a bond: spread over the cluster's workers, and anywhere if one of them is gone.
-            wish = {"workers": [places[number % len(places)]], "allow_other_workers": True} if places else {}
+            # Spread over the cluster's workers, and anywhere if one of them is gone.
+            preference = (
+                {"workers": [addresses[number % len(addresses)]], "allow_other_workers": True}
+                if addresses
+                else {}
+            )
             key = f"audiobatch-{params.for_run}-{number + 1}"
-            self._tasks.append(self._client.submit(drain, text, key=key, pure=False, **wish))
+            self._tasks.append(self._client.submit(drain, text, key=key, pure=False, **preference))
 
     async def look(self) -> list[WorkerStatus]:
+        """Return what has become of each task."""
         at_work = {key for keys in (await self._client.processing()).values() for key in keys}
-        return [await _hand(task, is_at_work=task.key in at_work) for task in self._tasks]
+        return [await _status(task, is_at_work=task.key in at_work) for task in self._tasks]
 
     async def dismiss(self, *, by_force: bool) -> None:
+        """Cancel the tasks that have not begun; by force: all of them."""
         at_work = {key for keys in (await self._client.processing()).values() for key in keys}
         gone = [
             task for task in self._tasks if by_force or (task.status == "pending" and task.key not in at_work)
@@ -59,13 +71,14 @@ class DaskBackend:
         await self._client.cancel(gone)
 
     async def close(self) -> None:
+        """Close the connection to the scheduler."""
         if self._client is not None:
             with contextlib.suppress(OSError, TimeoutError):
                 await self._client.close()
 
 
 def drain(params: str) -> str:
-    """A worker, in a thread of a Dask worker.
+    """Drain the ledger as a worker, in a thread of a Dask worker.
 
     Returns:
         What a person should know of its end. Errors of ours too: not every class need be known where they are read.
@@ -83,7 +96,7 @@ def drain(params: str) -> str:
         return failed.message
 
 
-async def _hand(task: Any, *, is_at_work: bool) -> WorkerStatus:
+async def _status(task: Any, *, is_at_work: bool) -> WorkerStatus:
     name = f"worker {task.key.rpartition('-')[2]} on Dask"
     if task.status == "pending":
         return WorkerStatus(name=name, phase=Phase.WORKING if is_at_work else Phase.WAITING)

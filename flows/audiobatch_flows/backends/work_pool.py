@@ -36,9 +36,15 @@ class WorkPoolBackend:
 
     @property
     def hint(self) -> str:
+        """What a person may have to do where no worker begins."""
         return f"Is a worker of the pool at work? prefect worker start --pool {self.pool!r} starts one."
 
     async def start(self, params: WorkerParams, count: int) -> None:
+        """Deploy the flow `drain` to the pool, and create `count` runs of it.
+
+        Raises:
+            ConfigError: there is no such pool, or Prefect refuses.
+        """
         from prefect.deployments.runner import DeploymentApplyError
 
         from audiobatch_flows.worker_flow import drain
@@ -72,18 +78,20 @@ class WorkPoolBackend:
                 ) from refused
 
     async def look(self) -> list[WorkerStatus]:
-        return [_hand(run) for run in await self._now()]
+        """Return what has become of each flow run."""
+        return [_status(run) for run in await self._now()]
 
     async def dismiss(self, *, by_force: bool) -> None:
+        """Cancel the flow runs that have not begun; by force: those at work, too."""
         phases = {Phase.WAITING, Phase.WORKING} if by_force else {Phase.WAITING}
         async with get_client() as client:
             for run in await self._now():
-                if _hand(run).phase in phases:
+                if _status(run).phase in phases:
                     with contextlib.suppress(PrefectHTTPStatusError, ObjectNotFound):
                         await client.set_flow_run_state(run.id, Cancelling())
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: nothing is open between calls."""
 
     async def _now(self) -> list[FlowRun]:
         found: list[FlowRun] = []
@@ -94,7 +102,7 @@ class WorkPoolBackend:
         return found
 
 
-def _hand(run: FlowRun) -> WorkerStatus:
+def _status(run: FlowRun) -> WorkerStatus:
     state = run.state
     name = f"worker {run.name!r}"
     if state is None or state.is_scheduled() or state.is_pending():

@@ -35,7 +35,7 @@ def main() -> int:
 async def _drain(params: WorkerParams) -> int:
     async with at_work(params) as job:
         on_parent_exit(partial(_stop, job, asyncio.get_running_loop()))
-        with signals.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=True):
+        with signals.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep_handlers=True):
             summary = await job.drain()
     if summary.message:
         print(summary.message, file=sys.stderr)

@@ -87,7 +87,7 @@ _REFUSED = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EROFS,
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The program. Never returns: it ends the process with the exit code that the README lists."""
+    """Run the program. Never returns: it ends the process with the exit code that the README lists."""
     spare_this_machine()
     try:
         code = cli.main(args=arguments, standalone_mode=False)
@@ -112,8 +112,8 @@ def _explain(failed: Exception) -> ExitCode:
     )
 
     if isinstance(failed, OSError) and failed.errno in _REFUSED:
-        words = f"the system refused it: {failed}. Nothing that was recorded is lost; run again"
-        click.echo(f"audiobatch: {words}", err=True)
+        reason = f"the system refused it: {failed}. Nothing that was recorded is lost; run again"
+        click.echo(f"audiobatch: {reason}", err=True)
         return ExitCode.USAGE
     if not isinstance(failed, AudioBatchError):
         import traceback
@@ -124,5 +124,5 @@ def _explain(failed: Exception) -> ExitCode:
     click.echo(f"audiobatch: {failed.message}", err=True)
     if isinstance(failed, DeploymentFatal):
         return ExitCode.NO_DEPLOYMENT
-    told = isinstance(failed, (ConfigError, InputError, StorageError))
-    return ExitCode.USAGE if told else ExitCode.INTERNAL
+    expected = isinstance(failed, (ConfigError, InputError, StorageError))
+    return ExitCode.USAGE if expected else ExitCode.INTERNAL

@@ -27,7 +27,7 @@ _FLAGS = {
     "drain_timeout_s": ("--drain-timeout",),
     "lease_s": ("--lease",),
 }
-#: What flags take that are several words in one.
+#: What flags take that are several values in one.
 _LISTS = {"modalities": "text|text,audio", "reports": "xlsx,html,jsonl,parquet", "fields": "FILE"}
 #: Flags whose value may be left out, with what they then mean and what the value is.
 _BARE: dict[str, tuple[Any, str]] = {
@@ -70,12 +70,13 @@ class JobCommand(click.Command):
     """A command with a job's flags, listed by what they are about."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Where a value may be left out, one that is given follows after `=`; the next word is another."""
+        """Parse arguments; where a flag's value may be left out, one that is given follows after `=`."""
         end = args.index("--") if "--" in args else len(args)
         bare = {flag: f"{flag}={value}" for name, (value, _) in _BARE.items() for flag in flags_of(name)}
         return super().parse_args(ctx, [bare.get(argument, argument) for argument in args[:end]] + args[end:])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in groups."""
         of_field = {field: section for section, fields in SECTIONS.items() for field in fields}
         found: dict[str, list[tuple[str, str]]] = {section: [] for section in (*SECTIONS, _LAST_SECTION)}
         for parameter in self.get_params(ctx):
@@ -96,7 +97,7 @@ class _WithOrWithout(click.Option):
 
 
 def flags_of(field: str) -> tuple[str, ...]:
-    """The flags of a JobSpec field: `max_concurrency` → `--max-concurrency`."""
+    """Return the flags of a JobSpec field: `max_concurrency` → `--max-concurrency`."""
     return _FLAGS.get(field, ("--" + field.replace("_", "-"),))
 
 
@@ -141,7 +142,7 @@ def workers_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def resolve_job(inputs: tuple[str, ...], job_file: Path | None, flags: dict[str, Any]) -> Resolved:
-    """The effective job of a command line.
+    """Return the effective job of a command line.
 
     Raises:
         ConfigError: naming the flag, file or variable, and what is allowed.
@@ -163,7 +164,7 @@ def _help(name: str) -> str:
 
 
 def _kind(name: str, annotation: Any, metadata: list[Any]) -> dict[str, Any]:
-    """The words of click for a field's type."""
+    """Return click's type and options for a field's type."""
     options = [option for option in typing.get_args(annotation) if option is not types.NoneType]
     if annotation is bool:
         return {"is_flag": True, "flag_value": True, "type": bool}

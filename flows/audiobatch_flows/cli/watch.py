@@ -38,7 +38,7 @@ class Watch:
 
     Attributes:
         run: runs one batch; calls what it is given with the open job, before anything is found.
-        said: is told what happens, in lines for people.
+        said: is given lines for people on what happens.
     """
 
     spec: JobSpec
@@ -51,7 +51,7 @@ class Watch:
     _stop: Stop = field(default_factory=Stop)
 
     async def until_ended(self) -> int:
-        """Look and run until a signal, `stop_at`, or a batch that no other should follow; the exit code.
+        """Look and run until a signal, `stop_at`, or a batch that no other should follow; return the exit code.
 
         Raises:
             ConfigError: the inputs cannot be watched, or a batch's settings cannot work.
@@ -79,7 +79,7 @@ class Watch:
             await asyncio.wait_for(self._stop.soft.wait(), self.look_every_s)
 
     async def _batch(self, arrivals: Arrivals) -> int | None:
-        """Run once; the exit code if it is to be the last time."""
+        """Run once; return the exit code if no batch is to follow."""
 
         def on_open(job: Job) -> None:
             job.is_arriving = arrivals.is_arriving

@@ -31,7 +31,7 @@ class Workers:
     dask: str | None = None
 
     async def send(self, job: Job, plan: Plan) -> None:
-        """Have the plan's items sent; returns when that has ended, however.
+        """Have the workers send the plan's items; return when that has ended, however.
 
         Raises:
             ConfigError: no worker could begin.
@@ -59,7 +59,7 @@ class Workers:
 def workers_for(
     spec: JobSpec, count: int | None, *, pool: str | None, dask: str | None, prefect: bool, watch: bool
 ) -> Workers | None:
-    """What a command line asks for; None: the run sends by itself.
+    """Return what a command line asks for; None: the run sends by itself.
 
     Raises:
         ConfigError: flags that do not go together, or a job that several processes cannot work on.

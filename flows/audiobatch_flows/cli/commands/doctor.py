@@ -44,7 +44,7 @@ async def _examine(spec: JobSpec, *, call: bool) -> int:
 
 
 def prefect_server() -> Finding:
-    """The server that Prefect's settings name, or the embedded one that a run starts for itself."""
+    """Return the server that Prefect's settings name, or the embedded one that a run starts for itself."""
     from audiobatch.maintenance.doctor import Finding
     from audiobatch_flows.prefect_private import api_url
     from audiobatch_flows.server import answers

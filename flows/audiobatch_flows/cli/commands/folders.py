@@ -78,7 +78,7 @@ class Folder:
 
 
 def spec_of(path: Place, *, sends: bool = False) -> JobSpec:
-    """The job that an output was last run with.
+    """Return the job that an output was last run with.
 
     Args:
         path: the output.
@@ -110,7 +110,7 @@ def spec_of(path: Place, *, sends: bool = False) -> JobSpec:
 
 @contextlib.contextmanager
 def opened(path: Place) -> Iterator[Folder]:
-    """An output for reading, also while a run works on it.
+    """Open an output for reading, also while a run works on it.
 
     Raises:
         ConfigError: it is no output of ours, or its ledger is not where it is said to be.
@@ -135,7 +135,7 @@ def opened(path: Place) -> Iterator[Folder]:
 
 @contextlib.contextmanager
 def alone(found: Folder, what: str) -> Iterator[None]:
-    """An output that no run works on, and none will until the end of the block.
+    """Open an output that no run works on, and keep runs off it until the end of the block.
 
     Args:
         found: opened.
@@ -149,7 +149,7 @@ def alone(found: Folder, what: str) -> Iterator[None]:
 
 
 def at_work(found: Folder) -> str:
-    """Who works on an output now, as a person knows them; empty: nobody."""
+    """Return who works on an output now, as a person knows them; empty: nobody."""
     if found.ledger.is_shared:
         return ", ".join(found.ledger.live_workers())
     holder = FolderLock.holder(found.home)

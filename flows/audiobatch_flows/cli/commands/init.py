@@ -60,7 +60,7 @@ def init(path: Path, *, force: bool) -> int:
 
 
 def job_file_text(name: str) -> str:
-    """The file's text: valid as it stands, with every key that JobSpec has."""
+    """Return the file's text: valid as it is, with every key that JobSpec has."""
     from audiobatch.config.jobspec import JobSpec
 
     parts = [_HEAD.format(name=name)]
@@ -75,7 +75,7 @@ def job_file_text(name: str) -> str:
 
 
 def _toml(value: Any) -> str:
-    """A TOML literal; an empty string stands for a key that has no default."""
+    """Return a TOML literal; an empty string stands for a key that has no default."""
     match value:
         case bool():
             return str(value).lower()

@@ -39,7 +39,7 @@ def plan(inputs: tuple[str, ...], job_file: Path | None, *, as_json: bool, **fla
 
 
 def lines(found: Forecast) -> Iterator[str]:
-    """The plan in words."""
+    """Return the plan as lines of text."""
     from audiobatch.errors import redacted
     from audiobatch.errors import shown as printable
     from audiobatch.planning.forecast import NEAR_DAYS

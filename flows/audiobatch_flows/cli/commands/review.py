@@ -76,11 +76,11 @@ def _apply(found: Folder, file: Path, *, dry_run: bool, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(_as_json(found.path, reading, applied=not dry_run), ensure_ascii=False))
     else:
-        _tell(found.path, reading, dry_run=dry_run)
+        _print_marks(found.path, reading, dry_run=dry_run)
     return ExitCode.PARTIAL if reading.refused else ExitCode.DONE
 
 
-def _tell(folder: Place, reading: Reading, *, dry_run: bool) -> None:
+def _print_marks(folder: Place, reading: Reading, *, dry_run: bool) -> None:
     for change in reading.changed[:_MOST_SHOWN]:
         note = " ".join(change.mark.note.split())
         click.echo(f"  {change}{f' ({note})' if note else ''}")
@@ -165,8 +165,8 @@ def _show(found: Folder, *, as_json: bool) -> int:
     for (item_id, turn), standing in marked[:_MOST_SHOWN]:
         note = " ".join(standing.note.split())
         turns = f" turn {turn}" if turn > 1 else ""
-        words = f" ({shown(note)})" if note else ""
-        click.echo(redacted(f"  {standing.review or 'note':<7} {shown(item_id)}{turns}{words}"))
+        comment = f" ({shown(note)})" if note else ""
+        click.echo(redacted(f"  {standing.review or 'note':<7} {shown(item_id)}{turns}{comment}"))
     if len(marked) > _MOST_SHOWN:
         click.echo(f"  … and {len(marked) - _MOST_SHOWN:,} more")
     return ExitCode.DONE

@@ -111,7 +111,7 @@ def run_to_end(
     retry: Retry | None = None,
     workers: Workers | None = None,
 ) -> int:
-    """Run a job, show it, print its summary; the exit code. `retry`: only what this selects."""
+    """Run a job, show it, print its summary; return the exit code. `retry`: only what this selects."""
     try:
         summary = asyncio.run(
             _run(
@@ -140,7 +140,7 @@ def watch_to_end(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Run the job whenever its inputs have news; the exit code of the end that somebody, or the job, made."""
+    """Run the job whenever its inputs have changed; return the exit code of the last batch or the stop."""
     from audiobatch_flows.cli.watch import Watch
 
     async def batch(on_open: Callable[[Job], None]) -> RunSummary:
@@ -161,9 +161,9 @@ def watch_to_end(
 
 
 def start_server() -> EmbeddedServer | None:
-    """Prefect's server as our own child, first thing, unless the user has one; discovery goes on meanwhile.
+    """Start Prefect's server as a child, unless the user has one; discovery goes on meanwhile.
 
-    It ends when this process does, after Prefect has told it the last of what it knows.
+    It ends when this process does, after Prefect has sent it the last events.
 
     Raises:
         ConfigError: the user's own server does not answer.
@@ -193,7 +193,7 @@ async def _run(
     on_open: Callable[[Job], None] | None = None,
     workers: Workers | None = None,
 ) -> RunSummary:
-    """One run. `on_open` is given the open job by who runs more than one: the server then stays for the next."""
+    """Run the job once. With `on_open`, which is given the open job, the server stays for the next run."""
     from audiobatch.execution.job import Job, run_shards
     from audiobatch_flows import progress, signals, summary_text
 
@@ -203,7 +203,7 @@ async def _run(
         # Prefect takes seconds to import: they pass while inputs are found and probed.
         flow = _meanwhile(_flow_for, spec) if prefect else None
         # With Prefect the process ends with the run, so that a second signal cannot break its last steps.
-        with signals.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=prefect):
+        with signals.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep_handlers=prefect):
             async with progress.shown(job, quiet=quiet):
                 plan = await job.prepare()
                 idle = not plan.to_send and (server is not None or on_open is not None)

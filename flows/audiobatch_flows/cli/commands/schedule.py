@@ -1,4 +1,4 @@
-"""`audiobatch schedule`: jobs that run again and again, kept in Prefect."""
+"""`audiobatch schedule`: jobs that run again and again, registered with Prefect."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def _need_server() -> None:
 
 
 def _next(scheduled: Scheduled) -> str:
-    """When, as far as it is known: the server plans a few seconds after a change."""
+    """Return when it runs next, as far as that is known: the server plans a few seconds after a change."""
     if scheduled.paused:
         return ", paused"
     if scheduled.next_at is None:

@@ -30,7 +30,7 @@ def serve(limit: int) -> int:
     """
     from audiobatch_flows.server import quiet_prefect, require_server, trouble_with
 
-    # What fails before a run's own code is reached is told by Prefect alone.
+    # What fails before a run's own code is reached is reported by Prefect alone.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     quiet_prefect()
     address = require_server("Schedules")

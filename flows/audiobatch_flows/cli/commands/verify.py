@@ -80,9 +80,9 @@ def _print(folder: Place, seen: Verified) -> None:
     for finding in seen.findings:
         shown[finding.trouble] = shown.get(finding.trouble, 0) + 1
         if shown[finding.trouble] <= _SHOWN:
-            mended = " (repaired)" if finding.repaired else ""
+            repaired = " (repaired)" if finding.repaired else ""
             where = finding.where if finding.where.isprintable() else ascii(finding.where)
-            click.echo(f"{finding.trouble.value}: {where}: {finding.what}{mended}")
+            click.echo(f"{finding.trouble.value}: {where}: {finding.what}{repaired}")
     for trouble, count in shown.items():
         if count > _SHOWN:
             click.echo(f"{trouble}: {count - _SHOWN:,} more")
