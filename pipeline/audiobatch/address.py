@@ -4,7 +4,7 @@ An address never carries a secret: user names, passwords, keys and signatures ar
 refused address is only its beginning. Credentials are the store's own, from the environment.
 
 A job's ledger has an address too: a file of this machine (SQLite), or a PostgreSQL database that several share. It
-is written to `job.json`, shown in Prefect's pages and logged. PostgreSQL's own places for passwords are
+is written to `job.json`, shown by whatever runs the job, and logged. PostgreSQL's own places for passwords are
 PGPASSWORD, ~/.pgpass, and a service file (`postgresql+psycopg:///?service=NAME`).
 """
 

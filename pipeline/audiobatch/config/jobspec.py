@@ -1,6 +1,6 @@
-"""What a job is: one schema for the job file, the command line's flags, and Prefect's parameter form.
+"""What a job is: one schema for the job file, the command line's flags, and forms made from its JSON schema.
 
-`JobSpec` holds no secret, ever: it is written to `job.json`, shown in Prefect's pages, and logged. Where a
+`JobSpec` holds no secret, ever: it is written to `job.json`, shown by whatever runs it, and logged. Where a
 value came from (flag, file, environment) is `pipeline/audiobatch/config/settings.py`'s business.
 
 A `[[deployments]]` entry of a job file is a place where calls can go, with its quota, priority and price. What an
@@ -59,7 +59,7 @@ def _modalities(value: object) -> object:
 
 
 def _title(name: str, _info: object) -> str:
-    """What a field is called in Prefect's form: `timeout_s` → `Timeout (seconds)`."""
+    """Return a field's title in the JSON schema: `timeout_s` → `Timeout (seconds)`."""
     for ending, unit in (("_ms", " (milliseconds)"), ("_s", " (seconds)")):
         if name.endswith(ending):
             return name.removesuffix(ending).replace("_", " ").capitalize() + unit

@@ -1,7 +1,7 @@
 """One run on one output folder: opened, prepared, its shards run, finished.
 
-Inputs, plan, calls and reports meet here. It knows nothing of Prefect: `run` below does a whole job with plain
-asyncio, and the flows call the same steps.
+Inputs, plan, calls and reports meet here. `run` below does a whole job with plain asyncio; flows call the same
+steps.
 
     async with Job.open(spec) as job:       lock, ledger, what a killed run left
         plan = await job.prepare()          find inputs, probe them, plan; then open the deployments
@@ -585,7 +585,7 @@ class Job:
 
 
 async def run(spec: JobSpec, *, on_open: Callable[[Job], None] | None = None) -> RunSummary:
-    """Run a whole job, without Prefect.
+    """Run a whole job in this event loop.
 
     Args:
         spec: the job.

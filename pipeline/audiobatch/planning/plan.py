@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from audiobatch.ledger.ledger import Ledger, Recorded
     from audiobatch.model import Item, Outcome, Turn
 
-#: Past this many, items share Prefect tasks: states of more task runs than about 2000 get lost in its server.
+#: Past this many, items share a shard: a task runner that records the state of each shard can follow so many.
 MAX_SHARDS = 500
 _BATCH = 1000
 _T = TypeVar("_T")
@@ -83,7 +83,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """A stretch of the run's queue, by position in input order, both ends included."""
+    """The items that one task sends: a stretch of the run's queue by position, both ends included."""
 
     number: int
     first_position: int

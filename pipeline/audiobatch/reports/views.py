@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from audiobatch.reports.review import RowKey
     from audiobatch.storage.local import Storage
 
-#: What a table in Prefect's pages shows of a row.
+#: What `table_rows` gives of a row.
 _TABLE_COLUMNS = (
     "item_id",
     "turn",
