@@ -247,7 +247,7 @@ async def test_what_is_not_audio_is_undecodable(any_recognizer, junk):
         await any_recognizer.hear(junk)
 
 
-async def test_a_recogniser_killed_in_mid_request_is_one_failed_request(recognizer):
+async def test_a_recognizer_killed_in_mid_request_is_one_failed_request(recognizer):
     long = np.tile(noise(1.0), 60) * np.repeat([1.0, 0.01], 480_000)
     await recognizer.hear(wav(sine(200)))
     victim = recognizer.pids[0]

@@ -507,7 +507,7 @@ def test_the_server_is_set_up_to_lose_nothing_and_its_pages_ask_its_own_port(ser
     assert services["event_persister"]["enabled"]
 
 
-async def test_a_server_that_could_lose_states_is_recognised(tmp_path, here):
+async def test_a_server_that_could_lose_states_is_recognized(tmp_path, here):
     name = "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE"
     weak = flows_prefect.started(**{name: "1", "PREFECT_HOME": str(tmp_path / "weak")})
     try:

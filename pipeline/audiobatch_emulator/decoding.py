@@ -1,6 +1,6 @@
 """Audio in any container, decoded to mono float blocks at 16 kHz: what the recognizer listens to.
 
-The container is recognised by its first bytes and given to FFmpeg by name. FFmpeg is never left to guess:
+The container is recognized by its first bytes and given to FFmpeg by name. FFmpeg is never left to guess:
 among its guesses are playlists, which open other files, and subtitle formats, which plain text passes for.
 """
 

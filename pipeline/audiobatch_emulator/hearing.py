@@ -7,7 +7,7 @@ CACHED_HEARINGS = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeardWord:
-    """A word, when it was said, and how sure the recogniser is (0 to 1; of right ones mostly over 0.5)."""
+    """A word, when it was said, and how sure the recognizer is (0 to 1; of right ones mostly over 0.5)."""
 
     text: str
     start_s: float

@@ -1,10 +1,10 @@
-"""The recogniser's process: PocketSphinx. Run as `python -m audiobatch_emulator.pocketsphinx_engine`.
+"""The recognizer's process: PocketSphinx. Run as `python -m audiobatch_emulator.pocketsphinx_engine`.
 
 What it takes to hear well and always the same, measured on ten sentences in thirteen voices:
 
 - The level is brought to -20 dBFS, and a little noise is laid under it, since synthetic silence confuses
 the
-  recogniser. The noise is always the same.
+  recognizer. The noise is always the same.
 - A decoder adapts to what it hears; it is set back before each piece, so that no recording colours the
 next. - Silence and tones are given words too, surely and wrongly: what cannot be speech is not handed to
 it. - A long recording is cut at its pauses first, which keeps recognition and memory steady.
@@ -34,7 +34,7 @@ PAD_S = 0.3
 WHOLE_UP_TO_S = 20  # a longer recording is cut at its pauses
 LONGEST_PIECE_S = 30
 PAUSE_S = 0.24
-FRAMES_PER_S = 100  # the recogniser's
+FRAMES_PER_S = 100  # the recognizer's
 
 Samples = NDArray[np.float32]
 Word = tuple[str, float, float, float]  # text, start and end in seconds, confidence

@@ -1,4 +1,4 @@
-"""`Recognizer` by PocketSphinx: the way to the recognisers' processes, and a memory of what was heard."""
+"""`Recognizer` by PocketSphinx: the way to the recognizers' processes, and a memory of what was heard."""
 
 import hashlib
 import importlib.util
@@ -10,7 +10,7 @@ from audiobatch_emulator.engine_process import EnginePool
 from audiobatch_emulator.errors import EmulatorError
 from audiobatch_emulator.hearing import CACHED_HEARINGS, HeardWord, Hearing
 
-# The recogniser reports between pieces only, and one of thirty seconds takes ten; minutes on a machine with
+# The recognizer reports between pieces only, and one of thirty seconds takes ten; minutes on a machine with
 # much to do.
 QUIET_LIMIT_S = 300.0
 
@@ -31,7 +31,7 @@ class PocketsphinxRecognizer:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The process ids of the recognisers that run now."""
+        """The process ids of the recognizers that run now."""
         return self._engines.pids
 
     async def hear(self, audio: bytes) -> Hearing:

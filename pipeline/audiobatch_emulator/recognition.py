@@ -1,6 +1,6 @@
 """The emulator's recognizer: a recording in, what was heard and what was measured out.
 
-`real` recognises English speech with PocketSphinx, in processes of its own: a stand-in for the model's
+`real` recognizes English speech with PocketSphinx, in processes of its own: a stand-in for the model's
 hearing, by far not as good. `tone` measures only, without any engine.
 """
 

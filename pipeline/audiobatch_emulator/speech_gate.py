@@ -1,6 +1,6 @@
 """Whether a piece of sound can be speech at all: neither silence, nor tones, nor plain noise.
 
-The recogniser must be asked first: it hears words in anything, and is sure of them. Measured in windows of
+The recognizer must be asked first: it hears words in anything, and is sure of them. Measured in windows of
 64 ms on the thirteen voices here: in at most a fifth of them are nine lines of the spectrum nearly
 everything, and the most tonal tenth is never flat. Tones, melodies, ring tones: nine lines are nearly
 everything most of the time. Noise: even the most tonal tenth is flat.

@@ -42,7 +42,7 @@ class Voice:
         return "\n".join(lines) + "\n"
 
 
-# Chosen by measurement: no two share a pitch range, and the recogniser understands each of them.
+# Chosen by measurement: no two share a pitch range, and the recognizer understands each of them.
 # fmt: off
 KNOWN_VOICES: dict[str, Voice] = {
     name: Voice(

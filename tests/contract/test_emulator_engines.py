@@ -30,7 +30,7 @@ class BrittleRecognizer(MeasuringRecognizer):
 
     async def hear(self, audio: bytes):
         if len(audio) > 50_000:
-            raise EngineCrashed("the recogniser died")
+            raise EngineCrashed("the recognizer died")
         return await super().hear(audio)
 
 
