@@ -69,7 +69,7 @@ def test_parquet_holds_typed_columns_and_a_row_group_a_chunk():
 
 def test_totals_count_what_passes_and_pass_it_on():
     totals = Totals()
-    assert [len(chunk) for chunk in totals.watching(chunks_of(ROWS, 10))] == [10, 10, 5]
+    assert [len(chunk) for chunk in totals.count(chunks_of(ROWS, 10))] == [10, 10, 5]
     assert totals.rows == totals.items == 25
     assert totals.statuses == {"succeeded": 23, "failed": 1, "refused": 1}
     assert totals.cost_usd == sum((row["cost_usd"] for row in ROWS if row["cost_usd"]), Decimal(0))
@@ -134,7 +134,7 @@ def test_nothing_is_written_through_a_link_in_the_target(tmp_path: Path):
 
 
 def test_the_jobs_own_folder_is_no_place_to_export_to(tmp_path: Path):
-    with pytest.raises(ConfigError, match="another folder"):
+    with pytest.raises(ConfigError, match="name another one"):
         export_approved([[]], LocalStorage(tmp_path), tmp_path)
 
 

@@ -10,7 +10,7 @@ from reports_samples import sample_row
 
 from audiobatch.reports.columns import COLUMNS
 from audiobatch.reports.manifest import protect, write_csv
-from audiobatch.reports.review import Standing, read_marks
+from audiobatch.reports.review import RecordedMark, read_marks
 from audiobatch.reports.tables import read_table
 from audiobatch.reports.workbook import write_workbook
 
@@ -102,11 +102,11 @@ def test_marks_and_columns_survive_a_workbook_that_libreoffice_has_saved(tmp_pat
         rows[n] |= {"review": review, "review_note": note, "speaker": f"Anna {n}"}
     written = write_workbook([rows], tmp_path / "manifest.xlsx", extra_columns=["speaker"])
     saved = convert(written.path, "xlsx")
-    known = {(str(row["item_id"]), 1): Standing(version=1) for row in rows}
+    known = {(str(row["item_id"]), 1): RecordedMark(version=1) for row in rows}
     read = read_marks(saved, known)
     assert read.refused == ()
     assert len(read.marks) == 50
-    assert {mark.item_id: mark.note for mark in read.with_review("redo")} == {
+    assert {mark.item_id: mark.note for mark in read.marks if mark.review == "redo"} == {
         "003.wav": "slower",
         "017.wav": "",
         "040.wav": "name is wrong",
@@ -128,8 +128,10 @@ def test_marks_survive_a_csv_that_libreoffice_has_saved(tmp_path: Path, convert)
     with path.open("wb") as out:
         write_csv([rows], out)
     saved = convert(path, AS_CSV, f"--infilter={IMPORT_EVALUATING}")
-    read = read_marks(saved, {(str(row["item_id"]), 1): Standing(version=1) for row in rows})
+    read = read_marks(saved, {(str(row["item_id"]), 1): RecordedMark(version=1) for row in rows})
     assert read.refused == ()
-    assert [(mark.item_id, mark.note) for mark in read.with_review("redo")] == [("=id 2", "+louder")]
-    assert [mark.item_id for mark in read.with_review("reject")] == ["=id 5"]
+    assert [(mark.item_id, mark.note) for mark in read.marks if mark.review == "redo"] == [
+        ("=id 2", "+louder")
+    ]
+    assert [mark.item_id for mark in read.marks if mark.review == "reject"] == ["=id 5"]
     assert list(cells_of(saved)[0]) == list(COLUMNS)

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reports_samples import chunks_of, sample_row, speak_into
 
-from audiobatch.reports.charts import histogram
 from audiobatch.reports.links import href
-from audiobatch.reports.page import write_page
+from audiobatch.reports.page import histogram, write_page
 from audiobatch.reports.totals import Totals
 from audiobatch.reports.waveforms import BINS, HEIGHT, STEP, read_peaks, waveform_path
 
@@ -47,7 +46,7 @@ class Page(HTMLParser):
 
 def made(folder: Path, rows: list[dict[str, object]], **options: object):
     totals = Totals()
-    for _ in totals.watching([rows]):
+    for _ in totals.count([rows]):
         pass
     options.setdefault("draw", None)
     return write_page(chunks_of(rows), folder, totals, **options)  # type: ignore[arg-type]

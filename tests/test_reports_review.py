@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from reports_samples import chunks_of, sample_row
 
 from audiobatch.errors import InputError
-from audiobatch.reports.carry_over import Keeper, merge_kept, read_kept
+from audiobatch.reports.carry_over import AdditionsReader, merge_additions, read_additions
 from audiobatch.reports.columns import COLUMNS
 from audiobatch.reports.manifest import write_csv
-from audiobatch.reports.review import Mark, Standing, changes, read_marks
+from audiobatch.reports.review import Mark, RecordedMark, changes, read_marks
 from audiobatch.reports.workbook import write_workbook
 
 ROWS = [sample_row(n, item_id=f"{n:03d}.wav", status="succeeded", version=1) for n in range(50)]
-KNOWN = {(f"{n:03d}.wav", 1): Standing(version=1) for n in range(50)}
+KNOWN = {(f"{n:03d}.wav", 1): RecordedMark(version=1) for n in range(50)}
 
 
 def csv_file(path: Path, header: str, *lines: str) -> Path:
@@ -42,13 +42,13 @@ def marked_workbook(path: Path) -> Path:
 def test_marks_are_read_from_a_workbook(tmp_path: Path):
     read = read_marks(marked_workbook(tmp_path / "manifest.xlsx"), KNOWN)
     assert read.refused == ()
-    assert [(mark.item_id, mark.note) for mark in read.with_review("redo")] == [
+    assert [(mark.item_id, mark.note) for mark in read.marks if mark.review == "redo"] == [
         ("002.wav", "slower, please"),
         ("009.wav", "=too loud"),
         ("028.wav", ""),
     ]
-    assert [mark.item_id for mark in read.with_review("ok")] == ["029.wav"]
-    assert [mark.item_id for mark in read.with_review("reject")] == ["030.wav"]
+    assert [mark.item_id for mark in read.marks if mark.review == "ok"] == ["029.wav"]
+    assert [mark.item_id for mark in read.marks if mark.review == "reject"] == ["030.wav"]
     assert len(read.marks) == 50
 
 
@@ -100,7 +100,7 @@ def test_rows_that_cannot_be_right_are_refused_one_by_one_with_their_row_and_rea
     for reason, place, words in zip(
         reasons,
         ("row 3", "row 4", "row 5", "row 6", "row 7", "row 9"),
-        ("no item of this job", "no item_id", "turned the id into a number", "turn 7", "'maybe'", "twice"),
+        ("no such item", "no item_id", "turned the id into a number", "no turn 7", "'maybe'", "twice"),
         strict=True,
     ):
         assert reason.startswith(place)
@@ -108,19 +108,19 @@ def test_rows_that_cannot_be_right_are_refused_one_by_one_with_their_row_and_rea
 
 
 def test_a_mark_made_on_an_earlier_version_is_refused_so_that_nothing_is_bought_unheard(tmp_path: Path):
-    known = {("a", 1): Standing(version=2, review="ok"), ("b", 1): Standing(version=2, review="ok")}
+    known = {("a", 1): RecordedMark(version=2, review="ok"), ("b", 1): RecordedMark(version=2, review="ok")}
     path = csv_file(tmp_path / "r.csv", "item_id,turn,version,review", "a,1,1,redo", "b,1,1,")
     read = read_marks(path, known)
-    assert "version 2 has been made since" in read.refused[0].reason
+    assert "version 2 has replaced it" in read.refused[0].reason
     assert changes(read.marks, known) == []
 
 
 def test_the_file_applied_last_holds_and_what_it_changes_is_told(tmp_path: Path):
     known = {
-        ("a", 1): Standing(review="redo", note="x", version=1),
-        ("b", 1): Standing(review="ok", version=1),
-        ("c", 1): Standing(review="ok", version=1),
-        ("d", 2): Standing(version=1),
+        ("a", 1): RecordedMark(review="redo", note="x", version=1),
+        ("b", 1): RecordedMark(review="ok", version=1),
+        ("c", 1): RecordedMark(review="ok", version=1),
+        ("d", 2): RecordedMark(version=1),
     }
     path = csv_file(
         tmp_path / "r.csv", "item_id,review,review_note", "a,ok,x", "b,,", "c,ok,new words", "d,reject,"
@@ -134,9 +134,9 @@ def test_the_file_applied_last_holds_and_what_it_changes_is_told(tmp_path: Path)
 
 
 def test_an_item_of_several_turns_needs_its_turn_named(tmp_path: Path):
-    known = {("a", 1): Standing(version=1), ("a", 2): Standing(version=1)}
+    known = {("a", 1): RecordedMark(version=1), ("a", 2): RecordedMark(version=1)}
     read = read_marks(csv_file(tmp_path / "r.csv", "item_id,review", "a,ok"), known)
-    assert "(1, 2)" in read.refused[0].reason
+    assert "its turns: 1, 2" in read.refused[0].reason
 
 
 @pytest.mark.parametrize("name", ["r.csv", "r.xlsx"])
@@ -168,10 +168,10 @@ def test_an_item_is_found_again_whatever_its_id_is_made_of(tmp_path_factory, ids
     with (folder / "m.csv").open("wb") as out:
         write_csv([rows], out)
     write_workbook([rows], folder / "m.xlsx")
-    known = {(item_id, 1): Standing(version=1) for item_id in ids}
+    known = {(item_id, 1): RecordedMark(version=1) for item_id in ids}
     for name in ("m.csv", "m.xlsx"):
         read = read_marks(folder / name, known)
-        assert [mark.item_id for mark in read.with_review("redo")] == ids
+        assert [mark.item_id for mark in read.marks if mark.review == "redo"] == ids
         assert read.refused == ()
 
 
@@ -184,16 +184,16 @@ def test_added_columns_and_marks_not_yet_applied_survive_a_rewrite_by_id(tmp_pat
     sheet.cell(1, len(COLUMNS) + 2, "score")
     sheet.cell(5, len(COLUMNS) + 2, 4.5)
     book.save(path)
-    kept = read_kept([path, tmp_path / "manifest.csv"])
-    assert kept.columns == ["speaker", "score"]
+    additions = read_additions([path, tmp_path / "manifest.csv"])
+    assert additions.columns == ["speaker", "score"]
     again = [{"item_id": "new.wav", "turn": 1, "version": 1}, *ROWS[::-1]]  # inserted and turned round
-    rows = {row["item_id"]: row for chunk in merge_kept([again], kept) for row in chunk}
+    rows = {row["item_id"]: row for chunk in merge_additions([again], additions) for row in chunk}
     assert (rows["003.wav"]["speaker"], rows["003.wav"]["score"]) == ("Anna", 4.5)
     assert "speaker" not in rows["new.wav"]
     assert rows["002.wav"]["review"] == "redo"
     assert rows["002.wav"]["review_note"] == "slower, please"
-    written = write_workbook([list(rows.values())], path, extra_columns=kept.columns)
-    assert read_kept([written.path]).values == {("003.wav", 1): {"speaker": "Anna", "score": 4.5}}
+    written = write_workbook([list(rows.values())], path, extra_columns=additions.columns)
+    assert read_additions([written.path]).values == {("003.wav", 1): {"speaker": "Anna", "score": 4.5}}
 
 
 def test_a_mark_on_record_stands_and_a_mark_on_an_older_version_is_not_carried_over(tmp_path: Path):
@@ -205,7 +205,7 @@ def test_a_mark_on_record_stands_and_a_mark_on_an_older_version_is_not_carried_o
         {"item_id": "b", "turn": 1, "version": 2, "review": ""},
         {"item_id": "c", "turn": 1, "version": 1, "review": ""},
     ]
-    (merged,) = merge_kept([rows], read_kept([path]))
+    (merged,) = merge_additions([rows], read_additions([path]))
     assert [row.get("review") for row in merged] == ["ok", "", "redo"]
 
 
@@ -214,25 +214,25 @@ def test_of_two_manifests_the_one_changed_last_wins(tmp_path: Path):
     newer = tmp_path / "manifest.xlsx"
     write_workbook([[{"item_id": "a", "turn": 1, "who": "Zoë"}]], newer, extra_columns=["who"])
     os.utime(older, (1, 1))
-    assert read_kept([newer, older]).values == {("a", 1): {"who": "Zoë"}, ("b", 1): {"who": "Ben"}}
+    assert read_additions([newer, older]).values == {("a", 1): {"who": "Zoë"}, ("b", 1): {"who": "Ben"}}
 
 
 def test_a_manifest_that_cannot_be_read_is_noted_and_never_stops_a_run(tmp_path: Path):
     (tmp_path / "manifest.xlsx").write_bytes(b"broken")
-    kept = read_kept([tmp_path / "manifest.xlsx"])
-    assert kept.notes == ["manifest.xlsx could not be read; what was added to it is not carried over."]
+    additions = read_additions([tmp_path / "manifest.xlsx"])
+    assert additions.notes == ["manifest.xlsx could not be read; what was added to it is not carried over."]
 
 
 def test_what_a_reviewer_saves_during_a_run_outlives_our_own_rewriting(tmp_path: Path):
     table, book = tmp_path / "manifest.csv", tmp_path / "manifest.xlsx"
-    keeper = Keeper([table, book])
+    reader = AdditionsReader([table, book])
     rows = [{"item_id": "a", "turn": 1, "version": 1}]
 
     def rewrite() -> None:
-        kept = keeper.now()
+        additions = reader.read()
         with table.open("wb") as out:
-            write_csv(merge_kept([rows], kept), out, extra_columns=kept.columns)
-        keeper.wrote(table)
+            write_csv(merge_additions([rows], additions), out, extra_columns=additions.columns)
+        reader.mark_written(table)
 
     rewrite()
     write_workbook(

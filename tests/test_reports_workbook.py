@@ -19,9 +19,8 @@ from audiobatch.errors import StorageError
 from audiobatch.reports import workbook
 from audiobatch.reports.columns import COLUMNS
 from audiobatch.reports.manifest import CELL_LIMIT_UTF16, utf16_length
-from audiobatch.reports.sheets import SheetLimits
 from audiobatch.reports.tables import read_table
-from audiobatch.reports.workbook import write_workbook
+from audiobatch.reports.workbook import SheetLimits, write_workbook
 
 NOON = datetime(2026, 3, 1, 12, 0)  # noqa: DTZ001 - a workbook knows no zones
 APRIL = datetime(2026, 4, 1)  # noqa: DTZ001

@@ -8,7 +8,7 @@ import pytest
 from reports_samples import chunks_of, make_recordings, sample_row
 
 from audiobatch.reports.page import write_page
-from audiobatch.reports.review import Standing, read_marks
+from audiobatch.reports.review import RecordedMark, read_marks
 from audiobatch.reports.totals import Totals
 from audiobatch.reports.waveforms import waveform_path
 
@@ -26,7 +26,7 @@ HOSTILE = (
 
 def make_page(folder: Path, rows: list[dict[str, object]], **options: object) -> Path:
     totals = Totals()
-    for _ in totals.watching([rows]):
+    for _ in totals.count([rows]):
         pass
     options.setdefault("draw", functools.lru_cache(waveform_path))
     return write_page(chunks_of(rows), folder, totals, title="Calls", **options).paths[0]  # type: ignore[arg-type]
@@ -99,7 +99,7 @@ def test_the_whole_review_can_be_done_from_the_keyboard(visit, report: Path, row
     assert "call 00003.wav" in one.text("#p-name")
     one.keys("Space")
     assert not playing(one)
-    known = {(str(row["item_id"]), 1): Standing(version=int(row["version"] or 0)) for row in rows}
+    known = {(str(row["item_id"]), 1): RecordedMark(version=int(row["version"] or 0)) for row in rows}
     read = read_marks(saved_review(one, tmp_path), known)
     assert read.refused == ()
     assert [(mark.item_id[-9:], mark.review, mark.note) for mark in read.marks] == [
@@ -115,7 +115,7 @@ def test_marking_again_takes_the_mark_off_and_the_file_says_so_of_one_that_was_o
     one = visit(make_page(tmp_path, [sample_row(0, review="ok", review_note="fine"), sample_row(1)]))
     assert one.text("#export") == "Save review.csv (1)"
     one.keys("j", "o", "j", "x", "x")
-    known = {(str(sample_row(n)["item_id"]), 1): Standing(version=1) for n in range(2)}
+    known = {(str(sample_row(n)["item_id"]), 1): RecordedMark(version=1) for n in range(2)}
     (mark,) = read_marks(saved_review(one, tmp_path), known).marks
     assert (mark.review, mark.note) == ("", "fine")
 
@@ -185,9 +185,9 @@ def test_hostile_texts_run_nothing_and_come_back_as_they_were(visit, tmp_path: P
         one.page.keyboard.insert_text("=1+1 <b>\x1b")
         one.keys("Escape")
     assert one.page.locator("#rows img, #rows script, #rows b b").count() == 0
-    read = read_marks(saved_review(one, tmp_path), {(text, 1): Standing(version=1) for text in HOSTILE})
+    read = read_marks(saved_review(one, tmp_path), {(text, 1): RecordedMark(version=1) for text in HOSTILE})
     assert read.refused == ()
-    assert [mark.item_id for mark in read.with_review("redo")] == list(HOSTILE)
+    assert [mark.item_id for mark in read.marks if mark.review == "redo"] == list(HOSTILE)
     assert {mark.note for mark in read.marks} == {"=1+1 <b>\x1b"}
     raw = (tmp_path / "review.csv").read_text(encoding="utf-8-sig")
     assert "\"'=HYPERLINK" in raw
@@ -262,7 +262,7 @@ def test_pages_of_a_large_job_lead_to_each_other_and_share_their_marks(visit, tm
     one.page.locator(".go-page").first.select_option("./report-3.html")
     one.page.wait_for_url("**/report-3.html")
     assert one.text("#export") == "Save review.csv (2)"
-    known = {(str(row["item_id"]), 1): Standing(version=int(row["version"] or 0)) for row in rows}
+    known = {(str(row["item_id"]), 1): RecordedMark(version=int(row["version"] or 0)) for row in rows}
     read = read_marks(saved_review(one, tmp_path), known)
     assert {mark.item_id for mark in read.marks} == {rows[0]["item_id"], rows[10]["item_id"]}
 

@@ -164,9 +164,9 @@ def test_rows_that_cannot_be_right_are_refused_by_name_and_the_rest_is_taken(job
     )
     applied = command("review", out, "--apply", file)
     assert applied.returncode == 3
-    assert "row 3: c99: is no item of this job" in applied.stderr
-    assert "row 4: c01: 'again' is no mark; use ok, redo, reject" in applied.stderr
-    assert "row 5: c02: turn 7" in applied.stderr
+    assert "row 3: c99: this job has no such item" in applied.stderr
+    assert "row 4: c01: 'again' is not a mark; use ok, redo, reject" in applied.stderr
+    assert "row 5: c02: this item has no turn 7" in applied.stderr
     shown = json.loads(command("review", out, "--json").stdout)
     assert [(row["item_id"], row["review"]) for row in shown["rows"]] == [("c00", "ok")]
 
@@ -287,7 +287,7 @@ def test_what_is_handed_out_overwrites_no_file_of_the_user_s(job, out, tmp_path)
         mine.mkdir(exist_ok=True)
         (mine / name).write_text(text)
         done = command("review", out, "--export", mine)
-        assert (done.returncode, "could be overwritten" in done.stderr) == (2, True)
+        assert (done.returncode, "could overwrite" in done.stderr) == (2, True)
         assert [(path.name, path.read_text()) for path in mine.iterdir()] == [(name, text)]
         (mine / name).unlink()
     for _ in range(2):  # again into its own folder

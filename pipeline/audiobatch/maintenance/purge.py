@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from audiobatch.errors import ConfigError
 from audiobatch.model import PartKind
-from audiobatch.reports.exports import FOLDER as PARTS
+from audiobatch.reports.exports import PARTS_FOLDER
 from audiobatch.reports.manifest import read_manifest, write_csv
 from audiobatch.reports.views import Views
 from audiobatch.storage.names import OUTPUT_ENDINGS, RAW_ENDINGS, output_path, part_id, transcription_id
@@ -111,7 +111,7 @@ def purge(storage: Storage, ledger: Ledger, spool: Spool, spec: JobSpec, item_id
         entry.path.unlink()
     ledger.shrink()
     _blank_run_lists(storage, item_ids)
-    for name in (*_REPORTS, *storage.walk(PARTS)):
+    for name in (*_REPORTS, *storage.walk(PARTS_FOLDER)):
         storage.delete(name)
     # From nothing: what a manifest held before is not carried over.
     storage.delete(Views.MANIFEST)

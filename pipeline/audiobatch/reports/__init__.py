@@ -1,5 +1,4 @@
-"""Views of the ledger for people and programs: manifest, workbook, page; and the way back in, the review.
+"""Write the ledger's results for people and programs (manifest, workbook, page), and read reviews back.
 
-Nothing here decides or remembers: every function takes rows and writes a view, or reads a view and says
-what a reviewer wrote in it. All of it can be made again at any time.
+Nothing here decides anything or is the only copy of anything: all of it can be written again from the ledger.
 """

@@ -1,4 +1,4 @@
-"""The approved clips alone, in a folder of their own, with their own manifest: what a customer is given."""
+"""Export the approved clips, for a customer: a folder of their own, with a manifest of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from audiobatch.errors import ConfigError, InputError, StorageError
 from audiobatch.reports.manifest import read_manifest, write_csv
-from audiobatch.reports.staging import draft_beside, place
+from audiobatch.reports.staging import draft_beside, replace_with
 from audiobatch.storage.local import LocalStorage
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was handed over, and the approved rows whose file is no more, by item."""
+    """What was exported, and the items of approved rows whose file no longer exists."""
 
     clips: int
     manifest: Path
@@ -37,33 +37,32 @@ def export_approved(
 ) -> Exported:
     """Copy every clip marked `ok` from the output into `target`, and write `target/manifest.csv`.
 
-    Clips keep their names and sub-folders under `audio/`, which a prompt table's `filename` decides; `audio/`
-    itself is left out. Nothing outside `target` is written, nothing through a symbolic link, and a clip that is
-    there already with the same size and time is not copied again.
+    The clips' names and sub-folders stay the same, without the leading `audio/`. Nothing is written outside
+    `target` or through a symbolic link. A clip that exists with the same size and time is not copied again.
 
     Raises:
-        ConfigError: `target` is the output folder, lies above it, or holds files of the user's own.
+        ConfigError: `target` is the output folder, contains it, or holds files of the user's own.
         StorageError: a copy failed.
     """
     folder = storage.root
     if isinstance(folder, Path) and folder.is_relative_to(target.resolve()):
-        raise ConfigError(f"--export {target}: choose another folder than the job's own")
+        raise ConfigError(f"--export {target}: is the job's own folder, or contains it; name another one")
     counts: dict[str, int] = {"clips": 0}
     missing: list[str] = []
     try:
         target.mkdir(parents=True, exist_ok=True)
         is_taken = any(target.iterdir()) and not _is_earlier_export(target / "manifest.csv")
     except OSError as error:
-        raise StorageError(f"{target}: cannot be made: {error.strerror or error}") from error
+        raise StorageError(f"{target}: cannot be created: {error.strerror or error}") from error
     if is_taken:
         raise ConfigError(
-            f"--export {target}: files are there that could be overwritten; name a new folder, or that of an "
+            f"--export {target}: it holds files that an export could overwrite; name a new folder, or that of an "
             "earlier export"
         )
 
     def copied() -> Iterator[list[ManifestRow]]:
         for chunk in chunks:
-            kept: list[ManifestRow] = []
+            exported: list[ManifestRow] = []
             for row in chunk:
                 path = row.get("audio_file")
                 if row.get("review") != "ok" or not isinstance(path, str) or not path:
@@ -73,18 +72,18 @@ def export_approved(
                     missing.append(str(row.get("item_id")))
                     continue
                 counts["clips"] += 1
-                kept.append({**row, "audio_file": name, "transcript_file": ""})
-            yield kept
+                exported.append({**row, "audio_file": name, "transcript_file": ""})
+            yield exported
 
     with draft_beside(target / "manifest.csv") as draft:
         with draft.open("wb") as out:
             write_csv(copied(), out, extra_columns=extra_columns)
-        placed = place(draft, target / "manifest.csv")
-    return Exported(clips=counts["clips"], manifest=placed.path, missing=tuple(missing))
+        written = replace_with(draft, target / "manifest.csv")
+    return Exported(clips=counts["clips"], manifest=written.path, missing=tuple(missing))
 
 
 def _is_earlier_export(manifest: Path) -> bool:
-    """Whether it is there and is one of ours."""
+    """Whether there is a manifest that audiobatch wrote."""
     try:
         return "item_id" in read_manifest(manifest).columns
     except InputError:
@@ -92,7 +91,7 @@ def _is_earlier_export(manifest: Path) -> bool:
 
 
 def _copy(storage: Storage, path: str, target: Path) -> str | None:
-    """Copy one clip and return its path relative to the target; None when it is gone or not in the folder."""
+    """Copy one clip and return its path relative to the target; None where it is gone or outside the folder."""
     inside = PurePosixPath(path)
     name = (
         PurePosixPath(*inside.parts[1:]) if inside.parts[0] == "audio" and len(inside.parts) > 1 else inside
@@ -106,21 +105,21 @@ def _copy(storage: Storage, path: str, target: Path) -> str | None:
             return None
     elif not storage.exists(path):
         return None
-    goal = target / name
+    copy = target / name
     try:
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        if not goal.parent.resolve().is_relative_to(target.resolve()):
-            raise StorageError(f"{goal}: a symbolic link leads out of the folder")
-        if source is not None and goal.is_file() and not goal.is_symlink():
-            was, there = source.stat(), goal.stat()
-            if (there.st_size, there.st_mtime_ns) == (was.st_size, was.st_mtime_ns):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if not copy.parent.resolve().is_relative_to(target.resolve()):
+            raise StorageError(f"{copy}: a symbolic link leads out of the folder")
+        if source is not None and copy.is_file() and not copy.is_symlink():
+            old, new = copy.stat(), source.stat()
+            if (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
                 return name.as_posix()
-        with draft_beside(goal) as draft:
+        with draft_beside(copy) as draft:
             if source is not None:
                 shutil.copy2(source, draft)
             else:
                 draft.write_bytes(storage.read(path))
-            place(draft, goal)
+            replace_with(draft, copy)
     except OSError as error:
-        raise StorageError(f"{goal}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{copy}: cannot be written: {error.strerror or error}") from error
     return name.as_posix()

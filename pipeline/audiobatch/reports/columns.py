@@ -1,4 +1,4 @@
-"""The manifest's columns: their order, what each holds, and how a user chooses among them."""
+"""The manifest's columns: their order, their types, and how a user chooses among them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Kind(Enum):
-    """What a column's cells are, whatever the file that shows them."""
+    """The type of a column's cells, in every file format."""
 
     TEXT = "text"
     PATH = "path"
@@ -76,30 +76,30 @@ _KINDS: dict[str, Kind] = {
 #: Every column of our own, in the order in which scripts and spreadsheets rely on it.
 COLUMNS: tuple[str, ...] = tuple(_KINDS)
 
-#: A prompt table's own columns are carried under this; parsed answers under `REPLY_PREFIX`.
+#: Prefix of the columns that come from a prompt table; those of parsed answers have `REPLY_PREFIX`.
 INPUT_PREFIX = "in."
 
 
 def kind_of(column: str) -> Kind:
-    """What a column holds; a column that is not ours holds text."""
+    """Return the type of a column; columns of other origin hold text."""
     return _KINDS.get(column, Kind.TEXT)
 
 
 def is_own(column: str) -> bool:
-    """Whether we write this column; the others are a reviewer's."""
+    """Whether audiobatch writes this column; the others are a reviewer's."""
     return column in _KINDS or column.startswith((INPUT_PREFIX, REPLY_PREFIX))
 
 
 def choose_columns(wanted: Iterable[str], extra_columns: Sequence[str] = ()) -> tuple[str, ...]:
-    """The columns that `--manifest-columns` names, in the order in which it names them.
+    """Return the columns that `--manifest-columns` names, in its order.
 
     Args:
         wanted: column names; `*` stands for any characters (`in.*`, `*_tokens`, `*` for all the rest).
-            Nothing at all means every column. A `-` before a name or pattern leaves it out.
+            An empty list means every column. A `-` before a name or pattern leaves it out.
         extra_columns: this job's `in.…` and `reply.…` columns and those that a reviewer added.
 
     Raises:
-        ConfigError: a name that is no column, with the nearest that is.
+        ConfigError: there is no column of that name; the message suggests the nearest.
     """
     known = tuple(dict.fromkeys((*COLUMNS, *extra_columns)))
     names = [name.strip() for name in wanted if name.strip()]

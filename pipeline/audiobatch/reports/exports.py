@@ -1,12 +1,12 @@
-"""The manifest for programs: JSON Lines, and Parquet where pyarrow is installed.
+"""Write the manifest for programs: JSON Lines, Parquet where pyarrow is installed, and files of limited size.
 
-The manifest can also come in parts, for millions of rows, which no single file serves well:
+Millions of rows are easier to load from several files:
 
     manifest-parts/00001.csv, 00002.csv, …        the same columns, each with its header
     manifest-parts/00001.parquet, …               the same, typed
 
-Rows are streamed, so memory is that of one chunk. A part appears whole or not at all; parts of an earlier, longer
-set are removed.
+Rows are streamed, so that memory holds one chunk. A part appears whole or not at all; parts of an earlier, longer
+set are deleted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import orjson
 from audiobatch.errors import ConfigError
 from audiobatch.reports.columns import COLUMNS, Kind, kind_of
 from audiobatch.reports.manifest import escape_controls, iso_utc
-from audiobatch.reports.totals import number, words
+from audiobatch.reports.totals import check_names, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -41,7 +41,7 @@ def write_jsonl(
     extra_columns: Sequence[str] = (),
     columns: Sequence[str] | None = None,
 ) -> int:
-    """One JSON object a line: numbers as numbers, times as ISO 8601 UTC, checks as a list, nothing as null.
+    """Write one JSON object a line: numbers as numbers, times as ISO 8601 UTC, checks as a list, empty as null.
 
     Returns:
         How many rows were written.
@@ -57,7 +57,7 @@ def write_jsonl(
 
 def _json_value(column: str, value: object) -> object:
     if kind_of(column) is Kind.CHECKS:
-        return list(words(value))
+        return list(check_names(value))
     if isinstance(value, str):
         # JSON as UTF-8 holds every character but half a pair; the other escapes are JSON's own.
         return value if value.isascii() or _encodes(value) else escape_controls(value)
@@ -81,7 +81,11 @@ def _encodes(text: str) -> bool:
 
 
 def need_pyarrow() -> None:
-    """Raises: ConfigError: Parquet cannot be written here, and how that is mended."""
+    """Check that Parquet can be written.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+    """
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
@@ -95,9 +99,9 @@ def write_parquet(
     extra_columns: Sequence[str] = (),
     columns: Sequence[str] | None = None,
 ) -> int:
-    """The manifest as Parquet, typed: counts, seconds, `decimal128(18, 9)` dollars, UTC times, lists of checks.
+    """Write typed Parquet: counts, seconds, `decimal128(18, 9)` dollars, UTC times, lists of checks.
 
-    A row group a chunk, so that memory does not grow with the job. Columns that are not ours are text.
+    Each chunk is a row group, so that memory does not grow with the job. A reviewer's columns are text.
 
     Raises:
         ConfigError: pyarrow is not installed.
@@ -129,7 +133,7 @@ def write_parquet(
 def _parquet_value(column: str, value: object) -> object:
     kind = kind_of(column)
     if kind is Kind.CHECKS:
-        return list(words(value))
+        return list(check_names(value))
     if value is None or value == "":
         return None if kind not in (Kind.TEXT, Kind.PATH) else value
     if kind is Kind.COUNT:
@@ -147,12 +151,13 @@ def _parquet_value(column: str, value: object) -> object:
     return text if _encodes(text) else escape_controls(text)
 
 
-FOLDER = "manifest-parts"
+#: Folder of the parts, relative to the output.
+PARTS_FOLDER = "manifest-parts"
 _CHUNK = 1000
 
 
 class Writer(Protocol):
-    """`write_csv` or `write_parquet`."""
+    """The signature of `write_csv` and `write_parquet`."""
 
     def __call__(
         self,
@@ -161,7 +166,9 @@ class Writer(Protocol):
         *,
         extra_columns: Sequence[str] = (),
         columns: Sequence[str] | None = None,
-    ) -> int: ...
+    ) -> int:
+        """Write all rows and return how many there were."""
+        ...
 
 
 def write_parts(
@@ -174,28 +181,28 @@ def write_parts(
     extra_columns: Sequence[str] = (),
     columns: Sequence[str] | None = None,
 ) -> list[str]:
-    """Write rows as files of at most `rows` each.
+    """Write the manifest as files of at most `rows` rows each.
 
     Returns:
         The parts' names, relative to the output.
 
     Raises:
-        StorageError: a part cannot be written; those before it are there.
+        StorageError: a part cannot be written; the parts before it exist.
     """
     names: list[str] = []
     for part in _parted(chunks, rows):
-        names.append(f"{FOLDER}/{len(names) + 1:05}.{ending}")
+        names.append(f"{PARTS_FOLDER}/{len(names) + 1:05}.{ending}")
         with storage.open_binary_atomic(names[-1]) as out:
             write(part, out, extra_columns=extra_columns, columns=columns)
-    late = len(names) + 1
-    while storage.exists(name := f"{FOLDER}/{late:05}.{ending}"):
+    surplus = len(names) + 1
+    while storage.exists(name := f"{PARTS_FOLDER}/{surplus:05}.{ending}"):
         storage.delete(name)
-        late += 1
+        surplus += 1
     return names
 
 
 def _parted(chunks: Iterable[Sequence[ManifestRow]], size: int) -> Iterator[Iterator[Sequence[ManifestRow]]]:
-    """Chunks of each part in turn; a part is to be read to its end before the next is asked for."""
+    """Yield the chunks of each part; read a part to its end before taking the next."""
     rows = chain.from_iterable(chunks)
     while (first := next(rows, None)) is not None:
         yield _chunked(chain([first], islice(rows, size - 1)))

@@ -1,7 +1,7 @@
-"""Relative links to the files of a job, for pages and workbooks.
+"""Make relative links to the files of a job, for pages and workbooks.
 
-A path in the manifest is POSIX and relative to the output folder; a link made from it works wherever the
-folder is moved, copied or unzipped to.
+A path in the manifest is POSIX and relative to the output folder. A link made from it works wherever the folder is
+moved, copied or unzipped to.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 #: Source: https://support.microsoft.com/office/excel-specifications-and-limits-1672b34d (2025-11-20).
 EXCEL_TARGET_LIMIT = 2_079
 
-#: What a row carries beside the manifest's columns: the way from the output to its recording, empty where none
-#: leads there; and, for an output in a store, what tells this reply's file from an earlier one in its place.
+#: Keys of a row beside the manifest's columns: the relative path from the output to the recording, empty where
+#: there is none; and, for an output in a store, a stamp that changes with the reply's audio.
 INPUT_LINK = "input_link"
 AUDIO_STAMP = "audio_stamp"
 
@@ -36,7 +36,7 @@ _EXCEL_ESCAPES = {ord(character): f"%{ord(character):02X}" for character in '%"<
 
 
 def link_from(folder: Path, path: Path) -> str:
-    """The way from a folder to a file: a relative POSIX path, or a file URL where no path leads there."""
+    """Return the relative POSIX path from a folder to a file; a file URL where they are on different drives."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # another drive
@@ -44,7 +44,7 @@ def link_from(folder: Path, path: Path) -> str:
 
 
 def link_to_input(output: Place, root: str, path: str) -> str:
-    """The way from an output to a recording of its; empty where none leads there, as from a store to a disk."""
+    """Return the relative path from an output to a recording; empty between a store and a disk."""
     source = place_of(root)
     if isinstance(output, Path):
         return link_from(output, source / path) if isinstance(source, Path) else ""
@@ -54,9 +54,9 @@ def link_to_input(output: Place, root: str, path: str) -> str:
 
 
 def href(path: object) -> str:
-    """The path as a relative URL for an attribute of a page; empty for what is no path.
+    """Return a path as a relative URL for an attribute of a page; empty where it is not a path.
 
-    The result never names a scheme or a host: `javascript:` and `//host` become file names, which they are.
+    The result never names a scheme or a host: `javascript:` and `//host` are treated as file names.
     """
     text = str(path) if isinstance(path, str) else ""
     if not text or "\x00" in text:
@@ -73,7 +73,7 @@ def href(path: object) -> str:
 
 
 def excel_target(path: object) -> str:
-    """The path as the target of an Excel hyperlink; empty where Excel could not follow it."""
+    """Return a path as the target of an Excel hyperlink; empty where Excel could not follow it."""
     text = str(path) if isinstance(path, str) else ""
     if not text or text.startswith("/") or not text.isprintable():
         return ""
@@ -87,10 +87,10 @@ def excel_target(path: object) -> str:
 
 
 def file_at(folder: Path, link: str) -> Path:
-    """The file that a link of a page in `folder` leads to."""
+    """Return the file that a link of a page in `folder` points to."""
     return Path(url2pathname(link.removeprefix("file://"))) if link.startswith(_FILE_URL) else folder / link
 
 
 def is_audio_path(path: object) -> bool:
-    """Whether the path's ending says that it can be played."""
+    """Whether a path has the suffix of an audio file."""
     return isinstance(path, str) and PurePosixPath(path).suffix.lower() in _AUDIO_SUFFIXES

@@ -1,14 +1,14 @@
-"""manifest.csv: one row an item and turn, for every program that reads CSV.
+"""Write and read manifest.csv: one row for each item and turn, for every program that reads CSV.
 
 UTF-8 with BOM (without it Excel guesses an old code page), comma, CRLF, quotes where needed (RFC 4180).
-Text is made safe by `protect`, and `read_manifest` gives it back. Numbers are plain: no exponent, a full
+`protect` makes text safe, and `read_manifest` restores it. Numbers are plain: no exponent, a full
 stop, no other separator. Times are ISO 8601 in UTC. Empty means "not used" or "not known".
 
-A row's values are raw: `str`, `int`, `float`, `Decimal`, an aware `datetime`, a tuple of words, or None.
+A row's values are raw: `str`, `int`, `float`, `Decimal`, an aware `datetime`, a tuple of strings, or None.
 
-Two dangers meet in a cell. A text that begins like a formula is run by the program that opens it. And a
-control character, or half of a surrogate pair, makes a file that some readers refuse. Both are removed by
-rules that can be undone exactly:
+A cell can be dangerous in two ways. The program that opens the file evaluates a text that begins like a formula.
+And some readers refuse a file with a control character or half of a surrogate pair. Both are escaped by rules that
+can be undone exactly:
 
     what the text has                             what the CSV cell has
     ------------------------------------------    -----------------------------------------------
@@ -53,7 +53,7 @@ def write_csv(
     extra_columns: Sequence[str] = (),
     columns: Sequence[str] | None = None,
 ) -> int:
-    """Write rows as they come, a chunk at a time, so that memory does not grow with the job.
+    """Write rows chunk by chunk, so that memory does not grow with the job.
 
     Args:
         chunks: lists of rows in input order; some hundreds to some thousands a chunk are best.
@@ -73,7 +73,7 @@ def write_csv(
     for chunk in chunks:
         if not chunk:
             continue
-        cells = {place: [cell_text(row.get(name)) for row in chunk] for place, name in enumerate(names)}
+        cells = {index: [cell_text(row.get(name)) for row in chunk] for index, name in enumerate(names)}
         _append(pd.DataFrame(cells, dtype=object), out, with_header=False)
         written += len(chunk)
     return written
@@ -88,7 +88,7 @@ def _append(frame: pd.DataFrame, out: IO[Any], *, with_header: bool) -> None:
 
 
 def cell_text(value: object) -> str:
-    """A raw value as the text of a CSV cell, safe to open."""
+    """Return a raw value as the text of a CSV cell, safe to open."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -106,32 +106,32 @@ def cell_text(value: object) -> str:
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Iterable):
-        return protect(" ".join(str(word) for word in value))
+        return protect(" ".join(map(str, value)))
     return protect(str(value))
 
 
 def plain_number(value: float) -> str:
-    """A float without exponent or noise: six decimals at most; empty where it is no number."""
+    """Return a float without exponent, with six decimals at most; empty where it is not finite."""
     if not math.isfinite(value):
         return ""
     return f"{value:.{_DECIMALS}f}".rstrip("0").rstrip(".") or "0"
 
 
-def iso_utc(moment: datetime) -> str:
-    """`2026-03-01T12:00:00.250Z`. A time without zone is a reviewer's own and stays as it is."""
-    if moment.tzinfo is None:
-        return moment.isoformat(sep=" ")
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+def iso_utc(time: datetime) -> str:
+    """Return `2026-03-01T12:00:00.250Z`; a time without a zone is a reviewer's own and is not converted."""
+    if time.tzinfo is None:
+        return time.isoformat(sep=" ")
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def read_manifest(path: Path | str) -> pd.DataFrame:
-    """The rows of a manifest, or of a copy that a spreadsheet saved, as the text that was written.
+    """Read a manifest, or a copy that a spreadsheet saved, as the text that was written.
 
-    Every cell is `str` and nothing is guessed: `007`, `NA` and `1e5` stay what they are; empty cells are "".
+    Every cell is `str`, and no type is guessed: `007`, `NA` and `1e5` stay text; empty cells are "".
     A spreadsheet may have changed the separator (`;`, tab) or the encoding; both are recognised.
 
     Raises:
-        InputError: the file is missing, or is no table.
+        InputError: the file is missing, or is not a table.
     """
     try:
         raw = Path(path).read_bytes()
@@ -141,10 +141,10 @@ def read_manifest(path: Path | str) -> pd.DataFrame:
 
 
 def parse_csv(raw: bytes, path: Path | str) -> pd.DataFrame:
-    """The same of bytes; `path` is what an error calls them.
+    """Read a manifest from bytes; `path` names them in errors.
 
     Raises:
-        InputError: they are no table.
+        InputError: they are not a table.
     """
     import pandas as pd
 
@@ -156,7 +156,7 @@ def parse_csv(raw: bytes, path: Path | str) -> pd.DataFrame:
         separator = max(",;\t", key=first.count)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a cell too many is not to be lost
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a surplus cell must not be lost
             frame = pd.read_csv(
                 io.StringIO(text, newline=""),
                 sep=separator,
@@ -166,11 +166,11 @@ def parse_csv(raw: bytes, path: Path | str) -> pd.DataFrame:
                 index_col=False,
             )
     except (ValueError, pd.errors.ParserWarning) as error:
-        raise InputError(f"{path}: is no CSV table: {error}") from error
-    cells = {place: _texts(frame.iloc[:, place]) for place in range(len(frame.columns))}
-    read = pd.DataFrame(cells, dtype=object)
-    read.columns = pd.Index([unprotect(str(name)) for name in frame.columns], dtype=object)
-    return read
+        raise InputError(f"{path}: is not a CSV table: {error}") from error
+    cells = {index: _texts(frame.iloc[:, index]) for index in range(len(frame.columns))}
+    table = pd.DataFrame(cells, dtype=object)
+    table.columns = pd.Index([unprotect(str(name)) for name in frame.columns], dtype=object)
+    return table
 
 
 def _texts(cells: Iterable[object]) -> list[str]:
@@ -192,7 +192,7 @@ CELL_LIMIT_UTF16 = 32_767
 _CONTROL = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
 _ESCAPED = re.compile(rf"[{_CONTROL}\ud800-\udfff\ufffe\uffff]|_(?=x[0-9A-Fa-f]{{4}}_)")
 _ESCAPE = re.compile(r"_x([0-9A-Fa-f]{4})_")
-# What a program may skip before it looks for a formula: spaces, quotes, and what has no width.
+# What a program may skip before it looks for a formula: spaces, quotes, and characters of no width.
 _SKIPPED = r"\s'\"`´‘’“”„«»\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
 _FORMULA = re.compile(rf"[{_SKIPPED}]*?[=+\-@\t\r\n\u2212\ufe62\ufe63\ufe66\ufe6b＝＋－＠]")
 _SAFE_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
@@ -207,7 +207,7 @@ def is_formula_like(text: str) -> bool:
 
 
 def protect(text: str) -> str:
-    """The text as a CSV cell that no spreadsheet evaluates and every reader accepts."""
+    """Escape a text so that no spreadsheet evaluates it and every reader accepts it."""
     if not text.isprintable() or "_x" in text:
         text = escape_controls(text)
     if text and text[0] not in _SAFE_FIRST and is_formula_like(text):
@@ -216,27 +216,30 @@ def protect(text: str) -> str:
 
 
 def unprotect(text: str) -> str:
-    """What was given to `protect`; text that it would have left alone comes back unchanged."""
+    """Undo `protect`; text that it would not have changed comes back unchanged."""
     if text.startswith("'") and is_formula_like(text[1:]):
         text = text[1:]
     return unescape_controls(text) if "_x" in text else text
 
 
 def escape_controls(text: str) -> str:
-    """The text with every character that a file of text should not carry as `_xHHHH_`."""
-    return _ESCAPED.sub(lambda found: f"_x{ord(found[0]):04X}_", text)
+    """Write every character that a text file should not contain as `_xHHHH_`."""
+    return _ESCAPED.sub(lambda match: f"_x{ord(match[0]):04X}_", text)
 
 
 def unescape_controls(text: str) -> str:
-    """The reverse of `escape_controls`."""
-    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
+    """Undo `escape_controls`."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
 
 
 def cut(text: str, pointer: str = "", *, limit_utf16: int = CELL_LIMIT_UTF16) -> tuple[str, bool]:
-    """The text as it fits in one XLSX cell, and whether it had to be cut.
+    """Cut a text to the size of one XLSX cell.
 
-    A cut text ends with a marker that gives its full length and, where there is a file that holds the whole,
-    that file's path (`pointer`). Characters outside the BMP count twice and are never halved.
+    A cut text ends with a marker that gives its full length and, if `pointer` names a file with the whole text,
+    that path. Characters outside the BMP count twice and are never halved.
+
+    Returns:
+        The text, and whether it was cut.
     """
     units = len(text)
     if units * 2 > limit_utf16:
@@ -246,12 +249,12 @@ def cut(text: str, pointer: str = "", *, limit_utf16: int = CELL_LIMIT_UTF16) ->
     where = f", whole in {pointer}" if pointer and len(pointer) < limit_utf16 // 4 else ""
     marker = f" … [cut: {len(text)} characters{where}]"
     room = limit_utf16 - utf16_length(marker)
-    kept = text.encode("utf-16-le", "surrogatepass")[: room * 2]
-    if 0xD8 <= kept[-1] <= 0xDB:  # the first half of a pair whose second half did not fit
-        kept = kept[:-2]
-    return kept.decode("utf-16-le", "surrogatepass") + marker, True
+    head = text.encode("utf-16-le", "surrogatepass")[: room * 2]
+    if 0xD8 <= head[-1] <= 0xDB:  # the first half of a pair whose second half did not fit
+        head = head[:-2]
+    return head.decode("utf-16-le", "surrogatepass") + marker, True
 
 
 def utf16_length(text: str) -> int:
-    """How Excel counts characters."""
+    """Count characters as Excel does: those outside the BMP count twice."""
     return len(text) + sum(character > "\uffff" for character in text)

@@ -1,4 +1,4 @@
-"""The ledger's records as manifest rows: one an item and turn, in input order, also for what is still to come."""
+"""Turn the ledger's records into manifest rows: one for each item and turn, in input order, pending ones too."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from audiobatch.ledger.ledger import Recorded
     from audiobatch.model import Item, Outcome, Source
 
-#: Columns that are an outcome's own, under the same name.
-_SAME = (
+#: Columns that an `Outcome` has under the same name.
+_OUTCOME_COLUMNS = (
     *("transcript", "audio_duration_s", "input_transcript", "version", "voice", "format", "model"),
     *("deployment", "provider", "transport", "attempts", "perhaps_billed", "latency_s", "cost_usd"),
     *("finish_reason", "error_type", "error_message", "request_id", "run_id", "started_at", "finished_at"),
@@ -43,20 +43,20 @@ def manifest_rows(
     output: Place | None = None,
     chunk: int = 1000,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows in chunks.
+    """Yield manifest rows in chunks.
 
     Args:
         records: in input order (`Ledger.recorded`).
-        spec: the job, for what is asked of inputs that have no result yet.
-        run_id: only what this run decided, and the inputs it refused.
-        output: rows then carry, as `INPUT_LINK`, how to get from there to their recording.
-        chunk: rows a chunk, about.
+        spec: the job, which says what inputs without a result will be asked.
+        run_id: yield only this run's results and the inputs that it refused; None: all.
+        output: where the reports will be: rows get a relative link to their recording (`INPUT_LINK`).
+        chunk: rows in a chunk, approximately.
     """
     rows: list[dict[str, Any]] = []
-    for one in records:
+    for record in records:
         rows.extend(
             row
-            for row in _rows_of(one, spec, output)
+            for row in _rows_of(record, spec, output)
             if run_id is None or row["run_id"] == run_id or row["status"] == Status.REFUSED.value
         )
         if len(rows) >= chunk:
@@ -67,31 +67,35 @@ def manifest_rows(
 
 
 def own_columns(row_texts: Iterable[str]) -> list[str]:
-    """The `in.<name>` columns that any input brings, in the order they first appear; of `Ledger.row_texts`."""
-    found: dict[str, None] = {}
+    """Return the `in.<name>` columns of all inputs, in the order in which they first appear.
+
+    Args:
+        row_texts: the inputs' table rows as JSON.
+    """
+    columns: dict[str, None] = {}
     for text in row_texts:
-        found.update(dict.fromkeys(_named_in(orjson.loads(text))))
-    return list(found)
+        columns.update(dict.fromkeys(_table_columns(orjson.loads(text))))
+    return list(columns)
 
 
-def _rows_of(one: Recorded, spec: JobSpec, output: Place | None) -> Iterator[dict[str, Any]]:
-    refusal = one.source.refusal or ("" if one.outcomes else unfit(one.source, spec))
+def _rows_of(record: Recorded, spec: JobSpec, output: Place | None) -> Iterator[dict[str, Any]]:
+    refusal = record.source.refusal or ("" if record.outcomes else unfit(record.source, spec))
     item: Item | None = None
     fields, last = answer_fields(spec.fields), len(spec.turn_specs())
-    is_complete = all(number in one.outcomes for number in range(1, last + 1))
+    is_complete = all(number in record.outcomes for number in range(1, last + 1))
     if not refusal and not is_complete:
         try:
-            item = build_item(one.source, spec)
+            item = build_item(record.source, spec)
         except InputError as refused:
             refusal = refused.message
     turns = {turn.number: turn for turn in item.turns} if item else {}
-    for number in sorted({*one.outcomes, *turns} or {1}):
-        row = _input_columns(one.source, number)
-        if output is not None and one.source.kind is SourceKind.RECORDING:
-            row[INPUT_LINK] = link_to_input(output, one.source.root, one.source.path)
-        if (review := one.reviews.get(number)) is not None:
+    for number in sorted({*record.outcomes, *turns} or {1}):
+        row = _input_columns(record.source, number)
+        if output is not None and record.source.kind is SourceKind.RECORDING:
+            row[INPUT_LINK] = link_to_input(output, record.source.root, record.source.path)
+        if (review := record.reviews.get(number)) is not None:
             row |= {"review": review.review, "review_note": review.note}
-        outcome = one.outcomes.get(number)
+        outcome = record.outcomes.get(number)
         if outcome is not None:
             row |= _outcome_columns(outcome)
             if isinstance(output, Address) and outcome.audio is not None:
@@ -103,7 +107,7 @@ def _rows_of(one: Recorded, spec: JobSpec, output: Place | None) -> Iterator[dic
                 "status": Status.REFUSED.value,
                 "error_type": ErrorType.INPUT.value,
                 "error_message": refusal,
-                "prompt": one.source.text or None,
+                "prompt": record.source.text or None,
             }
         else:
             turn = turns[number]
@@ -127,17 +131,17 @@ def _input_columns(source: Source, number: int) -> dict[str, Any]:
         "input": source.path if recording or source.path else None,
         "input_duration_s": source.media.duration_s if source.media and number == 1 else None,
         "input_sha256": source.sha256 or None,
-        **_named_in(source.row),
+        **_table_columns(source.row),
     }
 
 
-def _named_in(row: Mapping[str, str]) -> dict[str, str]:
-    """A row's own cells as `in.<name>`; what means something to us has columns that say what became of it."""
+def _table_columns(row: Mapping[str, str]) -> dict[str, str]:
+    """Return a table row's cells as `in.<name>`, without the columns that are settings of the item."""
     return {f"in.{name}": value for name, value in row.items() if name not in MEANT_COLUMNS}
 
 
 def _outcome_columns(outcome: Outcome) -> dict[str, Any]:
-    row: dict[str, Any] = {name: _blank(getattr(outcome, name)) for name in _SAME}
+    row: dict[str, Any] = {name: _none_if_empty(getattr(outcome, name)) for name in _OUTCOME_COLUMNS}
     row["status"] = outcome.status.value
     row["audio_file"] = outcome.audio.path if outcome.audio else None
     row["transcript_file"] = outcome.transcript_file.path if outcome.transcript_file else None
@@ -148,5 +152,5 @@ def _outcome_columns(outcome: Outcome) -> dict[str, Any]:
     return row
 
 
-def _blank(value: Any) -> Any:
+def _none_if_empty(value: Any) -> Any:
     return None if value == "" else value

@@ -1,9 +1,9 @@
-"""Where reports are made, and how they get to the output.
+"""Where reports are written, and how they get to the output.
 
-For a local output that is the output folder itself, and nothing has to be brought anywhere. For a store it is a
-temporary folder: reports that somebody else has changed are brought here before they are read, and each new one is
-put into the store as soon as it is made. A reader there sees the old one or the new one. Where another program
-holds the old one open, the new one is written beside it.
+A local output's reports are written in the output folder itself. Those of an object store are written in a
+temporary folder: a report that somebody else changed is fetched before it is read, and each new one is published
+as soon as it is finished. A reader of the store sees the old report or the new one. Where another program holds
+the old report open, the new one is written beside it.
 """
 
 from __future__ import annotations
@@ -29,131 +29,148 @@ if TYPE_CHECKING:
 
 
 class ReportStaging:
-    """A local output: reports are made where they belong."""
+    """The staging of a local output: reports are written where they belong."""
 
     def __init__(self, folder: Path) -> None:
+        """Write reports in this folder."""
         self.folder = folder
 
-    def bring(self, *names: str) -> None:
-        """Have these reports here as they are in the output, if they are there."""
+    def fetch(self, *names: str) -> None:
+        """Bring these reports up to date with the output, those that it has."""
 
-    def bring_pages(self) -> None:
-        """Have the pages `report*.html` here."""
+    def fetch_pages(self) -> None:
+        """Bring the pages `report*.html` up to date with the output."""
 
-    def leave(self, name: str) -> None:
-        """The output's copy of this one is ours, unchanged: `bring` need not fetch it."""
+    def mark_current(self, name: str) -> None:
+        """Record that the output's copy of a report needs no fetching: audiobatch wrote it."""
 
-    def hand_in(self, path: Path) -> None:
-        """A new report is finished. Raises: StorageError: the output has the old one."""
+    def publish(self, path: Path) -> None:
+        """Write a finished report to the output.
 
-    def hand_in_pages(self) -> None:
-        """The pages are finished; the output gets them, and loses those that are no more."""
+        Raises:
+            StorageError: the output still has the old one.
+        """
+
+    def publish_pages(self) -> None:
+        """Write the finished pages to the output, and delete its pages that no longer exist."""
 
     def stamp(self, name: str) -> list[int] | None:
-        """What tells one state of a report in the output from another; None where there is none."""
+        """Return what distinguishes one state of a report in the output from another; None where there is none."""
         try:
-            found = (self.folder / name).stat()
+            status = (self.folder / name).stat()
         except OSError:
             return None
-        return [found.st_size, found.st_mtime_ns]
+        return [status.st_size, status.st_mtime_ns]
 
     def exists(self, name: str) -> bool:
+        """Whether the output has a report of this name."""
         return (self.folder / name).exists()
 
     @contextmanager
-    def borrowed(self, path: Path) -> Iterator[Path]:
-        """A file of the output to look into, named as if it were in `folder`.
+    def local_copy(self, path: Path) -> Iterator[Path]:
+        """Make a file of the output readable for the block.
+
+        Args:
+            path: named as if it were in `folder`.
 
         Raises:
-            StorageError: it is not to be had.
+            StorageError: it cannot be read.
         """
         yield path
 
 
-class RemoteDesk(ReportStaging):
-    """A temporary folder, which goes with this object."""
+class RemoteStaging(ReportStaging):
+    """The staging of an output in a store: a temporary folder, deleted with this object."""
 
     def __init__(self, storage: FsspecStorage) -> None:
+        """Create the temporary folder; it has the output's name, which titles the reports."""
         scratch = tempfile.mkdtemp(prefix="audiobatch-reports-")
         weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
-        # Reports are titled by the output's name.
         super().__init__(Path(scratch, storage.root.name))
         self.folder.mkdir()
         self._storage = storage
-        self._here: dict[str, list[int] | None] = {}
+        self._fetched: dict[str, list[int] | None] = {}
 
-    def bring(self, *names: str) -> None:
+    def fetch(self, *names: str) -> None:
+        """Download those reports that changed since they were last fetched or published."""
         for name in names:
-            there = self.stamp(name)
-            if there is not None and there != self._here.get(name):
-                fresh = self.folder / f"{name}.new"
-                self._storage.fetch(name, fresh)
-                fresh.replace(self.folder / name)
-                self._here[name] = there
+            stamp = self.stamp(name)
+            if stamp is not None and stamp != self._fetched.get(name):
+                download = self.folder / f"{name}.new"
+                self._storage.fetch(name, download)
+                download.replace(self.folder / name)
+                self._fetched[name] = stamp
 
-    def bring_pages(self) -> None:
-        self.bring(*self._pages())
+    def fetch_pages(self) -> None:
+        """Download the pages that changed."""
+        self.fetch(*self._pages())
 
-    def leave(self, name: str) -> None:
-        self._here[name] = self.stamp(name)
+    def mark_current(self, name: str) -> None:
+        """Record the store's present state as known."""
+        self._fetched[name] = self.stamp(name)
 
-    def hand_in(self, path: Path) -> None:
+    def publish(self, path: Path) -> None:
+        """Upload a finished report."""
         self._storage.write_file(path.name, path)
-        self._here[path.name] = self.stamp(path.name)
+        self._fetched[path.name] = self.stamp(path.name)
 
-    def hand_in_pages(self) -> None:
-        mine = sorted(path.name for path in self.folder.glob("report*.html"))
-        for name in mine:
-            self.hand_in(self.folder / name)
-        for name in set(self._pages()) - set(mine):
+    def publish_pages(self) -> None:
+        """Upload all pages, then delete the store's pages beyond them."""
+        written = sorted(path.name for path in self.folder.glob("report*.html"))
+        for name in written:
+            self.publish(self.folder / name)
+        for name in set(self._pages()) - set(written):
             self._storage.delete(name)
 
     def stamp(self, name: str) -> list[int] | None:
-        found = self._storage.stat(name)
-        return None if found is None else [found.size_bytes, found.version]
+        """Return size and version of a report in the store; None where there is none."""
+        entry = self._storage.stat(name)
+        return None if entry is None else [entry.size_bytes, entry.version]
 
     def exists(self, name: str) -> bool:
+        """Whether the store has a report of this name."""
         return self._storage.exists(name)
 
     @contextmanager
-    def borrowed(self, path: Path) -> Iterator[Path]:
+    def local_copy(self, path: Path) -> Iterator[Path]:
+        """Download a file of the output for the block."""
         if not path.is_relative_to(self.folder):
             raise StorageError(f"{path.name} is not in the output")
         with tempfile.TemporaryDirectory(prefix="audiobatch-") as folder:
-            here = Path(folder, path.name)
-            self._storage.fetch(path.relative_to(self.folder).as_posix(), here)
-            yield here
+            copy = Path(folder, path.name)
+            self._storage.fetch(path.relative_to(self.folder).as_posix(), copy)
+            yield copy
 
     def _pages(self) -> list[str]:
-        """The pages in the output: `report.html`, and as many of `report-2.html`, … as follow it."""
-        found = []
+        """Return the pages in the output: `report.html`, and as many of `report-2.html`, … as follow it."""
+        pages = []
         number = 1
         while self._storage.exists(name := "report.html" if number == 1 else f"report-{number}.html"):
-            found.append(name)
+            pages.append(name)
             number += 1
-        return found
+        return pages
 
 
-def desk_of(storage: Storage) -> ReportStaging:
-    """The place to make an output's reports at."""
+def staging_for(storage: Storage) -> ReportStaging:
+    """Return the staging for an output's reports."""
     if isinstance(storage, LocalStorage):
         return ReportStaging(storage.root)
     from audiobatch.storage.remote import FsspecStorage
 
     assert isinstance(storage, FsspecStorage)
-    return RemoteDesk(storage)
+    return RemoteStaging(storage)
 
 
 _OTHER_NAMES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
-    """Where a report ended up.
+class WrittenFile:
+    """A report that was written.
 
     Attributes:
-        path: the file that was written; not the one asked for when that is open elsewhere.
-        notes: what a person should be told, one sentence each.
+        path: the file; beside the one asked for where another program holds that open.
+        notes: what to tell the user, one sentence each.
     """
 
     path: Path
@@ -162,12 +179,12 @@ class Placed:
 
 @contextmanager
 def draft_beside(target: Path) -> Iterator[Path]:
-    """A path in the target's folder to write to; it is removed unless `place` moved it away.
+    """Create a temporary file in the target's folder; it is deleted unless `replace_with` moved it.
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    # A name that the next run, or `verify --repair`, sweeps away where a kill leaves it.
+    # The next run, or `verify --repair`, deletes files of this name that a killed run left.
     draft = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp")
     try:
         draft.open("xb").close()
@@ -182,8 +199,8 @@ def draft_beside(target: Path) -> Iterator[Path]:
             draft.unlink()
 
 
-def place(draft: Path, target: Path) -> Placed:
-    """Move a finished draft over the target; beside it when the target is held open (Windows locks it)."""
+def replace_with(draft: Path, target: Path) -> WrittenFile:
+    """Move a finished draft over the target; beside it where the target is open (Windows locks it)."""
     try:
         draft.replace(target)
     except PermissionError:
@@ -192,6 +209,6 @@ def place(draft: Path, target: Path) -> Placed:
             with suppress(PermissionError):
                 draft.replace(other)
                 note = f"{target.name} is open in another program; the new one is {other.name} beside it."
-                return Placed(path=other, notes=(note,))
+                return WrittenFile(path=other, notes=(note,))
         raise
-    return Placed(path=target)
+    return WrittenFile(path=target)

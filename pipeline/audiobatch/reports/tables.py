@@ -1,4 +1,4 @@
-"""Reading back a table that went through a reviewer's hands: XLSX or CSV, whichever program saved it."""
+"""Read a table that a reviewer edited: XLSX or CSV, whichever program saved it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TableRow:
     cells: dict[str, Cell]
 
     def text(self, column: str) -> str:
-        """A cell as text: whole numbers without `.0`, nothing as empty."""
+        """Return a cell as text: whole numbers without `.0`, a missing cell as ""."""
         value = self.cells.get(column)
         if value is None:
             return ""
@@ -39,16 +39,15 @@ class TableRow:
 
 
 def read_table(path: Path) -> Iterator[TableRow]:
-    """The rows of a manifest or review file, with the header's words as column names.
+    """Yield the rows of a manifest or review file, with the header's cells as column names.
 
-    Of a workbook every sheet with an `item_id` column is read, in the order of the sheets. Formulas that a
-    reviewer added count with the value they had when the file was saved.
+    Every sheet of a workbook with an `item_id` column is read, in the order of the sheets. A formula has the value
+    that it had when the file was saved.
 
     Raises:
         InputError: no such file, no table, or no `item_id` column.
     """
-    rows = _read_workbook(path) if path.suffix.lower() in _WORKBOOKS else _read_csv(path)
-    yield from rows
+    return _read_workbook(path) if path.suffix.lower() in _WORKBOOKS else _read_csv(path)
 
 
 def _read_csv(path: Path) -> Iterator[TableRow]:
@@ -56,8 +55,8 @@ def _read_csv(path: Path) -> Iterator[TableRow]:
     columns = [str(name).strip() for name in frame.columns]
     if "item_id" not in columns:
         raise InputError(f"{path}: has no item_id column, so its rows cannot be told apart")
-    for at, values in enumerate(frame.itertuples(index=False, name=None), start=2):
-        yield TableRow(where=f"row {at}", cells=dict(zip(columns, values, strict=True)))
+    for number, values in enumerate(frame.itertuples(index=False, name=None), start=2):
+        yield TableRow(where=f"row {number}", cells=dict(zip(columns, values, strict=True)))
 
 
 def _read_workbook(path: Path) -> Iterator[TableRow]:
@@ -67,7 +66,7 @@ def _read_workbook(path: Path) -> Iterator[TableRow]:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a workbook: {error}") from error
-    found = False
+    has_items = False
     try:
         for sheet in book.worksheets:
             sheet.reset_dimensions()  # a stored size may be wrong once another program has saved the file
@@ -76,26 +75,26 @@ def _read_workbook(path: Path) -> Iterator[TableRow]:
             names = [str(name).strip() for name in columns]
             if "item_id" not in names:
                 continue
-            found = True
+            has_items = True
             prefix = "" if sheet.title == "manifest" else f"{sheet.title}, "
             yield from _sheet_rows(rows, names, prefix)
     finally:
         book.close()
-    if not found:
+    if not has_items:
         raise InputError(f"{path}: no sheet has an item_id column, so its rows cannot be told apart")
 
 
 def _sheet_rows(rows: Iterable[tuple[Cell, ...]], names: list[str], prefix: str) -> Iterator[TableRow]:
-    for at, values in enumerate(rows, start=2):
+    for number, values in enumerate(rows, start=2):
         cells = {
             name: unescaped(value)
             for name, value in zip(names, values, strict=False)
             if name and value is not None
         }
         if cells:
-            yield TableRow(where=f"{prefix}row {at}", cells=cells)
+            yield TableRow(where=f"{prefix}row {number}", cells=cells)
 
 
 def unescaped(value: Cell) -> Cell:
-    """A cell's text with the `_xHHHH_` of OOXML undone; what is no text unchanged."""
+    """Undo the `_xHHHH_` escapes of OOXML in a cell that is text."""
     return unescape_controls(value) if isinstance(value, str) and "_x" in value else value

@@ -1,7 +1,7 @@
-"""What a job came to: counted once while its rows stream past, shown by the workbook and the page.
+"""Count manifest rows, and format amounts for people.
 
-A folder's rows are counted by status, its failures by kind, a run's by their messages. Amounts are written as
-people read them.
+`Totals` are what workbook and page show, counted while the rows are written. `overview` counts a folder's rows by
+status and its failures by type; `reasons` groups a run's failures by message.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NO_DEPLOYMENT = "(none)"
 
 @dataclass(slots=True)
 class Totals:
-    """Sums and counts over rows; `add` each row once. Eight bytes a row for each distribution."""
+    """Sums and counts over rows; `add` each row once. Each distribution takes eight bytes a row."""
 
     rows: int = 0
     items: int = 0
@@ -58,11 +58,11 @@ class Totals:
         self.items += first_turn
         if error := row.get("error_type"):
             self.error_types[str(error)] += 1
-        self.checks.update(words(row.get("checks")))
+        self.checks.update(check_names(row.get("checks")))
         if review := row.get("review"):
             self.reviews[str(review)] += 1
         self._add_money(row)
-        if first_turn:  # later turns speak of the same recording
+        if first_turn:  # later turns have the same recording
             self.input_audio_s += number(row.get("input_duration_s")) or 0.0
         if (duration_s := number(row.get("audio_duration_s"))) is not None:
             self.output_audio_s += duration_s
@@ -74,8 +74,8 @@ class Totals:
         self.perhaps_billed += int(number(row.get("perhaps_billed")) or 0)
         self._add_times(row.get("started_at"), row.get("finished_at"))
 
-    def watching(self, chunks: Iterable[Sequence[Row]]) -> Iterator[Sequence[Row]]:
-        """The same chunks, counted as they pass."""
+    def count(self, chunks: Iterable[Sequence[Row]]) -> Iterator[Sequence[Row]]:
+        """Yield the chunks unchanged, and add their rows."""
         for chunk in chunks:
             for row in chunk:
                 self.add(row)
@@ -103,21 +103,21 @@ class Totals:
 
 
 def number(value: object) -> float | None:
-    """A raw cell as a number, None where it is none."""
+    """Return a raw cell as a number; None where it is not one."""
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
         return float(value)
     return None
 
 
-def words(value: object) -> tuple[str, ...]:
-    """A `checks` cell as its words, whether it came as a tuple or as text."""
+def check_names(value: object) -> tuple[str, ...]:
+    """Return the names in a `checks` cell, which is a tuple or a text with spaces."""
     if isinstance(value, str):
         return tuple(value.split())
-    return tuple(str(word) for word in value) if isinstance(value, Iterable) else ()
+    return tuple(map(str, value)) if isinstance(value, Iterable) else ()
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:
-    """The value below which `share` (0 to 1) of the values lie; None without values."""
+    """Return the value below which `share` (0 to 1) of the values lie; None without values."""
     if not values:
         return None
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
@@ -125,11 +125,11 @@ def quantile(values: Sequence[float], share: float) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """Counts of manifest rows, most usual first, and what all calls of the folder's life have cost.
+    """Counts of manifest rows, and what all calls of all runs on the folder cost.
 
     Attributes:
         uncounted: calls whose cost is not known: in flight, of an unknown end, or without a price.
-        at_most_usd: what those can have cost; None where one could be anything.
+        at_most_usd: what those cost at most; None where one of them has no known bound.
     """
 
     statuses: dict[str, int]
@@ -141,7 +141,7 @@ class Overview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """Rows of a run that have no result, for one and the same reason.
+    """Rows of a run that have no result for the same reason.
 
     Attributes:
         first: the first such item.
@@ -161,7 +161,7 @@ _NO_RESULT = frozenset({Status.FAILED.value, Status.REFUSED.value, Status.UNKNOW
 
 
 def reasons(ledger: Ledger, spec: JobSpec, run_id: str) -> list[Reason]:
-    """Why rows of a run failed, were refused, or are unknown; the most usual first."""
+    """Group the rows of a run that failed, were refused or are unknown; the most frequent reason first."""
     counts: Counter[tuple[str, str]] = Counter()
     first: dict[tuple[str, str], str] = {}
     for chunk in manifest_rows(ledger.recorded(touched_by=run_id), spec, run_id=run_id):
@@ -177,7 +177,7 @@ def reasons(ledger: Ledger, spec: JobSpec, run_id: str) -> list[Reason]:
 
 
 def overview(ledger: Ledger, spec: JobSpec) -> Overview:
-    """Count every row that the manifest has."""
+    """Count the rows of the manifest."""
     statuses: Counter[str] = Counter()
     error_types: Counter[str] = Counter()
     for chunk in manifest_rows(ledger.recorded(), spec):
@@ -201,7 +201,7 @@ _CENT = Decimal("0.01")
 
 
 def duration_text(seconds: float) -> str:
-    """`4.2 s`, `3:07 min`, `2:05 h`."""
+    """Format a duration: `4.2 s`, `3:07 min`, `2:05 h`."""
     if seconds < _MINUTE_S:
         return f"{seconds:.1f} s"
     if seconds < _HOUR_S:
@@ -211,7 +211,7 @@ def duration_text(seconds: float) -> str:
 
 
 def money_text(usd: Decimal) -> str:
-    """Dollars with as many places as it takes to see that it is not nothing."""
+    """Format dollars, with more decimals for small amounts."""
     if not usd:
         return "$0"
     if usd >= 1:

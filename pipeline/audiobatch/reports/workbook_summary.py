@@ -1,4 +1,4 @@
-"""The workbook's second and third sheet: what the job came to, and with which settings."""
+"""Write the workbook's sheets `summary` and `settings`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STATUS_COLOURS = {
 }
 _HOW_TO = (
     "Mark rows in the manifest's review column: ok, redo or reject; say why in review_note.",
-    "Sort, filter and add columns as you like; rows are known by item_id and turn, so leave those two alone.",
+    "Sort, filter and add columns as you like, but leave item_id and turn alone: they identify a row.",
     "Times are UTC; costs are in US dollars; columns that end in _s are seconds.",
     "Then: audiobatch review DIR --apply manifest.xlsx, and audiobatch retry DIR --review redo.",
 )
@@ -31,7 +31,7 @@ _HOW_TO = (
 def write_summary(
     book: xlsxwriter.Workbook, sheet: Worksheet, totals: Totals, *, title: str, notes: Sequence[str]
 ) -> None:
-    """Totals, cost by deployment, failures by type, checks by kind, marks, and two small charts."""
+    """Write totals, cost by deployment, failures by type, checks by kind, marks, and two small charts."""
     tables = _Tables(book, sheet)
     sheet.set_column(0, 0, 34)
     sheet.set_column(1, 2, 16)
@@ -67,10 +67,10 @@ def write_summary(
 
 
 def write_settings(book: xlsxwriter.Workbook, sheet: Worksheet, settings: Mapping[str, object]) -> None:
-    """The job's settings, a line each, nested ones as `a.b`."""
+    """Write each of the job's settings on a line, nested ones as `a.b`."""
     head = book.add_format({"bold": True, "bottom": 1})
     wrap = book.add_format({"text_wrap": True, "valign": "top", "num_format": "@"})
-    name_look = book.add_format({"valign": "top"})
+    name_format = book.add_format({"valign": "top"})
     sheet.set_column(0, 0, 34)
     sheet.set_column(1, 1, 90)
     sheet.freeze_panes(1, 0)
@@ -78,18 +78,18 @@ def write_settings(book: xlsxwriter.Workbook, sheet: Worksheet, settings: Mappin
     sheet.fit_to_pages(1, 0)
     sheet.write_string(0, 0, "setting", head)
     sheet.write_string(0, 1, "value", head)
-    for at, (name, value) in enumerate(flat(settings), start=1):
-        sheet.write_string(at, 0, name, name_look)
-        sheet.write_string(at, 1, cut(value)[0], wrap)
+    for row, (name, value) in enumerate(flat(settings), start=1):
+        sheet.write_string(row, 0, name, name_format)
+        sheet.write_string(row, 1, cut(value)[0], wrap)
 
 
 def flat(settings: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Nested settings as lines: mappings as `a.b`, lists of mappings as `a.1.b`, the rest as text."""
+    """Yield nested settings as lines: mappings as `a.b`, lists of mappings as `a.1.b`, the rest as text."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{name}.")
         elif isinstance(value, (list, tuple)) and any(isinstance(part, Mapping) for part in value):
-            numbered = {str(place): part for place, part in enumerate(value, start=1)}
+            numbered = {str(number): part for number, part in enumerate(value, start=1)}
             yield from flat(numbered, f"{prefix}{name}.")
         elif isinstance(value, (list, tuple, set, frozenset)):
             yield f"{prefix}{name}", ", ".join(str(part) for part in value)
@@ -115,12 +115,12 @@ def _sizes(totals: Totals) -> list[tuple[str, object]]:
 
 
 class _Tables:
-    """Tables one below the other; rows only ever go down, as streaming to disk asks."""
+    """Tables one below the other; rows are written in order, since the workbook is streamed to disk."""
 
     def __init__(self, book: xlsxwriter.Workbook, sheet: Worksheet) -> None:
         self._book = book
         self._sheet = sheet
-        self._at = 0
+        self._row = 0
         head = {"bold": True, "bottom": 1, "font_color": "#1F2937"}
         self._head = book.add_format(head)
         self._number_head = book.add_format({**head, "align": "right"})
@@ -128,28 +128,30 @@ class _Tables:
         self._amount = book.add_format({"num_format": "#,##0.00"})
         self._money = book.add_format({"num_format": "#,##0.000000"})
 
-    def line(self, text: str, look: Mapping[str, object]) -> None:
-        self._sheet.write_string(self._at, 0, cut(text)[0], self._book.add_format(look))
-        self._at += 1
+    def line(self, text: str, properties: Mapping[str, object]) -> None:
+        """Write a line of text with these format properties."""
+        self._sheet.write_string(self._row, 0, cut(text)[0], self._book.add_format(properties))
+        self._row += 1
 
     def gap(self) -> None:
-        self._at += 1
+        """Leave a line empty."""
+        self._row += 1
 
     def add(self, name: str, heads: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> int:
-        """Write a table, if it has rows, and say in which row its values begin."""
-        start = self._at + 1
+        """Write a table, if it has rows, and return the number of its first row of values."""
+        start = self._row + 1
         if not rows:
             return start
-        for place, text in enumerate((name, *heads)):
-            self._sheet.write_string(self._at, place, text, self._number_head if place else self._head)
-        for at, (label, *values) in enumerate(rows, start=start):
-            self._sheet.write_string(at, 0, str(label))
-            for place, value in enumerate(values, start=1):
+        for column, text in enumerate((name, *heads)):
+            self._sheet.write_string(self._row, column, text, self._number_head if column else self._head)
+        for row, (label, *values) in enumerate(rows, start=start):
+            self._sheet.write_string(row, 0, str(label))
+            for column, value in enumerate(values, start=1):
                 if value is not None:
-                    money = "USD" in heads[place - 1]
-                    look = self._money if money else self._count if isinstance(value, int) else self._amount
-                    self._sheet.write_number(at, place, float(value), look)
-        self._at = start + len(rows) + 1
+                    number = self._count if isinstance(value, int) else self._amount
+                    cell_format = self._money if "USD" in heads[column - 1] else number
+                    self._sheet.write_number(row, column, float(value), cell_format)
+        self._row = start + len(rows) + 1
         return start
 
 

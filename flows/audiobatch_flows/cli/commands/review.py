@@ -14,7 +14,7 @@ from audiobatch_flows.summary_text import counted
 
 if TYPE_CHECKING:
     from audiobatch.address import Place
-    from audiobatch.reports.review import Reading
+    from audiobatch.reports.review import ReviewFile
     from audiobatch_flows.cli.commands.folders import Folder
 
 _MOST_SHOWN = 50
@@ -58,16 +58,16 @@ def review(folder: Place, *, file: Path | None, export: Path | None, dry_run: bo
 
 
 def _apply(found: Folder, file: Path, *, dry_run: bool, as_json: bool) -> int:
-    from audiobatch.reports.review import put_on_record, read_file
+    from audiobatch.reports.review import read_review_file, record_marks
     from audiobatch.reports.views import Views
 
     if dry_run:
-        reading = read_file(file, found.ledger, found.spec)
+        reading = read_review_file(file, found.ledger, found.spec)
     else:
         with alone(found, "review"):
-            reading = read_file(file, found.ledger, found.spec)
+            reading = read_review_file(file, found.ledger, found.spec)
             views = Views(found.storage, found.ledger, found.spec, run_id=None)
-            put_on_record(reading, found.ledger)
+            record_marks(reading, found.ledger)
             views.settle(reading.rows)
             for note in views.write_all(drawing_s=Views.DRAWING_S):
                 click.echo(f"audiobatch: {note}", err=True)
@@ -80,7 +80,7 @@ def _apply(found: Folder, file: Path, *, dry_run: bool, as_json: bool) -> int:
     return ExitCode.PARTIAL if reading.refused else ExitCode.DONE
 
 
-def _print_marks(folder: Place, reading: Reading, *, dry_run: bool) -> None:
+def _print_marks(folder: Place, reading: ReviewFile, *, dry_run: bool) -> None:
     for change in reading.changed[:_MOST_SHOWN]:
         note = " ".join(change.mark.note.split())
         click.echo(f"  {change}{f' ({note})' if note else ''}")
@@ -90,12 +90,12 @@ def _print_marks(folder: Place, reading: Reading, *, dry_run: bool) -> None:
     same = len(reading.marks) - len(reading.changed)
     refused = f", {len(reading.refused):,} refused" if reading.refused else ""
     click.echo(f"{counted(len(reading.changed), 'row')} {done}, {same:,} as they were{refused}")
-    click.echo(f"marked: {_counts(dict(reading.after))}")
-    if reading.after.get("redo") and not dry_run:
+    click.echo(f"marked: {_counts(dict(reading.counts_after))}")
+    if reading.counts_after.get("redo") and not dry_run:
         click.echo(f"next: audiobatch retry {folder} --review redo  (--with-notes sends the notes along)")
 
 
-def _as_json(folder: Place, reading: Reading, *, applied: bool) -> dict[str, object]:
+def _as_json(folder: Place, reading: ReviewFile, *, applied: bool) -> dict[str, object]:
     return {
         "output": str(folder),
         "applied": applied,
@@ -103,7 +103,7 @@ def _as_json(folder: Place, reading: Reading, *, applied: bool) -> dict[str, obj
             {
                 "item_id": change.mark.item_id,
                 "turn": change.mark.turn,
-                "was": change.was.review,
+                "was": change.before.review,
                 "review": change.mark.review,
                 "review_note": change.mark.note,
             }
@@ -113,7 +113,7 @@ def _as_json(folder: Place, reading: Reading, *, applied: bool) -> dict[str, obj
         "refused": [
             {"where": row.where, "item_id": row.item_id, "reason": row.reason} for row in reading.refused
         ],
-        "marks": dict(reading.after),
+        "marks": dict(reading.counts_after),
     }
 
 
@@ -147,9 +147,9 @@ def _export(found: Folder, target: Path, *, as_json: bool) -> int:
 
 
 def _show(found: Folder, *, as_json: bool) -> int:
-    from audiobatch.reports.review import standings
+    from audiobatch.reports.review import recorded_marks
 
-    known = standings(found.ledger, found.spec)
+    known = recorded_marks(found.ledger, found.spec)
     marked = [(key, standing) for key, standing in known.items() if standing.review or standing.note]
     counts: dict[str, int] = {}
     for _, standing in marked:
