@@ -17,8 +17,8 @@ from audiobatch.address import Address
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.errors import ConfigError, NothingFound, StorageError
 from audiobatch.inputs.discover import Discovery
-from audiobatch.inputs.recording import open_input
-from audiobatch.inputs.remote import Ahead, fetch_recording
+from audiobatch.inputs.prepared_recording import prepare_recording
+from audiobatch.inputs.remote import PrefetchingMap, fetch_recording
 from audiobatch.storage.remote import FsspecStorage
 
 
@@ -121,7 +121,7 @@ def test_prompts_come_from_texts_and_tables(bucket):
         assert source.root == f"memory://{bucket}"
     with pytest.raises(ConfigError, match=r"bad\.csv: no column 'prompt'"):
         found(f"memory://{bucket}/bad.csv")
-    with pytest.raises(ConfigError, match=rf"memory://{bucket}/x\.pdf: of no known kind"):
+    with pytest.raises(ConfigError, match=rf"memory://{bucket}/x\.pdf: is not an input"):
         found(f"memory://{bucket}/x.pdf")
     with pytest.raises(ConfigError, match="there is no such file or folder"):
         found(f"memory://{bucket}/nowhere")
@@ -162,13 +162,13 @@ def test_only_what_is_new_or_changed_is_read_again(bucket, sound):
 def test_what_is_sent_is_what_is_hashed_though_it_changed_since_it_was_found(bucket, sound):
     put(bucket, **{"c/a.wav": sound()})
     [source], _ = found(f"memory://{bucket}/c")
-    same, unread = open_input(source, JobSpec())
+    same, unread = prepare_recording(source, JobSpec())
     assert same is source
     unread.close()
     put(bucket, **{"c/a.wav": sound(600)})
-    now, sent = open_input(source, JobSpec())
-    assert sent.sound is not None
-    assert sent.sound.data == sound(600)
+    now, sent = prepare_recording(source, JobSpec())
+    assert sent.audio is not None
+    assert sent.audio.data == sound(600)
     assert now.sha256 != source.sha256
     assert sent.scratch is not None
     assert sent.scratch.exists()
@@ -181,8 +181,8 @@ def test_what_is_sent_is_what_is_hashed_though_it_changed_since_it_was_found(buc
         again[0].mtime_ns,
     )
     fsspec.filesystem("memory").rm_file(f"/{bucket}/c/a.wav")
-    with pytest.raises(Exception, match="the file is gone since it was found"):
-        open_input(source, JobSpec())
+    with pytest.raises(Exception, match="the file is gone: it was moved or deleted after it was found"):
+        prepare_recording(source, JobSpec())
 
 
 def test_a_store_that_is_away_is_no_fault_of_the_recordings(bucket, sound, monkeypatch, tmp_path):
@@ -232,7 +232,7 @@ def test_results_come_in_order_and_only_a_few_are_ahead():
         return -number
 
     taken = []
-    for number, result in Ahead(work, at_once=4).results(items()):
+    for number, result in PrefetchingMap(work, threads=4).results(items()):
         most_ahead = max(most_ahead, len(drawn) - len(taken))
         assert result == (None if number % 3 == 0 else -number)
         taken.append(number)
@@ -254,7 +254,7 @@ def test_a_long_stream_behind_one_slow_item_is_not_drawn_into_memory():
         assert gate.wait(30)
         return "done"
 
-    results = Ahead(work).results(items())
+    results = PrefetchingMap(work).results(items())
     threading.Timer(0.3, gate.set).start()
     assert next(results) == (0, "done")
     assert drawn <= 1001
@@ -268,7 +268,7 @@ def test_a_failure_reaches_the_reader_and_ends_the_rest():
         return number
 
     with pytest.raises(ConfigError, match="the store is away"):
-        list(Ahead(work, at_once=2).results((number, True) for number in range(1000)))
+        list(PrefetchingMap(work, threads=2).results((number, True) for number in range(1000)))
 
 
 def test_an_address_of_a_container_alone_is_a_root(bucket, sound):

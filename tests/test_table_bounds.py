@@ -75,7 +75,7 @@ def test_a_workbook_of_a_megabyte_that_unpacks_to_gigabytes_is_refused(tmp_path)
 
 def test_a_cell_of_hundreds_of_megabytes_is_refused_before_it_is_read(tmp_path):
     workbook(tmp_path / "cell.xlsx", unpacked_bytes=300 << 20)
-    assert "a cell holds more than 1 MB" in refusal_in_little_memory(tmp_path / "cell.xlsx")
+    assert "a cell has more than 1 MB" in refusal_in_little_memory(tmp_path / "cell.xlsx")
 
 
 def test_a_row_of_three_hundred_thousand_columns_is_refused(tmp_path):
@@ -93,7 +93,7 @@ def test_a_cell_of_a_csv_that_is_too_large_is_refused_also_over_many_lines(tmp_p
             file.write(("y" * 1000 + "\n") * 1000)
         file.write('"\n')
     for path in (one, many):
-        assert "a cell holds more than 1 MB" in refusal_in_little_memory(path)
+        assert "a cell has more than 1 MB" in refusal_in_little_memory(path)
 
 
 def test_lines_of_json_that_are_too_long_or_too_wide_are_refused(tmp_path, monkeypatch):
@@ -103,7 +103,7 @@ def test_lines_of_json_that_are_too_long_or_too_wide_are_refused(tmp_path, monke
         sources(wide)
     large = tmp_path / "large.jsonl"
     large.write_text(json.dumps({"prompt": "x" * (2 << 20)}) + "\n")
-    with pytest.raises(ConfigError, match="a cell holds more than 1 MB"):
+    with pytest.raises(ConfigError, match="a cell has more than 1 MB"):
         sources(large)
     monkeypatch.setattr(table_bounds, "LARGEST_LINE_BYTES", 1000)
     with pytest.raises(ConfigError, match="a line is longer"):

@@ -250,7 +250,7 @@ def test_an_input_that_is_rewritten_or_deleted_in_mid_run(emulator, tmp_path):
     assert [row["status"] for row in rows.values()] == [*["succeeded"] * 5, "failed", "succeeded"]
     assert (rows["to-be-gone.wav"]["error_type"], rows["to-be-gone.wav"]["error_message"]) == (
         "input",
-        "the file is gone since it was found",
+        "the file is gone: it was moved or deleted after it was found",
     )
     import hashlib
 

@@ -25,7 +25,7 @@ from audiobatch.errors import (
     StorageError,
     shown,
 )
-from audiobatch.inputs.recording import open_input
+from audiobatch.inputs.prepared_recording import prepare_recording
 from audiobatch.limits.pool import NoDeployment, Stopping
 from audiobatch.limits.retry import Deferred, Tries
 from audiobatch.model import Exchange, Outcome, PriorReply, SourceKind, Status
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from audiobatch.calls.context import CallContext
-    from audiobatch.inputs.recording import SoundInput
+    from audiobatch.inputs.prepared_recording import PreparedRecording
     from audiobatch.ledger.ledger import Recorded
     from audiobatch.model import Item, Turn
 
@@ -182,10 +182,10 @@ class ItemRunner:
     async def _item(self, recorded: Recorded) -> Status | None:
         source = recorded.source
         progress = self._progress.pop(recorded.source.item_id, None) or _Progress()
-        sound: SoundInput | None = None
+        sound: PreparedRecording | None = None
         try:
             if source.kind is SourceKind.RECORDING:
-                source, sound = await self.context.on_disk(open_input, source, self.context.spec)
+                source, sound = await self.context.on_disk(prepare_recording, source, self.context.spec)
                 if source is not recorded.source:
                     await self.context.on_disk(self.context.ledger.put_sources, [source], self.queue_id)
             item = build_item(source, self.context.spec)
@@ -197,7 +197,7 @@ class ItemRunner:
                 await self.context.on_disk(sound.close)
 
     async def _turns(
-        self, recorded: Recorded, progress: _Progress, item: Item, sound: SoundInput | None
+        self, recorded: Recorded, progress: _Progress, item: Item, sound: PreparedRecording | None
     ) -> Status | None:
         """Send an item's turns in order, then have their results transcribed where the job wants that."""
         outcomes: list[Outcome] = []
@@ -323,7 +323,7 @@ class ItemRunner:
             self.context.stop.ask(StopReason.MAX_FAILURES, reason)
 
 
-def exchange_of(turn: Turn, sound: SoundInput | None, outcome: Outcome) -> Exchange:
+def exchange_of(turn: Turn, sound: PreparedRecording | None, outcome: Outcome) -> Exchange:
     """Make an earlier turn the history of the next. A recording that went out in parts is too long to go again."""
     in_parts = sound is not None and bool(sound.parts)
     text = turn.text or (
@@ -331,7 +331,7 @@ def exchange_of(turn: Turn, sound: SoundInput | None, outcome: Outcome) -> Excha
     )
     return Exchange(
         text=text,
-        audio=sound.whole() if sound and not in_parts else None,
+        audio=sound.read() if sound and not in_parts else None,
         reply=PriorReply(
             audio_id=outcome.audio_id,
             audio_expires_at=outcome.audio_expires_at,

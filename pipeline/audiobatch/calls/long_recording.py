@@ -19,7 +19,7 @@ from audiobatch.calls.record import record_failure, record_reply, spool_files
 from audiobatch.calls.turn import TurnCall, TurnCost, redo_flawed, success_in
 from audiobatch.config.prices import total_usd
 from audiobatch.errors import InputError, StorageError, redacted_bytes
-from audiobatch.inputs.sound_settings import fields_of_parts
+from audiobatch.inputs.sound_settings import why_no_fields_in_parts
 from audiobatch.ledger.ledger import PartCalls
 from audiobatch.ledger.rows import PartOutcome
 from audiobatch.limits.pool import Stopping
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from audiobatch.audio.split import Part
     from audiobatch.calls.context import CallContext
     from audiobatch.errors import AudioBatchError
-    from audiobatch.inputs.recording import SoundInput
+    from audiobatch.inputs.prepared_recording import PreparedRecording
     from audiobatch.ledger.ledger import AttemptEnd
     from audiobatch.model import Exchange, Item, Request, SavedFile, Turn
 
@@ -161,7 +161,7 @@ class MultipartTurn:
     item: Item
     turn: Turn
     history: tuple[Exchange, ...]
-    sound: SoundInput
+    sound: PreparedRecording
     only_deployment: str | None
     before: Outcome | None
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -176,7 +176,7 @@ class MultipartTurn:
         """
         context, parts = self.context, self.sound.parts
         if self.turn.answer is not None and len(parts) > 1:
-            refused = InputError(fields_of_parts(context.spec))
+            refused = InputError(why_no_fields_in_parts(context.spec))
             log.warning("%s: %s", self.item.item_id, refused.message)
             raise refused
         done = await context.on_disk(self._recorded)
@@ -217,7 +217,7 @@ class MultipartTurn:
     async def _send_part(self, part: Part, earlier: PartCalls) -> Outcome:
         """Send one part, again where its reply has a flaw that the job rejects."""
         made = 0 if success_in(self.before) else earlier.made
-        sound = await self.context.on_disk(self.sound.of, part)
+        sound = await self.context.on_disk(self.sound.read_part, part)
         policy = PartPolicy(
             context=self.context,
             item=self.item,

@@ -23,7 +23,7 @@ from audiobatch.calls.turn import TurnCall
 from audiobatch.config.prices import total_usd
 from audiobatch.config.transcription_rules import LONGEST_S, wanted_of
 from audiobatch.errors import BadReply, InputError, StorageError, redacted_bytes
-from audiobatch.inputs.recording import open_bytes
+from audiobatch.inputs.prepared_recording import prepare_bytes
 from audiobatch.ledger.rows import PartOutcome
 from audiobatch.limits.pool import NoDeployment
 from audiobatch.limits.retry import Deferred, Tries
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from audiobatch.calls.context import CallContext
     from audiobatch.errors import AudioBatchError
-    from audiobatch.inputs.recording import SoundInput
+    from audiobatch.inputs.prepared_recording import PreparedRecording
     from audiobatch.ledger.ledger import AttemptEnd
     from audiobatch.model import AudioPart, Item, Outcome, Reply, Request
 
@@ -166,7 +166,7 @@ class TranscriptionPass:
 
     context: CallContext
     item: Item
-    sound: SoundInput | None
+    sound: PreparedRecording | None
 
     async def add_to(self, outcome: Outcome) -> Outcome:
         """Add the transcripts that a result lacks, and record it.
@@ -197,7 +197,7 @@ class TranscriptionPass:
             assert outcome.audio is not None
             assert context.spec.verify_speech is not None
             data = await context.on_disk(context.storage.read, outcome.audio.path)
-            sound = await context.on_disk(open_bytes, data, PurePosixPath(outcome.audio.path).name)
+            sound = await context.on_disk(prepare_bytes, data, PurePosixPath(outcome.audio.path).name)
             model, sha256 = context.spec.verify_speech, outcome.audio.sha256
         turn = Turn(
             number=outcome.turn,
@@ -214,7 +214,7 @@ class TranscriptionPass:
                 sound.close()
 
     async def _of_sound(
-        self, kind: PartKind, turn: Turn, model: str, sound: SoundInput, outcome: Outcome
+        self, kind: PartKind, turn: Turn, model: str, sound: PreparedRecording, outcome: Outcome
     ) -> Outcome:
         context = self.context
         item = replace(
@@ -231,7 +231,11 @@ class TranscriptionPass:
         return await context.settle(self._record(kind, parts, rows, outcome))
 
     async def _row(
-        self, policy: TranscriptionPolicy, sound: SoundInput, outcome: Outcome, known: PartOutcome | None
+        self,
+        policy: TranscriptionPolicy,
+        sound: PreparedRecording,
+        outcome: Outcome,
+        known: PartOutcome | None,
     ) -> PartOutcome:
         """Return the transcript of one part: recorded, finished from its body, or made by a call."""
         context, item, turn = self.context, policy.item, policy.turn
@@ -309,18 +313,18 @@ def _known(recorded: Mapping[int, PartOutcome], turn: Turn, part: Part) -> PartO
     return row if is_usable else None
 
 
-def _parts_of(sound: SoundInput) -> tuple[Part, ...]:
+def _parts_of(sound: PreparedRecording) -> tuple[Part, ...]:
     """Return the parts to transcribe one by one: as the recording is sent, unless those are too long for it."""
     if sound.parts and all(part.timeline.duration_s <= LONGEST_S for part in sound.parts):
         return sound.parts
     if sound.duration_s > LONGEST_S:
-        return sound.in_parts(PART_S)
+        return sound.split(PART_S)
     whole = sound.timeline or Timeline((Span(start_s=0.0, end_s=sound.media.duration_s),))
     return (Part(number=1, timeline=whole, overlap_s=0.0),)
 
 
-def _bytes_of(sound: SoundInput, part: Part) -> AudioPart:
-    return sound.whole() if part.timeline.duration_s == sound.duration_s else sound.of(part)
+def _bytes_of(sound: PreparedRecording, part: Part) -> AudioPart:
+    return sound.read() if part.timeline.duration_s == sound.duration_s else sound.read_part(part)
 
 
 def _in_order(parts: Sequence[Part], rows: Sequence[PartOutcome]) -> list[Cue]:

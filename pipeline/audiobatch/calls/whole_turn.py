@@ -12,7 +12,7 @@ from audiobatch.limits.retry import Tries
 if TYPE_CHECKING:
     from audiobatch.calls.context import CallContext
     from audiobatch.errors import AudioBatchError, StorageError
-    from audiobatch.inputs.recording import SoundInput
+    from audiobatch.inputs.prepared_recording import PreparedRecording
     from audiobatch.ledger.ledger import AttemptEnd
     from audiobatch.model import Exchange, Item, Outcome, Reply, Request, Turn
 
@@ -78,7 +78,7 @@ class TurnRunner:
     item: Item
     turn: Turn
     history: tuple[Exchange, ...]
-    sound: SoundInput | None
+    sound: PreparedRecording | None
     only_deployment: str | None
     before: Outcome | None
     tries: Tries
@@ -106,7 +106,7 @@ class TurnRunner:
             item=self.item,
             turn=self.turn,
             history=self.history,
-            sound=self.sound.whole() if self.sound else None,
+            sound=self.sound.read() if self.sound else None,
             only_deployment=self.only_deployment,
             before=before,
             tries=tries,

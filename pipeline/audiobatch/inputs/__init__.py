@@ -1,1 +1,1 @@
-"""Inputs: what is found, read and made ready to be sent."""
+"""Find a job's inputs in folders, tables and stores, and prepare recordings for sending."""

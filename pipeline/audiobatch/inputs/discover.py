@@ -1,8 +1,8 @@
-"""Inputs on the command line become Sources: folders walked, files probed, tables read; all streamed.
+"""Find a job's inputs and turn them into Sources: walk folders, probe files, read tables; all streamed.
 
-What an id is, is promised in the README: the path relative to its root (with the root's name in front when
-there are several), a table's `id`, or a hash of the prompt; never a row number, so that inserting an input
-shifts no other.
+The README says what an id is: the path relative to its root (with the root's name in front where there are
+several), a table's `id`, or a hash of the prompt. It is never a row number, so that an inserted input shifts no
+other.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from audiobatch.address import Address, is_remote, place_of
 from audiobatch.audio.probe import looks_like_audio, probe_many
 from audiobatch.config.jobspec import placeholders
 from audiobatch.errors import ConfigError, InputError, NothingFound, shown
-from audiobatch.inputs.found import (
+from audiobatch.inputs.recording_files import (
     DiscoveryStats,
-    Found,
+    RecordingFile,
+    if_unchanged,
     probed_source,
     readable_name,
-    unchanged,
-    without_probing,
+    source_without_probing,
 )
-from audiobatch.inputs.sound_settings import SIDE_MARKS
+from audiobatch.inputs.sound_settings import SIDE_SUFFIXES
 from audiobatch.inputs.table_bounds import lines_within
 from audiobatch.inputs.tables import (
     TABLE_ENDINGS,
-    Ids,
-    Table,
+    ItemIds,
+    PromptTable,
     lines_of,
     read_text_file,
     text_source,
@@ -46,90 +46,89 @@ if TYPE_CHECKING:
 
     from audiobatch.address import Place
     from audiobatch.config.jobspec import JobSpec
-    from audiobatch.inputs.found import Known
+    from audiobatch.inputs.recording_files import KnownFile
     from audiobatch.inputs.remote import RemoteDiscovery
     from audiobatch.model import Source
-
-#: A folder that holds this file is an output folder of ours: its replies are never taken for inputs.
 
 
 @dataclass(slots=True)
 class Discovery:
-    """One walk over a job's inputs.
+    """One pass over a job's inputs.
 
     Attributes:
-        known: what an earlier probing found, by item id (`Ledger.known_files`): unchanged files are not read.
-        stdin: where `-` is read from.
-        is_arriving: says of a file that it is to be left for a later run; None: take all.
+        known: files that the ledger has, by item id; unchanged ones are not read again.
+        stdin: the stream that `-` names.
+        is_arriving: whether a file is still being written and is left for a later run; None: take all files.
+        stats: counts of what was seen.
     """
 
     spec: JobSpec
-    known: Mapping[str, Known] = field(default_factory=dict)
+    known: Mapping[str, KnownFile] = field(default_factory=dict)
     stdin: IO[bytes] | None = None
     is_arriving: Callable[[Path], bool] | None = None
     stats: DiscoveryStats = field(default_factory=DiscoveryStats)
-    _ids: Ids = field(default_factory=Ids)
+    _ids: ItemIds = field(default_factory=ItemIds)
     _in_stores: RemoteDiscovery | None = None
 
     def sources(self) -> Iterator[Source]:
-        """Every input, in order, numbered by position.
+        """Yield every input, in order, numbered by position.
 
         Raises:
-            ConfigError: an input is not there or of no known kind.
-            NothingFound: nothing at all was found.
+            ConfigError: a named input does not exist or is not an input.
+            NothingFound: there are no inputs.
         """
         position = 0
-        # Names made from paths are apart by themselves; a table's ids and file names can be anything.
+        # Names made from paths differ by themselves; a table's ids and file names can be anything.
         claims = Claims() if any(map(_is_table, self.spec.inputs)) else None
-        for source in self._sides(self._everything()):
+        for source in self._split_sides(self._all_sources()):
             position += 1
             refusal = source.refusal or (_name_taken(source, claims) if claims else "")
             yield replace(source, position=position, refusal=refusal)
         if position == 0:
-            raise NothingFound(self._nothing())
+            raise NothingFound(self._why_nothing())
 
     def files(self) -> Iterator[Path]:
-        """The files that `sources` would read, without reading them; what is not there is left out."""
+        """Yield the files that `sources` would read, without reading them; missing ones are left out."""
         for given in self.spec.inputs:
-            path = _place(given)
+            path = _location(given)
             assert isinstance(path, Path)  # a store is not watched
             if path.is_dir():
                 root = path.resolve()
-                for one in _walk(str(root), DiscoveryStats()):
-                    is_input = looks_like_audio(one.name) or _is_text(one.name)
-                    if is_input and self._wanted(one.relative):
-                        yield Path(one.full_path)
+                for file in _walk(str(root), DiscoveryStats()):
+                    is_input = looks_like_audio(file.name) or _is_text(file.name)
+                    if is_input and self._wanted(file.relative):
+                        yield Path(file.full_path)
             elif path.exists():
                 yield path.resolve()
 
-    def _sides(self, sources: Iterable[Source]) -> Iterator[Source]:
-        """The same; under a channel split a two-sided recording is two items."""
+    def _split_sides(self, sources: Iterable[Source]) -> Iterator[Source]:
+        """With `--channels split`, make two items of a stereo recording."""
         for source in sources:
             if self.spec.channels == "split" and source.media is not None and source.media.channels == 2:
-                for mark in SIDE_MARKS:
-                    yield replace(source, item_id=self._ids.unique(source.item_id + mark))
+                for suffix in SIDE_SUFFIXES:
+                    yield replace(source, item_id=self._ids.unique(source.item_id + suffix))
             else:
                 yield source
 
-    def _everything(self) -> Iterator[Source]:
+    def _all_sources(self) -> Iterator[Source]:
         roots = self._roots()
         if not self.spec.inputs:
             raise ConfigError(
                 "no input given: name a folder, a file, or '-' for JSON Lines on standard input"
             )
-        # Neighbours of one kind together: the workers that probe them are started once.
+        # Neighbouring inputs of one kind go together, so that the workers that probe them start once.
         for remote, given in groupby(self.spec.inputs, key=is_remote):
             if remote:
                 yield from self._remote.sources(self._remote_inputs(given, roots))
             else:
                 yield from self._probed(self._local(given, roots))
 
-    def _local(self, inputs: Iterable[str], roots: Mapping[Place, str]) -> Iterator[Source | Found]:
+    def _local(self, inputs: Iterable[str], roots: Mapping[Place, str]) -> Iterator[Source | RecordingFile]:
         for given in inputs:
             if given == "-":
                 yield from self._table("-", "").from_stream(self._stdin_lines())
                 continue
-            path = _place(given)
+            path = _location(given)
             assert isinstance(path, Path)
             if path.is_dir():
                 yield from self._folder(path, roots.get(path.resolve(), ""))
@@ -140,14 +139,14 @@ class Discovery:
         self, inputs: Iterable[str], roots: Mapping[Place, str]
     ) -> Iterator[tuple[Address, str]]:
         for given in inputs:
-            address = _place(given)
+            address = _location(given)
             assert isinstance(address, Address)
             root = address if self._remote.is_folder(address) else address.parent
             yield address, roots.get(root, "")
 
     @property
     def _remote(self) -> RemoteDiscovery:
-        """Made when it is needed: local inputs have no use for clients of stores."""
+        """Created when needed, since local inputs need no client of a store."""
         if self._in_stores is None:
             from audiobatch.inputs.remote import RemoteDiscovery
 
@@ -164,30 +163,30 @@ class Discovery:
 
     def _stdin_lines(self) -> Iterable[bytes]:
         if self.stdin is None:
-            raise ConfigError("'-' reads JSON Lines from standard input, and there is none here")
+            raise ConfigError("'-' reads JSON Lines from standard input, which is not available here")
         return lines_within(self.stdin, "standard input")
 
     def _roots(self) -> dict[Place, str]:
-        """Roots with the prefix that their ids get: none for a single root, its name among several."""
+        """Return each root with the prefix of its ids: none for a single root, its name among several."""
         roots: dict[Place, None] = {}
-        seen: dict[Place, str] = {}
+        earlier: dict[Place, str] = {}
         for given in self.spec.inputs:
             if given == "-":
                 continue
-            place = _place(given)
-            if isinstance(place, Address):
-                is_folder = self._remote.is_folder(place)
-            elif place.exists():
-                is_folder = place.is_dir()
-                place = place.resolve()
+            location = _location(given)
+            if isinstance(location, Address):
+                is_folder = self._remote.is_folder(location)
+            elif location.exists():
+                is_folder = location.is_dir()
+                location = location.resolve()
             else:
                 raise ConfigError(f"{shown(given)}: there is no such file or folder")
-            for earlier, name in seen.items():
-                if _is_within(place, earlier) or _is_within(earlier, place):
-                    part, whole = (given, name) if _is_within(place, earlier) else (name, given)
+            for other, name in earlier.items():
+                if _is_within(location, other) or _is_within(other, location):
+                    part, whole = (given, name) if _is_within(location, other) else (name, given)
                     raise ConfigError(f"{part}: is already part of {whole}; give each input once")
-            seen[place] = given
-            roots[place if is_folder else place.parent] = None
+            earlier[location] = given
+            roots[location if is_folder else location.parent] = None
         if len(roots) < 2:
             return dict.fromkeys(roots, "")
         names: dict[str, Place] = {}
@@ -195,14 +194,14 @@ class Discovery:
             if root.name in names:
                 raise ConfigError(
                     f"two inputs are called {root.name!r} ({names[root.name]} and {root}), so their ids would "
-                    "clash; run them apart, with an --output each"
+                    "clash; run them separately, each with an --output"
                 )
             names[root.name] = root
         return {root: f"{root.name}/" for root in roots}
 
-    def _table(self, name: str, root: str) -> Table:
+    def _table(self, name: str, root: str) -> PromptTable:
         first, *others = (bool(placeholders(turn.prompt)) for turn in self.spec.turn_specs())
-        return Table(
+        return PromptTable(
             name=name,
             root=root,
             ids=self._ids,
@@ -210,7 +209,7 @@ class Discovery:
             fills_prompts=first or any(others),
         )
 
-    def _file(self, path: Path, prefix: str) -> Iterator[Source | Found]:
+    def _file(self, path: Path, prefix: str) -> Iterator[Source | RecordingFile]:
         ending = path.suffix.lower()
         root = str(path.resolve().parent)
         if ending in TABLE_ENDINGS:
@@ -223,38 +222,39 @@ class Discovery:
             yield self._recording(_file_of(path.resolve(), path.name), root, prefix + path.name)
         else:
             raise ConfigError(
-                f"{shown(path)}: of no known kind. Inputs are folders, recordings (.wav, .mp3, …), .txt "
+                f"{shown(path)}: is not an input. Inputs are folders, recordings (.wav, .mp3, …), .txt "
                 f"prompts, and tables ({' '.join(TABLE_ENDINGS)})"
             )
 
-    def _folder(self, folder: Path, prefix: str) -> Iterator[Source | Found]:
-        """Recordings if there are any; else .txt prompts. Beside recordings a .txt is a note, not a prompt."""
+    def _folder(self, folder: Path, prefix: str) -> Iterator[Source | RecordingFile]:
+        """Yield recordings if there are any, else .txt prompts; beside recordings, a .txt file is a note."""
         if (folder / JOB_FILE).exists():
             raise ConfigError(f"{folder}: is an output folder of audiobatch, not an input")
         root = str(folder.resolve())
         has_recordings = any(
-            looks_like_audio(one.name) and self._wanted(one.relative) for one in _walk(root, DiscoveryStats())
+            looks_like_audio(file.name) and self._wanted(file.relative)
+            for file in _walk(root, DiscoveryStats())
         )
-        for one in _walk(root, self.stats):
-            if not self._wanted(one.relative):
+        for file in _walk(root, self.stats):
+            if not self._wanted(file.relative):
                 self.stats.left_out += 1
                 continue
-            if self.is_arriving is not None and self.is_arriving(Path(one.full_path)):
+            if self.is_arriving is not None and self.is_arriving(Path(file.full_path)):
                 continue
-            item_id = prefix + one.relative
-            if has_recordings and looks_like_audio(one.name):
-                yield self._recording(one, root, item_id)
-            elif not has_recordings and _is_text(one.name):
-                path = Path(one.full_path)
+            item_id = prefix + file.relative
+            if has_recordings and looks_like_audio(file.name):
+                yield self._recording(file, root, item_id)
+            elif not has_recordings and _is_text(file.name):
+                path = Path(file.full_path)
                 if self.spec.one_prompt_per_line:
                     yield from lines_of(path, root=root, ids=self._ids)
                 else:
-                    yield self._prompt_file(path, root, item_id, one.relative)
+                    yield self._prompt_file(path, root, item_id, file.relative)
             else:
                 self.stats.other_files += 1
 
     def _wanted(self, relative: PurePath | str) -> bool:
-        """Whether `include` and `exclude` let a folder's file through: by its path, or its name alone."""
+        """Whether `include` and `exclude` accept a file of a folder, by its path or its name alone."""
         include, exclude = self.spec.include, self.spec.exclude
         if not include and not exclude:
             return True
@@ -278,9 +278,9 @@ class Discovery:
             refusal=problem or refusal,
         )
 
-    def _recording(self, file: _File, root: str, item_id: str) -> Found:
+    def _recording(self, file: _File, root: str, item_id: str) -> RecordingFile:
         name, problem = readable_name(item_id)
-        return Found(
+        return RecordingFile(
             item_id=self._ids.unique(name),
             root=root,
             path=readable_name(file.relative)[0],
@@ -290,31 +290,33 @@ class Discovery:
             refusal=problem or file.problem,
         )
 
-    def _probed(self, found: Iterator[Source | Found]) -> Iterator[Source]:
-        """The same, in the same order, with recordings probed on all cores, a few ahead of the reader."""
-        ahead: deque[Source | Found] = deque()
+    def _probed(self, found: Iterator[Source | RecordingFile]) -> Iterator[Source]:
+        """Probe recordings on all cores, a few ahead of the reader; yield all sources in order."""
+        waiting: deque[Source | RecordingFile] = deque()
 
         def to_probe() -> Iterator[Path]:
-            for one in found:
-                ahead.append(one)
-                if isinstance(one, Found) and not one.refusal and unchanged(one, self.known) is None:
+            for file in found:
+                waiting.append(file)
+                if not isinstance(file, RecordingFile) or file.refusal:
+                    continue
+                if if_unchanged(file, self.known) is None:
                     self.stats.probed += 1
-                    yield Path(one.full_path)
+                    yield Path(file.full_path)
 
         results = probe_many(to_probe())
         for path, result in results:
-            while not (isinstance(ahead[0], Found) and ahead[0].full_path == str(path)):
-                yield self._without_probing(ahead.popleft())
-            waiting = ahead.popleft()
-            assert isinstance(waiting, Found)
-            yield probed_source(waiting, result)
-        while ahead:
-            yield self._without_probing(ahead.popleft())
+            while not (isinstance(waiting[0], RecordingFile) and waiting[0].full_path == str(path)):
+                yield self._unprobed_source(waiting.popleft())
+            probed = waiting.popleft()
+            assert isinstance(probed, RecordingFile)
+            yield probed_source(probed, result)
+        while waiting:
+            yield self._unprobed_source(waiting.popleft())
 
-    def _without_probing(self, one: Source | Found) -> Source:
-        return without_probing(one, self.known) if isinstance(one, Found) else one
+    def _unprobed_source(self, file: Source | RecordingFile) -> Source:
+        return source_without_probing(file, self.known) if isinstance(file, RecordingFile) else file
 
-    def _nothing(self) -> str:
+    def _why_nothing(self) -> str:
         where = ", ".join(self.spec.inputs)
         others = (
             f"; {self.stats.other_files} files with other endings are there" if self.stats.other_files else ""
@@ -332,21 +334,21 @@ def _is_table(given: str) -> bool:
     return given == "-" or PurePath(given).suffix.lower() in TABLE_ENDINGS
 
 
-def _place(given: str) -> Place:
+def _location(given: str) -> Place:
     try:
         return place_of(given)
     except ValueError as refused:
         raise ConfigError(str(refused)) from None
 
 
-def _is_within(one: Place, other: Place) -> bool:
-    if isinstance(one, Path) and isinstance(other, Path):
-        return one.is_relative_to(other)
-    return isinstance(one, Address) and isinstance(other, Address) and one.is_within(other)
+def _is_within(inner: Place, outer: Place) -> bool:
+    if isinstance(inner, Path) and isinstance(outer, Path):
+        return inner.is_relative_to(outer)
+    return isinstance(inner, Address) and isinstance(outer, Address) and inner.is_within(outer)
 
 
 def _name_taken(source: Source, claims: Claims) -> str:
-    """Why a source cannot have the output name that it asks for; empty when it can."""
+    """Say why a source cannot have the output name that it asks for; empty when it can."""
     try:
         holder = claims.claim(source.item_id, source.settings.filename)
     except InputError as refused:
@@ -355,7 +357,7 @@ def _name_taken(source: Source, claims: Claims) -> str:
 
 
 class _File(NamedTuple):
-    """A file on disk; text and numbers alone, since there may be a million."""
+    """A file on disk; texts and numbers alone, since there may be a million."""
 
     name: str
     relative: str
@@ -367,10 +369,10 @@ class _File(NamedTuple):
 
 def _file_of(path: Path, relative: str) -> _File:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as failed:
         return _File(path.name, relative, str(path), problem=f"it cannot be read: {failed.strerror}")
-    return _File(path.name, relative, str(path), found.st_size, found.st_mtime_ns)
+    return _File(path.name, relative, str(path), status.st_size, status.st_mtime_ns)
 
 
 def _is_text(name: str) -> bool:
@@ -378,10 +380,10 @@ def _is_text(name: str) -> bool:
 
 
 def _walk(folder: str, stats: DiscoveryStats, below: str = "") -> Iterator[_File]:
-    """Files below a folder, depth first, sorted by name; no hidden ones, no links, no output folder of ours."""
+    """Yield files below a folder, depth first, sorted by name, without hidden files, links and output folders."""
     try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        with os.scandir(folder) as scanned:
+            entries = sorted(scanned, key=lambda entry: entry.name)
     except OSError as failed:
         raise ConfigError(f"{folder}: cannot be read ({failed.strerror})") from failed
     if any(entry.name == JOB_FILE for entry in entries):
@@ -392,15 +394,15 @@ def _walk(folder: str, stats: DiscoveryStats, below: str = "") -> Iterator[_File
             continue
         relative = below + name
         try:
-            seen = entry.stat(follow_symlinks=False)
+            status = entry.stat(follow_symlinks=False)
         except OSError:
             yield _file_of(Path(entry.path), relative)
             continue
-        if stat.S_ISREG(seen.st_mode):
-            yield _File(name, relative, entry.path, seen.st_size, seen.st_mtime_ns)
-        elif stat.S_ISDIR(seen.st_mode):
+        if stat.S_ISREG(status.st_mode):
+            yield _File(name, relative, entry.path, status.st_size, status.st_mtime_ns)
+        elif stat.S_ISDIR(status.st_mode):
             yield from _walk(entry.path, stats, relative + "/")
-        elif stat.S_ISLNK(seen.st_mode):
+        elif stat.S_ISLNK(status.st_mode):
             stats.skipped_links += 1
         else:
             stats.other_files += 1

@@ -1,14 +1,15 @@
-"""Inputs in object stores: listed page by page, fetched a few ahead of the reader, probed on all cores.
+"""Discover inputs in object stores: list page by page, fetch a few ahead of the reader, probe on all cores.
 
-The rules of discovery are those of local folders. An id is the object's path relative to the root that was given,
-whose name is the last part of its address.
+The rules are those of local folders. An id is the object's path relative to the given root, whose name is the last
+part of its address.
 
-    first listing     which folders are outputs of ours, and whether there are recordings
-    second listing    each object that counts, in the order of names
+    first listing     which folders are outputs of audiobatch, and whether there are recordings
+    second listing    each object that is an input, in the order of names
     fetch             into a temporary file, hashed on the way; probed; deleted
 
-A hash of every byte decides what an input is, so each new object is read once; one that has the size and version
-that the ledger knows is not read at all. However many there are, memory and temporary space stay within bounds.
+The hash of all its bytes identifies an input, so that each new object is read once; an object with the size and
+version that the ledger has is not read at all. Memory and temporary space are bounded, whatever the number of
+objects.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ from audiobatch.audio.probe import (
 )
 from audiobatch.audio.probe_pool import ProbePool, usable_cores
 from audiobatch.errors import ConfigError, InputError, StorageError
-from audiobatch.inputs.found import Found, probed_source, unchanged, without_probing
+from audiobatch.inputs.recording_files import (
+    RecordingFile,
+    if_unchanged,
+    probed_source,
+    source_without_probing,
+)
 from audiobatch.inputs.tables import MAX_PROMPT_CHARACTERS, TABLE_ENDINGS, lines_of, text_source
 from audiobatch.storage.object_stores import Entry, is_passing
 from audiobatch.storage.remote import FsspecStorage
@@ -44,48 +50,49 @@ if TYPE_CHECKING:
 
     from audiobatch.audio.probe import Probed
     from audiobatch.config.jobspec import JobSpec
-    from audiobatch.inputs.found import DiscoveryStats, Known
-    from audiobatch.inputs.tables import Ids, Table
+    from audiobatch.inputs.recording_files import DiscoveryStats, KnownFile
+    from audiobatch.inputs.tables import ItemIds, PromptTable
     from audiobatch.model import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Object:
-    """An object that is an input: a recording, or else a prompt."""
+    """An object that is an input: a recording if it has a `file`, else a prompt."""
 
     storage: FsspecStorage
     entry: Entry
     item_id: str
-    found: Found | None = None
+    file: RecordingFile | None = None
 
 
-_Fetched = tuple[str, str]
+#: A prompt's text, and a refusal where it cannot be used.
+_TextOrRefusal = tuple[str, str]
 
 
 @dataclass(slots=True, kw_only=True)
 class RemoteDiscovery:
-    """The remote inputs of one discovery, which shares its ids and counts.
+    """Finds the remote inputs of a `Discovery`, with its ids and counts.
 
     Attributes:
-        marker: the name of the file that makes a folder an output of ours.
-        wanted: whether `include` and `exclude` let a path through.
-        table: makes a table of a name and a root.
+        marker: the file name that identifies an output folder of audiobatch.
+        wanted: whether `include` and `exclude` accept a path.
+        table: creates a table from a name and a root.
     """
 
     spec: JobSpec
     marker: str
-    known: Mapping[str, Known]
+    known: Mapping[str, KnownFile]
     stats: DiscoveryStats
-    ids: Ids
+    ids: ItemIds
     wanted: Callable[[PurePosixPath], bool]
-    table: Callable[[str, str], Table]
+    table: Callable[[str, str], PromptTable]
     _kinds: dict[Address, str] = field(default_factory=dict)
 
     def is_folder(self, address: Address) -> bool:
-        """Whether it is a folder; an object otherwise.
+        """Whether an address is a folder, and not an object.
 
         Raises:
-            ConfigError: nothing is there, or nobody can tell.
+            ConfigError: there is neither, or the store cannot be read.
         """
         if address not in self._kinds:
             try:
@@ -98,51 +105,55 @@ class RemoteDiscovery:
         return self._kinds[address] == "folder"
 
     def sources(self, given: Iterable[tuple[Address, str]]) -> Iterator[Source]:
-        """Every input of these places, in order; each with the prefix that its ids get.
+        """Yield every input, in order.
+
+        Args:
+            given: the addresses, each with the prefix of its ids.
 
         Raises:
-            ConfigError: one is of no known kind, or cannot be read.
+            ConfigError: an address is not an input, or cannot be read.
         """
         with Prober() as prober:
 
-            def work(one: Source | _Object) -> Probed | InputError | _Fetched:
-                assert isinstance(one, _Object)
-                if one.found is not None:
-                    return prober.probe(one.storage, one.entry)
-                return read_text(one.storage, one.entry)
+            def fetch(item: Source | _Object) -> Probed | InputError | _TextOrRefusal:
+                assert isinstance(item, _Object)
+                if item.file is not None:
+                    return prober.probe(item.storage, item.entry)
+                return read_text(item.storage, item.entry)
 
             try:
-                for one, result in Ahead(work).results(self._with_need(self._objects(given))):
-                    yield self._source(one, result)
+                for item, result in PrefetchingMap(fetch).results(self._with_need(self._objects(given))):
+                    yield self._source(item, result)
             except StorageError as failed:
                 raise ConfigError(failed.message) from failed
 
-    def _with_need(self, found: Iterable[Source | _Object]) -> Iterator[tuple[Source | _Object, bool]]:
-        for one in found:
-            needed = isinstance(one, _Object)
-            if isinstance(one, _Object) and one.found is not None:
-                needed = unchanged(one.found, self.known) is None
+    def _with_need(self, items: Iterable[Source | _Object]) -> Iterator[tuple[Source | _Object, bool]]:
+        """Yield each item, and whether it must be fetched."""
+        for item in items:
+            needed = isinstance(item, _Object)
+            if isinstance(item, _Object) and item.file is not None:
+                needed = if_unchanged(item.file, self.known) is None
                 self.stats.probed += needed
-            yield one, needed
+            yield item, needed
 
-    def _source(self, one: Source | _Object, result: Probed | InputError | _Fetched | None) -> Source:
-        if not isinstance(one, _Object):
-            return one
-        if one.found is not None:
+    def _source(self, item: Source | _Object, result: Probed | InputError | _TextOrRefusal | None) -> Source:
+        if not isinstance(item, _Object):
+            return item
+        if item.file is not None:
             if result is None:
-                return without_probing(one.found, self.known)
+                return source_without_probing(item.file, self.known)
             assert not isinstance(result, tuple)
             # Without a version, the next run tries again.
-            found = replace(one.found, mtime_ns=0) if isinstance(result, Unread) else one.found
-            return probed_source(found, result)
+            file = replace(item.file, mtime_ns=0) if isinstance(result, UnreadableObject) else item.file
+            return probed_source(file, result)
         assert isinstance(result, tuple)
         text, refusal = result
         return text_source(
             text,
             ids=self.ids,
-            root=str(one.storage.root),
-            path=one.entry.path,
-            item_id=one.item_id,
+            root=str(item.storage.root),
+            path=item.entry.path,
+            item_id=item.item_id,
             refusal=refusal,
         )
 
@@ -155,18 +166,18 @@ class RemoteDiscovery:
 
     def _folder(self, address: Address, prefix: str) -> Iterator[Source | _Object]:
         storage = FsspecStorage(address)
-        seen = survey(storage, self.marker, self.wanted)
-        if "" in seen.outputs:
+        listing = list_folder(storage, self.marker, self.wanted)
+        if "" in listing.outputs:
             raise ConfigError(f"{address}: is an output folder of audiobatch, not an input")
         for entry in storage.entries():
             path = PurePosixPath(entry.path)
-            if not seen.counts(entry.path):
+            if not listing.is_input(entry.path):
                 continue
             if not self.wanted(path):
                 self.stats.left_out += 1
-            elif seen.has_recordings and looks_like_audio(path.name):
+            elif listing.has_recordings and looks_like_audio(path.name):
                 yield self._recording(storage, entry, prefix)
-            elif not seen.has_recordings and path.suffix.lower() == ".txt":
+            elif not listing.has_recordings and path.suffix.lower() == ".txt":
                 if self.spec.one_prompt_per_line:
                     yield from self._lines(storage, entry)
                 else:
@@ -181,8 +192,8 @@ class RemoteDiscovery:
             raise ConfigError(f"{address}: there is no such file or folder")
         ending = address.suffix.lower()
         if ending in TABLE_ENDINGS:
-            with _at_hand(storage, entry) as here:
-                yield from self.table(entry.path, str(storage.root)).from_file(here)
+            with _downloaded(storage, entry) as copy:
+                yield from self.table(entry.path, str(storage.root)).from_file(copy)
         elif ending == ".txt" and self.spec.one_prompt_per_line:
             yield from self._lines(storage, entry)
         elif ending == ".txt":
@@ -191,106 +202,110 @@ class RemoteDiscovery:
             yield self._recording(storage, entry, prefix)
         else:
             raise ConfigError(
-                f"{address}: of no known kind. Inputs are folders, recordings (.wav, .mp3, …), .txt prompts, "
+                f"{address}: is not an input. Inputs are folders, recordings (.wav, .mp3, …), .txt prompts, "
                 f"and tables ({' '.join(TABLE_ENDINGS)})"
             )
 
     def _recording(self, storage: FsspecStorage, entry: Entry, prefix: str) -> _Object:
         item_id = self.ids.unique(prefix + entry.path)
-        found = Found(
+        file = RecordingFile(
             item_id=item_id,
             root=str(storage.root),
             path=entry.path,
             size_bytes=entry.size_bytes,
             mtime_ns=entry.version,
         )
-        return _Object(storage=storage, entry=entry, item_id=item_id, found=found)
+        return _Object(storage=storage, entry=entry, item_id=item_id, file=file)
 
     def _lines(self, storage: FsspecStorage, entry: Entry) -> Iterator[Source]:
-        with _at_hand(storage, entry) as here:
+        with _downloaded(storage, entry) as copy:
             yield from lines_of(
-                here, root=str(storage.root), ids=self.ids, name=PurePosixPath(entry.path).name
+                copy, root=str(storage.root), ids=self.ids, name=PurePosixPath(entry.path).name
             )
 
 
 @contextlib.contextmanager
-def _at_hand(storage: FsspecStorage, entry: Entry) -> Iterator[Path]:
-    """A copy of a table or a text for the block; errors name the object, not the copy."""
+def _downloaded(storage: FsspecStorage, entry: Entry) -> Iterator[Path]:
+    """Download a table or a text for the block; errors name the object, not the copy."""
     with tempfile.TemporaryDirectory(prefix="audiobatch-") as folder:
-        here = local_copy(Path(folder), entry.path)
+        copy = copy_path(Path(folder), entry.path)
         try:
-            storage.fetch(entry.path, here, entry)
+            storage.fetch(entry.path, copy, entry)
         except StorageError as failed:
             raise ConfigError(failed.message) from failed
         try:
-            yield here
+            yield copy
         except ConfigError as refused:
-            raise ConfigError(refused.message.replace(str(here), str(storage.root / entry.path))) from refused
+            raise ConfigError(refused.message.replace(str(copy), str(storage.root / entry.path))) from refused
 
 
-#: Fetched and not yet probed: what is larger waits until it is alone.
-BYTES_AT_ONCE = 512_000_000
+#: Bytes that are fetched and not yet probed; a larger object waits until it is the only one.
+MAX_BYTES_FETCHED = 512_000_000
 _LONGEST_TEXT_BYTES = 4 * MAX_PROMPT_CHARACTERS
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
-    """What a first listing says of a folder.
+class FolderListing:
+    """The result of a folder's first listing.
 
     Attributes:
-        outputs: folders in it that are outputs of ours, relative to it.
-        has_recordings: whether there is a recording outside them that is wanted.
+        outputs: output folders of audiobatch in it, relative to it.
+        has_recordings: whether there is a wanted recording outside them.
     """
 
     outputs: frozenset[str]
     has_recordings: bool
 
-    def counts(self, path: str) -> bool:
-        """Whether an object is an input at all: not hidden, and in no output of ours."""
+    def is_input(self, path: str) -> bool:
+        """Whether an object can be an input: not hidden, and in no output folder of audiobatch."""
         return not any(part.startswith(".") for part in path.split("/")) and not any(
             folder in self.outputs for folder in _folders_of(path)
         )
 
 
-def survey(storage: FsspecStorage, marker: str, wanted: Callable[[PurePosixPath], bool]) -> Survey:
-    """List a folder once.
+def list_folder(
+    storage: FsspecStorage, marker: str, wanted: Callable[[PurePosixPath], bool]
+) -> FolderListing:
+    """List a folder.
 
     Args:
         storage: the folder.
-        marker: the name of the file that makes a folder an output of ours.
-        wanted: whether a path counts.
+        marker: the file name that identifies an output folder of audiobatch.
+        wanted: whether `include` and `exclude` accept a path.
     """
     outputs: set[str] = set()
-    recordings: set[str] = set()  # folders that hold any
+    with_recordings: set[str] = set()
     for entry in storage.entries():
         folder, _, name = entry.path.rpartition("/")
         if name == marker:
             outputs.add(folder)
-        elif folder not in recordings and looks_like_audio(name) and wanted(PurePosixPath(entry.path)):
-            recordings.add(folder)
-    found = Survey(outputs=frozenset(outputs), has_recordings=False)
-    return replace(found, has_recordings=any(found.counts(f"{one}/x" if one else "x") for one in recordings))
+        elif folder not in with_recordings and looks_like_audio(name) and wanted(PurePosixPath(entry.path)):
+            with_recordings.add(folder)
+    listing = FolderListing(outputs=frozenset(outputs), has_recordings=False)
+    has_recordings = any(listing.is_input(f"{folder}/x" if folder else "x") for folder in with_recordings)
+    return replace(listing, has_recordings=has_recordings)
 
 
 def _folders_of(path: str) -> Iterator[str]:
-    """`a/b/c.wav` → ``, `a`, `a/b`."""
+    """Yield the folders above a path: `a/b/c.wav` → ``, `a`, `a/b`."""
     yield ""
-    for place, character in enumerate(path):
+    for index, character in enumerate(path):
         if character == "/":
-            yield path[:place]
+            yield path[:index]
 
 
-class Unread(InputError):
-    """An object that the store does not hand out; another time it may."""
+class UnreadableObject(InputError):
+    """An object that could not be read this time."""
 
 
 class Prober:
     """Fetches recordings and probes them; a context manager that ends its processes."""
 
     def __init__(self) -> None:
-        self._room = _Room(BYTES_AT_ONCE)
+        """Start no process yet: a few plain recordings are probed faster without."""
+        self._budget = _ByteBudget(MAX_BYTES_FETCHED)
         self._pool: ProbePool | None = None
-        self._opening = threading.Lock()
+        self._pool_lock = threading.Lock()
         self._stack = contextlib.ExitStack()
         self._alone_until = time.monotonic() + ALONE_S
 
@@ -301,104 +316,114 @@ class Prober:
         self._stack.close()
 
     def probe(self, storage: FsspecStorage, entry: Entry) -> Probed | InputError:
-        """A recording's facts, with its version for a time; or why it is refused. For any thread.
+        """Fetch and probe a recording; may be called from any thread.
+
+        Returns:
+            What was measured, with the object's version as its time; or why the recording is refused.
 
         Raises:
-            ConfigError: the store is away: that is no fault of the recording.
+            ConfigError: the store cannot be reached, which is no fault of the recording.
         """
-        with self._room.taken(entry.size_bytes), tempfile.TemporaryDirectory(prefix="audiobatch-") as folder:
-            here = local_copy(Path(folder), entry.path)
+        with (
+            self._budget.reserve(entry.size_bytes),
+            tempfile.TemporaryDirectory(prefix="audiobatch-") as folder,
+        ):
+            copy = copy_path(Path(folder), entry.path)
             try:
-                storage.fetch(entry.path, here, entry)
+                storage.fetch(entry.path, copy, entry)
             except StorageError as failed:
-                return refusal_of(failed)
-            found = self._probed(here)
-        if isinstance(found, InputError):
-            return found
-        return replace(found, size_bytes=entry.size_bytes, mtime_ns=entry.version)
+                return refusal_from(failed)
+            result = self._probed(copy)
+        if isinstance(result, InputError):
+            return result
+        return replace(result, size_bytes=entry.size_bytes, mtime_ns=entry.version)
 
-    def _probed(self, here: Path) -> Probed | InputError:
-        if time.monotonic() < self._alone_until and is_plain_wav(here):
-            return probe_or_refusal(here)
-        with self._opening:
+    def _probed(self, copy: Path) -> Probed | InputError:
+        if time.monotonic() < self._alone_until and is_plain_wav(copy):
+            return probe_or_refusal(copy)
+        with self._pool_lock:
             if self._pool is None:
                 self._pool = self._stack.enter_context(ProbePool(usable_cores()))
-        return result_of(self._pool.submit(here).result())
+        return result_of(self._pool.submit(copy).result())
 
 
-def local_copy(folder: Path, path: str) -> Path:
-    """Where to copy an object to: its ending tells what its name says it is."""
+def copy_path(folder: Path, path: str) -> Path:
+    """Return the path for a copy of an object, with the object's suffix."""
     return folder / f"recording{PurePosixPath(path).suffix[:12]}"
 
 
-def refusal_of(failed: StorageError) -> InputError:
-    """Why an object cannot be an input.
+def refusal_from(failed: StorageError) -> InputError:
+    """Return why an object cannot be an input.
 
     Raises:
-        ConfigError: the store is away.
+        ConfigError: the store cannot be reached.
     """
     if is_passing(failed):
         raise ConfigError(failed.message) from failed
-    return Unread(failed.message)
+    return UnreadableObject(failed.message)
 
 
 def fetch_recording(source: Source, folder: Path) -> tuple[Path, Source]:
-    """A recording of a store copied into a folder, read once; and the source of just those bytes.
+    """Download a recording into a folder.
+
+    Returns:
+        The copy, and the source of exactly its bytes.
 
     Raises:
-        InputError: it is gone, or is no recording any more.
-        StorageError: the store is away.
+        InputError: the object was deleted, or is no longer a recording.
+        StorageError: the store cannot be reached.
     """
     root = place_of(source.root)
     assert isinstance(root, Address)
     storage = FsspecStorage(root)
-    here = local_copy(folder, source.path)
+    copy = copy_path(folder, source.path)
     try:
         known = Entry(path=source.path, size_bytes=source.size_bytes, version=source.mtime_ns)
-        sha256 = storage.fetch(source.path, here, known)
+        sha256 = storage.fetch(source.path, copy, known)
         if sha256 == source.sha256 and source.media is not None:
-            return here, source
+            return copy, source
         now = storage.stat(source.path)
     except StorageError as failed:
         if isinstance(failed.__cause__, FileNotFoundError):
-            raise InputError("the file is gone since it was found") from None
+            raise InputError("the file is gone: it was moved or deleted after it was found") from None
         if is_passing(failed):
             raise
         raise InputError(failed.message) from failed
     except OSError as failed:
-        raise InputError(f"no room to fetch it in {folder.parent}: {failed.strerror}") from failed
-    probed = probe(here)
+        raise InputError(f"it cannot be fetched into {folder.parent}: {failed.strerror}") from failed
+    probed = probe(copy)
     changed = replace(source, media=probed.media, sha256=probed.sha256, size_bytes=probed.size_bytes)
-    # Changed once more meanwhile: without a time, the next run looks at it again.
+    # If it changed again meanwhile, it has no time, so that the next run probes it again.
     is_current = now is not None and now.size_bytes == probed.size_bytes
-    return here, replace(changed, mtime_ns=now.version if now and is_current else 0)
+    return copy, replace(changed, mtime_ns=now.version if now and is_current else 0)
 
 
 def read_text(storage: FsspecStorage, entry: Entry) -> tuple[str, str]:
-    """A prompt's text and, when it cannot be used, why.
+    """Return a prompt's text, and a refusal where it cannot be used.
 
     Raises:
-        ConfigError: the store is away.
+        ConfigError: the store cannot be reached.
     """
     if entry.size_bytes > _LONGEST_TEXT_BYTES:
-        return "", f"the file has {entry.size_bytes:,} bytes: it is no prompt"
+        return "", f"the file has {entry.size_bytes:,} bytes: it is not a prompt"
     try:
         return storage.read(entry.path).decode("utf-8-sig"), ""
     except UnicodeDecodeError:
         return "", "the file is not UTF-8 text"
     except StorageError as failed:
-        return "", refusal_of(failed).message
+        return "", refusal_from(failed).message
 
 
-class _Room:
-    """Bytes that may be taken at once; who wants more than there are waits until nobody has any."""
+class _ByteBudget:
+    """A number of bytes that threads share; a request for more than all of them waits until none is in use."""
 
     def __init__(self, size_bytes: int) -> None:
         self._free_bytes = self._size_bytes = size_bytes
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def taken(self, size_bytes: int) -> Iterator[None]:
+    def reserve(self, size_bytes: int) -> Iterator[None]:
+        """Hold so many bytes for the block; wait until they are free."""
         share = min(size_bytes, self._size_bytes)
         with self._changed:
             self._changed.wait_for(lambda: self._free_bytes >= share)
@@ -413,30 +438,35 @@ class _Room:
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-#: A store answers one request in some milliseconds, and many at once in hardly more.
-AT_ONCE = 16
-#: Items that nothing is done to wait behind one that is worked on; no more than these.
-_MOST_WAITING = 1000
+#: A store answers many requests at once hardly more slowly than one.
+THREADS = 16
+#: Items that wait for an earlier one, at most.
+_MAX_WAITING = 1000
 
 
-class Ahead(Generic[_T, _R]):
-    """Works in threads. What the work raises, the reader gets in that item's turn."""
+class PrefetchingMap(Generic[_T, _R]):
+    """Applies a function in threads, ahead of the reader, who gets results and exceptions in the items' order."""
 
-    def __init__(self, work: Callable[[_T], _R], *, at_once: int = AT_ONCE) -> None:
+    def __init__(self, work: Callable[[_T], _R], *, threads: int = THREADS) -> None:
+        """Apply `work` in so many threads."""
         self._work = work
-        self._at_once = at_once
+        self._threads = threads
 
     def results(self, items: Iterable[tuple[_T, bool]]) -> Iterator[tuple[_T, _R | None]]:
-        """Each item with its result, in order; with None where its flag is false: nothing is to be done."""
+        """Yield each item with its result, in order.
+
+        Args:
+            items: each with a flag; where it is false, the function is not applied and the result is None.
+        """
         waiting: deque[tuple[_T, Future[_R] | None]] = deque()
         source = iter(items)
         busy = 0
         more = True
 
         def full() -> bool:
-            return busy >= 2 * self._at_once or len(waiting) >= _MOST_WAITING
+            return busy >= 2 * self._threads or len(waiting) >= _MAX_WAITING
 
-        with ThreadPoolExecutor(self._at_once, thread_name_prefix="fetch") as threads:
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="fetch") as executor:
             try:
                 while more or waiting:
                     while more and not full():
@@ -448,7 +478,7 @@ class Ahead(Generic[_T, _R]):
                         if not needed and not waiting:
                             yield item, None
                             continue
-                        waiting.append((item, threads.submit(self._work, item) if needed else None))
+                        waiting.append((item, executor.submit(self._work, item) if needed else None))
                         busy += needed
                     while waiting and (waiting[0][1] is None or full() or not more):
                         item, future = waiting.popleft()

@@ -1,7 +1,7 @@
-"""What a job's settings mean for one input's sound: which side of it, how prepared, and how replies are finished.
+"""Apply a job's audio settings to an input: its channels, its preparation, and how replies are finished.
 
-A fingerprint holds what is asked for here, and only that: settings left at their default are left out, so that a
-later option changes no old fingerprint.
+A fingerprint contains these settings only where they differ from their defaults, so that an option that is added
+later changes no old fingerprint.
 """
 
 from __future__ import annotations
@@ -20,41 +20,40 @@ if TYPE_CHECKING:
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.model import Source
 
-#: How the ids of a recording's two sides end, when each is an item of its own.
-SIDE_MARKS: dict[str, Channels] = {"#left": "left", "#right": "right"}
+#: Suffixes of the ids of a recording's two sides, where each is an item.
+SIDE_SUFFIXES: dict[str, Channels] = {"#left": "left", "#right": "right"}
 _PREPARATION = ("channels", "trim_silence", "max_part")
 _FINISH = ("normalize", "trim_reply_silence", "fade_s")
 
 
-def side_of(source: Source, spec: JobSpec) -> Channels:
-    """Which side of a recording is sent. Under a split, a recording without two sides is sent as it is."""
+def channels_of(source: Source, spec: JobSpec) -> Channels:
+    """Return which channels are sent; of a recording that is not stereo, all, also with `--channels split`."""
     if spec.channels != "split":
         return spec.channels
-    return next((side for mark, side in SIDE_MARKS.items() if source.item_id.endswith(mark)), "mix")
+    return next((side for suffix, side in SIDE_SUFFIXES.items() if source.item_id.endswith(suffix)), "mix")
 
 
 def preparation_of(source: Source, spec: JobSpec) -> dict[str, Any]:
-    """The preparation that is asked for, as a fingerprint holds it."""
+    """Return the preparation settings as a fingerprint contains them."""
     if source.kind is not SourceKind.RECORDING:
         return {}
-    return _asked(spec, _PREPARATION) | (
-        {"channels": side} if (side := side_of(source, spec)) != "mix" else {}
-    )
+    channels = channels_of(source, spec)
+    return _non_defaults(spec, _PREPARATION) | ({"channels": channels} if channels != "mix" else {})
 
 
 def trimmed_s(source: Source, spec: JobSpec) -> float:
-    """Seconds of silence that will be left out of a recording; of one side alone it may be more."""
+    """Return how many seconds of silence will be left out of a recording; of one side alone it may be more."""
     media = source.media
     return (media.trimmable_s or 0.0) if spec.trim_silence and media is not None else 0.0
 
 
 def sent_s(source: Source, spec: JobSpec) -> float:
-    """Seconds of a recording that will be sent, once; 0 for what is none."""
+    """Return how many seconds of a recording will be sent; 0 for a prompt."""
     return source.media.duration_s - trimmed_s(source, spec) if source.media is not None else 0.0
 
 
-def parts_of(source: Source, spec: JobSpec) -> PartCount:
-    """How many requests a recording will take."""
+def part_count(source: Source, spec: JobSpec) -> PartCount:
+    """Estimate how many requests a recording takes."""
     media = source.media
     if media is None:
         return PartCount()
@@ -66,7 +65,7 @@ def parts_of(source: Source, spec: JobSpec) -> PartCount:
 
 
 def finish_of(spec: JobSpec) -> Finish:
-    """How every spoken reply of a job is finished."""
+    """Return how the job's spoken replies are finished."""
     return Finish(
         loudness_lufs=spec.normalize,
         trim_silence=spec.trim_reply_silence,
@@ -76,19 +75,21 @@ def finish_of(spec: JobSpec) -> Finish:
 
 
 def finish_settings(spec: JobSpec) -> dict[str, Any]:
-    """The finishing that is asked for, as a fingerprint holds it; empty when none is."""
-    return _asked(spec, _FINISH)
+    """Return the finishing settings as a fingerprint contains them; empty where there are none."""
+    return _non_defaults(spec, _FINISH)
 
 
 def sound_settings(spec: JobSpec) -> dict[str, Any]:
-    """All of them that are not at their default, to say what changed between two runs."""
-    return _asked(spec, (*_PREPARATION, *_FINISH))
+    """Return all audio settings that differ from their defaults, to say what changed between two runs."""
+    return _non_defaults(spec, (*_PREPARATION, *_FINISH))
 
 
-def unfit(source: Source, spec: JobSpec) -> str:
-    """Why a recording that can be read is not to be sent in this job; empty when it is.
+def why_unsuitable(source: Source, spec: JobSpec) -> str:
+    """Say why this job refuses a recording that can be read; empty when it does not.
 
-    Not part of `Source.refusal`, which is what was found out of the file and is kept from run to run.
+    This is not part of `Source.refusal`, which depends on the file alone and is stored in the ledger. Manifests of
+    earlier versions contain these texts, and `verify` compares them: a new wording would make it report a
+    difference.
     """
     media = source.media
     if media is None:
@@ -101,21 +102,21 @@ def unfit(source: Source, spec: JobSpec) -> str:
     if spec.channels in {"left", "right"} and media.channels > 2:
         return f"it has {media.channels} channels: --channels {spec.channels} means nothing for it, mix does"
     if (
-        _asks_parts_for_fields(spec)
-        and parts_of(source, spec).expected > 1
-        and parts_are_certain(source, spec)
+        _asks_fields_with_recording(spec)
+        and part_count(source, spec).expected > 1
+        and part_count_is_exact(source, spec)
     ):
-        return fields_of_parts(spec)
+        return why_no_fields_in_parts(spec)
     return ""
 
 
-def _asks_parts_for_fields(spec: JobSpec) -> bool:
-    """Whether the turn that hears the recording is the one that asks for fields: the last, so the only one."""
+def _asks_fields_with_recording(spec: JobSpec) -> bool:
+    """Whether the turn that sends the recording also asks for the fields: the job has only one turn."""
     return bool(spec.fields) and len(spec.turn_specs()) == 1
 
 
-def fields_of_parts(spec: JobSpec) -> str:
-    """Why a recording in parts is not asked for fields, and what to do: each part would answer for itself."""
+def why_no_fields_in_parts(spec: JobSpec) -> str:
+    """Say why a recording in parts is not asked for fields, and what to do instead."""
     return (
         "it goes out in parts, and fields asked of each would not be one answer: ask for the fields in a "
         "follow-up turn (a second --prompt), which builds on the joined words"
@@ -123,12 +124,12 @@ def fields_of_parts(spec: JobSpec) -> str:
     )
 
 
-def parts_are_certain(source: Source, spec: JobSpec) -> bool:
-    """Not where silence is left out of one side alone: what is known of it is the silence of all sides."""
-    return not spec.trim_silence or side_of(source, spec) == "mix"
+def part_count_is_exact(source: Source, spec: JobSpec) -> bool:
+    """Whether the number of parts is exact: probing measures the silence of all sides, not of one."""
+    return not spec.trim_silence or channels_of(source, spec) == "mix"
 
 
-def _asked(spec: JobSpec, names: tuple[str, ...]) -> dict[str, Any]:
+def _non_defaults(spec: JobSpec, names: tuple[str, ...]) -> dict[str, Any]:
     defaults = _defaults(type(spec), names)
     return {name: value for name in names if (value := getattr(spec, name)) != defaults[name]}
 

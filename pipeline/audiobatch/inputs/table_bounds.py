@@ -1,6 +1,6 @@
-"""How large a table may be in memory: a small file can unpack to gigabytes, or hold a row that no machine takes.
+"""Limit the size of tables: a small file can unpack to gigabytes, or contain a row that exceeds the memory.
 
-Looked at before a reader builds anything of it, and again row by row.
+The checks run before a reader parses anything, and again for each row.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ LARGEST_CELL_BYTES = 1 << 20
 LARGEST_LINE_BYTES = 64 << 20
 
 _BLOCK_BYTES = 1 << 20
-#: The limit of Python's reader is one for the whole process.
+#: `csv.field_size_limit` is one setting for the whole process.
 _field_limit = threading.Lock()
 
 
 def lines_within(file: IO[bytes], where: object) -> Iterator[bytes]:
-    """The lines of a file. Raises: ConfigError: one is too long."""
+    """Yield the lines of a file.
+
+    Raises:
+        ConfigError: a line is too long.
+    """
     while line := file.readline(LARGEST_LINE_BYTES + 1):
         if len(line) > LARGEST_LINE_BYTES:
             raise too_large(where, f"a line is longer than {LARGEST_LINE_BYTES >> 20} MB")
@@ -37,11 +41,11 @@ def lines_within(file: IO[bytes], where: object) -> Iterator[bytes]:
 
 
 def check_csv(path: Path, delimiter: str) -> None:
-    """See that no row has too many columns and no cell is too large, in memory for one row.
+    """Check that no row has too many columns and no cell is too large, with one row in memory.
 
     Raises:
-        ConfigError: one has, or is.
-        OSError: it cannot be read.
+        ConfigError: the table is too large.
+        OSError: the file cannot be read.
     """
     with _field_limit, path.open("rb") as file:
         before = csv.field_size_limit(LARGEST_CELL_BYTES)
@@ -53,17 +57,17 @@ def check_csv(path: Path, delimiter: str) -> None:
         except csv.Error as failed:
             if "field larger" in str(failed):
                 raise too_large(path, _CELL) from None
-            # All else is for the reader to say.
+            # The reader reports all other errors.
         finally:
             csv.field_size_limit(before)
 
 
 def check_workbook(file: IO[bytes], path: Path) -> None:
-    """See what a workbook unpacks to, and that no text in it is too large.
+    """Check the unpacked size of a workbook, and that no text in it is too large.
 
     Raises:
-        ConfigError: it is too much.
-        zipfile.BadZipFile: it is no archive.
+        ConfigError: the workbook is too large.
+        zipfile.BadZipFile: the file is not a zip archive.
     """
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -77,7 +81,11 @@ def check_workbook(file: IO[bytes], path: Path) -> None:
 
 
 def check_row(cells: dict[str, str], where: object) -> None:
-    """Raises: ConfigError: a row is too large."""
+    """Check the size of a row.
+
+    Raises:
+        ConfigError: it has too many columns, or too large a cell.
+    """
     if len(cells) > MOST_COLUMNS:
         raise too_large(where, f"a row has {len(cells):,} columns, more than {MOST_COLUMNS:,}")
     if any(len(cell) > LARGEST_CELL_BYTES for cell in cells.values()):
@@ -85,14 +93,15 @@ def check_row(cells: dict[str, str], where: object) -> None:
 
 
 def too_large(where: object, what: str) -> ConfigError:
-    return ConfigError(f"{shown(where)}: is too large a table: {what}. Split it, or name the files by path")
+    """Return the error for a table that exceeds a limit."""
+    return ConfigError(f"{shown(where)}: the table is too large: {what}. Split it, or name the files by path")
 
 
-_CELL = f"a cell holds more than {LARGEST_CELL_BYTES >> 20} MB"
+_CELL = f"a cell has more than {LARGEST_CELL_BYTES >> 20} MB"
 
 
 def _longest_text(part: IO[bytes]) -> int:
-    """The longest stretch of XML between two marks, which no cell's text is longer than; in memory for a block."""
+    """Return the length of the longest stretch of XML without a `<`; no cell's text is longer. Read in blocks."""
     longest = run = 0
     while block := part.read(_BLOCK_BYTES):
         first, last = block.find(b"<"), block.rfind(b"<")

@@ -1,10 +1,10 @@
-"""Text prompts from tables (.csv, .xlsx, .jsonl), text files, and JSON Lines on standard input.
+"""Read text prompts from tables (.csv, .xlsx, .jsonl), text files, and JSON Lines on standard input.
 
-Rows are streamed. A row that cannot be used becomes a source with a `refusal`, so that it shows in the
-manifest with its reason and all the others still run.
+Rows are streamed. A row that cannot be used becomes a source with a `refusal`: the manifest shows it with its
+reason, and the other rows still run.
 
-A row comes as text, from CSV, Excel workbooks and JSON Lines alike: its number as a person counts it, its cells by
-column, and what is wrong with it; empty when nothing is.
+CSV files, Excel workbooks and JSON Lines give the same `Row`: its number as a person counts it, its cells as text
+by column, and a problem; empty where there is none.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TABLE_ENDINGS = (".csv", ".xlsx", ".jsonl")
-#: The longest prompt that is taken for one: longer text is a mistake (a wrong file), not a prompt.
+#: Longer text is a mistake (a wrong file), not a prompt.
 MAX_PROMPT_CHARACTERS = 1_000_000
 _FORMATS = get_args(AudioFormat)
 _NAMEABLE = sorted(MEANT_COLUMNS - {"prompt", "filename"})
-#: Ends the id of a row that asks for one that is taken. No row can ask for such an id: were it a plain number, as
-#: of prompts that repeat, a later row could, and would find its id taken, and its result with the refused row.
-_AGAIN = "#again"
-_GIVEN_AGAIN = re.compile(rf"{_AGAIN}(-\d+)?$")
+#: Suffix of the id of a row whose own id is already used. No row may ask for an id that ends like this. With a
+#: plain number, as for repeated prompts, a later row could ask for the same id and get the refused row's result.
+_DUPLICATE = "#again"
+_RESERVED_ID = re.compile(rf"{_DUPLICATE}(-\d+)?$")
 #: What 64 bits hold: the service takes no more, nor does the ledger.
 _LARGEST = 2**63 - 1
 
 
 class _RowForm(BaseModel):
-    """The columns that mean something; every other column is carried through as the row's own."""
+    """The columns that are settings of the item; every other column is the row's own data."""
 
     model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
 
@@ -70,30 +70,29 @@ class _RowForm(BaseModel):
 
 
 @dataclass(slots=True)
-class Ids:
-    """Ids given out so far, so that no two inputs share one."""
+class ItemIds:
+    """Creates item ids, each different from all before."""
 
-    taken: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
 
     def for_prompt(self, text: str) -> str:
-        """`prompt-` and ten digits of the text's hash; `-2`, `-3` for repeats. Never a row number."""
+        """Return `prompt-` and ten digits of the text's hash, with `-2`, `-3` for repeats; never a row number."""
         return self.unique("prompt-" + hashlib.sha256(text.encode()).hexdigest()[:10])
 
     def unique(self, wanted: str) -> str:
-        """`wanted`, or the first of `wanted-2`, `wanted-3`, … that is free; taken from now on."""
-        if wanted not in self.taken:  # nearly always
-            self.taken.add(wanted)
-            return wanted
-        names = itertools.chain([wanted], (f"{wanted}-{number}" for number in itertools.count(2)))
-        found = next(name for name in names if name not in self.taken)
-        self.taken.add(found)
-        return found
+        """Return `wanted`, or the first of `wanted-2`, `wanted-3`, … that is unused; it is used from now on."""
+        item_id = wanted
+        if wanted in self.used:
+            numbered = (f"{wanted}-{number}" for number in itertools.count(2))
+            item_id = next(name for name in numbered if name not in self.used)
+        self.used.add(item_id)
+        return item_id
 
 
 def text_source(
-    text: str, *, ids: Ids, root: str, path: str, item_id: str | None = None, refusal: str = ""
+    text: str, *, ids: ItemIds, root: str, path: str, item_id: str | None = None, refusal: str = ""
 ) -> Source:
-    """One prompt as a source; an empty one is refused."""
+    """Return the source of a prompt; an empty or overlong one is refused."""
     text = text.strip()
     if not refusal and not text:
         refusal = "the prompt is empty"
@@ -112,7 +111,7 @@ def text_source(
 
 
 def read_text_file(path: Path) -> tuple[str, str]:
-    """A prompt file's text and, when it cannot be used, why."""
+    """Return a prompt file's text, and a refusal where it cannot be used."""
     try:
         return path.read_text(encoding="utf-8-sig"), ""
     except UnicodeDecodeError:
@@ -121,39 +120,40 @@ def read_text_file(path: Path) -> tuple[str, str]:
         return "", f"the file cannot be read: {failed.strerror}"
 
 
-def lines_of(path: Path, *, root: str, ids: Ids, name: str = "") -> Iterator[Source]:
-    """Each line that is not blank, as a prompt of its own; `name`: of the file, where this is a copy of it."""
+def lines_of(path: Path, *, root: str, ids: ItemIds, name: str = "") -> Iterator[Source]:
+    """Yield a source for each line that is not blank; `name` is that of the original where `path` is a copy."""
     text, refusal = read_text_file(path)
     if refusal:
         raise ConfigError(f"{shown(path)}: {refusal}")
-    for line in text.split("\n"):  # reading made it of `\r\n` and `\r`; other separators are part of a text
+    for line in text.split("\n"):  # reading replaced `\r\n` and `\r`; other separators belong to the text
         if line.strip():
             yield text_source(line, ids=ids, root=root, path=name or path.name)
 
 
 @dataclass(slots=True, kw_only=True)
-class Table:
-    """One table's rows on their way to sources.
+class PromptTable:
+    """A table whose rows become sources.
 
     Attributes:
-        name: what the manifest calls it.
-        root: the folder that it lies in; empty for standard input.
-        needs_prompt: whether a `prompt` column must be there (no template stands in for it).
-        fills_prompts: whether the job's prompts name columns, so that a row keeps all that they may name.
+        name: of the table in the manifest.
+        root: its folder; empty for standard input.
+        needs_prompt: whether the table must have a `prompt` column: the job has no template instead.
+        fills_prompts: whether the job's prompts name columns: a source then has all cells that they may name.
+        row_of: the number of the row that has an id.
     """
 
     name: str
     root: str
-    ids: Ids
+    ids: ItemIds
     needs_prompt: bool
     fills_prompts: bool = False
     row_of: dict[str, int] = field(default_factory=dict)
 
     def from_file(self, path: Path) -> Iterator[Source]:
-        """The sources of a .csv, .xlsx or .jsonl file.
+        """Yield the sources of a .csv, .xlsx or .jsonl file.
 
         Raises:
-            ConfigError: it cannot be read, or has no prompt column.
+            ConfigError: the file cannot be read, or has no prompt column.
         """
         match path.suffix.lower():
             case ".csv":
@@ -161,11 +161,11 @@ class Table:
             case ".xlsx":
                 yield from self._sources(xlsx_rows(path))
             case _:
-                with open_lines(path) as lines:
+                with _open_lines(path) as lines:
                     yield from self._sources(json_lines(lines_within(lines, path), str(path)))
 
     def from_stream(self, lines: Iterable[str | bytes]) -> Iterator[Source]:
-        """The sources of JSON Lines on standard input."""
+        """Yield the sources of JSON Lines on standard input."""
         yield from self._sources(json_lines(lines, "standard input"))
 
     def _sources(self, rows: Iterator[Row]) -> Iterator[Source]:
@@ -196,7 +196,7 @@ class Table:
         item_id = wanted
         if clash := self._clash(wanted, number):
             refusal = refusal or clash
-            item_id += _AGAIN
+            item_id += _DUPLICATE
         return Source(
             item_id=self.ids.unique(item_id) if item_id else self.ids.for_prompt(identity),
             kind=SourceKind.PROMPT,
@@ -211,18 +211,20 @@ class Table:
         )
 
     def _nameable(self, row: dict[str, str]) -> dict[str, str]:
-        """The cells that mean something to us, where prompts may name them; text and file name they have anyway."""
+        """Return the cells of settings that prompts may name; `prompt` and `filename` are known anyway."""
         if not self.fills_prompts:
             return {}
         return {name: row[name].strip() for name in _NAMEABLE if name in row}
 
     def _clash(self, wanted: str, number: int) -> str:
-        """Why a row cannot have the id it asks for; empty when it can, and then it has it."""
+        """Say why a row cannot have the id that it asks for; empty when it can."""
         if not wanted:
             return ""
-        if _GIVEN_AGAIN.search(wanted):
-            return f"the id {wanted!r} of row {number} ends as those of refused rows do; give it another"
-        if wanted in self.ids.taken:
+        if _RESERVED_ID.search(wanted):
+            return (
+                f"the id {wanted!r} of row {number} ends in {_DUPLICATE}, which is reserved; choose another"
+            )
+        if wanted in self.ids.used:
             where = f"row {self.row_of[wanted]}" if wanted in self.row_of else "an earlier input"
             return f"the id {wanted!r} of row {number} was already used by {where}"
         self.row_of[wanted] = number
@@ -249,7 +251,7 @@ def _rows_within(rows: Iterable[tuple[object, ...]], path: Path) -> Iterator[tup
         yield values
 
 
-def open_lines(path: Path) -> IO[bytes]:
+def _open_lines(path: Path) -> IO[bytes]:
     try:
         return path.open("rb")
     except OSError as failed:
@@ -257,7 +259,7 @@ def open_lines(path: Path) -> IO[bytes]:
 
 
 def json_lines(lines: Iterable[str | bytes], where: str) -> Iterator[Row]:
-    """Each JSON object as a row of text; a line that is none is a row with its problem."""
+    """Yield each JSON object as a row of text; a line that is not one becomes a row with a problem."""
     for number, line in enumerate(lines, 1):
         text = line.encode() if isinstance(line, str) else line
         text = text.removeprefix(b"\xef\xbb\xbf").strip()
@@ -276,18 +278,18 @@ def json_lines(lines: Iterable[str | bytes], where: str) -> Iterator[Row]:
 
 
 def _parsed(text: bytes) -> Any:
-    """What a line of JSON holds, whole numbers of any length digit by digit.
+    """Parse a line of JSON, with all digits of long whole numbers.
 
     Raises:
-        orjson.JSONDecodeError: it is none.
+        orjson.JSONDecodeError: it is not JSON.
     """
     value = orjson.loads(text)
-    # orjson makes a float of what 64 bits cannot hold: an id would lose its last digits.
+    # orjson turns whole numbers beyond 64 bits into floats: an id would lose its last digits.
     return json.loads(text.decode()) if _LONG_NUMBER.search(text) else value
 
 
 def _cell(value: object) -> str:
-    """A cell as text: whole numbers without `.0`, nothing for an empty cell, JSON for what is nested."""
+    """Return a cell as text: whole numbers without `.0`, "" for an empty cell, JSON for nested values."""
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -298,16 +300,15 @@ def _cell(value: object) -> str:
 def _as_json(value: object) -> str:
     try:
         return orjson.dumps(value).decode()
-    except TypeError:  # a whole number that 64 bits cannot hold
+    except TypeError:  # a whole number beyond 64 bits
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def csv_rows(path: Path) -> Iterator[Row]:
-    """Each row under the header, cells as they are written; short rows are filled up with empty cells.
+    """Yield each row below the header, cells as they are written; short rows get empty cells.
 
     Raises:
-        ConfigError: it cannot be read, or a row has more fields than the header: which of them belong together
-            nobody can tell.
+        ConfigError: the file cannot be read, or a row has more fields than the header.
     """
     import pandas as pd
 
@@ -315,8 +316,8 @@ def csv_rows(path: Path) -> Iterator[Row]:
     try:
         delimiter = _delimiter(path)
         check_csv(path, delimiter)
-        # The header is read as a row: a row may then have no more fields than it. Told of a header, pandas takes
-        # the surplus of the first rows for an index, and all cells move.
+        # The header is read as a row, so that a longer row is an error. With `header=0`, pandas takes the surplus
+        # fields of the first rows as an index, and all cells move.
         reader = pd.read_csv(
             path,
             header=None,
@@ -330,7 +331,7 @@ def csv_rows(path: Path) -> Iterator[Row]:
         with reader as chunks:
             rows = (values for chunk in chunks for values in chunk.itertuples(index=False, name=None))
             columns = _csv_columns(next(rows, ()))
-            _refuse_doubles(path, columns)
+            _check_unique(path, columns)
             for number, values in enumerate(rows, 2):
                 texts = (value if isinstance(value, str) else "" for value in values)
                 yield number, dict(zip(columns, texts, strict=True)), ""
@@ -357,31 +358,35 @@ def _delimiter(path: Path) -> str:
 
 
 def _csv_columns(header: tuple[str, ...]) -> list[str]:
-    """The columns' names; one without a name is called after its place, so that its cells are not lost."""
-    return [name.strip() or f"Unnamed: {place}" for place, name in enumerate(header)]
+    """Return the columns' names; one without a name gets its number, so that its cells are not lost."""
+    return [name.strip() or f"Unnamed: {index}" for index, name in enumerate(header)]
 
 
-def _refuse_doubles(path: Path, header: list[str]) -> None:
-    """Raises: ConfigError: two columns have one name, so that one would be taken for the other."""
-    doubled = [name for name, times in Counter(header).items() if name and times > 1]
-    if doubled:
-        names = ", ".join(map(repr, doubled))
+def _check_unique(path: Path, header: list[str]) -> None:
+    """Check that no two columns have the same name.
+
+    Raises:
+        ConfigError: two columns have.
+    """
+    repeated = [name for name, times in Counter(header).items() if name and times > 1]
+    if repeated:
+        names = ", ".join(map(repr, repeated))
         raise ConfigError(
             f"{shown(path)}: more than one column is called {names}; give each a name of its own"
         )
 
 
 def xlsx_rows(path: Path) -> Iterator[Row]:
-    """Each row of the first sheet that holds anything, formulas with the value they had when it was saved.
+    """Yield each row of the first sheet that is not empty; a formula has its value when the file was saved.
 
     Raises:
-        ConfigError: it cannot be read, or is damaged.
+        ConfigError: the file cannot be read, or is damaged.
     """
     rows = _sheet_values(path)
     header = [_excel_cell(value).strip() for value in next(rows, ())]
     if not any(header):
         raise ConfigError(f"{shown(path)}: the first sheet is empty")
-    _refuse_doubles(path, header)
+    _check_unique(path, header)
     for number, values in enumerate(rows, 2):
         if any(value is not None for value in values):
             cells = zip_longest(header, values[: len(header)])  # a row ends with its last cell
@@ -389,7 +394,7 @@ def xlsx_rows(path: Path) -> Iterator[Row]:
 
 
 def _excel_cell(value: object) -> str:
-    """A cell as text, with plain line breaks. What XML cannot carry stands as `_xHHHH_` in it, CR as `_x000D_`."""
+    """Return a cell as text, with the `_xHHHH_` escapes of OOXML undone and plain line breaks."""
     if not isinstance(value, str):
         return _cell(value)
     if "_x" in value:
@@ -401,7 +406,7 @@ def _excel_cell(value: object) -> str:
     return value.replace("\r\n", "\n")
 
 
-#: What openpyxl lets through when a workbook's archive, the XML in it or what that says is damaged.
+#: Exceptions that openpyxl raises for a damaged workbook: its archive, its XML, or their content.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, EOFError, RuntimeError),
     *(SyntaxError, ValueError, TypeError, AttributeError, LookupError),
@@ -409,7 +414,7 @@ _DAMAGE = (
 
 
 def _sheet_values(path: Path) -> Iterator[tuple[object, ...]]:
-    """The cells of the first sheet, row by row; both opening it and each row can show that it is damaged."""
+    """Yield the cells of the first sheet row by row. Opening it and each row can show that it is damaged."""
     from openpyxl import load_workbook
 
     try:
@@ -417,7 +422,7 @@ def _sheet_values(path: Path) -> Iterator[tuple[object, ...]]:
             check_workbook(file, path)
             with closing(load_workbook(file, read_only=True, data_only=True)) as book:
                 for sheet in book.worksheets[:1]:
-                    sheet.reset_dimensions()  # a stored size may be wrong: rows beyond it would be lost
+                    sheet.reset_dimensions()  # the stored size may be wrong: rows beyond it would be lost
                     yield from _rows_within(sheet.iter_rows(values_only=True), path)
     except OSError as failed:
         raise ConfigError(f"{shown(path)}: cannot be read ({failed.strerror or failed})") from failed

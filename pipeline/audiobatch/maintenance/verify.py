@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiobatch.errors import InputError, shown
-from audiobatch.inputs.remote import Ahead
+from audiobatch.inputs.remote import PrefetchingMap
 from audiobatch.model import Status
 from audiobatch.reports.manifest import read_manifest
 from audiobatch.reports.views import Views
@@ -141,7 +141,7 @@ class Verification:
         if isinstance(self.storage, LocalStorage):
             yield from ((outcome, look(outcome)) for outcome in outcomes)
             return
-        for outcome, wrong in Ahead(look).results((outcome, True) for outcome in outcomes):
+        for outcome, wrong in PrefetchingMap(look).results((outcome, True) for outcome in outcomes):
             yield outcome, wrong or {}
 
     def _found(self, trouble: Trouble, where: str, what: str, *, repaired: bool = False) -> None:

@@ -31,7 +31,7 @@ from audiobatch.config.targets import check_prices, targets_of, transcription_ta
 from audiobatch.config.transcription_rules import LONGEST_S, transcription_models, wanted_of
 from audiobatch.errors import ConfigError, InputError
 from audiobatch.inputs.discover import Discovery
-from audiobatch.inputs.sound_settings import unfit
+from audiobatch.inputs.sound_settings import why_unsuitable
 from audiobatch.ledger.copy import ledger_copy
 from audiobatch.model import PartKind, SourceKind, Status, Usage
 from audiobatch.planning.disk_space import bytes_per_item
@@ -236,7 +236,7 @@ def _forecast(
 
 
 def _refusal(one: Recorded, spec: JobSpec) -> str:
-    if reason := one.source.refusal or ("" if one.outcomes else unfit(one.source, spec)):
+    if reason := one.source.refusal or ("" if one.outcomes else why_unsuitable(one.source, spec)):
         return reason
     try:
         build_item(one.source, spec)

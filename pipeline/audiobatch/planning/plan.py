@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from audiobatch.config.jobspec import placeholders
 from audiobatch.config.transcription_rules import transcription_models, wanted_of
 from audiobatch.errors import RETRYABLE, ConfigError, ErrorType, InputError
-from audiobatch.inputs.sound_settings import sent_s, trimmed_s, unfit
+from audiobatch.inputs.sound_settings import sent_s, trimmed_s, why_unsuitable
 from audiobatch.ledger.queries import Unchanged
 from audiobatch.limits.retry import MAX_UNKNOWN
 from audiobatch.model import Status
@@ -282,7 +282,7 @@ class _Planning:
         return True
 
     def decide(self, one: Recorded) -> tuple[Decision, Item | None]:
-        if one.source.refusal or (unfit(one.source, self.spec) and not one.outcomes):
+        if one.source.refusal or (why_unsuitable(one.source, self.spec) and not one.outcomes):
             return Decision.REFUSED, None
         try:
             item = build_item(one.source, self.spec)

@@ -27,7 +27,7 @@ from audiobatch.config.prices import (
     AUDIO_OUT_TOKENS_PER_S,
     CHARACTERS_PER_TEXT_TOKEN,
 )
-from audiobatch.inputs.sound_settings import parts_are_certain, parts_of, sent_s
+from audiobatch.inputs.sound_settings import part_count, part_count_is_exact, sent_s
 from audiobatch.limits.limiter import CallTokens
 from audiobatch.planning.review_rules import text_of
 from audiobatch.planning.worst_case import BOUND_TOKENS
@@ -199,8 +199,8 @@ class Conversation:
     _sound_may_expire: bool = False
 
     def __post_init__(self) -> None:
-        self.parts = parts_of(self.item.source, self.spec)
-        self._parts_are_certain = parts_are_certain(self.item.source, self.spec)
+        self.parts = part_count(self.item.source, self.spec)
+        self._parts_are_certain = part_count_is_exact(self.item.source, self.spec)
         self.heard_s = sent_s(self.item.source, self.spec)
         self._characters = len(self.item.system)
 

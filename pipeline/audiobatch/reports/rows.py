@@ -9,7 +9,7 @@ import orjson
 from audiobatch.address import Address
 from audiobatch.answer_schema import answer_fields
 from audiobatch.errors import ErrorType, InputError
-from audiobatch.inputs.sound_settings import unfit
+from audiobatch.inputs.sound_settings import why_unsuitable
 from audiobatch.model import MEANT_COLUMNS, SourceKind, Status, basis_of
 from audiobatch.planning.items import build_item
 from audiobatch.reports.links import AUDIO_STAMP, INPUT_LINK, link_to_input
@@ -79,7 +79,7 @@ def own_columns(row_texts: Iterable[str]) -> list[str]:
 
 
 def _rows_of(record: Recorded, spec: JobSpec, output: Place | None) -> Iterator[dict[str, Any]]:
-    refusal = record.source.refusal or ("" if record.outcomes else unfit(record.source, spec))
+    refusal = record.source.refusal or ("" if record.outcomes else why_unsuitable(record.source, spec))
     item: Item | None = None
     fields, last = answer_fields(spec.fields), len(spec.turn_specs())
     is_complete = all(number in record.outcomes for number in range(1, last + 1))
