@@ -149,7 +149,7 @@ def test_a_small_disk_that_fills_up_for_real(emulator, prompts, tmp_path, monkey
         refused, code = run_to_exit(settings)
         assert (code, billed(emulator)) == (2, 0), "the plan's estimate already says that it is too small"
         assert "Free some space" in refused
-        monkeypatch.setattr(job_module, "check_room", lambda *_, **__: None)
+        monkeypatch.setattr(job_module, "check_free_space", lambda *_, **__: None)
         message, code = run_to_exit(settings)
         assert code == 2
         assert "no space is left" in message or "full" in message

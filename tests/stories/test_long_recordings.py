@@ -344,7 +344,7 @@ def test_the_plan_knows_how_many_parts_there_will_be(seconds, emulator, tmp_path
     spec = JobSpec(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator), **how)
     planned = forecast(spec)
     parts = int(the_row(job(emulator, tmp_path, **how))["parts"])
-    assert (planned.calls, planned.word_calls) == (parts, parts)
+    assert (planned.calls, planned.transcription_calls) == (parts, parts)
 
 
 KINDS = ("input_text_tokens", "input_audio_tokens", "output_text_tokens", "output_audio_tokens")

@@ -207,17 +207,24 @@ def test_the_plan_counts_the_calls_that_write_words_down_and_their_price(emulato
     )
     plain = forecast(spec.model_copy(update={"transcribe_inputs": None}))
     planned = forecast(spec)
-    assert (plain.calls, plain.word_calls, planned.calls, planned.word_calls) == (3, 0, 3, 3)
+    assert (plain.calls, plain.transcription_calls, planned.calls, planned.transcription_calls) == (
+        3,
+        0,
+        3,
+        3,
+    )
     added = {name: planned.cost_usd[name] - plain.cost_usd[name] for name in planned.cost_usd}
     assert added["expected"] == Decimal("0.006"), "a minute in all, as whisper-1 is billed"
     assert added["low"] < added["expected"] < added["high"]
     both = forecast(spec.model_copy(update={"verify_speech": "whisper-1"}))
-    assert both.word_calls == 6
+    assert both.transcription_calls == 6
     summary = run_job(**job, **azure(emulator, transcribe_inputs="whisper-1"))
     assert planned.cost_usd["low"] <= summary.cost_usd <= planned.cost_usd["high"]
-    assert forecast(spec).word_calls == 0, "their words are there"
+    assert forecast(spec).transcription_calls == 0, "their words are there"
     verified = forecast(spec.model_copy(update={"verify_speech": "whisper-1"}))
-    assert (verified.calls, verified.word_calls) == (0, 3), "only the replies that are there are listened to"
+    assert (verified.calls, verified.transcription_calls) == (0, 3), (
+        "only the replies that are there are listened to"
+    )
 
 
 def test_what_a_realtime_session_writes_down_is_planned_for_paid_for_and_limited(emulator, tmp_path):
@@ -245,7 +252,7 @@ def test_the_plan_counts_the_calls_that_write_down_what_a_realtime_session_hears
     planned = forecast(JobSpec(**job))
     summary = run_job(**job)
     written = [call for call in emulator.journal() if call["deployment"] == "whisper-1"]
-    assert planned.word_calls == len(written) == 2
+    assert planned.transcription_calls == len(written) == 2
     text_in = sum(int(row["input_text_tokens"]) for row in rows_of(summary))
     of = planned.tokens["input_text_tokens"]
     assert of.low <= text_in <= of.high, "a session without a system prompt has the service's own"
@@ -262,7 +269,7 @@ def test_where_the_session_writes_down_too_a_second_writing_is_no_more_than_poss
     planned = forecast(JobSpec(**job))
     summary = run_job(**job)
     written = [call for call in emulator.journal() if call["deployment"] == "whisper-1"]
-    assert (planned.word_calls, len(written)) == (0, 1)
+    assert (planned.transcription_calls, len(written)) == (0, 1)
     assert planned.cost_usd["expected"] < summary.cost_usd <= planned.cost_usd["high"]
 
 

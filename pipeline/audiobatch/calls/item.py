@@ -206,12 +206,12 @@ class ItemRunner:
         for turn in item.turns:
             spoken = sound if turn.number == 1 else None
             outcome = progress.outcomes.get(turn.number) or recorded.outcomes.get(turn.number)
-            if turn.number not in progress.outcomes and not self.rules.stands(recorded, turn):
+            if turn.number not in progress.outcomes and not self.rules.leaves(recorded, turn):
                 if self.context.stop.asked:
                     return None
                 if outcome is not None and self._is_left_unfinished(outcome):
                     return Status.PENDING
-                turn = self.rules.asked(recorded, turn)  # noqa: PLW2901 - the same turn, as this run asks it
+                turn = self.rules.apply_note(recorded, turn)  # noqa: PLW2901 - the same turn, as this run asks it
                 runner = TurnRunner(
                     context=self.context,
                     item=item,

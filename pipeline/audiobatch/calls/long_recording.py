@@ -103,7 +103,7 @@ class PartPolicy:
         except StorageError as failed:
             await self._spool(outcome, end, files, failed)
             raise
-        context.sizes.saw(outcome)
+        context.sizes.add(outcome)
         return outcome
 
     async def spool(self, reply: Reply, outcome: Outcome, end: AttemptEnd, cause: StorageError) -> None:

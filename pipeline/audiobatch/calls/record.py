@@ -75,7 +75,7 @@ async def record_reply(
         checks=saved.made.checks,
     )
     if outcome.parts is None:
-        context.sizes.saw(outcome)
+        context.sizes.add(outcome)
     try:
         await context.ledger.record_outcome(outcome, end, superseded=replaced)
     except StorageError as failed:

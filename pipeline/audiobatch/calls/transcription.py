@@ -21,7 +21,7 @@ from audiobatch.audio.trim import Span, Timeline
 from audiobatch.calls.record import spool_files
 from audiobatch.calls.turn import TurnCall
 from audiobatch.config.prices import total_usd
-from audiobatch.config.transcription_rules import LONGEST_S, wanted_of
+from audiobatch.config.transcription_rules import MAX_TRANSCRIPTION_S, missing_transcripts
 from audiobatch.errors import BadReply, InputError, StorageError, redacted_bytes
 from audiobatch.inputs.prepared_recording import prepare_bytes
 from audiobatch.ledger.rows import PartOutcome
@@ -179,7 +179,7 @@ class TranscriptionPass:
             StorageError: the output cannot be written.
         """
         written = await self.context.on_disk(self.context.ledger.written_down, outcome.item_id)
-        for kind in wanted_of(outcome, self.item.source, self.context.spec, written):
+        for kind in missing_transcripts(outcome, self.item.source, self.context.spec, written):
             try:
                 outcome = await self._add(kind, outcome)
             except (_NotTranscribed, NoDeployment, Deferred, InputError, BadReply) as failed:
@@ -315,9 +315,9 @@ def _known(recorded: Mapping[int, PartOutcome], turn: Turn, part: Part) -> PartO
 
 def _parts_of(sound: PreparedRecording) -> tuple[Part, ...]:
     """Return the parts to transcribe one by one: as the recording is sent, unless those are too long for it."""
-    if sound.parts and all(part.timeline.duration_s <= LONGEST_S for part in sound.parts):
+    if sound.parts and all(part.timeline.duration_s <= MAX_TRANSCRIPTION_S for part in sound.parts):
         return sound.parts
-    if sound.duration_s > LONGEST_S:
+    if sound.duration_s > MAX_TRANSCRIPTION_S:
         return sound.split(PART_S)
     whole = sound.timeline or Timeline((Span(start_s=0.0, end_s=sound.media.duration_s),))
     return (Part(number=1, timeline=whole, overlap_s=0.0),)

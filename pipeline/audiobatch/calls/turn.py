@@ -56,7 +56,7 @@ from audiobatch.model import (
     weakest_basis,
 )
 from audiobatch.planning.review_rules import system_of, text_of
-from audiobatch.planning.unstated_usage import estimated_usd
+from audiobatch.planning.tokens import estimated_usd
 from audiobatch.stop import StopReason
 from audiobatch.transports.reply_memory import MEMORY
 from audiobatch.transports.stored_body import body_of

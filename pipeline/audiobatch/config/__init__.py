@@ -1,1 +1,1 @@
-"""Settings of a job: where they come from, and what they name."""
+"""A job's settings: their schema, where they come from, the deployments that they name, and prices."""

@@ -21,7 +21,7 @@ from audiobatch.errors import StorageError
 from audiobatch.execution.recovery import recover
 from audiobatch.ledger.spool_replay import replay
 from audiobatch.model import Status
-from audiobatch.planning.plan import Decision, plan_again
+from audiobatch.planning.plan import Decision, replan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -45,10 +45,10 @@ from audiobatch.ledger.job_file import write_job_file
 from audiobatch.ledger.spool_replay import replay
 from audiobatch.ledger.trust import trust
 from audiobatch.model import Status
-from audiobatch.planning.disk_space import check_room, give_back, reserve, reserve_for_calls
+from audiobatch.planning.disk_space import check_free_space, release_reserve, reserve, reserve_for_calls
 from audiobatch.planning.items import job_settings
 from audiobatch.planning.plan import EMPTY_PLAN, deployments_noted, make_plan, settings_key
-from audiobatch.planning.review_rules import marked
+from audiobatch.planning.review_rules import count_marked
 from audiobatch.reports.totals import Reason, reasons
 from audiobatch.reports.views import Views
 from audiobatch.stop import EXIT_CODES, Stop, StopReason

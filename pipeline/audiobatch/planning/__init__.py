@@ -1,1 +1,1 @@
-"""What a run would take, before anything is sent: tokens, money, time and room."""
+"""Decide what a run sends, and forecast its tokens, cost, time and disk space, before anything is sent."""

@@ -1,9 +1,9 @@
-"""A Source becomes an Item: templates filled, row settings over job settings, fingerprints computed.
+"""Build an Item from a Source: fill templates, put row settings over job settings, compute fingerprints.
 
-A fingerprint says what a reply was bought for. It holds everything that decides the reply and nothing that
-does not: no deployment, endpoint, transport or prepared bytes, so that moving region or upgrading a codec
-buys nothing again. Preparation that is left at its default is left out, so that later options change no old
-fingerprint.
+A fingerprint identifies the request that a reply was paid for. It contains everything that decides the reply and
+nothing else: no deployment, endpoint, transport or prepared bytes, so that another region or a new codec version
+sends nothing again. Audio settings at their defaults are left out, so that options that are added later change no
+old fingerprint.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ READ_ALOUD = (
 
 
 def canonical(value: object) -> bytes:
-    """JSON with sorted keys and no spaces: the same bytes for the same content."""
+    """Return JSON with sorted keys and no spaces: the same bytes for the same content."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def digest(value: object) -> str:
+    """Return the SHA-256 of a value's canonical JSON, in hexadecimal digits."""
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def job_settings(spec: JobSpec) -> dict[str, Any]:
-    """The job's settings that decide replies: compared between runs to say what changed."""
-    fields = {"fields": fields_described(spec)} if spec.fields else {}
+    """Return the job's settings that decide replies; runs compare them to say what changed."""
+    fields = {"fields": _field_settings(spec)} if spec.fields else {}
     return fields | {
         "prompt": [turn.prompt for turn in spec.turn_specs()],
         "turn modalities": [list(turn.modalities or ()) for turn in spec.turn_specs()],
@@ -62,16 +63,19 @@ def job_settings(spec: JobSpec) -> dict[str, Any]:
     }
 
 
-def fields_described(spec: JobSpec) -> list[dict[str, Any]]:
-    """The answer's fields, as far as they decide what is asked and what is accepted."""
+def _field_settings(spec: JobSpec) -> list[dict[str, Any]]:
+    """Return the answer's fields as a fingerprint contains them."""
     return [field.model_dump(mode="json") for field in spec.fields]
 
 
 def build_item(source: Source, spec: JobSpec) -> Item:
-    """What will be asked of one source.
+    """Build the item of a source: its turns with their fingerprints, and its settings.
+
+    Manifests show these errors' messages, and `verify` compares them: a new wording would make it report a
+    difference.
 
     Raises:
-        InputError: a placeholder that the source's row does not have, or audio on neither side.
+        InputError: the source's row lacks a placeholder's column, or there is audio on neither side.
     """
     first = spec.turn_specs()[0]
     if source.kind is SourceKind.PROMPT and "audio" not in (first.modalities or ()):
@@ -79,29 +83,29 @@ def build_item(source: Source, spec: JobSpec) -> Item:
             "a text prompt cannot ask for text alone: the audio models want audio on one side; "
             "use modalities text,audio"
         )
-    own = source.settings
-    system = own.system if own.system is not None else spec.system or ""
-    temperature = own.temperature if own.temperature is not None else spec.temperature
-    seed = own.seed if own.seed is not None else spec.seed
-    longest = own.max_completion_tokens or spec.max_completion_tokens
+    row = source.settings
+    system = row.system if row.system is not None else spec.system or ""
+    temperature = row.temperature if row.temperature is not None else spec.temperature
+    seed = row.seed if row.seed is not None else spec.seed
+    max_completion_tokens = row.max_completion_tokens or spec.max_completion_tokens
     preparation, finish = preparation_of(source, spec), finish_settings(spec)
-    said: list[list[object]] = []
+    turns_so_far: list[list[object]] = []
     turns: list[Turn] = []
-    asked_turns = spec.turn_specs()
-    for number, asked in enumerate(asked_turns, 1):
-        modalities = asked.modalities or ("text",)
-        aloud = "audio" in modalities
-        voice = (asked.voice or own.voice or spec.voice) if aloud else ""
-        audio_format = (asked.format or own.format or spec.format) if aloud else ""
-        text = turn_text(source, asked, number)
-        said.append([text, sorted(modalities), voice, audio_format])
-        answer = answer_fields(spec.fields) if number == len(asked_turns) else None
+    turn_specs = spec.turn_specs()
+    for number, turn_spec in enumerate(turn_specs, 1):
+        modalities = turn_spec.modalities or ("text",)
+        is_spoken = "audio" in modalities
+        voice = (turn_spec.voice or row.voice or spec.voice) if is_spoken else ""
+        audio_format = (turn_spec.format or row.format or spec.format) if is_spoken else ""
+        text = _turn_text(source, turn_spec, number)
+        turns_so_far.append([text, sorted(modalities), voice, audio_format])
+        answer = answer_fields(spec.fields) if number == len(turn_specs) else None
         fingerprint = digest(
             {
                 "version": FINGERPRINT_VERSION,
                 "source": source.sha256,
                 "preparation": preparation,
-                "turns": said,
+                "turns": turns_so_far,
                 "system": system,
                 "read_aloud": spec.read_aloud,
                 "model": spec.model,
@@ -110,9 +114,9 @@ def build_item(source: Source, spec: JobSpec) -> Item:
                 "modalities": sorted(modalities),
                 "temperature": temperature,
                 "seed": seed,
-                "max_tokens": longest,
-                **({"finish": finish} if aloud and finish else {}),
-                **({"fields": fields_described(spec)} if answer else {}),
+                "max_tokens": max_completion_tokens,
+                **({"finish": finish} if is_spoken and finish else {}),
+                **({"fields": _field_settings(spec)} if answer else {}),
             }
         )
         turns.append(
@@ -131,44 +135,43 @@ def build_item(source: Source, spec: JobSpec) -> Item:
         turns=tuple(turns),
         system=f"{READ_ALOUD}\n\n{system}".strip() if spec.read_aloud else system,
         model=spec.model,
-        deployment=own.deployment,
+        deployment=row.deployment,
         temperature=temperature,
         seed=seed,
-        max_completion_tokens=longest,
+        max_completion_tokens=max_completion_tokens,
         read_aloud=spec.read_aloud,
     )
 
 
-def turn_text(source: Source, asked: TurnSpec, number: int) -> str:
-    """What the user says in a turn.
+def _turn_text(source: Source, turn_spec: TurnSpec, number: int) -> str:
+    """Return the user's message in a turn.
 
-    A job prompt with placeholders is a template for the whole message. Without any, it goes before the text
-    of a prompt's own; beside a recording it is the text part. Follow-ups are the job's alone.
+    A job prompt with placeholders is a template for the whole message. Without any, it goes before the text of a
+    source that is a prompt, or beside a recording. A follow-up has the job's prompt alone.
     """
-    own_text = source.text if number == 1 else ""
-    if not placeholders(asked.prompt):
-        job_text = fill(asked.prompt, {})
-        return "\n\n".join(part for part in (job_text, own_text) if part)
-    columns = columns_of(source)
+    source_text = source.text if number == 1 else ""
+    if not placeholders(turn_spec.prompt):
+        job_text = fill(turn_spec.prompt, {})
+        return "\n\n".join(part for part in (job_text, source_text) if part)
+    columns = _template_columns(source)
     try:
-        return fill(asked.prompt, columns)
+        return fill(turn_spec.prompt, columns)
     except KeyError as missing:
         known = ", ".join(sorted(columns))
         raise InputError(f"the prompt asks for {{{missing.args[0]}}}; there is only: {known}") from None
 
 
-def columns_of(source: Source) -> dict[str, str]:
-    """What a prompt template can name: the row's columns, and the input's own id and file name."""
+def _template_columns(source: Source) -> dict[str, str]:
+    """Return what a prompt template can name: the row's columns, and the input's id and file name."""
     columns = {"item_id": source.item_id}
     if source.path:
         path = PurePosixPath(source.path)
         columns |= {"filename": path.name, "stem": path.stem}
     if source.kind is SourceKind.PROMPT or source.text:
         columns["prompt"] = source.text
-    own = source.settings
     columns |= {
         name: str(value)
         for name in ("filename", "voice", "format", "system", "deployment")
-        if (value := getattr(own, name)) is not None
+        if (value := getattr(source.settings, name)) is not None
     }
     return columns | dict(source.row)

@@ -1,18 +1,18 @@
-"""What this run sends: every recorded input against what the job asks for today. Nothing is sent here.
+"""Decide what this run sends: compare every recorded input with what the job asks for now. Nothing is sent here.
 
-| an input's turn | is |
+| a turn of an input | decision |
 |---|---|
 | never sent | sent |
 | succeeded, same fingerprint | done |
 | succeeded, its own input, prompt or row settings changed | sent again |
 | succeeded, the *job's* settings changed | the run stops and says what changed; `--redo` or `--keep` decides |
-| failed for a reason that may pass | sent again |
-| failed for good | left, until `retry` |
-| unknown (sent, end not seen) | sent again at most twice (`--on-unknown retry`), or left |
-| unfinished (paid for, and not worked on yet) | finished from its body before the plan is made, else left |
+| failed with a retryable error | sent again |
+| failed with a final error | left, until `retry` |
+| unknown (the call's end was not seen) | sent again at most twice (`--on-unknown retry`), or left |
+| unfinished (paid for, its body not processed yet) | finished from the body before planning, else left |
 | refused | never sent |
 
-A reviewer's marks come before all of these: `review_rules.py`.
+A reviewer's marks take precedence: `review_rules.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from audiobatch.config.jobspec import placeholders
-from audiobatch.config.transcription_rules import transcription_models, wanted_of
+from audiobatch.config.transcription_rules import missing_transcripts, transcription_models
 from audiobatch.errors import RETRYABLE, ConfigError, ErrorType, InputError
 from audiobatch.inputs.sound_settings import sent_s, trimmed_s, why_unsuitable
 from audiobatch.ledger.queries import Unchanged
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from audiobatch.config.jobspec import JobSpec
-    from audiobatch.config.transcription_rules import Written
+    from audiobatch.config.transcription_rules import TranscriptKey
     from audiobatch.ledger.ledger import Ledger, Recorded
     from audiobatch.model import Item, Outcome, Turn
 
@@ -51,6 +51,8 @@ _FEWEST_SHARDS_AT_ONCE = 2
 
 
 class Decision(StrEnum):
+    """What the plan decides for an input."""
+
     SEND = "send"
     DONE = "done"
     REFUSED = "refused"
@@ -63,11 +65,11 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """What `retry` sends: turns whose recorded status and error type are among these; None: any.
+    """What `retry` sends: turns with one of these statuses and error types; `error_types` None: any.
 
     Attributes:
-        reviews: marks; where any is given, they alone decide, and just the marked turns are sent.
-        with_notes: each with its mark's note.
+        reviews: marks; if there are any, they alone decide, and only turns with these marks are sent.
+        with_notes: send each turn with its mark's note.
     """
 
     statuses: frozenset[Status] = frozenset({Status.FAILED, Status.UNKNOWN})
@@ -76,6 +78,7 @@ class Retry:
     with_notes: bool = False
 
     def wants(self, outcome: Outcome) -> bool:
+        """Whether a turn with this outcome is sent again."""
         return outcome.status in self.statuses and (
             self.error_types is None or outcome.error_type in self.error_types
         )
@@ -83,7 +86,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """The items that one task sends: a stretch of the run's queue by position, both ends included."""
+    """The items that one task sends: a range of the run's queue by position, both ends included."""
 
     number: int
     first_position: int
@@ -100,15 +103,16 @@ class Plan:
         to_send: items on this run's queue.
         done: items with every turn done.
         refused: inputs that cannot be sent.
-        final: items whose failure only `retry` sends again.
+        final: items with an error that only `retry` sends again.
         unknown: items left because their call's end was not seen.
-        unfinished: items left because their reply could not be worked on, here and now.
-        rejected: items left because a reviewer does not want them.
-        approved: items that would be sent, but for results that a reviewer approved.
+        unfinished: items left because their reply could not be processed.
+        rejected: items left because a reviewer rejected them.
+        approved: items that would be sent if a reviewer had not approved their results.
         held_back: items that `--limit` leaves for a later run.
         deployments: deployments that rows name, beside the job's own.
-        input_audio_s: sound in the recordings to be sent.
-        trimmed_s: silence in them that is left out, and is not in `input_audio_s`.
+        input_audio_s: seconds of audio in the recordings to send.
+        trimmed_s: seconds of silence that are left out of them, not counted in `input_audio_s`.
+        shards_at_once: how many shards keep all calls busy.
     """
 
     items: int
@@ -141,47 +145,51 @@ EMPTY_PLAN = Plan(
     shards=(),
     shards_at_once=1,
 )
-#: The note of which deployments the rows of a queue name.
+#: The ledger's note of the deployments that rows name.
 _DEPLOYMENTS_NOTE = "deployments"
 
 
 def deployments_noted(ledger: Ledger) -> frozenset[str]:
-    """Deployments that rows name, as the last plan found them."""
+    """Return the deployments that rows name, as the last plan noted them."""
     return frozenset(filter(None, ledger.noted(_DEPLOYMENTS_NOTE).split("\n")))
 
 
 def rules_of(spec: JobSpec, retry: Retry | None) -> Rules:
-    """What a run may replace."""
+    """Return the review rules of a run."""
     if retry is None:
         return Rules(force=spec.force)
     return Rules(reviews=retry.reviews, with_notes=retry.with_notes, force=spec.force)
 
 
 def settings_key(spec: JobSpec) -> str:
+    """Return the digest of the job's settings that decide replies."""
     return digest(job_settings(spec))
 
 
 def make_plan(ledger: Ledger, spec: JobSpec, queue_id: str, *, retry: Retry | None = None) -> Plan:
-    """Decide for each input that was found, and put what is to be sent on the queue.
+    """Decide for each input, and put those to send on the queue.
 
-    Runs that work together share a queue, and each plans: what one has put there stays as it is.
+    Runs that work together share a queue, and each of them plans: an item that is on the queue already stays as it
+    is.
 
     Raises:
-        ConfigError: the job's settings changed for results that are there, and neither `redo` nor `keep` says
-            what to do; or a prompt asks for a column that no input has.
+        ConfigError: the job's settings changed for existing results, and neither `redo` nor `keep` says what to do;
+            or a prompt names a column that no input has.
     """
     planning = _Planning(spec, settings_key(spec), ledger.unknown_counts(), retry)
     if transcription_models(spec) and retry is None:
-        planning.written = ledger.written_down()
-    done = _done_for_certain(spec, retry)
+        planning.transcribed = ledger.written_down()
+    done = _surely_done(spec, retry)
     if done is not None:
         planning.counts[Decision.DONE] = ledger.count_unchanged(queue_id, done)
-    for chunk in _batched(ledger.recorded(queue_id, but=done), _BATCH):
-        to_send = [(one.source.item_id, one.source.position) for one in chunk if planning.sends(one)]
+    for chunk in batched(ledger.recorded(queue_id, but=done), _BATCH):
+        to_send = [
+            (record.source.item_id, record.source.position) for record in chunk if planning.add(record)
+        ]
         ledger.queue.fill(to_send, queue_id)
-        if planning.kept:
-            ledger.keep_as(planning.kept)
-            planning.kept = []
+        if planning.accepted:
+            ledger.keep_as(planning.accepted)
+            planning.accepted = []
     if planning.changed and not (spec.redo or spec.keep):
         raise ConfigError(_what_changed(ledger, spec, planning))
     if planning.bad_prompt and planning.counts[Decision.SEND] + planning.counts[Decision.DONE] == 0:
@@ -191,7 +199,7 @@ def make_plan(ledger: Ledger, spec: JobSpec, queue_id: str, *, retry: Retry | No
     if ledger.is_shared:
         ledger.queue.hold_for_others()
     positions = ledger.queue.positions()
-    shards = shards_of(positions)
+    shards = _shards_of(positions)
     size = shards[0].size if shards else 1
     return Plan(
         items=planning.counts.total(),
@@ -212,36 +220,37 @@ def make_plan(ledger: Ledger, spec: JobSpec, queue_id: str, *, retry: Retry | No
     )
 
 
-def _done_for_certain(spec: JobSpec, retry: Retry | None) -> Unchanged | None:
-    """Which inputs the database alone can say are done: most of them, in a large folder that is run again.
+def _surely_done(spec: JobSpec, retry: Retry | None) -> Unchanged | None:
+    """Return the condition by which the database alone finds inputs that are done.
 
-    Their fingerprints need not be worked out, since nothing that they are made of has changed. None where more
-    than the fingerprint counts: a retry, words to be written down, prompts that name columns.
+    Those are most inputs of a large folder that is run again. Their fingerprints need no computing, since nothing
+    in them changed. None where more than the fingerprint decides: a retry, transcriptions, prompts that name
+    columns.
     """
-    asked = spec.turn_specs()
-    if retry is not None or transcription_models(spec) or any(placeholders(turn.prompt) for turn in asked):
+    turns = spec.turn_specs()
+    if retry is not None or transcription_models(spec) or any(placeholders(turn.prompt) for turn in turns):
         return None
-    return Unchanged(settings_key=settings_key(spec), turns=len(asked))
+    return Unchanged(settings_key=settings_key(spec), turns=len(turns))
 
 
-def plan_again(
+def replan(
     ledger: Ledger, spec: JobSpec, retry: Retry | None, recorded: Iterable[Recorded]
 ) -> dict[str, Decision]:
-    """What is to be done with items whose run fell silent, now that its calls have an end."""
+    """Decide again for items of a run that died, after its calls were settled."""
     planning = _Planning(spec, settings_key(spec), ledger.unknown_counts(), retry)
     if transcription_models(spec) and retry is None:
-        planning.written = ledger.written_down()
+        planning.transcribed = ledger.written_down()
     decided: dict[str, Decision] = {}
-    for one in recorded:
-        decision, _ = planning.decide(one)
+    for record in recorded:
+        decision, _ = planning.decide(record)
         if decision is Decision.CHANGED:
             decision = Decision.SEND if spec.redo else Decision.DONE
-        decided[one.source.item_id] = decision
+        decided[record.source.item_id] = decision
     return decided
 
 
 class _Planning:
-    """The pass over all inputs: decisions, counts, and what `--keep` accepts."""
+    """One pass over all inputs: decisions, counts, and the results that `--keep` accepts."""
 
     def __init__(
         self, spec: JobSpec, key: str, unknown: Mapping[tuple[str, int, str], int], retry: Retry | None
@@ -259,12 +268,12 @@ class _Planning:
         self.changed: Outcome | None = None
         self.changed_count = 0
         self.bad_prompt = ""
-        self.kept: list[tuple[str, int, str]] = []
-        self.written: AbstractSet[Written] | None = None
+        self.accepted: list[tuple[str, int, str]] = []
+        self.transcribed: AbstractSet[TranscriptKey] | None = None
 
-    def sends(self, one: Recorded) -> bool:
-        """Decide and count one input; whether it goes on this run's queue."""
-        decision, item = self.decide(one)
+    def add(self, record: Recorded) -> bool:
+        """Decide for an input and count it; return whether it goes on this run's queue."""
+        decision, item = self.decide(record)
         if decision is Decision.CHANGED:
             self.changed_count += 1
             decision = Decision.SEND if self.spec.redo else Decision.DONE
@@ -276,101 +285,104 @@ class _Planning:
             return False
         if item and item.deployment:
             self.deployments.add(item.deployment)
-        if one.source.media is not None:
-            self.trimmed_s += trimmed_s(one.source, self.spec)
-            self.input_audio_s += sent_s(one.source, self.spec)
+        if record.source.media is not None:
+            self.trimmed_s += trimmed_s(record.source, self.spec)
+            self.input_audio_s += sent_s(record.source, self.spec)
         return True
 
-    def decide(self, one: Recorded) -> tuple[Decision, Item | None]:
-        if one.source.refusal or (why_unsuitable(one.source, self.spec) and not one.outcomes):
+    def decide(self, record: Recorded) -> tuple[Decision, Item | None]:
+        """Decide for an input; return its item too, if it can be built."""
+        if record.source.refusal or (why_unsuitable(record.source, self.spec) and not record.outcomes):
             return Decision.REFUSED, None
         try:
-            item = build_item(one.source, self.spec)
+            item = build_item(record.source, self.spec)
         except InputError as refused:
             self.bad_prompt = self.bad_prompt or refused.message
             return Decision.REFUSED, None
-        left: Decision = Decision.DONE
+        without_sending: Decision = Decision.DONE
         for turn in item.turns:
-            outcome = one.outcomes.get(turn.number)
-            if self.rules.stands(one, turn):
-                left = self._left(one, turn, outcome) or left
+            outcome = record.outcomes.get(turn.number)
+            if self.rules.leaves(record, turn):
+                without_sending = self._by_mark(record, turn, outcome) or without_sending
                 continue
-            decision = Decision.SEND if self.rules.reviews else self._turn(one, turn, outcome)
+            decision = Decision.SEND if self.rules.reviews else self._for_turn(record, turn, outcome)
             if decision is not Decision.DONE:
-                return self._only_retried(decision, outcome), item
-        if left is Decision.DONE and self._lacks_words(one):
+                return self._for_retry(decision, outcome), item
+        if without_sending is Decision.DONE and self._lacks_transcript(record):
             return Decision.SEND, item
-        return self._only_retried(left, None), item
+        return self._for_retry(without_sending, None), item
 
-    def _lacks_words(self, one: Recorded) -> bool:
-        """Whether the words of a result that is done are still to be written down."""
-        written = self.written
-        if written is None:
+    def _lacks_transcript(self, record: Recorded) -> bool:
+        """Whether a result that is done still has to be transcribed."""
+        if self.transcribed is None:
             return False
-        return any(wanted_of(outcome, one.source, self.spec, written) for outcome in one.outcomes.values())
+        return any(
+            missing_transcripts(outcome, record.source, self.spec, self.transcribed)
+            for outcome in record.outcomes.values()
+        )
 
-    def _left(self, one: Recorded, turn: Turn, outcome: Outcome | None) -> Decision | None:
-        """Why a turn that is not done stands all the same: a reviewer's mark; None where it is done."""
-        if self.rules.reviews or is_done(outcome, turn, one.kept_as.get(turn.number)):
+    def _by_mark(self, record: Recorded, turn: Turn, outcome: Outcome | None) -> Decision | None:
+        """Decide for a turn that is left because of a reviewer's mark; None where it is left because it is done."""
+        if self.rules.reviews or is_done(outcome, turn, record.kept_as.get(turn.number)):
             return None
-        if one.reviews[turn.number].review == "reject":
+        if record.reviews[turn.number].review == "reject":
             return Decision.REJECTED
         self.approved += 1
         return None
 
-    def _only_retried(self, decision: Decision, outcome: Outcome | None) -> Decision:
-        """`retry` sends what it was asked to, whether final or not, and nothing else."""
+    def _for_retry(self, decision: Decision, outcome: Outcome | None) -> Decision:
+        """Apply `retry`: it sends the turns that it wants, final or not, and nothing else."""
         if self.retry is None or self.retry.reviews:
             return decision
         if outcome is not None and self.retry.wants(outcome):
             return Decision.SEND
         if decision is Decision.UNKNOWN and Status.UNKNOWN in self.retry.statuses:
-            return Decision.SEND  # a redo's: the row still has the earlier result
+            return Decision.SEND  # of a redo: the row still has the earlier result
         return Decision.DONE if decision in {Decision.SEND, Decision.CHANGED} else decision
 
-    def _turn(self, one: Recorded, turn: Turn, outcome: Outcome | None) -> Decision:
+    def _for_turn(self, record: Recorded, turn: Turn, outcome: Outcome | None) -> Decision:
         if outcome is None:
             return Decision.SEND
-        same = turn.fingerprint in {outcome.fingerprint, one.kept_as.get(turn.number)}
+        same = turn.fingerprint in {outcome.fingerprint, record.kept_as.get(turn.number)}
         match outcome.status:
             case Status.SUCCEEDED if same:
                 return Decision.DONE
             case Status.SUCCEEDED:
-                changed = self._changed(one, turn, outcome)
+                changed = self._for_changed(record, turn, outcome)
                 sent = changed is Decision.SEND or (changed is Decision.CHANGED and self.spec.redo)
-                return Decision.UNKNOWN if sent and self._given_up(one, turn) else changed
+                return Decision.UNKNOWN if sent and self._is_given_up(record, turn) else changed
             case Status.FAILED if same and outcome.error_type not in RETRYABLE:
                 return Decision.FINAL
             case Status.PENDING if outcome.error_type is ErrorType.UNFINISHED and not self.spec.redo:
                 return Decision.UNFINISHED
-            case Status.UNKNOWN if same and self._given_up(one, turn):
+            case Status.UNKNOWN if same and self._is_given_up(record, turn):
                 return Decision.UNKNOWN
             case _:
                 return Decision.SEND
 
-    def _given_up(self, one: Recorded, turn: Turn) -> bool:
-        """Whether calls for this very request have an unknown end, and no more are to be made."""
-        calls = self.unknown.get((one.source.item_id, turn.number, turn.fingerprint), 0)
+    def _is_given_up(self, record: Recorded, turn: Turn) -> bool:
+        """Whether so many calls of this request have an unknown end that no more are made."""
+        calls = self.unknown.get((record.source.item_id, turn.number, turn.fingerprint), 0)
         return calls > 0 and (self.spec.on_unknown == "skip" or calls > MAX_UNKNOWN)
 
-    def _changed(self, one: Recorded, turn: Turn, outcome: Outcome) -> Decision:
-        """A result whose fingerprint no longer holds: by its own input's doing, or by the job's?"""
-        own = outcome.settings_key == self.key or outcome.input_sha256 != one.source.sha256
-        if own:
+    def _for_changed(self, record: Recorded, turn: Turn, outcome: Outcome) -> Decision:
+        """Decide for a result with another fingerprint, by whether its input changed or the job's settings."""
+        input_changed = outcome.settings_key == self.key or outcome.input_sha256 != record.source.sha256
+        if input_changed:
             return Decision.SEND
         self.changed = self.changed or outcome
         if self.spec.keep:
-            self.kept.append((one.source.item_id, turn.number, turn.fingerprint))
+            self.accepted.append((record.source.item_id, turn.number, turn.fingerprint))
             return Decision.DONE
         return Decision.CHANGED
 
 
-def shards_of(positions: list[int]) -> tuple[Shard, ...]:
-    """The queue cut into stretches: an item a shard while there are few, never more than `MAX_SHARDS`."""
+def _shards_of(positions: list[int]) -> tuple[Shard, ...]:
+    """Divide the queue into shards: of one item each, or of more so that there are at most `MAX_SHARDS`."""
     size = max(1, math.ceil(len(positions) / MAX_SHARDS))
     return tuple(
-        Shard(number=number, first_position=stretch[0], last_position=stretch[-1], size=len(stretch))
-        for number, stretch in enumerate(_batched(positions, size), 1)
+        Shard(number=number, first_position=batch[0], last_position=batch[-1], size=len(batch))
+        for number, batch in enumerate(batched(positions, size), 1)
     )
 
 
@@ -382,7 +394,7 @@ def _what_changed(ledger: Ledger, spec: JobSpec, planning: _Planning) -> str:
     lines = [
         f"  {name.replace('_', '-')}: {_short(was)} → {_short(is_now)}"
         for name in names
-        if (was := _in_words(before.get(name))) != (is_now := _in_words(now.get(name)))
+        if (was := _readable(before.get(name))) != (is_now := _readable(now.get(name)))
     ]
     return "\n".join(
         [
@@ -393,17 +405,18 @@ def _what_changed(ledger: Ledger, spec: JobSpec, planning: _Planning) -> str:
     )
 
 
-def _in_words(value: Any) -> str:
+def _readable(value: Any) -> str:
     if value is None or value == "" or (isinstance(value, list) and not any(value)):
         return "(none)"
-    return " | ".join(map(_in_words, value)) if isinstance(value, list) else str(value)
+    return " | ".join(map(_readable, value)) if isinstance(value, list) else str(value)
 
 
 def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _batched(values: Iterable[_T], size: int) -> Iterator[list[_T]]:
+def batched(values: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Yield lists of at most `size` values."""
     iterator = iter(values)
     while batch := list(itertools.islice(iterator, size)):
         yield batch

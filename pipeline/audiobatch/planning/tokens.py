@@ -1,19 +1,19 @@
-"""An item's turns as they will be asked: what each takes, and what it leaves for the next to carry along.
+"""Estimate tokens: of the turns of an item that is planned, of a call before it is sent, of a reply without usage.
 
-| what was said before goes along as | input tokens |
+A later turn sends the earlier ones again:
+
+| earlier in the conversation | input tokens of a later turn |
 |---|---|
-| a recording that went out at once | its sound, at each turn |
-| a recording that went out in parts | not again: the joined words stand for it |
-| a spoken reply whose audio id lives | its sound |
-| any other reply | its words |
+| a recording sent as one request | its audio |
+| a recording sent in parts | none: the joined transcript is sent instead |
+| a spoken reply whose audio id is valid | its audio |
+| any other reply | its text |
 
-Chat completions refuse a request with sound on neither side, so that a follow-up in text is asked for with sound
-where none is left (`transports/chat_request.py`): its reply is spoken, and paid for as such.
+Chat completions refuse a request without any audio, so that a text follow-up whose conversation has no audio is
+sent as a spoken one (`transports/chat_request.py`), and billed as such.
 
-A `Range` is an amount that is not known yet. `ReplySizes` says how many tokens a call will take, before it is
-made: what quotas are charged until `usage` says.
-
-Sources of the rates: `prices.py`.
+A `Range` is an amount that is not known yet. `ReplySizes` estimates a call's tokens, which quotas are charged with
+until the reply's usage is known. Sources of the rates: `prices.py`.
 """
 
 from __future__ import annotations
@@ -21,44 +21,52 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from audiobatch.audio.measure import measure
 from audiobatch.audio.split import PartCount
+from audiobatch.audio.wav import pcm_to_wav
 from audiobatch.config.prices import (
     AUDIO_IN_TOKENS_PER_S,
     AUDIO_OUT_TOKENS_PER_S,
     CHARACTERS_PER_TEXT_TOKEN,
+    total_usd,
 )
 from audiobatch.inputs.sound_settings import part_count, part_count_is_exact, sent_s
 from audiobatch.limits.limiter import CallTokens
+from audiobatch.model import Usage
 from audiobatch.planning.review_rules import text_of
 from audiobatch.planning.worst_case import BOUND_TOKENS
 from audiobatch.transports.chat_request import is_alive
 
 if TYPE_CHECKING:
-    from audiobatch.config.jobspec import JobSpec
-    from audiobatch.model import Item, Outcome, Request, Turn
+    from decimal import Decimal
 
-#: A spoken answer to a question of a sentence or two, before this job's own replies say better; and how much longer
-#: it is for each second of a recording that it speaks of. Source: the sample jobs on the emulator.
+    from audiobatch.config.jobspec import JobSpec
+    from audiobatch.config.targets import Target
+    from audiobatch.model import Item, Outcome, Reply, Request, Turn
+
+#: Seconds of a spoken reply before the job has replies of its own, and how much longer it is for each second of the
+#: recording that it answers. Source: the sample jobs on the emulator.
 FIRST_GUESS_AUDIO_S = 12.0
-FIRST_GUESS_A_SECOND_HEARD = 0.7
+FIRST_GUESS_A_SECOND_OF_INPUT = 0.7
 FIRST_GUESS_TEXT_TOKENS = 120.0
-#: Speech at a reader's pace. Source: the usual 150 to 160 words a minute.
+#: Characters of a second of speech. Source: the usual 150 to 160 words a minute.
 CHARACTERS_PER_S = 15.0
 MESSAGE_TOKENS = 8
-#: How much the newest reply moves the mean: the last twenty or so decide.
+#: Weight of the newest reply in the mean, so that about the last twenty replies decide.
 _WEIGHT = 0.1
 
 
 class ReplySizes:
-    """What this job's replies have come to so far; its mean is the next estimate."""
+    """The mean size of the job's replies so far, which is the next estimate."""
 
     def __init__(self) -> None:
+        """Begin with the first guesses."""
         self.audio_s = FIRST_GUESS_AUDIO_S
         self.text_tokens = FIRST_GUESS_TEXT_TOKENS
         self._spoken = self._written = 0
 
-    def saw(self, outcome: Outcome) -> None:
-        """Learn from a reply: the first ones count alike, then the newest a tenth; of parts, from their mean."""
+    def add(self, outcome: Outcome) -> None:
+        """Count a reply: the first ones have equal weight, then the newest a tenth; parts count with their mean."""
         replies = outcome.parts or 1
         if outcome.audio_duration_s is not None:
             self._spoken += 1
@@ -70,22 +78,22 @@ class ReplySizes:
             self.text_tokens += weight * (outcome.usage.output_text_tokens / replies - self.text_tokens)
 
     def reply_s(self, heard_s: float) -> float:
-        """How long a spoken reply is likely to be, to so many seconds of recording."""
-        return self.audio_s if self._spoken else self.audio_s + FIRST_GUESS_A_SECOND_HEARD * heard_s
+        """Estimate the seconds of a spoken reply to so many seconds of recording."""
+        return self.audio_s if self._spoken else self.audio_s + FIRST_GUESS_A_SECOND_OF_INPUT * heard_s
 
     @property
-    def unasked_s(self) -> float:
-        """How long a reply is likely to be that was wanted in text and is spoken all the same."""
+    def unrequested_audio_s(self) -> float:
+        """Estimate the seconds of a reply that is spoken although text was requested."""
         if not self._written:
             return self.audio_s
         return self.text_tokens * CHARACTERS_PER_TEXT_TOKEN / CHARACTERS_PER_S
 
     def call_tokens(self, request: Request, *, read_aloud: bool = False) -> CallTokens:
-        """Input and output of one call."""
-        into = input_tokens(request)
+        """Estimate the tokens of a call."""
+        tokens_in = input_tokens(request)
         return CallTokens(
-            expected=into + self._reply_tokens(request, read_aloud=read_aloud),
-            input=into,
+            expected=tokens_in + self._reply_tokens(request, read_aloud=read_aloud),
+            input=tokens_in,
             maximum=request.max_completion_tokens,
         )
 
@@ -100,11 +108,11 @@ class ReplySizes:
 
 
 def input_tokens(request: Request) -> float:
-    """What a request will be counted as; an earlier reply that is named by its id is heard again."""
-    texts = [request.system, request.text, *(one.text for one in request.history)]
-    sound_s = sum(one.audio.duration_s for one in request.history if one.audio)
+    """Estimate the input tokens of a request, with earlier replies as audio."""
+    texts = [request.system, request.text, *(exchange.text for exchange in request.history)]
+    sound_s = sum(exchange.audio.duration_s for exchange in request.history if exchange.audio)
     sound_s += request.audio.duration_s if request.audio else 0.0
-    earlier_s = sum(len(one.reply.text) / CHARACTERS_PER_S for one in request.history)
+    earlier_s = sum(len(exchange.reply.text) / CHARACTERS_PER_S for exchange in request.history)
     return (
         sum(map(len, texts)) / CHARACTERS_PER_TEXT_TOKEN
         + MESSAGE_TOKENS * (2 + 2 * len(request.history))
@@ -118,7 +126,7 @@ FIGURES = ("low", "expected", "high")
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The least, the likely and the most that something comes to."""
+    """A lowest, an expected and a highest amount."""
 
     low: float = 0.0
     expected: float = 0.0
@@ -126,48 +134,48 @@ class Range:
 
     @classmethod
     def exactly(cls, amount: float) -> Range:
-        """An amount that is known."""
+        """Return the range of a known amount."""
         return cls(amount, amount, amount)
 
     def __add__(self, other: Range) -> Range:
         return Range(self.low + other.low, self.expected + other.expected, self.high + other.high)
 
     def __mul__(self, by: Range | float) -> Range:
-        """Figure by figure."""
-        of = by if isinstance(by, Range) else Range.exactly(by)
-        return Range(self.low * of.low, self.expected * of.expected, self.high * of.high)
+        """Multiply figure by figure."""
+        factor = by if isinstance(by, Range) else Range.exactly(by)
+        return Range(self.low * factor.low, self.expected * factor.expected, self.high * factor.high)
 
     def at_most(self, limit: float) -> Range:
-        """No figure above the limit."""
+        """Return the range with no figure above the limit."""
         return Range(min(self.low, limit), min(self.expected, limit), min(self.high, limit))
 
 
-#: Words in a sound, as shares of what speech of its length usually has.
-_WORDS = Range(0.0, 1.0, 2.0)
+#: Length of a transcript, as a share of that of usual speech.
+_TRANSCRIPT_SHARE = Range(0.0, 1.0, 2.0)
 
 
-def tokens_of_words(sound_s: Range) -> Range:
-    """Text tokens of what is said in so many seconds."""
-    return sound_s * (CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN) * _WORDS
+def transcript_tokens(audio_s: Range) -> Range:
+    """Estimate the text tokens of a transcript of so many seconds."""
+    return audio_s * (CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN) * _TRANSCRIPT_SHARE
 
 
-#: Silences may be trimmed, and a second that was begun may be counted whole.
-HEARD = Range(0.5, 1.0, 1.15)
-_TEXT = Range(0.7, 1.0, 1.4)
+#: Audio input that is billed, as a share of that sent: silences may not count, a partial second may count whole.
+BILLED_AUDIO_SHARE = Range(0.5, 1.0, 1.15)
+_TEXT_SHARE = Range(0.7, 1.0, 1.4)
 #: Text tokens around each message and each request. Source: OpenAI cookbook, "How to count tokens with tiktoken".
 _PER_MESSAGE = Range(0.0, 4.0, 12.0)
 _PER_REQUEST = Range(0.0, 3.0, 12.0)
-#: Of a Realtime session whose job has no system prompt: the service puts in instructions of its own.
+#: Of a Realtime session without a system prompt, which gets instructions of the service's own.
 _SERVICE_INSTRUCTIONS = Range(0.0, 30.0, 200.0)
 _LEAST_SPOKEN_S = 0.3
 _LEAST_TEXT_TOKENS = 1.0
-#: Of a reply's tokens at most: the rest is the sound, or the words to it.
-_MOST_SOUND, _MOST_WORDS = 0.8, 0.3
+#: Highest shares of audio and of text in the tokens of a spoken reply.
+_MAX_AUDIO_SHARE, _MAX_TEXT_SHARE = 0.8, 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnTokens:
-    """What the calls of one turn take together."""
+    """The tokens of all calls of a turn."""
 
     input_text_tokens: Range
     input_audio_tokens: Range
@@ -177,12 +185,12 @@ class TurnTokens:
 
 @dataclass(slots=True)
 class Conversation:
-    """One item's, turn by turn: `asked` for each, then `replied` or `stands`.
+    """The turns of an item in order: `tokens` of each that is sent, then `add_reply`; `add_earlier` for the others.
 
     Attributes:
-        now_s: epoch seconds, to tell whether earlier replies' audio ids still live.
+        now_s: the time in epoch seconds, at which audio ids of earlier replies are valid or not.
         parts: how many calls the first turn takes.
-        heard_s: what is sent of the recording; 0 where there is none.
+        heard_s: seconds of the recording that are sent; 0 where there is none.
     """
 
     item: Item
@@ -191,105 +199,140 @@ class Conversation:
     now_s: float
     parts: PartCount = field(init=False)
     heard_s: float = field(init=False)
-    _parts_are_certain: bool = field(init=False)
+    _part_count_is_exact: bool = field(init=False)
     _characters: int = field(init=False)
-    _words: Range = field(default_factory=Range)
-    _spoken: Range = field(default_factory=Range)
-    _sound_was_made: bool = False
-    _sound_may_expire: bool = False
+    _reply_text: Range = field(default_factory=Range)
+    _reply_audio: Range = field(default_factory=Range)
+    _has_reply_audio: bool = False
+    _audio_may_expire: bool = False
 
     def __post_init__(self) -> None:
         self.parts = part_count(self.item.source, self.spec)
-        self._parts_are_certain = part_count_is_exact(self.item.source, self.spec)
+        self._part_count_is_exact = part_count_is_exact(self.item.source, self.spec)
         self.heard_s = sent_s(self.item.source, self.spec)
         self._characters = len(self.item.system)
 
-    def asked(self, turn: Turn) -> TurnTokens:
-        """What a turn takes, the earlier ones being as they are now."""
+    def tokens(self, turn: Turn) -> TurnTokens:
+        """Estimate the tokens of a turn after those that were added."""
         calls = self.calls(turn)
         messages = 2 * turn.number - (0 if self.item.system else 1)
         characters = self._characters + len(text_of(turn))
-        text = _TEXT * (characters / CHARACTERS_PER_TEXT_TOKEN) + _PER_MESSAGE * messages + _PER_REQUEST
+        text = _TEXT_SHARE * (characters / CHARACTERS_PER_TEXT_TOKEN) + _PER_MESSAGE * messages + _PER_REQUEST
         if self.spec.transport == "realtime" and not self.item.system:
             text += _SERVICE_INSTRUCTIONS
-        words, sound = self._reply(turn)
+        reply_text, reply_audio = self._reply(turn)
         return TurnTokens(
-            input_text_tokens=text * calls + self._words,
-            input_audio_tokens=self._heard(turn) + self._spoken,
-            output_text_tokens=words * calls,
-            output_audio_tokens=sound * calls,
+            input_text_tokens=text * calls + self._reply_text,
+            input_audio_tokens=self._recording(turn) + self._reply_audio,
+            output_text_tokens=reply_text * calls,
+            output_audio_tokens=reply_audio * calls,
         )
 
-    def replied(self, turn: Turn, tokens: TurnTokens) -> None:
-        """The turn will have been asked in this run."""
+    def add_reply(self, turn: Turn, tokens: TurnTokens) -> None:
+        """Add a turn that this run sends."""
         self._characters += len(turn.text)
-        sound = tokens.output_audio_tokens
+        audio = tokens.output_audio_tokens
         joined = turn.number == 1 and self.parts.expected > 1
-        if sound.expected and not joined:
-            self._spoken += sound
-            self._sound_was_made = True
+        if audio.expected and not joined:
+            self._reply_audio += audio
+            self._has_reply_audio = True
             return
-        self._words += tokens.output_text_tokens
-        if not joined or not self._parts_are_certain:
-            self._spoken += Range(high=sound.high)
+        self._reply_text += tokens.output_text_tokens
+        if not joined or not self._part_count_is_exact:
+            self._reply_audio += Range(high=audio.high)
 
-    def stands(self, turn: Turn, outcome: Outcome) -> None:
-        """The turn has its reply from an earlier run; its audio id may be gone before this one is made."""
+    def add_earlier(self, turn: Turn, outcome: Outcome) -> None:
+        """Add a turn with a reply of an earlier run, whose audio id may expire before the next turn is sent."""
         self._characters += len(turn.text)
-        words = _TEXT * (len(outcome.transcript) / CHARACTERS_PER_TEXT_TOKEN)
+        text = _TEXT_SHARE * (len(outcome.transcript) / CHARACTERS_PER_TEXT_TOKEN)
         if outcome.audio_id and is_alive(outcome.audio_expires_at, self.now_s):
             spoken = outcome.usage.output_audio_tokens if outcome.usage else 0
-            self._spoken += Range(0.0, spoken, spoken * HEARD.high)
-            self._words += Range(high=words.high)
-            self._sound_may_expire = True
+            self._reply_audio += Range(0.0, spoken, spoken * BILLED_AUDIO_SHARE.high)
+            self._reply_text += Range(high=text.high)
+            self._audio_may_expire = True
         else:
-            self._words += words
+            self._reply_text += text
 
     def reply_s(self, turn: Turn) -> float:
-        """How long a spoken reply is likely to be, of all parts together."""
-        return self._reply_s_of_one(turn) * self.calls(turn).expected
+        """Estimate the seconds of a spoken reply, of all parts together."""
+        return self._call_reply_s(turn) * self.calls(turn).expected
 
-    def _reply_s_of_one(self, turn: Turn) -> float:
+    def _call_reply_s(self, turn: Turn) -> float:
         if self.spec.read_aloud:
             return len(turn.text) / CHARACTERS_PER_S
         if not turn.wants_audio:
-            return self.sizes.unasked_s
+            return self.sizes.unrequested_audio_s
         return self.sizes.reply_s(
-            self._heard(turn).expected / AUDIO_IN_TOKENS_PER_S / self.calls(turn).expected
+            self._recording(turn).expected / AUDIO_IN_TOKENS_PER_S / self.calls(turn).expected
         )
 
     def calls(self, turn: Turn) -> Range:
-        """How many calls a turn takes."""
+        """Return how many calls a turn takes."""
         parts = self.parts if turn.number == 1 else PartCount()
         return Range(parts.expected, parts.expected, parts.most)
 
-    def _heard(self, turn: Turn) -> Range:
-        """Tokens of the recording, where it goes along."""
-        once = HEARD * (self.heard_s * AUDIO_IN_TOKENS_PER_S)
+    def _recording(self, turn: Turn) -> Range:
+        """Return the tokens of the recording in a turn's input."""
+        once = BILLED_AUDIO_SHARE * (self.heard_s * AUDIO_IN_TOKENS_PER_S)
         if turn.number == 1:
             return once + Range(high=self.parts.repeated_s * AUDIO_IN_TOKENS_PER_S)
         if self.parts.expected == 1:
             return once
-        return Range() if self._parts_are_certain else Range(high=once.high)
+        return Range() if self._part_count_is_exact else Range(high=once.high)
 
     def _reply(self, turn: Turn) -> tuple[Range, Range]:
-        """Tokens of one reply: its words, and its sound."""
+        """Return the tokens of a call's reply: text and audio."""
         longest = self.item.max_completion_tokens or BOUND_TOKENS
-        if not turn.wants_audio and not self._is_spoken_unasked(turn):
-            words = Range(_LEAST_TEXT_TOKENS, min(self.sizes.text_tokens, longest), longest)
-            return words, Range(high=0.0 if self._sound_is_sure(turn) else longest)
-        reply_s = self._reply_s_of_one(turn)
-        words_tokens = reply_s * CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN
-        sound_tokens = min(reply_s * AUDIO_OUT_TOKENS_PER_S, longest * _MOST_SOUND)
+        if not turn.wants_audio and not self._is_spoken_unrequested(turn):
+            text = Range(_LEAST_TEXT_TOKENS, min(self.sizes.text_tokens, longest), longest)
+            return text, Range(high=0.0 if self._has_audio(turn) else longest)
+        reply_s = self._call_reply_s(turn)
+        text_tokens = reply_s * CHARACTERS_PER_S / CHARACTERS_PER_TEXT_TOKEN
+        audio_tokens = min(reply_s * AUDIO_OUT_TOKENS_PER_S, longest * _MAX_AUDIO_SHARE)
         return (
-            Range(_LEAST_TEXT_TOKENS, words_tokens, longest * _MOST_WORDS),
-            Range(_LEAST_SPOKEN_S * AUDIO_OUT_TOKENS_PER_S, sound_tokens, longest),
+            Range(_LEAST_TEXT_TOKENS, text_tokens, longest * _MAX_TEXT_SHARE),
+            Range(_LEAST_SPOKEN_S * AUDIO_OUT_TOKENS_PER_S, audio_tokens, longest),
         )
 
-    def _is_spoken_unasked(self, turn: Turn) -> bool:
-        """Whether a turn in text is asked for with sound, since there is none otherwise."""
-        return not self._sound_is_sure(turn) and not self._sound_may_expire
+    def _is_spoken_unrequested(self, turn: Turn) -> bool:
+        """Whether a text turn is sent as a spoken one, since the conversation has no audio."""
+        return not self._has_audio(turn) and not self._audio_may_expire
 
-    def _sound_is_sure(self, turn: Turn) -> bool:
-        """Whether a request in text needs no sound in its reply."""
-        return self.spec.transport != "chat" or self._sound_was_made or self._heard(turn).expected > 0
+    def _has_audio(self, turn: Turn) -> bool:
+        """Whether the service surely accepts a turn with a text reply."""
+        return self.spec.transport != "chat" or self._has_reply_audio or self._recording(turn).expected > 0
+
+
+def estimated_usd(target: Target, request: Request, reply: Reply) -> Decimal | None:
+    """Estimate the cost of a reply without usage: for people, never for a cost limit. CPU work for a thread.
+
+    Returns:
+        None where the price is not known.
+    """
+    cost_usd = target.cost_usd(_estimated_usage(request, reply))
+    return total_usd((cost_usd, target.transcription_usd(reply.input_usage)))
+
+
+def _estimated_usage(request: Request, reply: Reply) -> Usage:
+    recordings = [request.audio, *(exchange.audio for exchange in request.history)]
+    heard = round(sum(audio.duration_s for audio in recordings if audio) * AUDIO_IN_TOKENS_PER_S)
+    text = reply.transcript or reply.text
+    return Usage(
+        input_audio_tokens=heard,
+        input_text_tokens=max(0, round(input_tokens(request)) - heard),
+        output_audio_tokens=round(_spoken_s(reply, text) * AUDIO_OUT_TOKENS_PER_S),
+        output_text_tokens=round(len(text) / CHARACTERS_PER_TEXT_TOKEN),
+    )
+
+
+def _spoken_s(reply: Reply, text: str) -> float:
+    """Measure the seconds of a reply's audio; estimate them by its text where the audio cannot be read."""
+    if reply.audio is None:
+        return 0.0
+    audio, audio_format = reply.audio, reply.audio_format
+    if audio_format == "pcm16":
+        audio, audio_format = pcm_to_wav(audio), "wav"
+    try:
+        return measure(audio, audio_format).duration_s
+    except ValueError:
+        return len(text) / CHARACTERS_PER_S

@@ -62,8 +62,8 @@ def lines(found: Forecast) -> Iterator[str]:
         more = f" and {count - 1} more" if count > 1 else ""
         yield redacted(f"    {printable(first)}{more}: {reason}")
     yield f"  {'calls':<22}{found.calls:>10,}"
-    if found.word_calls:
-        yield f"  {'… to write words down':<22}{found.word_calls:>10,}"
+    if found.transcription_calls:
+        yield f"  {'… to write words down':<22}{found.transcription_calls:>10,}"
     yield f"  {'audio to send':<22}{found.input_audio_s / 60:>10.1f} min"
     if found.trimmed_s:
         worth = f", saving {_dollars(found.trimmed_usd)}" if found.trimmed_usd is not None else ""
@@ -84,7 +84,7 @@ def lines(found: Forecast) -> Iterator[str]:
     yield f"  time   {duration(found.time_s) if found.time_s is not None else time}"
     free = "" if found.free_bytes is None else f" of {found.free_bytes / 1e9:.1f} GB free"
     yield f"  disk   {found.disk_bytes / 1e6:,.1f} MB{free}"
-    for target in found.places:
+    for target in found.deployments:
         dates = ""
         if (
             target.retires is not None
