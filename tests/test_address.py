@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from audiobatch.address import Address, absolute, is_remote, masked, place_of
-from audiobatch.config.jobspec import checked_address
+from audiobatch.config.jobspec import checked_endpoint
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_what_is_shown_has_no_secret():
     ],
 )
 def test_a_service_s_address_is_taken_without_its_last_slash(address):
-    assert checked_address(address) == checked_address(f"{address}/") == address
+    assert checked_endpoint(address) == checked_endpoint(f"{address}/") == address
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_a_service_s_address_is_taken_without_its_last_slash(address):
         ("http://localhost.evil.example", "plain http"),
         ("http://127.0.0.1:80@evil.example/v1", "without a user name"),
         ("http://127.0.0.1:hunter2@localhost:8000", "without a user name"),
-        ("http://localhost\\@evil.example", "blanks"),
-        ("https://east\n.example", "blanks"),
+        ("http://localhost\\@evil.example", "without spaces"),
+        ("https://east\n.example", "without spaces"),
         ("https://east:99999", "port"),
         ("https://east:abc", "port"),
         ("https://[::1", "host name"),
@@ -103,5 +103,5 @@ def test_a_service_s_address_is_taken_without_its_last_slash(address):
 )
 def test_a_service_s_address_leads_nowhere_else_and_holds_no_secret(address, words):
     with pytest.raises(ValueError, match=words) as refused:
-        checked_address(address)
+        checked_endpoint(address)
     assert "hunter2" not in str(refused.value)

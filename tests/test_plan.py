@@ -91,9 +91,9 @@ async def test_the_database_and_a_look_at_every_input_agree(job, seed, tmp_path,
         ledger.put_reviews({(item, 1): Review(review=said[n % 3]) for n, item in enumerate(marks)})
 
         quick = plan.make_plan(ledger, spec, "now")
-        for_certain = plan._done_for_certain(spec, None)
+        for_certain = plan._surely_done(spec, None)
         assert (for_certain is None) == (job == "a template")
         if for_certain is not None:
             assert ledger.count_unchanged("now", for_certain) > 5, "else this shows nothing"
-        monkeypatch.setattr(plan, "_done_for_certain", lambda *_: None)
+        monkeypatch.setattr(plan, "_surely_done", lambda *_: None)
         assert plan.make_plan(ledger, spec, "now") == quick

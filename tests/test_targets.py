@@ -109,7 +109,7 @@ def test_words_for_yes_and_no_in_the_environment_are_truth_values():
 @pytest.mark.parametrize("key", ["canary-key\u200b-77", "canary–key-77", "canary key-77", "canary\x07key"])
 def test_a_key_that_no_header_carries_is_told_by_its_variable_alone(key):
     spec = JobSpec(endpoint=EAST["endpoint"], deployment="a")
-    with pytest.raises(ConfigError, match="AZURE_OPENAI_API_KEY holds a character") as refused:
+    with pytest.raises(ConfigError, match="AZURE_OPENAI_API_KEY has a character") as refused:
         credential(spec, environment(AZURE_OPENAI_API_KEY=key))
     assert "canary" not in refused.value.message
 
@@ -175,7 +175,7 @@ def test_an_entry_without_an_endpoint_is_told():
 
 def test_rows_may_name_only_entries_of_the_pool():
     spec = JobSpec(deployments=[EAST])
-    with pytest.raises(ConfigError, match="none of the"):
+    with pytest.raises(ConfigError, match="not one of the"):
         targets_of(spec, ["nowhere"], environment(AZURE_OPENAI_API_KEY="k"))
 
 

@@ -254,7 +254,7 @@ async def test_what_recordings_say_is_written_down(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"transport": "realtime", "stream": True}, "always come in pieces"),
+        ({"transport": "realtime", "stream": True}, "always streamed"),
         ({"transport": "realtime", "temperature": 1.0}, "no temperature"),
         ({"transport": "realtime", "api_version": "2025-01-01-preview"}, "OPENAI_API_VERSION=v1"),
         ({"transcription_model": "whisper-1"}, "transport realtime"),

@@ -51,9 +51,9 @@ class Finish:
     fade_out_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.loudness_lufs is not None and not LEAST_LUFS <= self.loudness_lufs <= MOST_LUFS:
+        if self.loudness_lufs is not None and not MIN_LUFS <= self.loudness_lufs <= MAX_LUFS:
             raise ValueError(
-                f"a loudness of {self.loudness_lufs} LUFS; from {LEAST_LUFS:g} to {MOST_LUFS:g} is possible"
+                f"a loudness of {self.loudness_lufs} LUFS; from {MIN_LUFS:g} to {MAX_LUFS:g} is possible"
             )
         if self.fade_in_s < 0 or self.fade_out_s < 0:
             raise ValueError("a fade cannot be shorter than nothing")

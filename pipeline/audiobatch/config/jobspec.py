@@ -1,10 +1,10 @@
 """What a job is: one schema for the job file, the command line's flags, and forms made from its JSON schema.
 
-`JobSpec` holds no secret, ever: it is written to `job.json`, shown by whatever runs it, and logged. Where a
-value came from (flag, file, environment) is `pipeline/audiobatch/config/settings.py`'s business.
+A `JobSpec` never contains a secret, since it is written to `job.json`, shown and logged. `config/settings.py` knows
+where each value came from (flag, file, environment).
 
-A `[[deployments]]` entry of a job file is a place where calls can go, with its quota, priority and price. What an
-entry leaves out comes from the job: its provider, endpoint, API version, model, auth.
+A `[[deployments]]` entry of a job file is a deployment that calls can go to, with its quota, priority and price.
+What an entry leaves out comes from the job: provider, endpoint, API version, model, auth.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from audiobatch.address import checked, checked_ledger
 from audiobatch.answer_schema import AnswerField, fields_given
 from audiobatch.model import Check, Modality
 
-#: The last two the service does not give: they are encoded here.
+#: The service does not offer the last two: audiobatch encodes them itself.
 AudioFormat = Literal["wav", "mp3", "flac", "opus", "aac", "pcm16", "m4a", "ogg"]
-#: The voices that are documented today; the list grows, so another one is a warning, not an error.
+#: Voices that are documented today. The list grows, so that another voice is a warning, not an error.
 #: Source: OpenAI API reference, chat completions, `audio.voice` (2026-11).
 KNOWN_VOICES = (
     *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"),
@@ -33,25 +33,25 @@ KNOWN_VOICES = (
 )
 DEFAULT_MODEL = "gpt-audio-1.5"
 DEFAULT_REALTIME_MODEL = "gpt-realtime"
-#: Loudness of spoken replies where `normalize` names none: what AES TD1008 recommends for speech that is streamed
-#: or downloaded; broadcasters want -23 (EBU R 128).
+#: Loudness of spoken replies where `normalize` gives none: AES TD1008 recommends it for speech that is streamed or
+#: downloaded; broadcasters require -23 (EBU R 128).
 #: Source: radioworld.com, "Streaming Audio Loudness Guidelines Explained" (on TD1008), checked 2026-11-20.
 DEFAULT_LUFS = -18.0
-LEAST_LUFS = -40.0
-MOST_LUFS = -5.0
+MIN_LUFS = -40.0
+MAX_LUFS = -5.0
 DEFAULT_TRANSCRIPTION_MODEL = "gpt-4o-mini-transcribe"
-#: Fields of which `true` means their default, and `false` not at all.
-ON_MEANS_DEFAULT = ("normalize", "verify_speech")
+#: Fields in which `true` means a default value, and `false` none.
+TRUE_MEANS_DEFAULT = ("normalize", "verify_speech")
 DEFAULT_MAX_FAILURES = "20%"
-#: Where nobody says how many calls may be in flight, they grow with what the service takes, up to this many.
-UNSAID_CONCURRENCY = 512
+#: Calls in flight at most, where the job does not limit them: they grow with what the service accepts.
+DEFAULT_MAX_CONCURRENCY = 512
 _MAX_FAILURES = re.compile(r"\d+(\.\d+)?%?")
 _CHECK_ACTION = re.compile(r"flag|redo(?::([1-9]))?")
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^\W\d][\w .-]*)\}")
 
 
 def _modalities(value: object) -> object:
-    """`text`, `audio` and `text,audio` as one writes them; the service wants `text` beside `audio`."""
+    """Read `text`, `audio` and `text,audio`; the service requires `text` with `audio`."""
     parts = value.replace(",", " ").split() if isinstance(value, str) else value
     if isinstance(parts, (list, tuple)) and set(parts) == {"audio"}:
         return ("text", "audio")
@@ -68,7 +68,7 @@ def _title(name: str, _info: object) -> str:
     )
 
 
-def _one_or_many(value: object) -> object:
+def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
@@ -76,24 +76,24 @@ Modalities = Annotated[tuple[Modality, ...], BeforeValidator(_modalities), Field
 
 
 def _default_for_true(default: object) -> BeforeValidator:
-    """`normalize = true` in a job file, like `--normalize` alone, means the default; `false` means not at all."""
+    """Read `true` (or a flag without a value) as the default, and `false` as none."""
     return BeforeValidator(
         lambda value: {True: default, False: None}[value] if isinstance(value, bool) else value
     )
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
 
 def _split_at_commas(value: object) -> object:
     parts = (value,) if isinstance(value, str) else value
     if isinstance(parts, (list, tuple)):
-        return tuple(word.strip() for part in parts for word in str(part).split(",") if word.strip())
+        return tuple(name.strip() for part in parts for name in str(part).split(",") if name.strip())
     return value
 
 
 def _reports(value: object) -> object:
-    """`xlsx,html`, or `none` for the CSV alone."""
+    """Read `xlsx,html`, or `none` for the CSV alone."""
     parts = _split_at_commas(value)
     return () if parts == ("none",) else parts
 
@@ -106,7 +106,7 @@ AnswerFieldsGiven = Annotated[tuple[AnswerField, ...], BeforeValidator(fields_gi
 
 
 class TurnSpec(BaseModel):
-    """One exchange of a several-turn job. What is left out comes from the job."""
+    """A turn of a job with several. What it leaves out comes from the job."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -119,7 +119,7 @@ class TurnSpec(BaseModel):
 
 
 class JobSpec(BaseModel):
-    """Everything that decides a run, but no secret."""
+    """Everything that decides a run, without secrets."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -141,14 +141,14 @@ class JobSpec(BaseModel):
     )
     ledger: str | None = Field(
         default=None,
-        description="Where the job's books are kept: a file, or a PostgreSQL database that several machines share "
+        description="The job's ledger: a file, or a PostgreSQL database that several machines share "
         "(postgresql+psycopg://USER@HOST/DATABASE); default <output>/ledger.db",
     )
     lease_s: float = Field(
         default=60,
         ge=1,
         le=3600,
-        description="PostgreSQL ledger: seconds after which the items of a run that went silent go to others",
+        description="PostgreSQL ledger: seconds until other runs take over the items of a run that went silent",
     )
     provider: Provider = Field(
         default="azure", description="Where calls go; local is the emulator and needs no account"
@@ -162,53 +162,59 @@ class JobSpec(BaseModel):
     deployment: str | None = Field(default=None, description="Deployment name (AZURE_OPENAI_DEPLOYMENT_NAME)")
     model: str = Field(
         default=DEFAULT_MODEL,
-        description="Model behind the deployment: prices go by it; with transport realtime gpt-realtime",
+        description="Model behind the deployment: prices go by it; default with transport realtime: gpt-realtime",
     )
     transport: Literal["chat", "realtime"] = Field(
         default="chat", description="chat completions over HTTP, or Realtime sessions over WebSockets"
     )
     stream: bool = Field(
-        default=False, description="Have chat replies streamed: long ones reach the disk as they come"
+        default=False, description="Stream chat replies: long ones are written to disk as they arrive"
     )
     transcription_model: str | None = Field(
         default=None,
         min_length=1,
-        description="Realtime: model that writes down each recording in its session, such as whisper-1",
+        description="Realtime: model that transcribes each recording in its session, such as whisper-1",
     )
     vad: Literal["none", "server_vad"] = Field(
         default="none",
-        description="Realtime: send recordings whole, or let the service find the speech in them",
+        description="Realtime: send recordings whole, or let the service detect the speech in them",
     )
     vad_threshold: float = Field(
         default=0.5, ge=0, le=1, description="Realtime: how loud speech must be, 0 to 1"
     )
     vad_prefix_padding_ms: int = Field(
-        default=300, ge=0, le=10_000, description="Realtime: milliseconds kept before speech"
+        default=300, ge=0, le=10_000, description="Realtime: milliseconds of audio before speech to include"
     )
     vad_silence_ms: int = Field(
         default=500, ge=20, le=10_000, description="Realtime: milliseconds of silence that end speech"
     )
     auth: Literal["key", "entra"] | None = Field(
-        default=None, description="Which credential to use when both are there"
+        default=None, description="Which credential to use when both are set up"
     )
 
-    prompt: Texts = Field(default=(), description="What to say beside each input; again for a follow-up turn")
+    prompt: Texts = Field(
+        default=(), description="Prompt to send with each input; repeat for follow-up turns"
+    )
     turns: tuple[TurnSpec, ...] = Field(default=(), description="Turns with settings of their own")
     system: str | None = Field(default=None, description="System prompt")
-    read_aloud: bool = Field(default=False, description="Speak each prompt word for word, do not answer it")
+    read_aloud: bool = Field(
+        default=False, description="Read each prompt aloud word for word, do not answer it"
+    )
     modalities: Modalities = Field(
-        default=("text", "audio"), description="What the first turn asks for: text, or text,audio"
+        default=("text", "audio"), description="Modalities of the first reply: text, or text,audio"
     )
     voice: str = Field(default="alloy", min_length=1, description="Voice of the replies")
     format: AudioFormat = Field(default="wav", description="Audio format of the replies")
     normalize: Annotated[float | None, _default_for_true(DEFAULT_LUFS)] = Field(
         default=None,
-        ge=LEAST_LUFS,
-        le=MOST_LUFS,
-        description=f"Bring replies to this loudness, in LUFS; {DEFAULT_LUFS:g} if none is named",
+        ge=MIN_LUFS,
+        le=MAX_LUFS,
+        description=f"Bring replies to this loudness, in LUFS; {DEFAULT_LUFS:g} if no value is given",
     )
     trim_reply_silence: bool = Field(default=False, description="Cut silence before and after replies")
-    fade_s: float = Field(default=0, ge=0, le=10, description="Fade replies in and out over so many seconds")
+    fade_s: float = Field(
+        default=0, ge=0, le=10, description="Fade replies in and out over this many seconds"
+    )
     temperature: float | None = Field(default=None, ge=0, le=2, description="Sampling temperature, 0 to 2")
     seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1, description="Best-effort repeatability")
     max_completion_tokens: int | None = Field(
@@ -219,89 +225,99 @@ class JobSpec(BaseModel):
         default=(), description="Take only files of a folder that match, such as '*.m4a' or 'calls/*'"
     )
     exclude: Texts = Field(default=(), description="Leave out files of a folder that match")
-    send_silent: bool = Field(default=False, description="Send recordings too in which nobody speaks")
+    send_silent: bool = Field(default=False, description="Also send recordings without speech")
     channels: Literal["mix", "left", "right", "split"] = Field(
-        default="mix", description="Sides of a stereo recording: mixed, one, or each as an item of its own"
+        default="mix",
+        description="Channels of a stereo recording: mixed, one of them, or each as its own item",
     )
     trim_silence: bool = Field(
         default=False, description="Shorten long silences of recordings before sending"
     )
     max_part: float | None = Field(
-        default=None, ge=0.1, le=180, description="Longest part of a recording to send at once, in minutes"
+        default=None,
+        ge=0.1,
+        le=180,
+        description="Longest part of a recording to send in one request, in minutes",
     )
     on_check: Texts = Field(
         default=(),
-        description="CHECK=redo[:N] asks again for a reply with this flaw; CHECK=flag only says so",
+        description="CHECK=redo[:N] requests a reply with this flaw again; CHECK=flag only marks it",
     )
     transcribe_inputs: str | None = Field(
-        default=None, min_length=1, description="Model (Azure: deployment) that writes down recordings' words"
+        default=None, min_length=1, description="Model (Azure: deployment) that transcribes recordings"
     )
     verify_speech: Annotated[str | None, _default_for_true(DEFAULT_TRANSCRIPTION_MODEL)] = Field(
         default=None,
         min_length=1,
-        description="Have replies written down again and count the words that differ; optionally, by which model",
+        description="Transcribe spoken replies and count the words that differ; optionally, with this model",
     )
     fields: AnswerFieldsGiven = Field(
         default=(),
-        description="A fields.json: ask for a JSON answer in the last turn, a reply.<name> column for each field",
+        description="A fields.json: request a JSON answer in the last turn, a reply.<name> column for each field",
     )
 
     one_prompt_per_line: bool = Field(
-        default=False, description="Each line of a .txt file is a prompt of its own"
+        default=False, description="Each line of a .txt file is a separate prompt"
     )
     limit: int | None = Field(default=None, ge=1, description="Send at most this many items in this run")
-    stop_at: str | None = Field(default=None, description="Stop orderly at this local time, HH:MM")
+    stop_at: str | None = Field(
+        default=None, description="Stop at this local time, HH:MM, after the calls in flight"
+    )
     max_failures: str = Field(
         default=DEFAULT_MAX_FAILURES,
-        description="Stop after this many failures, a number or a share (20%) once 20 items have ended",
+        description="Stop after this many failures: a number, or a share (20%) once 20 items have ended",
     )
     max_concurrency: int | None = Field(
         default=None,
         ge=1,
         le=1000,
-        description="Calls in flight at once; default: as many as the service takes",
+        description="Calls in flight at once; default: as many as the service accepts",
     )
     rpm: int | None = Field(default=None, ge=1, description="Requests a minute that the quota allows")
     tpm: int | None = Field(default=None, ge=1, description="Tokens a minute that the quota allows")
     deployments: tuple[DeploymentSpec, ...] = Field(
         default=(), description="Several deployments, each with quota and priority; job file only"
     )
-    max_cost: Usd | None = Field(default=None, description="The most that this run may cost, in US dollars")
+    max_cost: Usd | None = Field(default=None, description="Highest cost of this run, in US dollars")
     max_total_cost: Usd | None = Field(
-        default=None, description="The most that all runs on this output folder may cost, in US dollars"
+        default=None, description="Highest cost of all runs on this output folder together, in US dollars"
     )
-    prices: str | None = Field(default=None, description="Your own price table, a copy of prices.toml")
+    prices: str | None = Field(
+        default=None, description="Your own price table: an edited copy of prices.toml"
+    )
     wait: bool = Field(
-        default=False, description="Wait as long as the service asks; default: end after a wait of 15 minutes"
+        default=False,
+        description="Wait as long as the service asks for; default: stop after a wait of 15 minutes",
     )
     on_unknown: Literal["retry", "skip"] = Field(
-        default="retry", description="Calls whose end was not seen: send again (at most twice), or leave"
+        default="retry",
+        description="Calls whose end was not seen: send them again (at most twice), or skip them",
     )
     retry_text_only: bool = Field(
-        default=False, description="Ask once more when the reply came without the audio asked for"
+        default=False, description="Send again once when the reply lacks the requested audio"
     )
-    redo: bool = Field(default=False, description="Make results again whose job settings changed")
-    keep: bool = Field(default=False, description="Keep results as they are though job settings changed")
+    redo: bool = Field(default=False, description="Send items again whose job settings changed")
+    keep: bool = Field(default=False, description="Keep results as they are although job settings changed")
     adopt: bool = Field(
         default=False,
-        description="Record results that the folder shows and its ledger, an older one, does not know",
+        description="Record results that the folder has and its ledger, an older one, lacks",
     )
-    force: bool = Field(default=False, description="Let redo make results again that a reviewer approved")
+    force: bool = Field(default=False, description="Let redo also send items again that a reviewer approved")
     manifest_columns: Columns = Field(
         default=(), description="Columns of the manifest, in this order; in.*, reply.* and -name work too"
     )
     reports: Reports = Field(
         default=("xlsx", "html"),
-        description="What is written beside manifest.csv: xlsx, html, jsonl, parquet; none for nothing",
+        description="Reports beside manifest.csv: xlsx, html, jsonl, parquet; or none",
     )
     timeout_s: float = Field(
         default=600, gt=0, le=86_400, allow_inf_nan=False, description="Longest time for one call, in seconds"
     )
     max_reply_mb: int = Field(
-        default=128, ge=1, le=4096, description="Largest reply that is read, in megabytes, unpacked"
+        default=128, ge=1, le=4096, description="Largest reply to accept, in megabytes after decompression"
     )
     drain_timeout_s: float = Field(
-        default=20, ge=0, le=600, description="After Ctrl-C: seconds that calls in flight may take"
+        default=20, ge=0, le=600, description="After Ctrl-C: seconds for calls in flight to finish"
     )
 
     @field_validator("max_failures", mode="before")
@@ -350,8 +366,8 @@ class JobSpec(BaseModel):
 
     @field_validator("endpoint")
     @classmethod
-    def _address(cls, value: str | None) -> str | None:
-        return checked_address(value)
+    def _endpoint(cls, value: str | None) -> str | None:
+        return checked_endpoint(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -363,56 +379,61 @@ class JobSpec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _model_of_deployments(cls, values: Any) -> Any:
-        """Where the entries alone name a model, the job's is the first of them."""
+        """Where only entries name a model, take the first one as the job's."""
         given = values.get("deployments") if isinstance(values, dict) else None
         if not isinstance(given, (list, tuple)) or values.get("model"):
             return values
-        models = [one.get("model") if isinstance(one, dict) else getattr(one, "model", None) for one in given]
+        models = [
+            entry.get("model") if isinstance(entry, dict) else getattr(entry, "model", None)
+            for entry in given
+        ]
         named = [model for model in models if model]
         return {**values, "model": named[0]} if named else values
 
     @model_validator(mode="after")
-    def _labels_are_apart(self) -> Self:
-        labels = [one.label for one in self.deployments]
-        if doubled := sorted({label for label in labels if labels.count(label) > 1}):
-            raise ValueError(f"two [[deployments]] are called {doubled[0]}; give each a name of its own")
+    def _check_labels(self) -> Self:
+        labels = [deployment.label for deployment in self.deployments]
+        if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"two [[deployments]] are called {repeated[0]}; give each a different name")
         if self.deployments and self.deployment and self.deployment not in labels:
-            raise ValueError(f"deployment {self.deployment!r} is none of the [[deployments]]: leave it out")
+            raise ValueError(
+                f"deployment {self.deployment!r} is not one of the [[deployments]]: leave it out"
+            )
         return self
 
     @property
     def concurrency_ceiling(self) -> int:
-        """Calls that may ever be in flight at once, on all deployments together."""
+        """The most calls that may be in flight at once, on all deployments together."""
         if self.max_concurrency is not None:
             return self.max_concurrency
-        given = [one.max_concurrency for one in self.deployments]
-        if given and all(given):
-            return sum(one or 0 for one in given)
-        return UNSAID_CONCURRENCY
+        limits = [deployment.max_concurrency or 0 for deployment in self.deployments]
+        if limits and all(limits):
+            return sum(limits)
+        return DEFAULT_MAX_CONCURRENCY
 
     @model_validator(mode="after")
-    def _fits_the_transport(self) -> Self:
+    def _check_transport(self) -> Self:
         if self.transport == "chat":
             if self.transcription_model or self.vad != "none":
                 raise ValueError("transcription_model and vad are settings of transport realtime")
             return self
         if self.stream:
-            raise ValueError("stream is a setting of transport chat; realtime replies always come in pieces")
+            raise ValueError("stream is a setting of transport chat; realtime replies are always streamed")
         if self.temperature is not None or self.seed is not None:
             raise ValueError("the Realtime API has no temperature and no seed; leave them out")
         if self.provider == "azure" and self.api_version != "v1":
             raise ValueError(
-                f"the Realtime API is on Azure's v1 address alone, not {self.api_version}; "
+                f"on Azure, the Realtime API exists only at api_version v1, not {self.api_version}; "
                 "set api_version to v1 (OPENAI_API_VERSION=v1)"
             )
         return self
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_combinations(self) -> Self:
         if self.prompt and self.turns:
             raise ValueError("give either prompt (one text a turn) or [[turns]], not both")
         if self.redo and self.keep:
-            raise ValueError("redo and keep exclude each other")
+            raise ValueError("give either redo or keep, not both")
         if self.fields and "audio" in (self.turn_specs()[-1].modalities or ()):
             raise ValueError(
                 "fields are answered in text: use modalities text, or ask for them in a follow-up prompt"
@@ -420,20 +441,20 @@ class JobSpec(BaseModel):
         return self
 
     def turn_specs(self) -> tuple[TurnSpec, ...]:
-        """The turns with modalities filled in: the job's for the first, text for a follow-up."""
-        return _turns_filled_in(self.turns, self.prompt, self.modalities)
+        """Return the turns with modalities filled in: the job's for the first, text for a follow-up."""
+        return _turns_with_modalities(self.turns, self.prompt, self.modalities)
 
     def as_parameter(self) -> dict[str, Any]:
-        """In the words of JSON what differs from the defaults; and where calls go and which model, for all to see.
+        """Return as JSON values what differs from the defaults, and always inputs, output, provider and model.
 
-        `model_validate` makes the same job of it: a model that is not named would be taken from other fields.
+        `model_validate` restores the same job from it: a missing model would be derived from other fields.
         """
-        shown = {"inputs": list(self.inputs), "output": self.output}
-        shown |= {"provider": self.provider, "model": self.model}
-        return {**shown, **self.model_dump(mode="json", exclude_defaults=True)}
+        always = {"inputs": list(self.inputs), "output": self.output}
+        always |= {"provider": self.provider, "model": self.model}
+        return {**always, **self.model_dump(mode="json", exclude_defaults=True)}
 
     def stop_time(self, now: datetime) -> datetime | None:
-        """The next moment at or after `now` (local, aware) that `stop_at` names."""
+        """Return the next time after `now` (local, aware) that `stop_at` names; None where it names none."""
         if self.stop_at is None:
             return None
         clock = time.fromisoformat(self.stop_at)
@@ -441,14 +462,14 @@ class JobSpec(BaseModel):
         return today if today > now else today + timedelta(days=1)
 
     def failure_limit(self, items: int) -> float:
-        """How many of so many items may fail; infinite while a share has too few items to mean much."""
+        """Return how many of so many items may fail; infinite where a share of few items would mean little."""
         if not self.max_failures.endswith("%"):
             return float(self.max_failures)
         return float("inf") if items < 20 else items * float(self.max_failures[:-1]) / 100
 
 
-@lru_cache(maxsize=16)  # asked for at every item
-def _turns_filled_in(
+@lru_cache(maxsize=16)  # called for every item
+def _turns_with_modalities(
     turns: tuple[TurnSpec, ...], prompt: tuple[str, ...], modalities: tuple[Modality, ...]
 ) -> tuple[TurnSpec, ...]:
     given = turns or tuple(TurnSpec(prompt=text) for text in prompt) or (TurnSpec(),)
@@ -461,10 +482,10 @@ def _turns_filled_in(
 
 
 def check_action(text: str) -> tuple[Check, int]:
-    """`truncated=redo:2` as the check and how often a reply that fails it is asked for again; 0: never.
+    """Read `truncated=redo:2`: the check, and how often a reply that fails it is requested again; 0: never.
 
     Raises:
-        ValueError: no such check, or no such action.
+        ValueError: there is no such check, or no such action.
     """
     name, _, action = text.partition("=")
     match = _CHECK_ACTION.fullmatch(action.strip())
@@ -473,49 +494,49 @@ def check_action(text: str) -> tuple[Check, int]:
     try:
         check = Check(name.strip())
     except ValueError:
-        raise ValueError(f"{name!r} is no check; there are: {', '.join(Check)}") from None
+        raise ValueError(f"{name!r} is not a check; the checks are: {', '.join(Check)}") from None
     return check, int(match[1] or 1) if action.strip() != "flag" else 0
 
 
 def placeholders(template: str) -> list[str]:
-    """The column names a prompt template asks for. `{{` and `}}` stand for literal braces."""
+    """Return the column names in a prompt template; `{{` and `}}` are literal braces."""
     return [match[1] for match in _PLACEHOLDER.finditer(template) if match[1]]
 
 
 def fill(template: str, row: dict[str, Any]) -> str:
-    """The template with its placeholders filled.
+    """Fill the placeholders of a template.
 
     Raises:
         KeyError: the row has no such column.
     """
 
-    def one(match: re.Match[str]) -> str:
+    def value(match: re.Match[str]) -> str:
         return str(row[match[1]]) if match[1] else match[0][0]
 
-    return _PLACEHOLDER.sub(one, template)
+    return _PLACEHOLDER.sub(value, template)
 
 
 Provider = Literal["azure", "openai", "local"]
 
 
 def as_decimal(value: object) -> object:
-    """0.1 means 0.1: floats of a TOML file become the decimals that were written."""
+    """Turn a float of a TOML file into the decimal that was written: 0.1 is exactly 0.1."""
     return Decimal(repr(value)) if isinstance(value, float) else value
 
 
 Usd = Annotated[Decimal, BeforeValidator(as_decimal), Field(ge=0, allow_inf_nan=False)]
 
 
-def checked_address(value: str | None) -> str | None:
-    """A service address, without its last slash.
+def checked_endpoint(value: str | None) -> str | None:
+    """Return a service address without its last slash.
 
     Raises:
-        ValueError: no https (or http to this machine), or with a secret in it.
+        ValueError: it is not https (or http to this machine), or contains a secret.
     """
     if value is None:
         return None
     if re.search(r"[\s\x00-\x1f\x7f\\\\]", value):
-        raise ValueError("give an address without blanks and backslashes")
+        raise ValueError("give an address without spaces and backslashes")
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname, parts.port
@@ -524,9 +545,9 @@ def checked_address(value: str | None) -> str | None:
     if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
         raise ValueError("give an address that begins with https://, without a user name or key")
     if parts.query or parts.fragment or "?" in value or "#" in value:
-        raise ValueError("give the address alone, without '?' or '#' and what follows")
+        raise ValueError("give the address without '?' or '#' and what follows them")
     if parts.scheme == "http" and not _is_this_machine(host):
-        raise ValueError("plain http goes only to this machine; give an https:// address")
+        raise ValueError("plain http is allowed only for this machine; give an https:// address")
     return value.rstrip("/")
 
 
@@ -538,7 +559,7 @@ def _is_this_machine(host: str) -> bool:
 
 
 class PriceSpec(BaseModel):
-    """What a deployment's tokens cost, in US dollars per million, in place of the price table's."""
+    """The price of a deployment's tokens, in US dollars per million, instead of the price table's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -550,7 +571,7 @@ class PriceSpec(BaseModel):
 
 
 class DeploymentSpec(BaseModel):
-    """A deployment of the job's pool."""
+    """A `[[deployments]]` entry: one of several deployments that serve a job."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -558,9 +579,9 @@ class DeploymentSpec(BaseModel):
     name: str | None = Field(
         default=None,
         min_length=1,
-        description="Its name in the manifest, where two have the same deployment name",
+        description="Its name in the manifest, if two have the same deployment name",
     )
-    provider: Provider | None = Field(default=None, description="Where it is; default the job's provider")
+    provider: Provider | None = Field(default=None, description="Its provider; default the job's")
     endpoint: str | None = Field(default=None, description="Service address; default the job's")
     api_version: str | None = Field(default=None, description="Azure: v1, or a dated version")
     model: str | None = Field(default=None, min_length=1, description="Model behind it; default the job's")
@@ -568,22 +589,22 @@ class DeploymentSpec(BaseModel):
     key_variable: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Name of the environment variable that holds its key, where it is not the usual one",
+        description="Environment variable of its key, if not the usual one",
     )
     rpm: int | None = Field(default=None, ge=1, description="Requests a minute that its quota allows")
     tpm: int | None = Field(default=None, ge=1, description="Tokens a minute that its quota allows")
     max_concurrency: int | None = Field(default=None, ge=1, le=1000, description="Calls in flight at once")
     priority: int = Field(
-        default=0, description="Lower goes first; higher takes what the lower have no room for"
+        default=0, description="Lower goes first; higher takes what the lower ones have no capacity for"
     )
     price: PriceSpec | None = Field(default=None, description="US dollars per million tokens")
 
     @property
     def label(self) -> str:
-        """What it is called in the manifest, on the progress line, and in a table's `deployment` column."""
+        """Its name in the manifest, on the progress line, and in a table's `deployment` column."""
         return self.name or self.deployment
 
     @field_validator("endpoint")
     @classmethod
-    def _address(cls, value: str | None) -> str | None:
-        return checked_address(value)
+    def _endpoint(cls, value: str | None) -> str | None:
+        return checked_endpoint(value)

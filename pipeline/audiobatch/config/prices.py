@@ -1,6 +1,6 @@
-"""What tokens cost. The table is `prices.toml` beside this module: dated, sourced, and meant to be edited.
+"""Prices of tokens. The table is `prices.toml` beside this module: dated, with sources, and meant to be edited.
 
-Money is `Decimal`, and an unknown price stays unknown (None): it is never shown as 0.
+Money is `Decimal`. A price that is not known is None, never 0.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHARACTERS_PER_TEXT_TOKEN = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """US dollars per million tokens; `cached_in` None: cached input costs what other input does."""
+    """US dollars per million tokens; `cached_in` None: cached input costs as much as other input."""
 
     text_in: Decimal
     text_out: Decimal
@@ -45,9 +45,9 @@ class Price:
     retires: date | None = None
 
     def cost_usd(self, usage: Usage) -> Decimal:
-        """What a reply with this usage costs.
+        """Return the cost of a reply.
 
-        Cached tokens are taken off the text first and then off the audio: the service reports one count.
+        The service reports one count of cached tokens; it is taken off the text first, then off the audio.
         """
         text, audio, cached = usage.input_text_tokens, usage.input_audio_tokens, usage.cached_tokens
         if self.cached_in is None:
@@ -65,7 +65,7 @@ class Price:
 
 
 def total_usd(costs: Iterable[Decimal | None]) -> Decimal | None:
-    """The sum; None where one of them is not known."""
+    """Return the sum of costs; None where one of them is not known."""
     total = Decimal(0)
     for cost in costs:
         if cost is None:
@@ -76,14 +76,14 @@ def total_usd(costs: Iterable[Decimal | None]) -> Decimal | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceTable:
-    """Prices by model label, and by provider where one asks another price for the same model."""
+    """Prices by model, and by provider where a provider's price for a model differs."""
 
     as_of: date | None
     models: Mapping[str, Price]
     by_provider: Mapping[str, Mapping[str, Price]]
 
     def of(self, model: str, provider: str = "") -> Price | None:
-        """The model's price; a dated snapshot (`gpt-audio-2025-08-28`) costs what its family does."""
+        """Return a model's price; a dated snapshot (`gpt-audio-2025-08-28`) has that of its family."""
         family = _SNAPSHOT_DATE.sub("", model)
         own = self.by_provider.get(provider, {})
         return own.get(model) or own.get(family) or self.models.get(model) or self.models.get(family)
@@ -91,10 +91,10 @@ class PriceTable:
 
 @lru_cache
 def price_table(path: Path = _TABLE) -> PriceTable:
-    """The table in a file.
+    """Read a price table.
 
     Raises:
-        ConfigError: the file cannot be read or a price is no number.
+        ConfigError: the file cannot be read, or a price is not a number.
     """
     try:
         read = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
@@ -128,5 +128,5 @@ def _prices(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Price]:
 
 
 def price_of(model: str, provider: str = "", *, prices: str | None = None) -> Price | None:
-    """The model's price at a provider, by the user's own table or by ours; None: it is not known."""
+    """Return a model's price at a provider, from the user's table (`prices`) or ours; None: it is not known."""
     return price_table(Path(prices) if prices else _TABLE).of(model, provider)

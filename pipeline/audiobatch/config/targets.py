@@ -1,7 +1,7 @@
-"""Where a job's calls can go: the entries of its pool, each complete, with its credential and its price.
+"""Resolve where a job's calls can go: each deployment with its endpoint, credential and price.
 
-A job without `[[deployments]]` has one entry of its own, and one for each deployment that rows of its table name,
-which serves those rows alone.
+A job without `[[deployments]]` has one target of its own, and one for each deployment that rows of its table name,
+which serves only those rows.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One place where calls can go.
+    """A deployment with its endpoint and credential.
 
     Attributes:
-        name: what it is called in the manifest and on the progress line.
-        credential: None for the local emulator, which has a key of its own.
+        name: its name in the manifest and on the progress line.
+        credential: None for the local emulator, which has its own key.
         price: None where it is not known.
-        transcription_model: writes down in the session what is said to it, and is billed beside the reply.
+        transcription_model: transcribes input audio in Realtime sessions, and is billed beside the reply.
         transcription_price: None where it is not known.
-        transcribes: it writes down what is said, and makes no replies.
-        named_only: it serves what names it and nothing else: no part of the pool that the job asked for.
+        transcribes: it transcribes audio, and makes no replies.
+        named_only: it serves only items that name it, and is not part of the job's pool.
     """
 
     name: str
@@ -54,21 +54,21 @@ class Target:
     named_only: bool = False
 
     def cost_usd(self, usage: Usage | None) -> Decimal | None:
-        """What a reply cost here; None where the price or the usage is not known."""
+        """Return the cost of a reply; None where the price or the usage is not known."""
         return None if self.price is None or usage is None else self.price.cost_usd(usage)
 
     def transcription_usd(self, usage: Usage | None) -> Decimal | None:
-        """What the transcript of what was said cost; 0 where none was made, None where its price is not known."""
+        """Return the cost of a session's transcript; 0 where there is none, None where its price is not known."""
         if usage is None:
             return Decimal(0)
         return None if self.transcription_price is None else self.transcription_price.cost_usd(usage)
 
     def reply_usd(self, reply: Reply) -> Decimal | None:
-        """What a call cost here, with the transcript of what was said; None where that is not known."""
+        """Return the cost of a call with its session's transcript; None where it is not known."""
         return total_usd((self.cost_usd(reply.usage), self.transcription_usd(reply.input_usage)))
 
     def settings(self, spec: JobSpec) -> JobSpec:
-        """The job as if this were its one deployment."""
+        """Return the job with this as its only deployment."""
         own = {
             name: getattr(self, name)
             for name in ("provider", "endpoint", "api_version", "deployment", "model")
@@ -83,16 +83,16 @@ def targets_of(
     *,
     with_credentials: bool = True,
 ) -> tuple[Target, ...]:
-    """The job's pool, in order of priority.
+    """Return the job's targets, in order of priority.
 
     Args:
         spec: the job.
         named_by_rows: deployments that rows of a table name.
-        environment: where credentials are found; the process's by default.
-        with_credentials: look for them; a plan needs none.
+        environment: the variables with credentials; the process's by default.
+        with_credentials: whether to look for credentials; a plan needs none.
 
     Raises:
-        ConfigError: an entry's credential is missing, or rows name what is no entry of the pool.
+        ConfigError: a credential is missing, or rows name a deployment that the job does not have.
     """
     environment = environment or settings.Environment.read()
     if spec.deployments:
@@ -146,7 +146,7 @@ def with_named(
 
 
 def transcription_targets(spec: JobSpec, base: Target) -> tuple[Target, ...]:
-    """Where words are written down: deployments of the same resource, named by `transcription_models`."""
+    """Return the targets that transcribe: deployments of the same resource, named by `transcription_models`."""
     return tuple(
         replace(
             base,
@@ -162,26 +162,29 @@ def transcription_targets(spec: JobSpec, base: Target) -> tuple[Target, ...]:
     )
 
 
-def _entry(
-    spec: JobSpec, one: DeploymentSpec, environment: settings.Environment, with_credentials: bool
+def _target_of(
+    spec: JobSpec, deployment: DeploymentSpec, environment: settings.Environment, with_credentials: bool
 ) -> Target:
-    provider = one.provider or spec.provider
-    model = one.model or spec.model
-    as_job = spec.model_copy(update={"provider": provider, "auth": one.auth or spec.auth})
+    provider = deployment.provider or spec.provider
+    model = deployment.model or spec.model
+    as_job = spec.model_copy(update={"provider": provider, "auth": deployment.auth or spec.auth})
+    credential = _credential(as_job, environment, deployment.key_variable) if with_credentials else None
+    own_price = Price(**deployment.price.model_dump()) if deployment.price else None
+    job_concurrency = spec.max_concurrency if len(spec.deployments) == 1 else None
     return Target(
-        name=one.label,
-        deployment=one.deployment,
+        name=deployment.label,
+        deployment=deployment.deployment,
         provider=provider,
-        endpoint=one.endpoint or (spec.endpoint if provider == spec.provider else None),
-        api_version=one.api_version or spec.api_version,
+        endpoint=deployment.endpoint or (spec.endpoint if provider == spec.provider else None),
+        api_version=deployment.api_version or spec.api_version,
         model=model,
-        credential=_credential(as_job, environment, one.key_variable) if with_credentials else None,
-        price=Price(**one.price.model_dump()) if one.price else price_of(model, provider, prices=spec.prices),
+        credential=credential,
+        price=own_price or price_of(model, provider, prices=spec.prices),
         **_transcription(spec, provider),
-        rpm=one.rpm,
-        tpm=one.tpm,
-        max_concurrency=one.max_concurrency or (spec.max_concurrency if len(spec.deployments) == 1 else None),
-        priority=one.priority,
+        rpm=deployment.rpm,
+        tpm=deployment.tpm,
+        max_concurrency=deployment.max_concurrency or job_concurrency,
+        priority=deployment.priority,
     )
 
 
@@ -200,21 +203,21 @@ def _credential(
 
 
 def check_prices(spec: JobSpec, targets: Iterable[Target]) -> None:
-    """That a cost limit can be kept.
+    """Check that all prices are known where the job has a cost limit.
 
     Raises:
-        ConfigError: there is one, and a price is not known. Nothing was sent.
+        ConfigError: a price is not known; nothing was sent.
     """
     if spec.max_cost is None and spec.max_total_cost is None:
         return
-    for one in targets:
-        if one.price is None:
+    for target in targets:
+        if target.price is None:
             raise ConfigError(
-                f"a cost limit needs known prices, and none is known for model {one.model!r} of {one.name}: give "
-                "`price` in its [[deployments]] entry, or a table of your own with --prices; nothing was sent"
+                f"a cost limit needs the price of model {target.model!r} of {target.name}, which is not known: "
+                "give `price` in its [[deployments]] entry, or your own table with --prices; nothing was sent"
             )
-        if one.transcription_model and one.transcription_price is None:
+        if target.transcription_model and target.transcription_price is None:
             raise ConfigError(
-                "a cost limit needs known prices, and none is known for --transcription-model "
-                f"{one.transcription_model!r}: give it in a table of your own with --prices; nothing was sent"
+                f"a cost limit needs the price of --transcription-model {target.transcription_model!r}, "
+                "which is not known: give it in your own table with --prices; nothing was sent"
             )
