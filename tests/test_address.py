@@ -30,11 +30,11 @@ def test_what_names_a_place(text, place):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("az://user:hunter2@in/recordings", "carries a user name"),
-        ("s3://AKIA:hunter2@bucket/x", "carries a user name"),
+        ("az://user:hunter2@in/recordings", "has a user name"),
+        ("s3://AKIA:hunter2@bucket/x", "has a user name"),
         ("az://in/recordings?sv=2025&sig=hunter2", "has a query"),
-        ("https://acct.blob.core.windows.net/in?sig=hunter2", "https:// is no store"),
-        ("gs://bucket/hunter2", "gs:// is no store"),
+        ("https://acct.blob.core.windows.net/in?sig=hunter2", "https:// is not a known store"),
+        ("gs://bucket/hunter2", "gs:// is not a known store"),
         ("az://", "give az://container/prefix"),
         ("az://in//x", "without empty parts"),
         ("s3://bucket/../hunter2", "without empty parts"),

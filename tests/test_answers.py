@@ -118,13 +118,13 @@ def test_any_object_is_either_taken_or_refused_in_words(answer: dict):
 @pytest.mark.parametrize(
     ("described", "words"),
     [
-        ([], "holds no fields"),
-        ("text", "holds no fields"),
+        ([], "has no fields"),
+        ("text", "has no fields"),
         ([{"name": "a b"}], "letters, digits"),
         ([{"name": "a", "type": "date"}], "field 1, type"),
         ([{"name": "a", "enum": []}], "at least one value"),
         ([{"name": "a", "type": "integer", "enum": ["x"]}], "do not fit"),
-        ([{"name": "a"}, {"name": "a"}], "a is there twice"),
+        ([{"name": "a"}, {"name": "a"}], "two fields are called a"),
         ([{"name": "a", "typ": "string"}], "typ"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_file_that_is_missing_or_no_json_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_fields(tmp_path / "gone.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ConfigError, match="is no JSON"):
+    with pytest.raises(ConfigError, match="is not JSON"):
         read_fields(tmp_path / "bad.json")
 
 

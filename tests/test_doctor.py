@@ -58,7 +58,7 @@ def test_a_clock_that_is_wrong_is_told(off_s, words, tmp_path):
     with clock_of(datetime.now(UTC) + timedelta(seconds=off_s)) as address:
         found = examined(endpoint=address, deployment="d", output=str(tmp_path))
     finding = found["d: endpoint"]
-    assert words in finding.words
+    assert words in finding.message
     assert finding.ok == (off_s == 0)
     assert finding.ok or "set the clock" in finding.advice
 
@@ -100,9 +100,9 @@ def test_a_token_s_tenant_and_life_are_told_and_the_token_is_not(monkeypatch, tm
         found = examined(call=True, auth="entra", **how)
     credential = found["gpt-audio-1.5: credential"]
     assert credential.ok
-    assert "tenant" in credential.words
-    assert "good for 10 min" in credential.words
-    assert "ey" not in credential.words.split("tenant")[0]
+    assert "tenant" in credential.message
+    assert "valid for 10 min" in credential.message
+    assert "ey" not in credential.message.split("tenant")[0]
     assert found["gpt-audio-1.5: call"].ok
 
 
@@ -117,9 +117,9 @@ def test_a_price_that_is_not_known_and_a_model_that_is_retired_are_told(tmp_path
         f"[models.old]\n{price}retires = 2020-01-01\n[models.new]\n{price}retires = 2999-01-01\n"
     )
     old = examined(model="old", prices=str(table), **how)["d: price"]
-    assert (old.ok, "2020-01-01" in old.words) == (False, True)
+    assert (old.ok, "2020-01-01" in old.message) == (False, True)
     new = examined(model="new", prices=str(table), **how)["d: price"]
-    assert (new.ok, "2999-01-01" in new.words) == (True, True)
+    assert (new.ok, "2999-01-01" in new.message) == (True, True)
 
 
 def test_the_prefect_server_that_a_run_would_use_is_asked(monkeypatch, tmp_path):
@@ -129,14 +129,14 @@ def test_the_prefect_server_that_a_run_would_use_is_asked(monkeypatch, tmp_path)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.delenv("PREFECT_PROFILE", raising=False)
-    assert "a server of its own" in prefect_server().words
+    assert "a server of its own" in prefect_server().message
     with clock_of(datetime.now(UTC)) as address:  # answers 501 to what it does not know
         (tmp_path / "prefect.toml").write_text(f'[api]\nurl = "{address}/api"\n')
         assert not prefect_server().ok
     with EmulatorProcess("--speech", "tone") as emulator:  # answers 404: it is there
         (tmp_path / "prefect.toml").write_text(f'[api]\nurl = "{emulator.base_url}/api"\n')
         found = prefect_server()
-    assert (found.ok, emulator.base_url in found.words) == (True, True)
+    assert (found.ok, emulator.base_url in found.message) == (True, True)
     found = prefect_server()
     assert (found.ok, "--no-prefect" in found.advice) == (False, True)
 
@@ -145,7 +145,7 @@ def test_every_format_is_decoded_and_encoded_and_named(tmp_path):
     finding = examined(provider="local", output=str(tmp_path))["codecs"]
     assert finding.ok
     for name in (*EXTENSIONS, *REPLY_FORMATS):
-        assert name in finding.words
+        assert name in finding.message
 
 
 def test_a_decoder_that_is_there_and_does_not_work_is_named(monkeypatch, tmp_path):
@@ -159,9 +159,9 @@ def test_a_decoder_that_is_there_and_does_not_work_is_named(monkeypatch, tmp_pat
     monkeypatch.setattr(av, "open", without_mp3)
     finding = examined(provider="local", output=str(tmp_path))["codecs"]
     assert not finding.ok
-    assert "reading mp3: TypeError: open()" in finding.words
-    assert "writing mp3" in finding.words
-    assert "m4a" not in finding.words
+    assert "reading mp3: TypeError: open()" in finding.message
+    assert "writing mp3" in finding.message
+    assert "m4a" not in finding.message
     assert finding.advice
 
 
@@ -169,4 +169,4 @@ def test_codecs_that_are_missing_are_told(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "av", None)
     finding = examined(provider="local", output=str(tmp_path))["codecs"]
     assert not finding.ok
-    assert "import of av halted" in finding.words
+    assert "import of av halted" in finding.message

@@ -1,6 +1,6 @@
-"""Answers as columns: a job asks for named fields, the reply's text holds them as JSON, each becomes a column.
+"""Describe the fields of a JSON answer, request them in the prompt, and parse the reply into manifest columns.
 
-Audio models take no structured outputs, so the fields are asked for in words, and what comes back is parsed and
+Audio models do not support structured outputs, so that the prompt describes the fields, and the reply is parsed and
 validated here. A reply that does not fit gets one repair turn, which says what was wrong. `fields.json`:
 
     {"fields": [
@@ -9,8 +9,8 @@ validated here. A reply that does not fit gets one repair turn, which says what 
       {"name": "minutes_waited", "type": "number", "required": false}
     ]}
 
-A bare list of fields is taken too, and so is `{"sentiment": {"type": …}, …}`. Types: `string` (the default),
-`integer`, `number`, `boolean`, `strings` (a list of words).
+A list of fields alone is accepted too, and so is `{"sentiment": {"type": …}, …}`. Types: `string` (the default),
+`integer`, `number`, `boolean`, `strings` (a list of strings).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pydantic import (
 
 from audiobatch.errors import BadReply, ConfigError
 
-#: The manifest's columns for parsed answers begin with this.
+#: Prefix of the manifest's columns for parsed answers.
 REPLY_PREFIX = "reply."
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TYPES: dict[str, Any] = {
@@ -48,23 +48,23 @@ _TYPES: dict[str, Any] = {
     "boolean": bool,
     "strings": list[str],
 }
-_IN_WORDS = {
+_TYPE_NAMES = {
     "string": "a string",
     "integer": "an integer",
     "number": "a number",
     "boolean": "true or false",
     "strings": "a list of strings",
 }
-_LONGEST_SHOWN = 400
-_MOST_TRIES = 100
+_MAX_PROBLEM_CHARACTERS = 400
+_MAX_TRIES = 100
 
 
 class AnswerInvalid(BadReply):
-    """The reply does not hold the fields as asked. The message says why, ready for a repair turn."""
+    """The reply lacks the requested fields. A repair turn contains the message, which says why."""
 
 
 class AnswerField(BaseModel):
-    """One field as `fields.json` describes it."""
+    """A field as `fields.json` describes it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -76,13 +76,15 @@ class AnswerField(BaseModel):
 
     @field_validator("name")
     @classmethod
-    def _is_a_name(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} must be letters, digits and _, beginning with a letter, 64 at most")
+            raise ValueError(
+                f"{name!r} must begin with a letter and have letters, digits and _ alone, at most 64 characters"
+            )
         return name
 
     @model_validator(mode="after")
-    def _enum_fits_the_type(self) -> AnswerField:
+    def _check_enum(self) -> AnswerField:
         if self.enum is not None:
             if not self.enum:
                 raise ValueError(f"{self.name}: an enum needs at least one value")
@@ -92,16 +94,16 @@ class AnswerField(BaseModel):
         return self
 
     def annotation(self) -> Any:
-        """The field's type for pydantic."""
+        """Return the field's type for pydantic."""
         inner: Any = _TYPES[self.type]
         if self.enum is not None:
             literal: Any = Literal
             inner = literal[self.enum] if self.type != "strings" else list[literal[self.enum]]
         return inner if self.required else inner | None
 
-    def in_words(self) -> str:
-        """One line of the instruction."""
-        kind = _IN_WORDS[self.type]
+    def instruction(self) -> str:
+        """Return the line of the instruction that describes this field."""
+        kind = _TYPE_NAMES[self.type]
         if self.enum is not None:
             one_of = ", ".join(json.dumps(value, ensure_ascii=False) for value in self.enum)
             kind = f"{kind}, each one of {one_of}" if self.type == "strings" else f"one of {one_of}"
@@ -112,7 +114,7 @@ class AnswerField(BaseModel):
 
 @dataclass(frozen=True)
 class AnswerFields:
-    """The fields of a job: what to ask, and how to read what comes back."""
+    """The fields of a job: the instruction that requests them, and the parser of the reply."""
 
     fields: tuple[AnswerField, ...]
 
@@ -123,24 +125,24 @@ class AnswerFields:
 
     @property
     def instruction(self) -> str:
-        """What to add to the system prompt or the user's text."""
-        lines = "\n".join(field.in_words() for field in self.fields)
+        """The text that is added to the user's message."""
+        lines = "\n".join(field.instruction() for field in self.fields)
         return (
             "Answer with one JSON object and nothing else: no introduction, no code fence, no remarks. "
             f"It has exactly these fields:\n{lines}"
         )
 
     def repair_instruction(self, problem: AnswerInvalid | str) -> str:
-        """What to say in the one repair turn."""
+        """Return the message of the repair turn."""
         return f"That was not as asked: {problem}. {self.instruction}"
 
     def parse(self, text: str) -> dict[str, object]:
-        """The answer's values by column (`reply.<name>`), typed; optional ones may be None.
+        """Parse an answer into values by column (`reply.<name>`); optional ones may be None.
 
-        A code fence or words around the object are passed over; what is in it must fit exactly.
+        Text around the JSON object is ignored; the object itself must fit exactly.
 
         Raises:
-            AnswerInvalid: no JSON object, a field missing or of the wrong kind, or a field too many.
+            AnswerInvalid: there is no JSON object, or a field is missing, unknown or of the wrong type.
         """
         answer = _object_in(text)
         try:
@@ -150,11 +152,11 @@ class AnswerFields:
                 f'"{".".join(str(part) for part in problem["loc"])}": {problem["msg"]}'
                 for problem in error.errors(include_url=False, include_input=False)
             )
-            raise AnswerInvalid(problems[:_LONGEST_SHOWN]) from None
+            raise AnswerInvalid(problems[:_MAX_PROBLEM_CHARACTERS]) from None
         return {f"{REPLY_PREFIX}{name}": value for name, value in valid.model_dump(by_alias=True).items()}
 
-    def readable(self, text: str) -> dict[str, object]:
-        """As `parse`, but of an answer that was asked for otherwise: the values that fit, whatever the rest."""
+    def parse_leniently(self, text: str) -> dict[str, object]:
+        """Parse an answer to another version of the fields: return the values that fit."""
         try:
             return self.parse(text)
         except AnswerInvalid:
@@ -163,39 +165,38 @@ class AnswerFields:
             answer = _object_in(text)
         except AnswerInvalid:
             return {}
-        found: dict[str, object] = {}
+        values: dict[str, object] = {}
         for field in self.fields:
             with suppress(ValidationError):
                 if field.name in answer:
-                    found[f"{REPLY_PREFIX}{field.name}"] = self._kinds[field.name].validate_python(
-                        answer[field.name]
-                    )
-        return found
+                    value = self._types[field.name].validate_python(answer[field.name])
+                    values[f"{REPLY_PREFIX}{field.name}"] = value
+        return values
 
     @cached_property
-    def _kinds(self) -> dict[str, TypeAdapter[Any]]:
+    def _types(self) -> dict[str, TypeAdapter[Any]]:
         return {field.name: TypeAdapter(field.annotation()) for field in self.fields}
 
     @cached_property
     def _model(self) -> type[BaseModel]:
         definitions: dict[str, Any] = {
-            f"field_{place}": (
+            f"field_{index}": (
                 Annotated[field.annotation(), Field(alias=field.name)],
                 ... if field.required else None,
             )
-            for place, field in enumerate(self.fields)
+            for index, field in enumerate(self.fields)
         }
         return create_model("Answer", __config__=ConfigDict(extra="forbid"), **definitions)
 
 
 @lru_cache(maxsize=8)
 def answer_fields(fields: tuple[AnswerField, ...]) -> AnswerFields | None:
-    """The fields of a job as one object, made once; None for a job without any."""
+    """Return the fields of a job, built once; None for a job without fields."""
     return AnswerFields(fields=fields) if fields else None
 
 
-def fields_given(value: object) -> object:
-    """What a job may say for its fields: the path of a `fields.json`, or the fields themselves.
+def load_fields(value: object) -> object:
+    """Read a job's fields if they are given as the path of a `fields.json`.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -209,14 +210,14 @@ def read_fields(path: Path) -> AnswerFields:
     """Read `fields.json`.
 
     Raises:
-        ConfigError: the file is missing, is no JSON, or describes no usable fields; the message names the place.
+        ConfigError: the file is missing, is not JSON, or describes no valid fields; the message says where.
     """
     try:
         described = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"--fields {path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise ConfigError(f"--fields {path}: is no JSON: {error}") from error
+        raise ConfigError(f"--fields {path}: is not JSON: {error}") from error
     if isinstance(described, Mapping) and isinstance(described.get("fields"), list):
         described = described["fields"]
     elif isinstance(described, Mapping):
@@ -224,29 +225,29 @@ def read_fields(path: Path) -> AnswerFields:
             {"name": name, **(rest if isinstance(rest, Mapping) else {})} for name, rest in described.items()
         ]
     if not isinstance(described, list) or not described:
-        raise ConfigError(f'--fields {path}: holds no fields; it needs a list of them under "fields"')
+        raise ConfigError(f'--fields {path}: has no fields; it needs a list of them under "fields"')
     fields = []
-    for place, one in enumerate(described, start=1):
+    for number, description in enumerate(described, start=1):
         try:
-            fields.append(AnswerField.model_validate(one))
+            fields.append(AnswerField.model_validate(description))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ConfigError(
-                f"--fields {path}: field {place}{f', {where}' if where else ''}: {first['msg']}"
+                f"--fields {path}: field {number}{f', {where}' if where else ''}: {first['msg']}"
             ) from error
     names = [field.name for field in fields]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"--fields {path}: {', '.join(twice)} is there twice")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"--fields {path}: two fields are called {', '.join(repeated)}")
     return AnswerFields(fields=tuple(fields))
 
 
 def _object_in(text: str) -> dict[str, object]:
-    """The first JSON object in the text."""
+    """Return the first JSON object in a text."""
     decoder = json.JSONDecoder()
-    for found in islice(re.finditer(r"\{", text), _MOST_TRIES):
+    for brace in islice(re.finditer(r"\{", text), _MAX_TRIES):
         try:
-            value, _ = decoder.raw_decode(text, found.start())
+            value, _ = decoder.raw_decode(text, brace.start())
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):

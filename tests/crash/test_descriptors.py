@@ -94,14 +94,14 @@ def test_the_soft_limit_is_raised_to_what_the_system_allows():
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, before[1]), before[1]))
         descriptors.raise_limit()
-        assert descriptors.limit() == min(before[1], descriptors.MOST)
+        assert descriptors.limit() == min(before[1], descriptors.MAX_LIMIT)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_calls_are_what_descriptors_leave_room_for(monkeypatch):
     monkeypatch.setattr(descriptors, "limit", lambda: 400)
-    monkeypatch.setattr(descriptors, "open_now", lambda: 40)
+    monkeypatch.setattr(descriptors, "open_count", lambda: 40)
     assert descriptors.calls_allowed(in_stores=False, streams=False) == 400 - 40 - descriptors.RESERVE
     assert descriptors.calls_allowed(in_stores=False, streams=True) == (400 - 40 - descriptors.RESERVE) // 2
     monkeypatch.setattr(descriptors, "limit", lambda: 140)

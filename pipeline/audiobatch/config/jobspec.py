@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from audiobatch.address import checked, checked_ledger
-from audiobatch.answer_schema import AnswerField, fields_given
+from audiobatch.answer_schema import AnswerField, load_fields
 from audiobatch.model import Check, Modality
 
 #: The service does not offer the last two: audiobatch encodes them itself.
@@ -102,7 +102,7 @@ Columns = Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)]
 Reports = Annotated[
     tuple[Literal["xlsx", "html", "jsonl", "parquet"], ...], BeforeValidator(_reports), Field(max_length=4)
 ]
-AnswerFieldsGiven = Annotated[tuple[AnswerField, ...], BeforeValidator(fields_given)]
+AnswerFieldList = Annotated[tuple[AnswerField, ...], BeforeValidator(load_fields)]
 
 
 class TurnSpec(BaseModel):
@@ -251,7 +251,7 @@ class JobSpec(BaseModel):
         min_length=1,
         description="Transcribe spoken replies and count the words that differ; optionally, with this model",
     )
-    fields: AnswerFieldsGiven = Field(
+    fields: AnswerFieldList = Field(
         default=(),
         description="A fields.json: request a JSON answer in the last turn, a reply.<name> column for each field",
     )

@@ -1,1 +1,1 @@
-"""Commands for an output folder that exists: verify, purge, doctor."""
+"""Work on an existing output folder or its setup: verify, purge, doctor."""

@@ -1,9 +1,9 @@
-"""Personal data taken out of a folder: sound, transcripts, texts; what was counted and what it cost stays.
+"""Delete personal data from an output folder: audio, transcripts and texts; counts and costs stay.
 
-    the words in the ledger → the files → kept replies → the lists of earlier runs → the reports
+    texts in the ledger → files → spooled replies → lists of earlier runs → reports
 
-The ledger comes first: a purge that is killed on the way is found by `verify` as files that belong to nothing, and
-the same purge again takes them. Inputs are the user's own and are left alone.
+The ledger comes first: after a purge that was killed, `verify` reports files without a result, and the same purge
+deletes them. Inputs are the user's own and are not touched.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _AGE = re.compile(r"(\d+)\s*([hdw])")
 _HOURS = {"h": 1, "d": 24, "w": 168}
-#: Columns that hold what was said, asked or sent, beside a table's own (`in.…`) and the parsed answers (`reply.…`).
-_WORDS = frozenset(
+#: Columns with personal data, beside a table's own (`in.…`) and parsed answers (`reply.…`).
+_PERSONAL_COLUMNS = frozenset(
     {
         "prompt",
         "transcript",
@@ -45,25 +45,25 @@ _WORDS = frozenset(
         "transcript_file",
     }
 )
-#: Reports that are made again, or would keep what was purged.
+#: Reports that are written again, or would still have what was purged.
 _REPORTS = ("manifest.xlsx", "report.html", "manifest.parquet", "manifest.jsonl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purged:
-    """What went."""
+    """What a purge deleted."""
 
     items: int
     files: int
     size_bytes: int
-    kept_replies: int
+    spooled_replies: int
 
 
-def age(text: str) -> timedelta:
-    """`30d`, `12h`, `6w`.
+def parse_age(text: str) -> timedelta:
+    """Read `30d`, `12h` or `6w`.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it is not such a time.
     """
     match = _AGE.fullmatch(text.strip())
     if match is None:
@@ -71,10 +71,15 @@ def age(text: str) -> timedelta:
     return timedelta(hours=int(match[1]) * _HOURS[match[2]])
 
 
-def chosen(
+def select_items(
     ledger: Ledger, *, item_ids: Collection[str] = (), older_than: timedelta | None = None
 ) -> frozenset[str]:
-    """The items that a purge takes: these, or all; and of them those whose results are all as old as that.
+    """Return the ids of the items to purge.
+
+    Args:
+        ledger: of the folder.
+        item_ids: only these items; empty: all.
+        older_than: only items all of whose results are older; None: any.
 
     Raises:
         ConfigError: there is no such item.
@@ -82,7 +87,7 @@ def chosen(
     last: dict[str, datetime] = {}
     for outcome in ledger.all_outcomes():
         last[outcome.item_id] = max(last.get(outcome.item_id, outcome.finished_at), outcome.finished_at)
-    known = {one.source.item_id for one in ledger.recorded()} | last.keys()
+    known = {record.source.item_id for record in ledger.recorded()} | last.keys()
     for item_id in item_ids:
         if item_id not in known:
             raise ConfigError(f"--item {item_id!r}: there is no such item in this folder")
@@ -94,10 +99,10 @@ def chosen(
 
 
 def purge(storage: Storage, ledger: Ledger, spool: Spool, spec: JobSpec, item_ids: frozenset[str]) -> Purged:
-    """Take out all that these items said and were told. Only for the holder of the folder's lock.
+    """Delete the personal data of these items; the caller must hold the folder's lock.
 
     Raises:
-        StorageError: something could not be deleted; the same purge again goes on.
+        StorageError: something could not be deleted; the same purge continues.
     """
     paths = {path for path in _paths_of(ledger, item_ids) if storage.exists(path)}
     ledger.forget_words(sorted(item_ids))
@@ -106,19 +111,19 @@ def purge(storage: Storage, ledger: Ledger, spool: Spool, spec: JobSpec, item_id
     for path in sorted(paths):
         size_bytes += storage.size(path)
         storage.delete(path)
-    kept = [entry for entry in spool.entries() if entry.record["outcome"]["item_id"] in item_ids]
-    for entry in kept:
+    spooled = [entry for entry in spool.entries() if entry.record["outcome"]["item_id"] in item_ids]
+    for entry in spooled:
         entry.path.unlink()
     ledger.shrink()
     _blank_run_lists(storage, item_ids)
     for name in (*_REPORTS, *storage.walk(PARTS_FOLDER)):
         storage.delete(name)
-    # From nothing: what a manifest held before is not carried over.
+    # Deleted before it is written again, so that nothing is carried over from it.
     storage.delete(Views.MANIFEST)
     Views(storage, ledger, spec, run_id=None).write_all()
     for top in RESULT_FOLDERS:
         storage.prune(top)
-    return Purged(items=len(item_ids), files=len(paths), size_bytes=size_bytes, kept_replies=len(kept))
+    return Purged(items=len(item_ids), files=len(paths), size_bytes=size_bytes, spooled_replies=len(spooled))
 
 
 def _paths_of(ledger: Ledger, item_ids: frozenset[str]) -> Iterator[str]:
@@ -133,34 +138,36 @@ def _paths_of(ledger: Ledger, item_ids: frozenset[str]) -> Iterator[str]:
 
 
 def _unrecorded(storage: Storage, ledger: Ledger, item_ids: frozenset[str]) -> Iterator[str]:
-    """Files of results that were never recorded, or whose record an earlier purge has taken: by their names."""
-    everything = item_ids >= {one.source.item_id for one in ledger.recorded()}
+    """Find files of results without a record by their names."""
+    everything = item_ids >= {record.source.item_id for record in ledger.recorded()}
     stems = _stems_of(ledger, item_ids)
     for top in RESULT_FOLDERS:
         for relative in storage.walk(top):
-            own = relative.removeprefix(UNRECORDED + "/")
-            own = re.sub(rf"^{VERSIONS}/v\d+/", "", own).partition("/")[2]
-            if everything or _stem_of(own) in stems or own in stems:
+            name = relative.removeprefix(UNRECORDED + "/")
+            name = re.sub(rf"^{VERSIONS}/v\d+/", "", name).partition("/")[2]
+            if everything or _stem_of(name) in stems or name in stems:
                 yield relative
 
 
 def _stems_of(ledger: Ledger, item_ids: frozenset[str]) -> set[str]:
-    """What these items' files are called, without folder and ending; parts and transcriptions have their own."""
-    called = ledger.parts_called()
-    ids = [*item_ids, *(part_id(one, n) for one in item_ids for n in range(1, called.get(one, 0) + 1))]
-    ids += [transcription_id(item_id, kind) for item_id in item_ids for kind in PartKind]
-    stems = {output_path(one, folder="audio", ending=".bin").removesuffix(".bin") for one in ids}
+    """Return the names of these items' files without folder and ending, also of their parts and transcriptions."""
+    part_counts = ledger.parts_called()
+    ids = list(item_ids)
+    for item_id in item_ids:
+        ids += [part_id(item_id, number) for number in range(1, part_counts.get(item_id, 0) + 1)]
+        ids += [transcription_id(item_id, kind) for kind in PartKind]
+    stems = {output_path(file_id, folder="audio", ending=".bin").removesuffix(".bin") for file_id in ids}
     stems = {stem.partition("/")[2] for stem in stems}
     return stems | {stem.removesuffix(ending) for stem in stems for ending in OUTPUT_ENDINGS}
 
 
 def _stem_of(name: str) -> str:
-    """Of a file's name, also where a kill left it as the copy of a reply that was coming: `anna.bin.part`."""
+    """Return the stem of a file's name, also of the partial reply that a killed run left: `anna.bin.part`."""
     return re.sub(r"(\.t\d+)?(\.part\d+)?\.[a-z0-9]+$", "", name.removesuffix(".part"))
 
 
 def _blank_run_lists(storage: Storage, item_ids: frozenset[str]) -> None:
-    """What each run did stays; what was said in it goes."""
+    """Empty the personal columns of these items in the lists of earlier runs."""
     for relative in list(storage.walk("runs")):
         if not relative.endswith(".csv"):
             continue
@@ -172,7 +179,7 @@ def _blank_run_lists(storage: Storage, item_ids: frozenset[str]) -> None:
         if not mine.any():
             continue
         for name in frame.columns:
-            if name in _WORDS or name.startswith(("in.", "reply.")):
+            if name in _PERSONAL_COLUMNS or name.startswith(("in.", "reply.")):
                 frame.loc[mine, name] = ""
         names = [str(name) for name in frame.columns]
         rows = [dict(zip(names, values, strict=True)) for values in frame.itertuples(index=False, name=None)]

@@ -101,7 +101,7 @@ def _rows_of(record: Recorded, spec: JobSpec, output: Place | None) -> Iterator[
             if isinstance(output, Address) and outcome.audio is not None:
                 row[AUDIO_STAMP] = outcome.audio.sha256[:16]
             if fields and number == last and outcome.status is Status.SUCCEEDED:
-                row |= fields.readable(outcome.transcript)
+                row |= fields.parse_leniently(outcome.transcript)
         elif refusal:
             row |= {
                 "status": Status.REFUSED.value,

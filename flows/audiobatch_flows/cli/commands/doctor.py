@@ -51,16 +51,18 @@ def prefect_server() -> Finding:
 
     address = api_url()
     if address is None:
-        return Finding(what="prefect", ok=True, words="no PREFECT_API_URL: a run starts a server of its own")
+        return Finding(
+            what="prefect", ok=True, message="no PREFECT_API_URL: a run starts a server of its own"
+        )
     if answers(address, _TIMEOUT_S):
-        return Finding(what="prefect", ok=True, words=f"the server at {address} answers")
+        return Finding(what="prefect", ok=True, message=f"the server at {address} answers")
     advice = "start it, unset PREFECT_API_URL, or run with --no-prefect"
-    return Finding(what="prefect", ok=False, words=f"{address} does not answer", advice=advice)
+    return Finding(what="prefect", ok=False, message=f"{address} does not answer", advice=advice)
 
 
 def _show(finding: Finding) -> bool:
     mark = "ok    " if finding.ok else "FAILED"
-    click.echo(f"{mark}  {finding.what:<28}  {finding.words}")
+    click.echo(f"{mark}  {finding.what:<28}  {finding.message}")
     if not finding.ok and finding.advice:
         click.echo(f"{'':<38}{finding.advice}")
     return finding.ok

@@ -26,12 +26,12 @@ def purge(folder: Place, *, item_ids: tuple[str, ...], older_than: str | None, y
     touched, and a later run that still finds them notes their texts anew; nor are copies that were exported.
     """
     from audiobatch.errors import ConfigError
-    from audiobatch.maintenance.purge import age, chosen
+    from audiobatch.maintenance.purge import parse_age, select_items
     from audiobatch.maintenance.purge import purge as take_out
 
-    oldest = age(older_than) if older_than is not None else None
+    oldest = parse_age(older_than) if older_than is not None else None
     with opened(folder) as found, alone(found, "purge"):
-        wanted = chosen(found.ledger, item_ids=item_ids, older_than=oldest)
+        wanted = select_items(found.ledger, item_ids=item_ids, older_than=oldest)
         if wanted and not yes:
             if not sys.stdin.isatty():
                 raise ConfigError(
