@@ -18,7 +18,7 @@ import numpy as np
 from audiobatch.audio.clips import apply_gain, fade, trim_edges
 from audiobatch.audio.decode import open_sound
 from audiobatch.audio.encode import encode_reply
-from audiobatch.config.jobspec import LEAST_LUFS, MOST_LUFS
+from audiobatch.config.jobspec import MAX_LUFS, MIN_LUFS
 
 if TYPE_CHECKING:
     import av

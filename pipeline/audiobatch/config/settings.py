@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from audiobatch.address import masked
-from audiobatch.config.jobspec import ON_MEANS_DEFAULT, DeploymentSpec, JobSpec, TurnSpec
+from audiobatch.config.jobspec import TRUE_MEANS_DEFAULT, DeploymentSpec, JobSpec, TurnSpec
 from audiobatch.errors import ConfigError, register_secret
 
 if TYPE_CHECKING:

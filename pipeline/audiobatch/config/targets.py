@@ -96,8 +96,10 @@ def targets_of(
     """
     environment = environment or settings.Environment.read()
     if spec.deployments:
-        pool = tuple(_entry(spec, one, environment, with_credentials) for one in spec.deployments)
-        return with_named(spec, tuple(sorted(pool, key=lambda target: target.priority)), named_by_rows)
+        targets = [
+            _target_of(spec, deployment, environment, with_credentials) for deployment in spec.deployments
+        ]
+        return with_named(spec, tuple(sorted(targets, key=lambda target: target.priority)), named_by_rows)
     name = spec.deployment or spec.model
     own = Target(
         name=name,
@@ -119,21 +121,21 @@ def targets_of(
 def with_named(
     spec: JobSpec, targets: tuple[Target, ...], named_by_rows: Iterable[str]
 ) -> tuple[Target, ...]:
-    """Add the deployments that rows of a table name; each serves those rows alone.
+    """Add a target for each deployment that rows of a table name; it serves only those rows.
 
     Args:
         spec: the job.
-        targets: its own, the first one first.
-        named_by_rows: deployments, by name.
+        targets: the job's own targets, in order of priority.
+        named_by_rows: names of deployments.
 
     Raises:
-        ConfigError: rows name what is none of the job's `[[deployments]]`.
+        ConfigError: rows name a deployment that is not one of the job's `[[deployments]]`.
     """
     if spec.deployments:
         known = {target.name for target in targets if not target.transcribes}
-        if strange := sorted(set(named_by_rows) - known):
+        if unknown := sorted(set(named_by_rows) - known):
             raise ConfigError(
-                f"rows name deployment {strange[0]!r}, which is none of the [[deployments]]: "
+                f"rows name deployment {unknown[0]!r}, which is not one of the [[deployments]]: "
                 f"{', '.join(sorted(known))}"
             )
         return targets

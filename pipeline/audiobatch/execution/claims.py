@@ -127,7 +127,7 @@ class Claims:
             *(len(item_ids), lost),
         )
         recorded = await asyncio.to_thread(ledger.recorded_of, item_ids)
-        decided = await asyncio.to_thread(plan_again, ledger, runner.context.spec, self._retry, recorded)
+        decided = await asyncio.to_thread(replan, ledger, runner.context.spec, self._retry, recorded)
         runner.context.unknown_before.update(await asyncio.to_thread(ledger.unknown_counts))
         for item_id, decision in decided.items():
             if decision is Decision.SEND:

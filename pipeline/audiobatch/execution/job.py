@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from audiobatch.address import Place
     from audiobatch.calls.item import ItemRunner
     from audiobatch.config.jobspec import JobSpec
-    from audiobatch.inputs.found import DiscoveryStats
+    from audiobatch.inputs.recording_files import DiscoveryStats
     from audiobatch.planning.plan import Plan, Retry, Shard
 
 __all__ = ["Job", "RunSummary", "ShardResult", "Snapshot", "run", "run_shards"]
@@ -351,13 +351,13 @@ class Job:
 
     def _reserve_space(self, plan: Plan) -> None:
         run = self.context
-        check_room(run.spec, run.output, items=plan.to_send, free_bytes=run.storage.free_bytes())
+        check_free_space(run.spec, run.output, items=plan.to_send, free_bytes=run.storage.free_bytes())
         if trouble := reserve(run.spec, run.spool, items=plan.to_send):
             self.warn(trouble)
-        self._stack.callback(give_back, run.spool)
+        self._stack.callback(release_reserve, run.spool)
 
     def _warn_of_marks_left(self, plan: Plan, reviews: frozenset[str]) -> None:
-        left = marked(self.context.ledger.recorded(), reviews) - plan.to_send - plan.held_back
+        left = count_marked(self.context.ledger.recorded(), reviews) - plan.to_send - plan.held_back
         if left > 0:
             self.warn(
                 f"{left} marked items are not sent: they are refused, approved, or no longer among the inputs"
@@ -560,7 +560,7 @@ class Job:
     async def _refresh_manifest(self) -> None:
         """Rewrite the manifest while the run goes on, for at most a twentieth of the time."""
         loop = asyncio.get_running_loop()
-        pause_s = Views.FRESH_EVERY_S
+        pause_s = Views.REFRESH_EVERY_S
         while True:
             await asyncio.sleep(pause_s)
             began_s = loop.time()
@@ -570,7 +570,7 @@ class Job:
                         self.warn(note)
             except StorageError as failed:
                 log.warning("manifest not refreshed: %s", failed.message)
-            pause_s = max(Views.FRESH_EVERY_S, 20 * (loop.time() - began_s))
+            pause_s = max(Views.REFRESH_EVERY_S, 20 * (loop.time() - began_s))
 
     def _begin_background(self, *work: Coroutine[Any, Any, None]) -> None:
         if not self._background:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from audiobatch.address import is_remote
 from audiobatch.audio.convert import fits_one_request, prepare, unpack
 from audiobatch.audio.probe import probe
-from audiobatch.audio.split import PART_S, plan_parts, survey
+from audiobatch.audio.split import PART_S, measure_levels, plan_parts
 from audiobatch.audio.trim import plan_trim, saved_s
 from audiobatch.errors import InputError, working_on_input
 from audiobatch.inputs.sound_settings import channels_of
@@ -83,7 +83,7 @@ class PreparedRecording:
         Raises:
             InputError: the file can no longer be read.
         """
-        levels = survey(self.path, self.channels)
+        levels = measure_levels(self.path, self.channels)
         return plan_parts(levels, longest_s=longest_s, timeline=self.timeline)
 
     def close(self) -> None:
@@ -178,7 +178,7 @@ def _prepare_measured(
 ) -> PreparedRecording:
     """Measure a recording's levels, and plan its trimming and its parts by them."""
     assert source.media is not None
-    levels = survey(path, channels)
+    levels = measure_levels(path, channels)
     timeline = plan_trim(levels) if trim else None
     sent_s = timeline.duration_s if timeline else levels.duration_s
     prepared = PreparedRecording(
