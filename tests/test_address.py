@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from audiobatch.address import Address, absolute, is_remote, masked, place_of
+from audiobatch.address import Address, absolute, is_remote, masked, parse_location
 from audiobatch.config.jobspec import checked_endpoint
 
 
@@ -23,7 +23,7 @@ from audiobatch.config.jobspec import checked_endpoint
     ],
 )
 def test_what_names_a_place(text, place):
-    assert place_of(text) == place
+    assert parse_location(text) == place
     assert is_remote(text) == isinstance(place, Address)
 
 
@@ -43,7 +43,7 @@ def test_what_names_a_place(text, place):
 )
 def test_what_is_refused_is_not_repeated(text, why):
     with pytest.raises(ValueError, match=why) as refused:
-        place_of(text)
+        parse_location(text)
     assert "hunter2" not in str(refused.value)
 
 

@@ -121,11 +121,11 @@ async def speak_prompts(job: JobSpec) -> RunSummary:
 
 def flow_for(spec: JobSpec) -> Any:
     """Return the flow that a job's inputs call for: recordings in a folder, or prompts."""
-    from audiobatch.address import Address, place_of
+    from audiobatch.address import Address, parse_location
     from audiobatch.audio.probe import looks_like_audio
 
     def has_sound(given: str) -> bool:
-        path = place_of(given)
+        path = parse_location(given)
         if isinstance(path, Address):
             return not path.suffix or looks_like_audio(given)  # a name is not worth a listing
         return looks_like_audio(given) or (

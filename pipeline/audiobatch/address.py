@@ -56,7 +56,7 @@ class Address:
 
 
 #: A path on this machine, or an address in a store.
-Place = Path | Address
+Location = Path | Address
 
 
 def has_scheme(text: str) -> bool:
@@ -70,7 +70,7 @@ def is_remote(text: str) -> bool:
     return match is not None and match[1].lower() != "file"
 
 
-def place_of(text: str) -> Place:
+def parse_location(text: str) -> Location:
     """Parse a path, a `file://` address or a store's address.
 
     Raises:
@@ -111,9 +111,9 @@ def absolute(text: str) -> str:
     """Return a location that does not depend on the working folder.
 
     Raises:
-        ValueError: as `place_of`.
+        ValueError: as `parse_location`.
     """
-    location = place_of(text)
+    location = parse_location(text)
     return str(location if isinstance(location, Address) else location.resolve())
 
 
@@ -121,9 +121,9 @@ def checked(text: str) -> str:
     """Return the text, if it is a valid path or address.
 
     Raises:
-        ValueError: as `place_of`.
+        ValueError: as `parse_location`.
     """
-    place_of(text)
+    parse_location(text)
     return text
 
 

@@ -13,7 +13,7 @@ from audiobatch.model import CostBasis, Status
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from audiobatch.address import Place
+    from audiobatch.address import Location
     from audiobatch.model import Outcome, Usage
 
 #: The rate on the progress line is that of the last minute.
@@ -177,8 +177,8 @@ class RunSummary:
     """
 
     run_id: str
-    output: Place
-    manifest: Place
+    output: Location
+    manifest: Location
     exit_code: int
     items: int
     sent: int

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
     from pathlib import Path
 
-    from audiobatch.address import Place
+    from audiobatch.address import Location
     from audiobatch.calls.item import ItemRunner
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.inputs.recording_files import DiscoveryStats
@@ -142,7 +142,7 @@ class Job:
         return self.context.run_id
 
     @property
-    def output(self) -> Place:
+    def output(self) -> Location:
         """The output folder, or the address of one in an object store."""
         return self.context.output
 

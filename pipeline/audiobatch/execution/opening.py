@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from audiobatch.address import Place
+    from audiobatch.address import Location
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.ledger.membership import Worker
     from audiobatch.storage.local import Storage
@@ -49,7 +49,7 @@ class Opened:
         joined: the queue that the run works on, and what was repaired.
     """
 
-    output: Place
+    output: Location
     home: Path
     storage: Storage
     ledger: Ledger

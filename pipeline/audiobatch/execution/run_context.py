@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from audiobatch.address import Place
+    from audiobatch.address import Location
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.config.targets import Target
     from audiobatch.ledger.ledger import Ledger
@@ -38,7 +38,7 @@ class RunContext:
     retry: Retry | None
     sends: bool
     queue_id: str
-    output: Place
+    output: Location
     home: Path
     ledger: Ledger
     storage: Storage

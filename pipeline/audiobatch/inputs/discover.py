@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from audiobatch.address import Address, is_remote, place_of
+from audiobatch.address import Address, is_remote, parse_location
 from audiobatch.audio.probe import looks_like_audio, probe_many
 from audiobatch.config.jobspec import placeholders
 from audiobatch.errors import ConfigError, InputError, NothingFound, shown
@@ -44,7 +44,7 @@ from audiobatch.storage.output import JOB_FILE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from audiobatch.address import Place
+    from audiobatch.address import Location
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.inputs.recording_files import KnownFile
     from audiobatch.inputs.remote import RemoteDiscovery
@@ -123,7 +123,9 @@ class Discovery:
             else:
                 yield from self._probed(self._local(given, roots))
 
-    def _local(self, inputs: Iterable[str], roots: Mapping[Place, str]) -> Iterator[Source | RecordingFile]:
+    def _local(
+        self, inputs: Iterable[str], roots: Mapping[Location, str]
+    ) -> Iterator[Source | RecordingFile]:
         for given in inputs:
             if given == "-":
                 yield from self._table("-", "").from_stream(self._stdin_lines())
@@ -136,7 +138,7 @@ class Discovery:
                 yield from self._file(path, roots.get(path.resolve().parent, ""))
 
     def _remote_inputs(
-        self, inputs: Iterable[str], roots: Mapping[Place, str]
+        self, inputs: Iterable[str], roots: Mapping[Location, str]
     ) -> Iterator[tuple[Address, str]]:
         for given in inputs:
             address = _location(given)
@@ -166,10 +168,10 @@ class Discovery:
             raise ConfigError("'-' reads JSON Lines from standard input, which is not available here")
         return lines_within(self.stdin, "standard input")
 
-    def _roots(self) -> dict[Place, str]:
+    def _roots(self) -> dict[Location, str]:
         """Return each root with the prefix of its ids: none for a single root, its name among several."""
-        roots: dict[Place, None] = {}
-        earlier: dict[Place, str] = {}
+        roots: dict[Location, None] = {}
+        earlier: dict[Location, str] = {}
         for given in self.spec.inputs:
             if given == "-":
                 continue
@@ -189,7 +191,7 @@ class Discovery:
             roots[location if is_folder else location.parent] = None
         if len(roots) < 2:
             return dict.fromkeys(roots, "")
-        names: dict[str, Place] = {}
+        names: dict[str, Location] = {}
         for root in roots:
             if root.name in names:
                 raise ConfigError(
@@ -334,14 +336,14 @@ def _is_table(given: str) -> bool:
     return given == "-" or PurePath(given).suffix.lower() in TABLE_ENDINGS
 
 
-def _location(given: str) -> Place:
+def _location(given: str) -> Location:
     try:
-        return place_of(given)
+        return parse_location(given)
     except ValueError as refused:
         raise ConfigError(str(refused)) from None
 
 
-def _is_within(inner: Place, outer: Place) -> bool:
+def _is_within(inner: Location, outer: Location) -> bool:
     if isinstance(inner, Path) and isinstance(outer, Path):
         return inner.is_relative_to(outer)
     return isinstance(inner, Address) and isinstance(outer, Address) and inner.is_within(outer)

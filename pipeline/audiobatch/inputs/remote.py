@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from audiobatch.address import Address, place_of
+from audiobatch.address import Address, parse_location
 from audiobatch.audio.probe import (
     ALONE_S,
     is_plain_wav,
@@ -373,7 +373,7 @@ def fetch_recording(source: Source, folder: Path) -> tuple[Path, Source]:
         InputError: the object was deleted, or is no longer a recording.
         StorageError: the store cannot be reached.
     """
-    root = place_of(source.root)
+    root = parse_location(source.root)
     assert isinstance(root, Address)
     storage = FsspecStorage(root)
     copy = copy_path(folder, source.path)

@@ -21,7 +21,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from audiobatch.address import Address, place_of
+from audiobatch.address import Address, parse_location
 from audiobatch.config import settings
 from audiobatch.config.prices import price_table
 from audiobatch.config.targets import targets_of
@@ -107,7 +107,7 @@ def _ffmpeg() -> Finding:
 
 def _output(spec: JobSpec) -> Finding:
     named = spec.output or (output_name(spec.inputs) if spec.inputs else None) or "outputs"
-    location = place_of(str(named))
+    location = parse_location(str(named))
     if isinstance(location, Address):
         return _remote_output(location)
     folder = location.resolve()

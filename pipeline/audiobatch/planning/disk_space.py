@@ -9,7 +9,7 @@ from audiobatch.errors import ConfigError, StorageError
 from audiobatch.planning.tokens import FIRST_GUESS_AUDIO_S
 
 if TYPE_CHECKING:
-    from audiobatch.address import Place
+    from audiobatch.address import Location
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.storage.spool import Spool
 
@@ -57,7 +57,7 @@ def bytes_per_item(spec: JobSpec, reply_s: float = FIRST_GUESS_AUDIO_S) -> float
     return total
 
 
-def check_free_space(spec: JobSpec, output: Place, *, items: int, free_bytes: int | None) -> None:
+def check_free_space(spec: JobSpec, output: Location, *, items: int, free_bytes: int | None) -> None:
     """Check that the results of so many items fit on the output's disk.
 
     Raises:

@@ -195,7 +195,7 @@ def _forecast(
     plan: Plan,
     targets: Sequence[Target],
     *,
-    output: address.Place,
+    output: address.Location,
     deployments: tuple[PlannedDeployment, ...],
 ) -> Forecast:
     sizes = ReplySizes()
@@ -270,7 +270,7 @@ def _planned_deployment(target: Target, today: date) -> PlannedDeployment:
     )
 
 
-def _free_bytes(output: address.Place) -> int | None:
+def _free_bytes(output: address.Location) -> int | None:
     if not isinstance(output, Path):
         return None
     folder = output.resolve()

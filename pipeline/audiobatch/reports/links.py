@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 from urllib.request import url2pathname
 
-from audiobatch.address import place_of
+from audiobatch.address import parse_location
 
 if TYPE_CHECKING:
-    from audiobatch.address import Place
+    from audiobatch.address import Location
 
 #: Excel refuses longer targets.
 #: Source: https://support.microsoft.com/office/excel-specifications-and-limits-1672b34d (2025-11-20).
@@ -43,9 +43,9 @@ def link_from(folder: Path, path: Path) -> str:
         return path.as_uri()
 
 
-def link_to_input(output: Place, root: str, path: str) -> str:
+def link_to_input(output: Location, root: str, path: str) -> str:
     """Return the relative path from an output to a recording; empty between a store and a disk."""
-    source = place_of(root)
+    source = parse_location(root)
     if isinstance(output, Path):
         return link_from(output, source / path) if isinstance(source, Path) else ""
     if isinstance(source, Path) or source.protocol != output.protocol:

@@ -17,7 +17,7 @@ from audiobatch.reports.links import AUDIO_STAMP, INPUT_LINK, link_to_input
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from audiobatch.address import Place
+    from audiobatch.address import Location
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.ledger.ledger import Recorded
     from audiobatch.model import Item, Outcome, Source
@@ -40,7 +40,7 @@ def manifest_rows(
     spec: JobSpec,
     *,
     run_id: str | None = None,
-    output: Place | None = None,
+    output: Location | None = None,
     chunk: int = 1000,
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield manifest rows in chunks.
@@ -78,7 +78,7 @@ def own_columns(row_texts: Iterable[str]) -> list[str]:
     return list(columns)
 
 
-def _rows_of(record: Recorded, spec: JobSpec, output: Place | None) -> Iterator[dict[str, Any]]:
+def _rows_of(record: Recorded, spec: JobSpec, output: Location | None) -> Iterator[dict[str, Any]]:
     refusal = record.source.refusal or ("" if record.outcomes else why_unsuitable(record.source, spec))
     item: Item | None = None
     fields, last = answer_fields(spec.fields), len(spec.turn_specs())

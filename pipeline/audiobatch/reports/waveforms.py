@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from audiobatch.address import Place
+    from audiobatch.address import Location
 
     Samples = NDArray[np.float32]
 
@@ -139,7 +139,7 @@ class WaveformDrawer:
             _LOG.warning("%s: no waveform: %s", path.name, failed)
             return None
 
-    def notes(self, folder: Place) -> list[str]:
+    def notes(self, folder: Location) -> list[str]:
         """Say how many waveforms were left out, and how to draw them."""
         if not self._left_out:
             return []

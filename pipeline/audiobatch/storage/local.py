@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from audiobatch.address import Place
+    from audiobatch.address import Location
 
 
 class Storage(Protocol):
@@ -48,7 +48,7 @@ class Storage(Protocol):
     """
 
     @property
-    def root(self) -> Place: ...
+    def root(self) -> Location: ...
     def write(self, path: str, data: bytes | memoryview | Iterable[bytes]) -> SavedFile: ...
     def write_many(
         self,

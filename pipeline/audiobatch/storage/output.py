@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from audiobatch.address import Address, Place, is_database, is_remote, place_of
+from audiobatch.address import Address, Location, is_database, is_remote, parse_location
 from audiobatch.errors import ConfigError
 from audiobatch.storage.local import LocalStorage
 from audiobatch.storage.spool import Spool
@@ -39,7 +39,7 @@ class OutputPlace:
         ledger: a file, or the address of a database.
     """
 
-    place: Place
+    place: Location
     storage: Storage
     home: Path
     ledger: str
@@ -67,7 +67,7 @@ def output_place(spec: JobSpec) -> OutputPlace:
     return place_with(output_of(spec), spec.ledger)
 
 
-def output_of(spec: JobSpec) -> Place:
+def output_of(spec: JobSpec) -> Location:
     """Where the job's results go.
 
     Raises:
@@ -76,19 +76,19 @@ def output_of(spec: JobSpec) -> Place:
     if not spec.inputs:
         raise ConfigError("no input given: name a folder, a file, or '-' for JSON Lines on standard input")
     if spec.output is not None:
-        output = place_of(spec.output)
+        output = parse_location(spec.output)
     else:
         default = output_name(spec.inputs)
         if default is None:
             raise ConfigError("several inputs, or '-', need --output: the folder that results go to")
         output = Path(default)
     full = _full(output)
-    if any(given != "-" and _full(place_of(given)) == full for given in spec.inputs):
+    if any(given != "-" and _full(parse_location(given)) == full for given in spec.inputs):
         raise ConfigError(f"{output}: is both input and output; name another --output")
     return output
 
 
-def place_with(output: Place, ledger: str | None) -> OutputPlace:
+def place_with(output: Location, ledger: str | None) -> OutputPlace:
     """An output with its ledger.
 
     Raises:
@@ -112,7 +112,7 @@ def place_with(output: Place, ledger: str | None) -> OutputPlace:
     return OutputPlace(place=output, storage=FsspecStorage(output), home=_home(output, ledger), ledger=ledger)
 
 
-def storage_of(place: Place) -> Storage:
+def storage_of(place: Location) -> Storage:
     """The storage at a place, without its ledger.
 
     Raises:
@@ -127,10 +127,10 @@ def storage_of(place: Place) -> Storage:
 
 def with_full_paths(given: str) -> str:
     """An input as it is kept in `job.json`: the same whatever folder a later command is run in."""
-    return given if given == "-" or is_remote(given) else str(_full(place_of(given)))
+    return given if given == "-" or is_remote(given) else str(_full(parse_location(given)))
 
 
-def _full(place: Place) -> Place:
+def _full(place: Location) -> Location:
     return place.resolve() if isinstance(place, Path) else place
 
 
@@ -145,5 +145,5 @@ def output_name(inputs: tuple[str, ...]) -> PurePosixPath | None:
     """The default output folder for these inputs; None where there is no single name to take."""
     if len(inputs) != 1 or inputs[0] == "-":
         return None
-    place = place_of(inputs[0])
+    place = parse_location(inputs[0])
     return PurePosixPath("outputs") / (place.resolve() if isinstance(place, Path) else place).name

@@ -11,7 +11,7 @@ import click
 import orjson
 from pydantic import ValidationError
 
-from audiobatch.address import Address, Place, is_database, place_of
+from audiobatch.address import Address, Location, is_database, parse_location
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.errors import ConfigError, StorageError
 from audiobatch.ledger.ledger import Ledger
@@ -29,14 +29,14 @@ _LEDGER = "audiobatch.ledger"
 _TRUSTED = "audiobatch.trusted"
 
 
-class _Output(click.ParamType[Place]):
+class _Output(click.ParamType[Location]):
     name = "output"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
         if isinstance(value, (Path, Address)):
             return value
         try:
-            return place_of(value)
+            return parse_location(value)
         except ValueError as refused:
             raise ConfigError(str(refused)) from None
 
@@ -69,7 +69,7 @@ class Folder:
         home: the folder of this machine that its runs lock.
     """
 
-    path: Place
+    path: Location
     spec: JobSpec
     ledger: Ledger
     storage: Storage
@@ -77,7 +77,7 @@ class Folder:
     home: Path
 
 
-def spec_of(path: Place, *, sends: bool = False) -> JobSpec:
+def spec_of(path: Location, *, sends: bool = False) -> JobSpec:
     """Return the job that an output was last run with.
 
     Args:
@@ -109,7 +109,7 @@ def spec_of(path: Place, *, sends: bool = False) -> JobSpec:
 
 
 @contextlib.contextmanager
-def opened(path: Place) -> Iterator[Folder]:
+def opened(path: Location) -> Iterator[Folder]:
     """Open an output for reading, also while a run works on it.
 
     Raises:

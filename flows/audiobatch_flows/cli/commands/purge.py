@@ -11,7 +11,7 @@ from audiobatch_flows.cli.commands.folders import alone, folder_argument, opened
 from audiobatch_flows.summary_text import counted
 
 if TYPE_CHECKING:
-    from audiobatch.address import Place
+    from audiobatch.address import Location
 
 
 @click.command(short_help="Take out sound, transcripts and texts; keep counts and costs.")
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--item", "item_ids", multiple=True, metavar="ID", help="Only this item; again for more.")
 @click.option("--older-than", metavar="30d", help="Only items whose results are older: hours, days, weeks.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def purge(folder: Place, *, item_ids: tuple[str, ...], older_than: str | None, yes: bool) -> int:
+def purge(folder: Location, *, item_ids: tuple[str, ...], older_than: str | None, yes: bool) -> int:
     """Delete what DIR's items said and were told: audio, transcripts, earlier versions, texts in the ledger.
 
     What was sent and when, how it ended, tokens and costs stay, and nothing is sent again for it. Inputs are not

@@ -9,7 +9,7 @@ import click
 from audiobatch_flows.cli.commands.folders import folder_argument, opened
 
 if TYPE_CHECKING:
-    from audiobatch.address import Place
+    from audiobatch.address import Location
 
 
 @click.command(short_help="Make the manifest, the workbook and the page again from the ledger.")
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     help="Write only manifest-parts/00001.csv, 00002.csv, …, of so many rows each; with --parquet, as Parquet too.",
 )
 def report(
-    folder: Place, *, jsonl: bool, parquet: bool, manifest_columns: str | None, parts: int | None
+    folder: Location, *, jsonl: bool, parquet: bool, manifest_columns: str | None, parts: int | None
 ) -> int:
     """Make DIR's manifest, workbook and page again from its ledger. Nothing is sent."""
     from audiobatch.config.jobspec import JobSpec

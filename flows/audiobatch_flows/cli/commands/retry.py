@@ -9,7 +9,7 @@ import click
 from audiobatch_flows.cli.commands.folders import folder_argument, spec_of
 
 if TYPE_CHECKING:
-    from audiobatch.address import Place
+    from audiobatch.address import Location
 
 #: Of one run alone: what was asked of the last one is not asked again.
 _ONE_RUN_ONLY: dict[str, object] = {
@@ -53,7 +53,7 @@ _NOT_WITH_MARKS: dict[str, object] = {"redo": False, "keep": False}
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, last on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no table.")
 def retry(
-    folder: Place,
+    folder: Location,
     *,
     statuses: tuple[str, ...],
     errors: tuple[str, ...],

@@ -13,7 +13,7 @@ from audiobatch_flows.cli.commands.folders import alone, folder_argument, opened
 from audiobatch_flows.summary_text import counted
 
 if TYPE_CHECKING:
-    from audiobatch.address import Place
+    from audiobatch.address import Location
     from audiobatch.reports.review import ReviewFile
     from audiobatch_flows.cli.commands.folders import Folder
 
@@ -37,7 +37,7 @@ _MOST_SHOWN = 50
 )
 @click.option("--dry-run", is_flag=True, help="With --apply: show what would change, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def review(folder: Place, *, file: Path | None, export: Path | None, dry_run: bool, as_json: bool) -> int:
+def review(folder: Location, *, file: Path | None, export: Path | None, dry_run: bool, as_json: bool) -> int:
     """Show which rows of DIR are marked ok, redo or reject; or take marks from a file; or export what is ok.
 
     What was applied last holds. Rows that cannot be taken are named with the reason, and the rest is applied
@@ -80,7 +80,7 @@ def _apply(found: Folder, file: Path, *, dry_run: bool, as_json: bool) -> int:
     return ExitCode.PARTIAL if reading.refused else ExitCode.DONE
 
 
-def _print_marks(folder: Place, reading: ReviewFile, *, dry_run: bool) -> None:
+def _print_marks(folder: Location, reading: ReviewFile, *, dry_run: bool) -> None:
     for change in reading.changed[:_MOST_SHOWN]:
         note = " ".join(change.mark.note.split())
         click.echo(f"  {change}{f' ({note})' if note else ''}")
@@ -95,7 +95,7 @@ def _print_marks(folder: Place, reading: ReviewFile, *, dry_run: bool) -> None:
         click.echo(f"next: audiobatch retry {folder} --review redo  (--with-notes sends the notes along)")
 
 
-def _as_json(folder: Place, reading: ReviewFile, *, applied: bool) -> dict[str, object]:
+def _as_json(folder: Location, reading: ReviewFile, *, applied: bool) -> dict[str, object]:
     return {
         "output": str(folder),
         "applied": applied,

@@ -10,13 +10,13 @@ import click
 from audiobatch_flows.cli.commands.folders import at_work, folder_argument, opened
 
 if TYPE_CHECKING:
-    from audiobatch.address import Place
+    from audiobatch.address import Location
 
 
 @click.command(short_help="What a folder holds: done, failed, pending, spent.")
 @folder_argument
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(folder: Place, *, as_json: bool) -> int:
+def status(folder: Location, *, as_json: bool) -> int:
     """Count what DIR holds: rows by status, failures by kind, what was spent, and who works on it now."""
     from datetime import UTC, datetime, timedelta
 

@@ -13,7 +13,7 @@ from audiobatch_flows.cli.commands.folders import alone, at_work, folder_argumen
 from audiobatch_flows.summary_text import counted
 
 if TYPE_CHECKING:
-    from audiobatch.address import Place
+    from audiobatch.address import Location
     from audiobatch.maintenance.verify import Verified
 
 #: Of one kind, so many are shown; `--json` has them all.
@@ -24,7 +24,7 @@ _SHOWN = 20
 @folder_argument
 @click.option("--repair", is_flag=True, help="Put right what can be without sending: reports, left-overs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with every finding.")
-def verify(folder: Place, *, repair: bool, as_json: bool) -> int:
+def verify(folder: Location, *, repair: bool, as_json: bool) -> int:
     """Read every file that DIR's ledger names, compare sizes and hashes, and the manifest with the ledger.
 
     Nothing is sent and, without --repair, nothing is changed. --repair makes the reports again, deletes temporary
@@ -56,7 +56,7 @@ def verify(folder: Place, *, repair: bool, as_json: bool) -> int:
     return ExitCode.PARTIAL if seen.wrong else ExitCode.DONE
 
 
-def _as_json(folder: Place, seen: Verified) -> dict[str, object]:
+def _as_json(folder: Location, seen: Verified) -> dict[str, object]:
     return {
         "output": str(folder),
         "outcomes": seen.outcomes,
@@ -75,7 +75,7 @@ def _as_json(folder: Place, seen: Verified) -> dict[str, object]:
     }
 
 
-def _print(folder: Place, seen: Verified) -> None:
+def _print(folder: Location, seen: Verified) -> None:
     shown: dict[str, int] = {}
     for finding in seen.findings:
         shown[finding.trouble] = shown.get(finding.trouble, 0) + 1
