@@ -10,10 +10,16 @@ import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
 import av
 import numpy as np
 import soundfile
+from av.audio import AudioStream
+from av.video import VideoStream
+from numpy.typing import NDArray
+
+from tests.narrowing import present
 
 SPEECH_S = 2.0
 #: `speech(SPEECH_S, 8_000)` by the encoder libopencore_amrnb of PyAV 18; PyAV 19 has none.
@@ -34,7 +40,7 @@ class Case:
     note: str = ""
 
 
-def speech(duration_s: float, rate_hz: int, *, seed: int = 1, level: float = 0.25) -> np.ndarray:
+def speech(duration_s: float, rate_hz: int, *, seed: int = 1, level: float = 0.25) -> NDArray[np.float32]:
     """A speech-like sound: frames of float32 at full scale +-1, silent in its first and last 40 ms."""
     random = np.random.default_rng(seed)
     frames = round(duration_s * rate_hz)
@@ -53,7 +59,8 @@ def speech(duration_s: float, rate_hz: int, *, seed: int = 1, level: float = 0.2
             cursor += length + 0.01
         cursor += random.choice([0.08, 0.25, 0.6], p=[0.6, 0.25, 0.15])
     sound = wave * envelope
-    return (sound * level / max(1e-9, np.abs(sound).max())).astype(np.float32)
+    levelled: NDArray[np.float32] = (sound * level / max(1e-9, np.abs(sound).max())).astype(np.float32)
+    return levelled
 
 
 def wav(samples: np.ndarray, rate_hz: int, subtype: str = "PCM_16", container: str = "WAV") -> bytes:
@@ -98,32 +105,34 @@ def by_ffmpeg(
     with av.open(out, "w", format=muxer) as container:
         pictures = None
         if picture:
-            pictures = container.add_stream(picture, rate=10)
+            pictures = cast("VideoStream", container.add_stream(picture, rate=10))
             pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
-        stream = container.add_stream(codec, rate=rate_hz, layout=layout)
-        stream.codec_context.format = kind
+        stream = cast("AudioStream", container.add_stream(codec, rate=rate_hz, layout=layout))
+        stream.codec_context.format = av.AudioFormat(kind)
         if bits_per_s:
             stream.bit_rate = bits_per_s
         resampler = av.AudioResampler(format=kind, layout=layout, rate=rate_hz)
         if pictures is not None:
             for number in range(round(10 * (len(samples) / rate_hz + silent_film_s))):
-                picture = av.VideoFrame.from_ndarray(
-                    np.full((48, 64, 3), number * 9 % 255, np.uint8), "rgb24"
-                )
-                container.mux(pictures.encode(picture))
+                shown = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number * 9 % 255, np.uint8), "rgb24")
+                container.mux(pictures.encode(shown))
             container.mux(pictures.encode(None))
         pcm = np.ascontiguousarray(samples, np.float32).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(pcm, format="flt", layout=layout)
         frame.sample_rate, frame.time_base, frame.pts = rate_hz, Fraction(1, rate_hz), 0
         for given in (frame, None):
             for ready in resampler.resample(given):
-                container.mux(_kept(stream.encode(ready), lost_s))
-        container.mux(_kept(stream.encode(None), lost_s))
+                container.mux(_without(lost_s, stream.encode(ready)))
+        container.mux(_without(lost_s, stream.encode(None)))
     return out.getvalue()
 
 
-def _kept(packets: list[av.Packet], lost_s: tuple[float, float]) -> list[av.Packet]:
-    return [packet for packet in packets if not lost_s[0] <= packet.pts * packet.time_base < lost_s[1]]
+def _without(
+    lost_s: tuple[float, float], packets: list[av.Packet[AudioStream]]
+) -> list[av.Packet[AudioStream]]:
+    return [
+        packet for packet in packets if not lost_s[0] <= present(packet.pts) * packet.time_base < lost_s[1]
+    ]
 
 
 def sparse_rf64(
@@ -151,7 +160,7 @@ def make(folder: Path) -> list[Case]:
     folder.mkdir(parents=True, exist_ok=True)
     cases: list[Case] = []
 
-    def put(name: str, data: bytes, **expected: object) -> None:
+    def put(name: str, data: bytes, **expected: Any) -> None:
         path = folder / name
         path.write_bytes(data)
         cases.append(Case(path=path, **expected))
@@ -219,7 +228,7 @@ def make(folder: Path) -> list[Case]:
     put("float.aiff", wav(mono, 16_000, "FLOAT", "AIFF"), container="aiff")
     put("speech.au", wav(mono, 16_000, "ULAW", "AU"), container="au")
     put("speech.caf", wav(mono, 16_000, "PCM_16", "CAF"), container="caf")
-    aac = {"codec": "aac", "kind": "fltp"}
+    aac: dict[str, Any] = {"codec": "aac", "kind": "fltp"}
     m4a = by_ffmpeg(mono, 16_000, "ipod", **aac)
     put("phone.m4a", m4a, container="mp4", slack_s=0.15)
     put("stereo.m4a", by_ffmpeg(stereo, 16_000, "ipod", **aac), container="mp4", channels=2, slack_s=0.15)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +31,9 @@ class BareServer:
     reply: Callable[[str, bytes, int], object] = lambda *_: completion("Yes.")
 
 
-def completion(text: str, *, sound_s: float = 0.0, finish_reason: str = "stop") -> dict:
+def completion(text: str, *, sound_s: float = 0.0, finish_reason: str = "stop") -> dict[str, Any]:
     """A chat completion; with sound if it has a length."""
-    message: dict = {"role": "assistant", "content": None if sound_s else text, "refusal": None}
+    message: dict[str, Any] = {"role": "assistant", "content": None if sound_s else text, "refusal": None}
     if sound_s:
         data = base64.b64encode(voice(sound_s)).decode()
         message["audio"] = {"id": "audio_1", "data": data, "transcript": text, "expires_at": 9e9}

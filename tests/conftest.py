@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
+from audiobatch_emulator.process import EmulatorProcess
+from tests import standing
+from tests.postgresql_server import PostgresqlServer
+from tests.remote_stores import S3, Azurite
 
 #: Properties are about what is computed; how long it takes is the benchmarks' matter.
 #: The gate asks the same each time; who runs them by hand asks anew.
@@ -26,7 +28,7 @@ _ACCOUNT = ("AZURE_", "OPENAI_", "IDENTITY_", "MSI_", "AUDIOBATCH_", "IMDS_", "A
 
 
 @pytest.fixture(autouse=True)
-def no_account(monkeypatch, tmp_path):
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the credentials, settings, `.env`, or spool of whoever runs it."""
     for name in os.environ:
         if name.startswith(_ACCOUNT):
@@ -35,44 +37,46 @@ def no_account(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def shared_emulator(audio_emulator_process):
+def shared_emulator(audio_emulator_process: EmulatorProcess) -> EmulatorProcess:
     return audio_emulator_process
 
 
 @pytest.fixture(scope="session")
-def postgresql():
+def postgresql() -> Iterator[PostgresqlServer]:
     """A PostgreSQL server. Each output has a schema of its own, so that tests are apart by their folders."""
-    from postgresql_server import PostgresqlServer  # needs an extra that a plain installation does not have
+    from tests.postgresql_server import (
+        PostgresqlServer,  # needs an extra that a plain installation does not have
+    )
 
     with PostgresqlServer() as server:
         yield server
 
 
 @pytest.fixture
-def emulator(audio_emulator):
+def emulator(audio_emulator: EmulatorProcess) -> EmulatorProcess:
     return audio_emulator
 
 
 @pytest.fixture(scope="session")
-def azurite():
+def azurite() -> Iterator[Azurite]:
     """Azure's own stand-in for Blob Storage, by npm."""
-    from remote_stores import Azurite, running
+    from tests.remote_stores import Azurite, running
 
     yield from running(Azurite)
 
 
 @pytest.fixture(scope="session")
-def s3():
+def s3() -> Iterator[S3]:
     """A server that answers as S3 does, by pip."""
-    from remote_stores import S3, running
+    from tests.remote_stores import S3, running
 
     yield from running(S3)
 
 
 @pytest.fixture(scope="session")
-def standing_server():
+def standing_server() -> Iterator[standing.Server]:
     """`audiobatch server`, started by the first test that wants one; `address` is where its API is."""
-    import standing
+    from tests import standing
 
     with standing.server() as started:
         yield started

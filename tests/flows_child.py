@@ -1,4 +1,4 @@
-"""A process of its own for tests of the flows: `python flows_child.py MODE SPEC`, SPEC being a JobSpec in JSON.
+"""A child process for tests of the flows: `python -m tests.flows_child MODE SPEC`, SPEC being a JobSpec in JSON.
 
 `flow` calls the flow as a user's program does, `command` as the command line does, `embedded` the same on a
 server of its own, `plain` runs without Prefect. Standard output gets one JSON object at the end (`embedded`: the
@@ -12,45 +12,47 @@ import json
 import sys
 from functools import partial
 
-import flows_engine
-
+from audiobatch.calls.stats import RunSummary
 from audiobatch.config.jobspec import JobSpec
 from audiobatch_flows.server import EmbeddedServer
+from tests import flows_engine
 
 
-def told(summary):
+def told(summary: RunSummary) -> RunSummary:
     """Print the summary, while the loop still runs: after it, tasks that hang may hold the process."""
     print(json.dumps(summary.as_json()), flush=True)
     return summary
 
 
-async def run_plain(spec: JobSpec):
+async def run_plain(spec: JobSpec) -> RunSummary:
     from audiobatch_flows import progress, signals
 
     async with flows_engine.SlowJob.open(spec) as job:
-        with signals.on_signals(job.stop, in_flight=partial(progress.in_flight, job)):
+        with signals.on_signals(job.stop, in_flight=partial(progress.in_flight, flows_engine.as_job(job))):
             plan = await job.prepare()
             await asyncio.gather(*(job.run_shard(shard) for shard in plan.shards))
             return told(await job.finish())
 
 
-async def run_command(spec: JobSpec, server: EmbeddedServer | None):
-    from audiobatch_flows import engine_context, launch, progress, signals
+async def run_command(spec: JobSpec, server: EmbeddedServer | None) -> RunSummary:
+    from audiobatch_flows import launch, progress, signals
 
     launch.PATIENCE_S = 2.0
     async with flows_engine.SlowJob.open(spec) as job:
-        with signals.on_signals(job.stop, in_flight=partial(progress.in_flight, job), keep=True):
+        with signals.on_signals(
+            job.stop, in_flight=partial(progress.in_flight, flows_engine.as_job(job)), keep=True
+        ):
             plan = await job.prepare()
             if server is not None:
                 await server.wait_healthy()
                 print(server.pid, flush=True)
             from audiobatch_flows.flow import process_folder
 
-            async with progress.shown(job):
-                return told(await launch.as_flow(process_folder, engine_context.Engine(job=job, plan=plan)))
+            async with progress.shown(flows_engine.as_job(job)):
+                return told(await launch.as_flow(process_folder, flows_engine.engine_of(job, plan)))
 
 
-async def run_flow(spec: JobSpec):
+async def run_flow(spec: JobSpec) -> RunSummary:
     from audiobatch_flows import RunFailed, process_folder
 
     try:

@@ -10,17 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from audiobatch.calls.stats import RunSummary, Snapshot
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.errors import ConfigError
+from audiobatch.execution.job import Job
+from audiobatch.planning.plan import Plan as RealPlan
 from audiobatch.planning.plan import Shard
 from audiobatch.stop import Stop, StopReason
+from audiobatch_flows.engine_context import Engine
+from tests.narrowing import present
 
 if TYPE_CHECKING:
     from audiobatch.execution.job import ShardResult
@@ -58,7 +63,7 @@ class SlowJob:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, spec: JobSpec, *, run_id: str | None = None):
+    async def open(cls, spec: JobSpec, *, run_id: str | None = None) -> AsyncIterator[SlowJob]:
         if "refuse" in options(spec):
             raise ConfigError("output is a file")
         output = Path(spec.output or "outputs")
@@ -128,7 +133,7 @@ class SlowJob:
             StopReason.CANCELLED: 130,
             StopReason.INTERNAL: 1,
         }
-        code = codes.get(self.stop.reason, 3 if self.now.failed else 0)
+        code = codes.get(present(self.stop.reason), 3 if self.now.failed else 0)
         code = options(self.spec).get("exit", code)
         manifest = self.output / "manifest.csv"
         manifest.write_text("item_id\n")
@@ -149,8 +154,18 @@ class SlowJob:
         return [{"item_id": f"item {n}", "status": "succeeded"} for n in range(min(limit, self.now.total))]
 
 
+def as_job(stand_in: SlowJob) -> Job:
+    """Return the stand-in as the job that the flows take it for."""
+    return cast("Job", stand_in)
+
+
+def engine_of(stand_in: SlowJob, plan: Plan) -> Engine:
+    """Return what a flow finds in its context."""
+    return Engine(job=as_job(stand_in), plan=cast("RealPlan", plan))
+
+
 def install() -> None:
     """Put the stand-in in the engine's place, in this process."""
     from audiobatch.execution import job
 
-    job.Job = SlowJob
+    vars(job)["Job"] = SlowJob

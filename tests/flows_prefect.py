@@ -9,22 +9,25 @@ import os
 import tempfile
 import time
 import warnings
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from unittest import mock
 
-import flows_engine
-
 from audiobatch_flows.server import EmbeddedServer
+from tests import flows_engine
 
 #: What Prefect itself leaves behind, whatever runs on it.
 WARNINGS = ("ignore:unclosed <socket:ResourceWarning", "ignore:unclosed transport:ResourceWarning")
 
 
 @functools.cache
+def _home() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="audiobatch-test-prefect-")  # removed with the process
+
+
 def home() -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="audiobatch-test-prefect-")
-    home.folder = folder  # removed with the process
-    return Path(folder.name)
+    """Return the folder of Prefect's settings and database for this process."""
+    return Path(_home().name)
 
 
 def started(**environment: str) -> EmbeddedServer:
@@ -49,7 +52,7 @@ async def url() -> str:
 
 
 @contextlib.asynccontextmanager
-async def connected():
+async def connected() -> AsyncIterator[None]:
     """Point Prefect in this process at the shared server, and the flows at the stand-in of the engine."""
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
@@ -70,12 +73,11 @@ async def connected():
 
 
 def child_environment(address: str | None = None) -> dict[str, str]:
-    """For a child that runs `flows_child.py`."""
-    here = Path(__file__).parent
+    """For a child that runs `tests.flows_child`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     added = {
         "PREFECT_HOME": str(home()),
-        "PYTHONPATH": os.pathsep.join((str(here.parent), str(here))),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     }
     return {**kept, **added, **({"PREFECT_API_URL": address} if address else {})}
@@ -90,7 +92,7 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-def until(condition, timeout_s: float = 30.0) -> bool:
+def until(condition: Callable[[], object], timeout_s: float = 30.0) -> bool:
     """Wait for what another process does."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:

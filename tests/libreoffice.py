@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from needed import need
+from tests.needed import need
 
 # CSV import: comma, double quote, UTF-8, from line 1, cells as they come, and "evaluate formulas" switched on,
 # which is the dangerous way to open a file.

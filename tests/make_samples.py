@@ -1,11 +1,10 @@
-"""Makes the recordings in `sample_inputs/recordings`. Run as `python tests/make_samples.py`, from anywhere.
+"""Makes the recordings in `sample_inputs/recordings`. Run as `python -m tests.make_samples`.
 
 The speech is the emulator's own voices. Each recording then gets a place to be in: a room's echo, a floor of noise,
 a telephone's band. The same versions of the engines make the same files again, byte for byte.
 """
 
 import asyncio
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import soxr
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 from audiobatch_emulator.espeak_speech import EspeakSpeech  # noqa: E402
 from audiobatch_emulator.speech import SAMPLE_RATE_HZ  # noqa: E402
@@ -220,7 +218,8 @@ def reverberated(dry: Samples, room_s: float, echo: float, random: np.random.Gen
     size = len(dry) + length + delay
     spectrum = np.fft.rfft(dry, size, axis=0) * np.fft.rfft(tail, size, axis=0)
     wet = np.fft.irfft(spectrum, size, axis=0)[: len(dry) - delay]
-    return dry + np.concatenate([np.zeros((delay, 2)), wet])
+    echoed: Samples = dry + np.concatenate([np.zeros((delay, 2)), wet])
+    return echoed
 
 
 def within_band(sound: Samples, low_hz: float, high_hz: float) -> Samples:
@@ -235,7 +234,8 @@ def noise_floor(shape: tuple[int, int], level_dbfs: float, random: np.random.Gen
     spectrum = np.fft.rfft(random.normal(size=shape), axis=0)
     spectrum /= np.sqrt(np.maximum(np.fft.rfftfreq(shape[0], 1 / SAMPLE_RATE_HZ), 40))[:, np.newaxis]
     noise = np.fft.irfft(spectrum, shape[0], axis=0)
-    return noise * 10 ** (level_dbfs / 20) / np.sqrt((noise**2).mean())
+    levelled: Samples = noise * 10 ** (level_dbfs / 20) / np.sqrt((noise**2).mean())
+    return levelled
 
 
 def faded(length: int) -> Samples:

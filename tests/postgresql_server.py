@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 
@@ -32,7 +32,7 @@ class PostgresqlServer:
 
     def __init__(self) -> None:
         self._binaries = _binaries()
-        self._as_other = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
+        self._as_other: dict[str, Any] = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
         # Not below pytest's own folder: that is closed to other users.
         self.folder = Path(tempfile.mkdtemp(prefix="audiobatch-postgresql-"))
         self.port = _free_port()
@@ -50,21 +50,9 @@ class PostgresqlServer:
         if self._as_other:
             entry = pwd.getpwnam("postgres")
             os.chown(self.folder, entry.pw_uid, entry.pw_gid)
+        command = [self._binaries / "initdb", "-D", self.folder / "data", "-A", "trust", "-E", "UTF8"]
         subprocess.run(
-            [
-                self._binaries / "initdb",
-                "-D",
-                self.folder / "data",
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-                "--locale=C",
-            ],
-            check=True,
-            capture_output=True,
-            cwd="/",
-            **self._as_other,
+            [*map(str, command), "--locale=C"], check=True, capture_output=True, cwd="/", **self._as_other
         )
         self.start()
         with self.connect("postgres") as connection:
@@ -88,8 +76,8 @@ class PostgresqlServer:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    self._binaries / "postgres",
-                    *("-D", self.folder / "data"),
+                    str(self._binaries / "postgres"),
+                    *("-D", str(self.folder / "data")),
                     *(part for name, value in settings.items() for part in ("-c", f"{name}={value}")),
                 ],
                 cwd="/",

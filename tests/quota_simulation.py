@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from audiobatch.limits.limiter import CallTokens, Limiter, Taken
 from audiobatch_emulator.config import Quota
@@ -143,7 +144,7 @@ class Simulation:
             taken = limiter.take(self.call, self.now_s)
             self.most_in_flight = max(self.most_in_flight, limiter.in_flight)
             written_s = self.now_s + self._random.uniform(0, self.intent_s)
-            self.at(written_s, lambda taken=taken: self._leave(limiter, taken))
+            self.at(written_s, partial(self._leave, limiter, taken))
         wakes_s = self.now_s + wait_s
         if wait_s < 1e9 and not (self.now_s < self._wakes_at_s.get(id(limiter), -1.0) <= wakes_s):
             self._wakes_at_s[id(limiter)] = wakes_s

@@ -21,10 +21,10 @@ from typing import Any, Self
 import platformdirs
 import pytest
 from filelock import FileLock
-from needed import need
 
 from audiobatch.address import Address
 from audiobatch.storage.object_stores import filesystem_of
+from tests.needed import need
 
 AZURITE = Path(__file__).resolve().parent / "contract" / "azurite" / "package.json"
 #: Azurite's documented account; no secret. Source: https://learn.microsoft.com/azure/storage/common/storage-connect-azurite

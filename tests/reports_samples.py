@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile as sf
@@ -29,11 +30,11 @@ SAYINGS = (
 CHECKS = ("near_silent", "truncated", "not_verbatim", "clipped", "speech_rate")
 
 
-def sample_row(n: int, **changes: object) -> dict[str, object]:
+def sample_row(n: int, **changes: object) -> dict[str, Any]:
     """Row `n`: mostly a success, now and then a failure of some kind, always the same for the same `n`."""
     started = START + timedelta(seconds=n * 0.7)
     latency_s = 1.2 + (n * 37 % 100) / 40 + (4 if n % 29 == 0 else 0)
-    row: dict[str, object] = {
+    row: dict[str, Any] = {
         "item_id": f"calls/{n // 20:03d}/call {n:05d}.wav",
         "turn": 1,
         "status": "succeeded",
@@ -85,7 +86,7 @@ def sample_row(n: int, **changes: object) -> dict[str, object]:
     return row | changes
 
 
-def _without_reply(status: str, error_type: str, message: str) -> dict[str, object]:
+def _without_reply(status: str, error_type: str, message: str) -> dict[str, Any]:
     empty = ("transcript", "audio_file", "audio_duration_s", "transcript_file", "latency_s", "finish_reason")
     return {**dict.fromkeys(empty), "checks": (), "version": None} | {
         "status": status,
@@ -94,7 +95,7 @@ def _without_reply(status: str, error_type: str, message: str) -> dict[str, obje
     }
 
 
-def chunks_of(rows: list[dict[str, object]], size: int = 500) -> Iterator[list[dict[str, object]]]:
+def chunks_of(rows: list[dict[str, Any]], size: int = 500) -> Iterator[list[dict[str, Any]]]:
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import wave
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,30 @@ from audiobatch.calls.stats import RunSummary
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.execution.job import Job, run_shards
 from audiobatch.planning.plan import Retry
+from audiobatch_emulator.process import EmulatorProcess
+from tests.narrowing import local
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def azure(emulator, **settings: Any) -> dict[str, Any]:
+def azure(emulator: EmulatorProcess, **settings: Any) -> dict[str, Any]:
     """JobSpec fields for the emulator, taken for an Azure resource with a key."""
     os.environ["AZURE_OPENAI_API_KEY"] = emulator.api_key
     return {"endpoint": emulator.base_url, "deployment": "gpt-audio-1.5", **settings}
 
 
-def run_job(*, retry: Retry | None = None, on_open=None, **settings: Any) -> RunSummary:
+def spec_of(**settings: Any) -> JobSpec:
+    """Return the job specification of settings as a user writes them: pydantic converts them."""
+    return JobSpec(**settings)
+
+
+def run_job(
+    *, retry: Retry | None = None, on_open: Callable[[Job], object] | None = None, **settings: Any
+) -> RunSummary:
     """A whole job in this process, without Prefect."""
 
     async def whole() -> RunSummary:
-        spec = JobSpec(**settings)
+        spec = spec_of(**settings)
         async with Job.open(spec, retry=retry) as job:
             if on_open is not None:
                 on_open(job)
@@ -65,7 +75,7 @@ def audiobatch(
 
 def rows_of(summary: RunSummary) -> list[dict[str, str]]:
     """The manifest's rows."""
-    return read_manifest(summary.manifest)
+    return read_manifest(local(summary.manifest))
 
 
 def read_manifest(path: Path) -> list[dict[str, str]]:

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import flows_prefect
+from tests import flows_prefect
 
 PATIENCE_S = 240.0
 
@@ -21,7 +22,7 @@ class Command:
 
     def __init__(
         self, *arguments: str | Path, program: tuple[str, ...] = (), env: dict[str, str] | None = None
-    ):
+    ) -> None:
         self._said: tuple[str, str] | None = None
         self._err = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed when it ends
         self._out = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
@@ -86,10 +87,16 @@ class Command:
         return os.pread(file.fileno(), size, 0).decode(errors="replace")
 
 
+class Server(Command):
+    """`audiobatch server` as a process; `address` is where its API is."""
+
+    address = ""
+
+
 @contextlib.contextmanager
-def server(**env: str):
-    """The server's API address."""
-    command = Command("server", "--port", "0", env=env)
+def server(**env: str) -> Iterator[Server]:
+    """Start a server and wait until it says its address."""
+    command = Server("server", "--port", "0", env=env)
     try:
         command.says("export PREFECT_API_URL=")
         command.address = command.out.partition("PREFECT_API_URL=")[2].split()[0]
@@ -99,7 +106,7 @@ def server(**env: str):
 
 
 @contextlib.contextmanager
-def connected(address: str):
+def connected(address: str) -> Iterator[None]:
     """Point Prefect's client in this process at a server."""
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
@@ -118,7 +125,9 @@ async def flow_runs(output: Path | str) -> list[Any]:
     return [one for one in reversed(begun) if one.parameters.get("job", {}).get("output") == str(output)]
 
 
-async def until_run(output: Path | str, wanted, timeout_s: float = PATIENCE_S) -> Any:
+async def until_run(
+    output: Path | str, wanted: Callable[[Any], object], timeout_s: float = PATIENCE_S
+) -> Any:
     """The first flow run on this output folder that is as wanted, once there is one."""
     import asyncio
 

@@ -22,7 +22,7 @@ from audiobatch.config.jobspec import checked_endpoint
         ("a:b/c", Path("a:b/c")),
     ],
 )
-def test_what_names_a_place(text, place):
+def test_what_names_a_place(text: str, place: Address | Path) -> None:
     assert parse_location(text) == place
     assert is_remote(text) == isinstance(place, Address)
 
@@ -41,13 +41,13 @@ def test_what_names_a_place(text, place):
         ("file://host/hunter2", "three slashes"),
     ],
 )
-def test_what_is_refused_is_not_repeated(text, why):
+def test_what_is_refused_is_not_repeated(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why) as refused:
         parse_location(text)
     assert "hunter2" not in str(refused.value)
 
 
-def test_an_address_is_built_and_read_like_a_path():
+def test_an_address_is_built_and_read_like_a_path() -> None:
     root = Address("az", "out/run1")
     assert str(root / "audio/a.wav") == "az://out/run1/audio/a.wav"
     assert (root.name, str(root.parent), (root / "x.csv").suffix) == ("run1", "az://out", ".csv")
@@ -57,7 +57,7 @@ def test_an_address_is_built_and_read_like_a_path():
     assert absolute("x") == str(Path("x").resolve())
 
 
-def test_what_is_shown_has_no_secret():
+def test_what_is_shown_has_no_secret() -> None:
     shown = masked(("az://user:pw@in/x?sig=1", "plain", 3))
     assert shown == ("az://…@in/x?…", "plain", 3)
     assert masked("az://in/a@b.wav") == "az://in/a@b.wav", "an object's own name"
@@ -76,7 +76,7 @@ def test_what_is_shown_has_no_secret():
         "http://[::1]:8000",
     ],
 )
-def test_a_service_s_address_is_taken_without_its_last_slash(address):
+def test_a_service_s_address_is_taken_without_its_last_slash(address: str) -> None:
     assert checked_endpoint(address) == checked_endpoint(f"{address}/") == address
 
 
@@ -101,7 +101,7 @@ def test_a_service_s_address_is_taken_without_its_last_slash(address):
         ("https://[::1", "host name"),
     ],
 )
-def test_a_service_s_address_leads_nowhere_else_and_holds_no_secret(address, words):
+def test_a_service_s_address_leads_nowhere_else_and_holds_no_secret(address: str, words: str) -> None:
     with pytest.raises(ValueError, match=words) as refused:
         checked_endpoint(address)
     assert "hunter2" not in str(refused.value)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,7 @@ def fields(tmp_path: Path, described: object = FIELDS) -> AnswerFields:
     return read_fields(path)
 
 
-def test_each_field_becomes_a_column_in_the_files_order(tmp_path: Path):
+def test_each_field_becomes_a_column_in_the_files_order(tmp_path: Path) -> None:
     assert fields(tmp_path).columns == (
         "reply.sentiment",
         "reply.topic",
@@ -40,7 +41,7 @@ def test_each_field_becomes_a_column_in_the_files_order(tmp_path: Path):
     )
 
 
-def test_the_instruction_names_every_field_with_its_kind_its_choices_and_its_meaning(tmp_path: Path):
+def test_the_instruction_names_every_field_with_its_kind_its_choices_and_its_meaning(tmp_path: Path) -> None:
     text = fields(tmp_path).instruction
     assert '"sentiment" (one of "positive", "neutral", "negative")' in text
     assert '"topic" (a string): what the call is about' in text
@@ -51,7 +52,7 @@ def test_the_instruction_names_every_field_with_its_kind_its_choices_and_its_mea
 @pytest.mark.parametrize(
     "around", ["{}", "```json\n{}\n```", "Here it is:\n\n{}\n\nAnything else?", "{{not this}} but {}"]
 )
-def test_an_answer_is_read_with_its_types_whatever_stands_around_it(tmp_path: Path, around: str):
+def test_an_answer_is_read_with_its_types_whatever_stands_around_it(tmp_path: Path, around: str) -> None:
     answer = fields(tmp_path).parse(
         around.replace("{{not this}}", "{not this}").replace("{}", json.dumps(GOOD))
     )
@@ -77,8 +78,8 @@ def test_an_answer_is_read_with_its_types_whatever_stands_around_it(tmp_path: Pa
     ],
 )
 def test_an_answer_that_does_not_fit_is_refused_with_the_fields_name_and_asked_for_again(
-    tmp_path: Path, change: dict, word: str
-):
+    tmp_path: Path, change: dict[str, Any], word: str
+) -> None:
     asked = fields(tmp_path)
     with pytest.raises(AnswerInvalid, match=word) as caught:
         asked.parse(json.dumps(GOOD | change))
@@ -89,12 +90,12 @@ def test_an_answer_that_does_not_fit_is_refused_with_the_fields_name_and_asked_f
 
 
 @pytest.mark.parametrize("text", ["", "I cannot do that.", "[1, 2]", "{", '{"a": ' * 5000, "{" * 100_000])
-def test_a_reply_without_an_object_is_refused_and_soon(tmp_path: Path, text: str):
+def test_a_reply_without_an_object_is_refused_and_soon(tmp_path: Path, text: str) -> None:
     with pytest.raises(AnswerInvalid):
         fields(tmp_path).parse(text)
 
 
-def test_a_field_may_have_a_name_that_python_or_pydantic_use_themselves(tmp_path: Path):
+def test_a_field_may_have_a_name_that_python_or_pydantic_use_themselves(tmp_path: Path) -> None:
     asked = fields(tmp_path, [{"name": name} for name in ("class", "json", "copy")])
     assert asked.parse('{"class": "a", "json": "b", "copy": "c"}') == {
         "reply.class": "a",
@@ -106,7 +107,7 @@ def test_a_field_may_have_a_name_that_python_or_pydantic_use_themselves(tmp_path
 @given(
     st.dictionaries(st.text(max_size=5), st.none() | st.booleans() | st.text() | st.integers(), max_size=4)
 )
-def test_any_object_is_either_taken_or_refused_in_words(answer: dict):
+def test_any_object_is_either_taken_or_refused_in_words(answer: dict[str, Any]) -> None:
     one = AnswerFields(fields=())
     if answer:
         with pytest.raises(AnswerInvalid):
@@ -129,13 +130,13 @@ def test_any_object_is_either_taken_or_refused_in_words(answer: dict):
     ],
 )
 def test_a_file_that_describes_no_usable_fields_is_refused_with_the_place(
-    tmp_path: Path, described, words: str
-):
+    tmp_path: Path, described: list[dict[str, Any]] | list[dict[str, str]] | str, words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         fields(tmp_path, described)
 
 
-def test_a_file_that_is_missing_or_no_json_is_refused(tmp_path: Path):
+def test_a_file_that_is_missing_or_no_json_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_fields(tmp_path / "gone.json")
     (tmp_path / "bad.json").write_text("{")
@@ -143,7 +144,7 @@ def test_a_file_that_is_missing_or_no_json_is_refused(tmp_path: Path):
         read_fields(tmp_path / "bad.json")
 
 
-def test_fields_may_also_be_a_bare_list_or_names_with_descriptions(tmp_path: Path):
+def test_fields_may_also_be_a_bare_list_or_names_with_descriptions(tmp_path: Path) -> None:
     listed = fields(tmp_path, [{"name": "a"}, {"name": "b", "type": "integer"}])
     named = fields(tmp_path, {"a": {}, "b": {"type": "integer"}})
     assert listed == named

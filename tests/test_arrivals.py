@@ -1,19 +1,21 @@
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
-from running import write_wav
 
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.errors import ConfigError
 from audiobatch.execution.arrivals import Arrivals
 from audiobatch.inputs.discover import Discovery
+from tests.running import write_wav
 
 
-def watched(*inputs, **settings):
+def watched(*inputs: Path | str, **settings: Any) -> Arrivals:
     return Arrivals(JobSpec(inputs=tuple(map(str, inputs)), **settings))
 
 
-def test_a_file_is_news_once_two_looks_find_it_the_same(tmp_path):
+def test_a_file_is_news_once_two_looks_find_it_the_same(tmp_path: Path) -> None:
     write_wav(tmp_path / "one.wav")
     arrivals = watched(tmp_path)
     assert not arrivals.look()
@@ -24,7 +26,7 @@ def test_a_file_is_news_once_two_looks_find_it_the_same(tmp_path):
     assert not arrivals.look()
 
 
-def test_a_file_that_still_grows_is_left(tmp_path):
+def test_a_file_that_still_grows_is_left(tmp_path: Path) -> None:
     growing = tmp_path / "two.wav"
     write_wav(tmp_path / "one.wav")
     arrivals = watched(tmp_path)
@@ -40,7 +42,7 @@ def test_a_file_that_still_grows_is_left(tmp_path):
     assert not arrivals.is_arriving(growing.resolve())
 
 
-def test_a_file_whose_time_moves_is_left_though_its_size_stays(tmp_path):
+def test_a_file_whose_time_moves_is_left_though_its_size_stays(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "one.wav")
     arrivals = watched(tmp_path)
     arrivals.look()
@@ -49,7 +51,7 @@ def test_a_file_whose_time_moves_is_left_though_its_size_stays(tmp_path):
     assert arrivals.look()
 
 
-def test_a_change_to_what_was_handled_is_news_again(tmp_path):
+def test_a_change_to_what_was_handled_is_news_again(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "one.wav")
     arrivals = watched(tmp_path)
     arrivals.look()
@@ -60,7 +62,7 @@ def test_a_change_to_what_was_handled_is_news_again(tmp_path):
     assert arrivals.look()
 
 
-def test_what_came_after_the_look_is_left_for_the_next(tmp_path):
+def test_what_came_after_the_look_is_left_for_the_next(tmp_path: Path) -> None:
     write_wav(tmp_path / "one.wav")
     arrivals = watched(tmp_path)
     arrivals.look()
@@ -69,7 +71,7 @@ def test_what_came_after_the_look_is_left_for_the_next(tmp_path):
     assert arrivals.is_arriving(late.resolve())
 
 
-def test_only_what_a_run_would_read_is_looked_at(tmp_path):
+def test_only_what_a_run_would_read_is_looked_at(tmp_path: Path) -> None:
     write_wav(tmp_path / "in" / "a.wav")
     (tmp_path / "in" / "notes.md").write_text("x")
     write_wav(tmp_path / "in" / ".hidden.wav")
@@ -84,7 +86,7 @@ def test_only_what_a_run_would_read_is_looked_at(tmp_path):
     assert sorted(path.name for path in arrivals.settled) == ["a.wav", "rows.csv"]
 
 
-def test_an_input_that_is_gone_for_a_while_is_no_error(tmp_path):
+def test_an_input_that_is_gone_for_a_while_is_no_error(tmp_path: Path) -> None:
     arrivals = watched(tmp_path / "share")
     assert not arrivals.look()
     write_wav(tmp_path / "share" / "one.wav")
@@ -93,6 +95,6 @@ def test_an_input_that_is_gone_for_a_while_is_no_error(tmp_path):
 
 
 @pytest.mark.parametrize("given", ["-", "s3://bucket/in"])
-def test_what_cannot_be_looked_at_is_refused(given):
+def test_what_cannot_be_looked_at_is_refused(given: str) -> None:
     with pytest.raises(ConfigError, match="cannot be watched"):
         watched(given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,19 +139,21 @@ def replies(voices: list[tuple[str, str, np.ndarray]]) -> list[Reply]:
 HEARD = [check for check in Check if check is not Check.REPAIRED]
 
 
-def test_every_check_finds_its_defects_and_leaves_good_replies_alone(capsys):
+def test_every_check_finds_its_defects_and_leaves_good_replies_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     stats: dict[Check, Counter[str]] = {check: Counter() for check in HEARD}
     mistakes: Counter[str] = Counter()
     corpus = replies(asyncio.run(spoken()))
     for reply in corpus:
         found = reply.found()
-        for check in HEARD:
-            outcome = ("miss" if check in reply.expected else "") or "quiet"
-            if check in found:
-                outcome = "hit" if check in reply.expected else "false"
-            stats[check][outcome] += 1
+        for checked in HEARD:
+            outcome = ("miss" if checked in reply.expected else "") or "quiet"
+            if checked in found:
+                outcome = "hit" if checked in reply.expected else "false"
+            stats[checked][outcome] += 1
             if outcome in ("miss", "false"):
-                mistakes[f"{check} {outcome}: {reply.kind}"] += 1
+                mistakes[f"{checked} {outcome}: {reply.kind}"] += 1
     with capsys.disabled():
         print(f"\n{len(corpus)} replies\n{'check':<14}{'precision':>10}{'recall':>8}{'defects':>9}")
         for check, count in stats.items():
@@ -166,7 +169,7 @@ def test_every_check_finds_its_defects_and_leaves_good_replies_alone(capsys):
 
 
 def clip(**changed: float | bool) -> Clip:
-    good = {
+    good: dict[str, Any] = {
         "duration_s": 5.0,
         "sample_rate_hz": 24_000,
         "channels": 1,
@@ -180,15 +183,21 @@ def clip(**changed: float | bool) -> Clip:
 
 
 def checks(*, sound: Clip | None, transcript: str = "", **more: object) -> tuple[Check, ...]:
-    given = {"text": "", "wants_audio": True, "finish_reason": "stop", "verbatim_of": None, **more}
+    given: dict[str, Any] = {
+        "text": "",
+        "wants_audio": True,
+        "finish_reason": "stop",
+        "verbatim_of": None,
+        **more,
+    }
     return check_reply(clip=sound, transcript=transcript, **given)
 
 
-def test_a_text_reply_that_was_asked_for_is_no_defect():
+def test_a_text_reply_that_was_asked_for_is_no_defect() -> None:
     assert checks(sound=None, text="It is a dog.", wants_audio=False) == ()
 
 
-def test_other_scripts_are_rated_by_their_own_density():
+def test_other_scripts_are_rated_by_their_own_density() -> None:
     assert checks(sound=clip(), transcript="明日の朝九時に駅の前で会いましょう。切符は私が買います") == ()
     assert checks(sound=clip(duration_s=60.0), transcript="明日の朝九時") == (Check.SPEECH_RATE,)
 
@@ -204,12 +213,12 @@ def test_other_scripts_are_rated_by_their_own_density():
         ("明日の朝、駅で。", "明日の朝駅で", True),
     ],
 )
-def test_reading_aloud_is_compared_word_by_word(wanted, said, good):
+def test_reading_aloud_is_compared_word_by_word(wanted: str, said: str, good: bool) -> None:
     found = checks(sound=clip(duration_s=len(said) / 12 + 0.5), transcript=said, verbatim_of=wanted)
     assert (Check.NOT_VERBATIM not in found) is good
 
 
-def test_checks_come_in_one_order():
+def test_checks_come_in_one_order() -> None:
     found = checks(
         sound=clip(clipped_share=0.5, ends_abruptly=True), finish_reason="length", transcript="", text="x"
     )

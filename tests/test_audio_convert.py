@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
+from pathlib import Path
 
-import audio_corpus as corpus
 import numpy as np
 import pytest
 import soundfile
+from numpy.typing import NDArray
 
 from audiobatch.audio.convert import MP3_BITS_PER_S, prepare, resampled, unpack
 from audiobatch.audio.encode import REPLY_FORMATS, encode_reply
@@ -15,57 +17,58 @@ from audiobatch.audio.probe import LARGEST_SENT_BYTES, probe
 from audiobatch.audio.trim import Span, Timeline
 from audiobatch.audio.wav import pcm_to_wav
 from audiobatch.errors import InputError
-from audiobatch.model import Media
+from audiobatch.model import AudioPart, Media
+from tests import audio_corpus as corpus
 
 
-def on_disk(folder, data, name="x.wav"):
+def on_disk(folder: Path, data: bytes, name: str = "x.wav") -> tuple[Path, Media]:
     path = folder / name
     path.write_bytes(data)
     return path, probe(path).media
 
 
-def tone(hertz, rate, seconds=2.0, amplitude=0.7):
+def tone(hertz: float, rate: int, seconds: float = 2.0, amplitude: float = 0.7) -> NDArray[np.float32]:
     return (np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate) * amplitude).astype(
         np.float32
     )
 
 
-def samples_of(part):
+def samples_of(part: AudioPart) -> tuple[NDArray[np.float32], int]:
     samples, rate = soundfile.read(io.BytesIO(part.data), dtype="float32")
     return samples, rate
 
 
-def level_dbfs(samples):
-    return 10 * np.log10(max(1e-12, float(np.mean(np.square(samples[2000:-2000], dtype=np.float64)))))
+def level_dbfs(samples: NDArray[np.float32]) -> float:
+    return 10 * math.log10(max(1e-12, float(np.mean(np.square(samples[2000:-2000], dtype=np.float64)))))
 
 
 @pytest.mark.parametrize("rate", [22_050, 24_000, 32_000, 44_100, 48_000])
-def test_an_11_khz_tone_is_gone_after_conversion_to_16_khz(rate):
+def test_an_11_khz_tone_is_gone_after_conversion_to_16_khz(rate: int) -> None:
     out = np.concatenate(list(resampled([tone(10_900, rate)[:, None]], rate, 16_000)))
     assert level_dbfs(out) <= -80
 
 
-def test_a_13_khz_tone_is_gone_from_what_is_sent_at_24_khz(tmp_path):
+def test_a_13_khz_tone_is_gone_from_what_is_sent_at_24_khz(tmp_path: Path) -> None:
     path, media = on_disk(tmp_path, corpus.wav(tone(13_500, 48_000), 48_000, "PCM_24"))
     samples, rate = samples_of(prepare(path, media))
     assert rate == 24_000
     assert level_dbfs(samples) <= -80
 
 
-def test_what_can_be_heard_stays_as_loud_as_it_was(tmp_path):
+def test_what_can_be_heard_stays_as_loud_as_it_was(tmp_path: Path) -> None:
     path, media = on_disk(tmp_path, corpus.wav(tone(3_000, 44_100), 44_100, "FLOAT"))
     samples, _ = samples_of(prepare(path, media))
     assert level_dbfs(samples) == pytest.approx(level_dbfs(tone(3_000, 44_100)), abs=0.05)
 
 
-def test_samples_that_need_no_change_but_a_header_keep_every_bit(tmp_path):
+def test_samples_that_need_no_change_but_a_header_keep_every_bit(tmp_path: Path) -> None:
     plain = corpus.wav(corpus.speech(2, 16_000), 16_000)
     path, media = on_disk(tmp_path, corpus.with_sizes(plain, riff=0xFFFFFFFF, sound=0xFFFFFFFF))
     part = prepare(path, media)
     assert part.data[44:] == plain[44:]
 
 
-def test_each_side_of_a_call_can_be_sent_alone(tmp_path):
+def test_each_side_of_a_call_can_be_sent_alone(tmp_path: Path) -> None:
     left, right = corpus.speech(2, 16_000, seed=1), corpus.speech(2, 16_000, seed=2)
     path, media = on_disk(tmp_path, corpus.wav(np.stack((left, right), axis=1), 16_000))
     np.testing.assert_allclose(samples_of(prepare(path, media, channels="left"))[0], left, atol=1e-4)
@@ -73,12 +76,12 @@ def test_each_side_of_a_call_can_be_sent_alone(tmp_path):
     assert prepare(path, media).data == path.read_bytes()
 
 
-def test_a_recording_with_one_channel_is_its_own_side(tmp_path):
+def test_a_recording_with_one_channel_is_its_own_side(tmp_path: Path) -> None:
     path, media = on_disk(tmp_path, corpus.wav(corpus.speech(1, 16_000), 16_000))
     assert prepare(path, media, channels="left").data == path.read_bytes()
 
 
-def test_sides_of_six_channels_mean_nothing_and_their_mix_is_their_mean(tmp_path):
+def test_sides_of_six_channels_mean_nothing_and_their_mix_is_their_mean(tmp_path: Path) -> None:
     many = np.stack([corpus.speech(1, 16_000, seed=seed) for seed in range(6)], axis=1)
     path, media = on_disk(tmp_path, corpus.wav(many, 16_000))
     with pytest.raises(InputError, match="6 channels"):
@@ -88,7 +91,9 @@ def test_sides_of_six_channels_mean_nothing_and_their_mix_is_their_mean(tmp_path
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
 @pytest.mark.parametrize(("right", "loudest"), [(-0.99, 0), (-0.9, 0), (-1.1, 1)])
-def test_of_channels_that_cancel_each_other_the_loudest_is_sent(subtype, right, loudest, tmp_path):
+def test_of_channels_that_cancel_each_other_the_loudest_is_sent(
+    subtype: str, right: float, loudest: int, tmp_path: Path
+) -> None:
     left = corpus.speech(2, 16_000)
     both = np.stack((left, left * right), axis=1)
     path, media = on_disk(tmp_path, corpus.wav(both, 16_000, subtype))
@@ -103,7 +108,7 @@ def test_of_channels_that_cancel_each_other_the_loudest_is_sent(subtype, right, 
     )
 
 
-def test_channels_that_cancel_each_other_are_not_sent_as_an_mp3_either(tmp_path):
+def test_channels_that_cancel_each_other_are_not_sent_as_an_mp3_either(tmp_path: Path) -> None:
     left = corpus.speech(2, 16_000)
     both = np.stack((left, -left), axis=1)
     path, media = on_disk(tmp_path, corpus.wav(both, 16_000, "MPEG_LAYER_III", "MP3"), "x.mp3")
@@ -112,7 +117,7 @@ def test_channels_that_cancel_each_other_are_not_sent_as_an_mp3_either(tmp_path)
     assert level_dbfs(samples) == pytest.approx(level_dbfs(left), abs=0.5)
 
 
-def test_channels_that_can_be_mixed_are_mixed(tmp_path):
+def test_channels_that_can_be_mixed_are_mixed(tmp_path: Path) -> None:
     one, other = corpus.speech(2, 16_000, seed=1), corpus.speech(2, 16_000, seed=2)
     silent = np.zeros_like(one)
     turning = np.stack((one, np.where(np.arange(len(one)) < len(one) // 2, one, -one)), axis=1)
@@ -124,14 +129,14 @@ def test_channels_that_can_be_mixed_are_mixed(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [np.inf, np.nan, 1e30])
-def test_floats_that_are_no_sound_do_not_upset_the_mixing(wrong, tmp_path):
+def test_floats_that_are_no_sound_do_not_upset_the_mixing(wrong: float, tmp_path: Path) -> None:
     both = np.stack([corpus.speech(1, 16_000)] * 2, axis=1)
     both[5_000] = (wrong, -wrong)
     _, media = on_disk(tmp_path, corpus.wav(both, 16_000, "FLOAT"))
     assert (media.mix_channel, media.notes) == (None, ())
 
 
-def test_the_form_is_the_smallest_that_keeps_what_can_be_heard(tmp_path):
+def test_the_form_is_the_smallest_that_keeps_what_can_be_heard(tmp_path: Path) -> None:
     for rate, sent_hz in ((8_000, 16_000), (16_000, 16_000), (22_050, 24_000), (192_000, 24_000)):
         path, media = on_disk(tmp_path, corpus.wav(corpus.speech(1, rate), rate, "PCM_24"))
         part = prepare(path, media)
@@ -139,7 +144,7 @@ def test_the_form_is_the_smallest_that_keeps_what_can_be_heard(tmp_path):
         assert part.duration_s == pytest.approx(1.0, abs=0.001)
 
 
-def test_what_is_too_long_for_a_wav_goes_as_mp3_and_for_that_is_refused(tmp_path):
+def test_what_is_too_long_for_a_wav_goes_as_mp3_and_for_that_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     with soundfile.SoundFile(path, "w", 8_000, 1, "PCM_24") as file:
         for _ in range(11):
@@ -153,7 +158,7 @@ def test_what_is_too_long_for_a_wav_goes_as_mp3_and_for_that_is_refused(tmp_path
     assert (short.format, short.duration_s) == ("wav", 500)
 
 
-def test_what_is_too_long_even_for_mp3_is_refused_with_what_to_do(tmp_path):
+def test_what_is_too_long_even_for_mp3_is_refused_with_what_to_do(tmp_path: Path) -> None:
     media = Media(container="wav", codec="pcm_s16le", duration_s=7320, sample_rate_hz=16_000, channels=1)
     path = tmp_path / "hours.wav"
     corpus.sparse_rf64(path, rate_hz=16_000, channels=1, size_bytes=7320 * 32_000)
@@ -161,7 +166,7 @@ def test_what_is_too_long_even_for_mp3_is_refused_with_what_to_do(tmp_path):
         prepare(path, media)
 
 
-def test_a_compressed_recording_unpacked_once_gives_the_same_parts(tmp_path):
+def test_a_compressed_recording_unpacked_once_gives_the_same_parts(tmp_path: Path) -> None:
     data = corpus.by_ffmpeg(np.tile(corpus.speech(6, 44_100), 2), 44_100, "ipod", "aac", kind="fltp")
     path, media = on_disk(tmp_path, data, "x.m4a")
     unpack(path, media, tmp_path / "x.wav")
@@ -177,14 +182,14 @@ def test_a_compressed_recording_unpacked_once_gives_the_same_parts(tmp_path):
         assert np.abs(pair[0] - pair[1]).max() < 40
 
 
-def test_a_file_that_has_gone_is_a_refused_input(tmp_path):
+def test_a_file_that_has_gone_is_a_refused_input(tmp_path: Path) -> None:
     path, media = on_disk(tmp_path, corpus.wav(corpus.speech(1, 16_000), 16_000))
     path.unlink()
     with pytest.raises(InputError, match="cannot be read"):
         prepare(path, media)
 
 
-def test_a_big_wav_is_not_sent_as_it_is(tmp_path):
+def test_a_big_wav_is_not_sent_as_it_is(tmp_path: Path) -> None:
     path, media = on_disk(tmp_path, corpus.wav(np.tile(corpus.speech(5, 48_000), (2, 22)).T, 48_000))
     assert path.stat().st_size > LARGEST_SENT_BYTES
     part = prepare(path, media)
@@ -193,7 +198,9 @@ def test_a_big_wav_is_not_sent_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("format_", REPLY_FORMATS)
-def test_replies_are_encoded_in_every_format_from_wav_and_from_bare_samples(format_, tmp_path):
+def test_replies_are_encoded_in_every_format_from_wav_and_from_bare_samples(
+    format_: str, tmp_path: Path
+) -> None:
     pcm = (corpus.speech(2.0, 24_000) * 32767).astype("<i2").tobytes()
     wav = pcm_to_wav(pcm)
     streamed = corpus.with_sizes(wav, riff=0xFFFFFFFF, sound=0xFFFFFFFF)
@@ -212,7 +219,7 @@ def test_replies_are_encoded_in_every_format_from_wav_and_from_bare_samples(form
         assert media.duration_s == pytest.approx(2.0, abs=0.1)
 
 
-def test_an_unknown_format_and_nothing_to_encode_are_errors():
+def test_an_unknown_format_and_nothing_to_encode_are_errors() -> None:
     with pytest.raises(ValueError, match="'wma'"):
         encode_reply(b"\0\0", "wma")
     with pytest.raises(ValueError, match="no samples"):

@@ -10,17 +10,20 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
-import audio_corpus as corpus
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from audiobatch.audio import decode
 from audiobatch.audio import probe as probe_module
 from audiobatch.audio.convert import prepare
 from audiobatch.audio.measure import measure
 from audiobatch.audio.probe import (
+    Probed,
     is_plain_wav,
     is_silent,
     looks_like_audio,
@@ -31,13 +34,16 @@ from audiobatch.audio.probe import (
 from audiobatch.audio.probe_pool import ProbePool
 from audiobatch.audio.probe_worker import answer
 from audiobatch.errors import InputError
+from audiobatch.model import Media
+from tests import audio_corpus as corpus
+from tests.narrowing import present
 
 FULL = os.environ.get("AUDIOBATCH_FULL") == "1"
 MOST_MEMORY_MB = 300
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory):
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[corpus.Case]:
     return corpus.make(tmp_path_factory.mktemp("corpus"))
 
 
@@ -61,11 +67,11 @@ def in_a_child(script: str, *arguments: str) -> tuple[str, float]:
     return output, int(above_kb) / 1024
 
 
-def test_the_corpus_has_at_least_sixty_files(cases):
+def test_the_corpus_has_at_least_sixty_files(cases: list[corpus.Case]) -> None:
     assert len(cases) >= 60
 
 
-def test_every_recording_is_read_right_or_refused_with_its_reason(cases):
+def test_every_recording_is_read_right_or_refused_with_its_reason(cases: list[corpus.Case]) -> None:
     wrong = []
     for case in cases:
         try:
@@ -83,12 +89,14 @@ def test_every_recording_is_read_right_or_refused_with_its_reason(cases):
             wrong.append(f"{case.path.name}: {media.duration_s} s")
         elif bool(case.note) != bool(media.notes) or case.note not in " ".join(media.notes):
             wrong.append(f"{case.path.name}: notes {media.notes}")
-        elif not -32 < media.level_dbfs < -18 or not 0.2 < media.silence_share < 0.7:
+        elif not -32 < present(media.level_dbfs) < -18 or not 0.2 < present(media.silence_share) < 0.7:
             wrong.append(f"{case.path.name}: level {media.level_dbfs}, silence {media.silence_share}")
     assert wrong == []
 
 
-def test_every_recording_that_is_read_can_be_prepared_and_measures_the_same(cases):
+def test_every_recording_that_is_read_can_be_prepared_and_measures_the_same(
+    cases: list[corpus.Case],
+) -> None:
     for case in (case for case in cases if not case.refusal):
         media = probe(case.path).media
         part = prepare(case.path, media)
@@ -99,7 +107,7 @@ def test_every_recording_that_is_read_can_be_prepared_and_measures_the_same(case
             assert clip.rms_dbfs == pytest.approx(media.level_dbfs, abs=0.6), case.path.name
 
 
-def test_joined_mp3s_are_longer_than_their_first_header_says_and_that_is_no_fault(tmp_path):
+def test_joined_mp3s_are_longer_than_their_first_header_says_and_that_is_no_fault(tmp_path: Path) -> None:
     low, high = (
         corpus.by_ffmpeg(corpus.speech(6, 44_100), 44_100, "mp3", "libmp3lame", bits_per_s=rate)
         for rate in (32_000, 256_000)
@@ -113,7 +121,9 @@ def test_joined_mp3s_are_longer_than_their_first_header_says_and_that_is_no_faul
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("mark", [b"Info", b"VBRI"])
-def test_an_mp3_that_counts_its_frames_is_known_to_be_cut(rate, channels, mark, tmp_path):
+def test_an_mp3_that_counts_its_frames_is_known_to_be_cut(
+    rate: int, channels: int, mark: bytes, tmp_path: Path
+) -> None:
     sound = np.stack([corpus.speech(4, rate)] * channels, axis=1)
     whole = corpus.by_ffmpeg(sound, rate, "mp3", "libmp3lame", kind="s16p", bits_per_s=64_000)
     if mark == b"VBRI":
@@ -128,7 +138,7 @@ def test_an_mp3_that_counts_its_frames_is_known_to_be_cut(rate, channels, mark, 
             probe(path)
 
 
-def _marked_as_by_fraunhofer(mp3):
+def _marked_as_by_fraunhofer(mp3: bytes) -> bytes:
     """The same mp3 with its count of frames in another encoder's mark."""
     at = mp3.index(b"Info")
     first = mp3.rindex(b"\xff", 0, at)
@@ -136,14 +146,16 @@ def _marked_as_by_fraunhofer(mp3):
     return mp3[: first + 4] + mark + mp3[first + 4 + len(mark) :]
 
 
-def test_an_mp3_that_grows_louder_is_as_long_as_its_samples_not_as_its_first_frames_suggest(tmp_path):
+def test_an_mp3_that_grows_louder_is_as_long_as_its_samples_not_as_its_first_frames_suggest(
+    tmp_path: Path,
+) -> None:
     late = np.concatenate((np.zeros(5 * 22_050, np.float32), corpus.speech(2, 22_050)))
     path = tmp_path / "late.mp3"
     path.write_bytes(_uncounted_vbr(late, 22_050))
     assert probe(path).media.duration_s == pytest.approx(7, abs=0.1)
 
 
-def _uncounted_vbr(samples, rate_hz):
+def _uncounted_vbr(samples: NDArray[np.float32], rate_hz: int) -> bytes:
     """An mp3 of variable bit rate without a header frame; its silences take a tenth of its speech."""
     mp3 = corpus.wav(samples, rate_hz, "MPEG_LAYER_III", "MP3")
     assert b"Xing" in mp3[:200]
@@ -154,7 +166,9 @@ def _uncounted_vbr(samples, rate_hz):
     ("muxer", "codec", "kind"),
     [("webm", "libopus", "s16"), ("ipod", "aac", "fltp"), ("asf", "wmav2", "fltp")],
 )
-def test_a_pause_in_the_time_stamps_is_noted_and_not_taken_for_a_cut(muxer, codec, kind, tmp_path):
+def test_a_pause_in_the_time_stamps_is_noted_and_not_taken_for_a_cut(
+    muxer: str, codec: str, kind: str, tmp_path: Path
+) -> None:
     sound = corpus.speech(8, 48_000)
     path = tmp_path / f"call.{muxer}"
     path.write_bytes(
@@ -166,7 +180,7 @@ def test_a_pause_in_the_time_stamps_is_noted_and_not_taken_for_a_cut(muxer, code
     assert re.search(r"by its time stamps (2\.9|3\.0) s are missing within it", note)
 
 
-def test_a_wav_of_blocks_that_was_written_to_a_pipe_promises_nothing(tmp_path):
+def test_a_wav_of_blocks_that_was_written_to_a_pipe_promises_nothing(tmp_path: Path) -> None:
     whole = corpus.by_ffmpeg(corpus.speech(8, 44_100), 44_100, "wav", "adpcm_ima_wav", kind="s16p")
     path = tmp_path / "pipe.wav"
     path.write_bytes(corpus.with_sizes(_to_a_pipe(whole), riff=0xFFFFFFFF, sound=0xFFFFFFFF))
@@ -178,12 +192,12 @@ def test_a_wav_of_blocks_that_was_written_to_a_pipe_promises_nothing(tmp_path):
         probe(path)
 
 
-def _to_a_pipe(wav):
+def _to_a_pipe(wav: bytes) -> bytes:
     """The same WAV as FFmpeg 5 writes it to a pipe: no count of samples, and too low a rate of bytes."""
     return wav[:28] + (16_000).to_bytes(4, "little") + wav[32:].replace(b"fact", b"JUNK", 1)
 
 
-def test_the_hash_is_of_the_files_bytes_however_the_reader_jumps_about(cases):
+def test_the_hash_is_of_the_files_bytes_however_the_reader_jumps_about(cases: list[corpus.Case]) -> None:
     for case in (case for case in cases if not case.refusal):
         probed = probe(case.path)
         assert probed.sha256 == hashlib.sha256(case.path.read_bytes()).hexdigest(), case.path.name
@@ -191,7 +205,7 @@ def test_the_hash_is_of_the_files_bytes_however_the_reader_jumps_about(cases):
         assert probed.mtime_ns == case.path.stat().st_mtime_ns
 
 
-def test_the_whole_corpus_is_read_in_little_memory(cases):
+def test_the_whole_corpus_is_read_in_little_memory(cases: list[corpus.Case]) -> None:
     folder = cases[0].path.parent
     output, above_mb = in_a_child(
         "from pathlib import Path\n"
@@ -207,7 +221,7 @@ def test_the_whole_corpus_is_read_in_little_memory(cases):
     assert above_mb < MOST_MEMORY_MB
 
 
-def test_workers_find_what_one_process_finds_in_the_same_order(cases):
+def test_workers_find_what_one_process_finds_in_the_same_order(cases: list[corpus.Case]) -> None:
     paths = [case.path for case in cases]
     alone = [(path, str(found)) for path, found in probe_many(paths, 1)]
     spread = [(path, str(found)) for path, found in probe_many(iter(paths), 2)]
@@ -215,23 +229,24 @@ def test_workers_find_what_one_process_finds_in_the_same_order(cases):
     assert [path for path, _ in spread] == paths
 
 
-def test_workers_end_when_the_caller_loses_interest(cases):
-    results = probe_many((case.path for _ in range(100) for case in cases), 2)
+def test_workers_end_when_the_caller_loses_interest(cases: list[corpus.Case]) -> None:
+    results = cast("Generator[Any]", probe_many((case.path for _ in range(100) for case in cases), 2))
     next(results)
     began = time.monotonic()
     results.close()
     assert time.monotonic() - began < 5
 
 
-def test_names_that_are_no_text_reach_the_workers(tmp_path):
+def test_names_that_are_no_text_reach_the_workers(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\n.wav"))
     path.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000))
     [(given, found)] = list(probe_many([path], 2))
     assert given == path
+    assert isinstance(found, Probed)
     assert found.media.duration_s == 1.0
 
 
-def test_what_cannot_be_opened_is_refused_not_waited_for(tmp_path):
+def test_what_cannot_be_opened_is_refused_not_waited_for(tmp_path: Path) -> None:
     folder = tmp_path / "folder.wav"
     folder.mkdir()
     pipe = tmp_path / "pipe.wav"
@@ -241,7 +256,7 @@ def test_what_cannot_be_opened_is_refused_not_waited_for(tmp_path):
             probe(path)
 
 
-def test_a_file_without_permission_is_refused(tmp_path):
+def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "locked.wav"
     path.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000))
     path.chmod(0)
@@ -263,7 +278,7 @@ def test_a_file_without_permission_is_refused(tmp_path):
     assert done.stdout.strip() == "InputError it cannot be read: Permission denied"
 
 
-def test_a_playlist_is_not_followed_whatever_its_name(tmp_path):
+def test_a_playlist_is_not_followed_whatever_its_name(tmp_path: Path) -> None:
     inner = tmp_path / "inner.mp3"
     inner.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000, "MPEG_LAYER_III", "MP3"))
     for name, text in (
@@ -276,8 +291,8 @@ def test_a_playlist_is_not_followed_whatever_its_name(tmp_path):
             probe(path)
 
 
-def test_silence_is_known_from_soft_speech(tmp_path):
-    def media(samples):
+def test_silence_is_known_from_soft_speech(tmp_path: Path) -> None:
+    def media(samples: NDArray[np.float32]) -> Media:
         path = tmp_path / "x.wav"
         path.write_bytes(corpus.wav(samples, 16_000))
         return probe(path).media
@@ -294,16 +309,16 @@ def test_silence_is_known_from_soft_speech(tmp_path):
 @pytest.mark.parametrize(
     "name", ["a.wav", "A.MP3", "x.m4a", "x.opus", "dir.x/y.webm", "v.MOV", "s.oga", "t.amr"]
 )
-def test_recordings_are_known_by_their_ending(name):
+def test_recordings_are_known_by_their_ending(name: str) -> None:
     assert looks_like_audio(name)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "wav", "x.wav.part", ".wav", "cover.jpg", "noending"])
-def test_other_files_are_left_alone(name):
+def test_other_files_are_left_alone(name: str) -> None:
     assert not looks_like_audio(name)
 
 
-def test_only_what_the_service_is_known_to_take_goes_as_it_is(cases):
+def test_only_what_the_service_is_known_to_take_goes_as_it_is(cases: list[corpus.Case]) -> None:
     as_is = set()
     for case in (case for case in cases if not case.refusal):
         probed = probe(case.path)
@@ -315,7 +330,7 @@ def test_only_what_the_service_is_known_to_take_goes_as_it_is(cases):
     assert as_is.isdisjoint({"pcm_24.wav", "ulaw.wav", "sizes-all-ones.wav", "phone.m4a", "channels-3.wav"})
 
 
-def test_an_rf64_of_more_than_four_gigabytes_is_read_by_blocks(tmp_path):
+def test_an_rf64_of_more_than_four_gigabytes_is_read_by_blocks(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     size_bytes = 4_400_000_000 if FULL else 100_000_000
     duration_s = corpus.sparse_rf64(path, size_bytes=size_bytes)
@@ -345,7 +360,7 @@ HOSTILE = {"4ghz.wav": (_claims_4_ghz, "sample rate"), "codec.wav": (_in_an_unkn
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_header_that_no_decoder_can_follow_is_a_refusal(name, tmp_path):
+def test_a_header_that_no_decoder_can_follow_is_a_refusal(name: str, tmp_path: Path) -> None:
     make, reason = HOSTILE[name]
     path = tmp_path / name
     path.write_bytes(make())
@@ -357,14 +372,20 @@ def test_a_header_that_no_decoder_can_follow_is_a_refusal(name, tmp_path):
 @pytest.mark.parametrize(
     "raised", [TypeError("open() got an unexpected keyword argument"), MemoryError(), AssertionError("odd")]
 )
-def test_whatever_a_decoder_raises_refuses_its_file_alone(raised, processes, tmp_path, monkeypatch, caplog):
+def test_whatever_a_decoder_raises_refuses_its_file_alone(
+    raised: AssertionError | MemoryError | TypeError,
+    processes: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """In this process; a worker has its own, see the next test."""
     good, odd = tmp_path / "a.wav", tmp_path / "odd.wav"
     for path in (good, odd):
         path.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000))
     whole = decode._PlainWav.blocks
 
-    def blocks(self, first_frame=0):
+    def blocks(self: Any, first_frame: int = 0) -> Any:
         if self._file.raw._raw.name.endswith("odd.wav"):
             raise raised
         return whole(self, first_frame)
@@ -372,22 +393,25 @@ def test_whatever_a_decoder_raises_refuses_its_file_alone(raised, processes, tmp
     monkeypatch.setattr(decode._PlainWav, "blocks", blocks)
     monkeypatch.setattr(probe_module, "ProbePool", _InThisProcess)
     found = dict(probe_many([good, odd], processes))
-    assert found[good].media.duration_s == 1.0
-    assert type(raised).__name__ in found[odd].message
+    well, refused = found[good], found[odd]
+    assert isinstance(well, Probed)
+    assert isinstance(refused, InputError)
+    assert well.media.duration_s == 1.0
+    assert type(raised).__name__ in refused.message
     assert any("odd.wav" in record.getMessage() and record.exc_info for record in caplog.records)
 
 
-class _InThisProcess(contextlib.nullcontext):
+class _InThisProcess(contextlib.nullcontext[Any]):
     """Answers as a worker does, where it can be watched."""
 
-    def __init__(self, _count):
+    def __init__(self, _count: int) -> None:
         super().__init__(self)
 
-    def answers(self, paths):
+    def answers(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Any]]:
         return ((path, answer(os.fspath(path))) for path in paths)
 
 
-def test_a_file_that_kills_its_worker_is_refused_and_the_rest_is_read(tmp_path):
+def test_a_file_that_kills_its_worker_is_refused_and_the_rest_is_read(tmp_path: Path) -> None:
     """A signal from outside is to the pool what a crash is."""
     for number in range(8):
         path = tmp_path / f"{number}.flac"
@@ -405,7 +429,7 @@ def test_a_file_that_kills_its_worker_is_refused_and_the_rest_is_read(tmp_path):
     assert all("media" in answer for answer in rest)
 
 
-def test_only_plain_wavs_are_read_in_this_process(tmp_path):
+def test_only_plain_wavs_are_read_in_this_process(tmp_path: Path) -> None:
     plain = tmp_path / "plain.wav"
     plain.write_bytes(corpus.wav(corpus.speech(1, 16_000), 16_000))
     packed = tmp_path / "packed.wav"

@@ -7,14 +7,13 @@ import io
 import os
 import re
 from itertools import pairwise
+from pathlib import Path
 
-import audio_corpus as corpus
 import numpy as np
 import pytest
 import soundfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_audio_probe import MOST_MEMORY_MB, in_a_child
 
 from audiobatch.audio.convert import prepare
 from audiobatch.audio.join import Passage, clock, join_transcripts, to_text
@@ -22,6 +21,8 @@ from audiobatch.audio.levels import LevelMeter, Levels
 from audiobatch.audio.probe import probe
 from audiobatch.audio.split import OVERLAP_S, Part, count_parts, measure_levels, plan_parts
 from audiobatch.audio.trim import Span, Timeline, plan_trim, saved_s
+from tests import audio_corpus as corpus
+from tests.test_audio_probe import MOST_MEMORY_MB, in_a_child
 
 FULL = os.environ.get("AUDIOBATCH_FULL") == "1"
 RATE = 8_000
@@ -59,7 +60,9 @@ stretches = st.lists(
 @settings(max_examples=60)
 @example(stretches=[(13.890625, 3.0), (6.0, 0.0)], longest_s=6.0, trimmed=True)  # cuts at half a frame
 @given(stretches=stretches, longest_s=st.floats(5, 60), trimmed=st.booleans())
-def test_parts_are_the_whole_recording_to_the_frame_and_none_is_too_long(stretches, longest_s, trimmed):
+def test_parts_are_the_whole_recording_to_the_frame_and_none_is_too_long(
+    stretches: list[tuple[float, float]], longest_s: float, trimmed: bool
+) -> None:
     samples = talk(stretches)
     levels = levels_of(samples)
     timeline = plan_trim(levels) if trimmed else None
@@ -85,7 +88,9 @@ def _without_overlap(part: Part) -> Timeline:
 
 @settings(max_examples=40)
 @given(stretches=st.lists(st.tuples(st.floats(2, 5), st.sampled_from([0.5, 0.8])), min_size=12, max_size=30))
-def test_where_there_are_pauses_every_cut_lies_in_one_and_nothing_overlaps(stretches):
+def test_where_there_are_pauses_every_cut_lies_in_one_and_nothing_overlaps(
+    stretches: list[tuple[float, float]],
+) -> None:
     samples = talk(stretches)
     parts = plan_parts(levels_of(samples), longest_s=45)
     for part in parts[1:]:
@@ -94,25 +99,25 @@ def test_where_there_are_pauses_every_cut_lies_in_one_and_nothing_overlaps(stret
         assert not samples[at - RATE // 10 : at + RATE // 10].any()
 
 
-def test_where_nobody_pauses_the_parts_overlap():
+def test_where_nobody_pauses_the_parts_overlap() -> None:
     parts = plan_parts(levels_of(talk([(100.0, 0.0)])), longest_s=30)
     assert [part.overlap_s for part in parts[1:]] == [pytest.approx(OVERLAP_S)] * (len(parts) - 1)
     for earlier, later in pairwise(parts):
         assert later.start_s == pytest.approx(earlier.timeline.end_s - OVERLAP_S)
 
 
-def test_parts_are_of_about_one_length():
+def test_parts_are_of_about_one_length() -> None:
     parts = plan_parts(levels_of(talk([(4.0, 0.5)] * 100)), longest_s=100)
     lengths = [part.timeline.duration_s for part in parts]
     assert len(parts) == 6
     assert max(lengths) - min(lengths) < 6
 
 
-def test_a_short_recording_is_one_part():
+def test_a_short_recording_is_one_part() -> None:
     assert len(plan_parts(levels_of(talk([(4.0, 0.5)])))) == 1
 
 
-def test_pauses_are_found_in_a_noisy_room_and_in_a_quiet_recording():
+def test_pauses_are_found_in_a_noisy_room_and_in_a_quiet_recording() -> None:
     for noise, loud in ((0.004, 1.0), (0.0, 0.02)):
         samples = talk([(3.0, 0.6)] * 20) * np.float32(loud)
         samples = samples + np.resize(SPARE, len(samples)) * np.float32(noise)
@@ -120,7 +125,7 @@ def test_pauses_are_found_in_a_noisy_room_and_in_a_quiet_recording():
         assert all(part.overlap_s == 0 for part in parts)
 
 
-def test_prepared_parts_are_the_recording(tmp_path):
+def test_prepared_parts_are_the_recording(tmp_path: Path) -> None:
     path = tmp_path / "x.wav"
     path.write_bytes(corpus.wav(np.tile(corpus.speech(10, 16_000), 3), 16_000))
     media = probe(path).media
@@ -138,7 +143,9 @@ def part(number: int, start_s: float, end_s: float, overlap_s: float) -> Part:
 
 
 @given(script=words, cut=st.floats(0, 1), common=st.integers(2, 12), case=st.booleans())
-def test_what_an_overlap_says_twice_is_said_once(script, cut, common, case):
+def test_what_an_overlap_says_twice_is_said_once(
+    script: list[str], cut: int, common: int, case: bool
+) -> None:
     at = max(common, round(cut * len(script)))
     if at > len(script):
         return
@@ -154,7 +161,7 @@ def test_what_an_overlap_says_twice_is_said_once(script, cut, common, case):
 
 
 @given(script=words, cut=st.floats(0, 1))
-def test_without_an_overlap_nothing_is_taken_out_even_if_words_repeat(script, cut):
+def test_without_an_overlap_nothing_is_taken_out_even_if_words_repeat(script: list[str], cut: int) -> None:
     at = round(cut * len(script))
     parts = (part(1, 0, 10, 0), part(2, 10, 20, 0))
     passages = join_transcripts(parts, (" ".join(script[:at]), " ".join(script[at:])))
@@ -162,26 +169,26 @@ def test_without_an_overlap_nothing_is_taken_out_even_if_words_repeat(script, cu
     assert [passage.start_s for passage in passages] == [0, 10]
 
 
-def test_halves_of_words_at_the_edges_of_an_overlap_are_dropped():
+def test_halves_of_words_at_the_edges_of_an_overlap_are_dropped() -> None:
     parts = (part(1, 0, 10, 0), part(2, 6, 16, 4))
     texts = ("We walked along the river until the old bri", "ver, until the old bridge, where we sat down.")
     joined = to_text(join_transcripts(parts, texts), with_times=False)
     assert joined == "We walked along the river until the old bridge, where we sat down."
 
 
-def test_overlaps_that_were_heard_differently_are_kept_whole():
+def test_overlaps_that_were_heard_differently_are_kept_whole() -> None:
     parts = (part(1, 0, 10, 0), part(2, 6, 16, 4))
     passages = join_transcripts(parts, ("one two three", "four five six"))
     assert to_text(passages, with_times=False) == "one two three four five six"
 
 
-def test_the_joined_text_shows_where_each_part_begins():
+def test_the_joined_text_shows_where_each_part_begins() -> None:
     passages = (Passage(start_s=0, text="Hello."), Passage(start_s=3725.5, text="Goodbye."))
     assert to_text(passages) == "[0:00:00] Hello.\n\n[1:02:05] Goodbye."
     assert clock(59.9) == "0:00:59"
 
 
-def test_a_transcript_is_needed_for_every_part():
+def test_a_transcript_is_needed_for_every_part() -> None:
     with pytest.raises(ValueError, match="2 parts, 1 transcripts"):
         join_transcripts((part(1, 0, 1, 0), part(2, 1, 2, 0)), ("x",))
 
@@ -228,7 +235,7 @@ def error_share(want: list[str], have: list[str]) -> float:
 
 
 @pytest.mark.parametrize("pauses", [True, False], ids=["with pauses", "without a pause"])
-def test_joined_transcripts_are_the_script_within_half_a_point(pauses):
+def test_joined_transcripts_are_the_script_within_half_a_point(pauses: bool) -> None:
     samples, script = monologue(120 if FULL else 30, pauses=pauses, seed=3)
     parts = plan_parts(levels_of(samples), longest_s=300)
     texts = [" ".join(heard(script, one.start_s, one.timeline.end_s)) for one in parts]
@@ -240,7 +247,7 @@ def test_joined_transcripts_are_the_script_within_half_a_point(pauses):
         assert share == 0
 
 
-def test_two_hours_go_through_in_little_memory(tmp_path):
+def test_two_hours_go_through_in_little_memory(tmp_path: Path) -> None:
     hours = 2 if FULL else 0.25
     path = tmp_path / "meeting.wav"
     with soundfile.SoundFile(path, "w", 44_100, 2, "PCM_16") as file:
@@ -270,7 +277,7 @@ def test_two_hours_go_through_in_little_memory(tmp_path):
     assert above_mb < MOST_MEMORY_MB
 
 
-def test_trimming_saves_what_it_says(tmp_path):
+def test_trimming_saves_what_it_says(tmp_path: Path) -> None:
     samples = talk([(2.0, 5.0), (3.0, 0.5), (1.0, 10.0)])
     path = tmp_path / "x.wav"
     path.write_bytes(corpus.wav(samples, RATE))

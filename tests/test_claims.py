@@ -14,7 +14,7 @@ NAMES = st.lists(PIECES, min_size=1, max_size=4).map("".join)
 ROWS = st.lists(st.tuples(NAMES, st.none() | NAMES), min_size=2, max_size=8, unique_by=lambda row: row[0])
 
 
-def test_the_first_has_the_name_and_the_second_hears_whose_it_is():
+def test_the_first_has_the_name_and_the_second_hears_whose_it_is() -> None:
     claims = Claims()
     assert claims.claim("greeting") is None
     assert claims.claim("greeting.wav") == "greeting"
@@ -23,13 +23,13 @@ def test_the_first_has_the_name_and_the_second_hears_whose_it_is():
     assert claims.claim("other") is None, "its own"
 
 
-def test_the_order_does_not_matter():
+def test_the_order_does_not_matter() -> None:
     claims = Claims()
     assert claims.claim("greeting.wav") is None
     assert claims.claim("greeting") == "greeting.wav"
 
 
-def test_what_is_apart_by_itself_is_never_refused():
+def test_what_is_apart_by_itself_is_never_refused() -> None:
     claims = Claims()
     ids = [
         "anna.wav",
@@ -44,7 +44,7 @@ def test_what_is_apart_by_itself_is_never_refused():
     assert [claims.claim(item_id) for item_id in ids] == [None] * len(ids)
 
 
-def test_a_filename_may_not_be_another_item_s_name():
+def test_a_filename_may_not_be_another_item_s_name() -> None:
     claims = Claims()
     assert claims.claim("calls/anna.wav") is None
     for filename in ("calls/anna.wav", "Calls/ANNA.WAV", "calls/anna", "calls/anna.wav.mp3"):
@@ -52,13 +52,13 @@ def test_a_filename_may_not_be_another_item_s_name():
     assert claims.claim("row-1", "calls/ben.wav") is None
 
 
-def test_a_filename_that_no_system_takes_is_refused_as_such():
+def test_a_filename_that_no_system_takes_is_refused_as_such() -> None:
     with pytest.raises(InputError, match="does not work on every system"):
         Claims().claim("row-1", "../x")
 
 
 @given(ROWS)
-def test_accepted_items_share_no_output_whatever_their_formats(rows: list[tuple[str, str | None]]):
+def test_accepted_items_share_no_output_whatever_their_formats(rows: list[tuple[str, str | None]]) -> None:
     claims = Claims()
     owner: dict[str, str] = {}
     for item_id, filename in rows:

@@ -4,9 +4,12 @@ import asyncio
 import http.server
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -18,29 +21,29 @@ from audiobatch.maintenance import doctor
 from audiobatch_emulator.process import EmulatorProcess
 
 
-def examined(call=False, **settings):
-    async def all_of_it():
+def examined(call: bool = False, **settings: Any) -> dict[str, doctor.Finding]:
+    async def all_of_it() -> list[doctor.Finding]:
         return [finding async for finding in doctor.examine(JobSpec(**settings), call=call)]
 
     return {finding.what: finding for finding in asyncio.run(all_of_it())}
 
 
 @pytest.fixture(autouse=True)
-def _key(monkeypatch):
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_OPENAI_API_KEY", "canary-of-a-key")
 
 
 @contextmanager
-def clock_of(moment):
+def clock_of(moment: datetime) -> Iterator[str]:
     """A server whose clock says something else."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self):
+        def do_HEAD(self) -> None:
             self.send_response_only(200)
             self.send_header("Date", format_datetime(moment, usegmt=True))
             self.end_headers()
 
-        def log_message(self, *_):
+        def log_message(self, *_: object) -> None:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -54,7 +57,7 @@ def clock_of(moment):
 
 
 @pytest.mark.parametrize(("off_s", "words"), [(0, "clocks agree"), (3600, "behind"), (-3600, "ahead")])
-def test_a_clock_that_is_wrong_is_told(off_s, words, tmp_path):
+def test_a_clock_that_is_wrong_is_told(off_s: int, words: str, tmp_path: Path) -> None:
     with clock_of(datetime.now(UTC) + timedelta(seconds=off_s)) as address:
         found = examined(endpoint=address, deployment="d", output=str(tmp_path))
     finding = found["d: endpoint"]
@@ -63,13 +66,13 @@ def test_a_clock_that_is_wrong_is_told(off_s, words, tmp_path):
     assert finding.ok or "set the clock" in finding.advice
 
 
-def test_an_endpoint_that_is_not_there_is_told(tmp_path):
+def test_an_endpoint_that_is_not_there_is_told(tmp_path: Path) -> None:
     found = examined(endpoint="http://127.0.0.1:9", deployment="d", output=str(tmp_path))
     assert not found["d: endpoint"].ok
     assert "check the address" in found["d: endpoint"].advice
 
 
-def test_an_output_that_cannot_be_written_is_told(tmp_path):
+def test_an_output_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     found = examined(provider="local", output=str(tmp_path / "file" / "out"))
     assert not found["output"].ok
@@ -77,12 +80,14 @@ def test_an_output_that_cannot_be_written_is_told(tmp_path):
     assert found["gpt-audio-1.5"].ok, "the local emulator needs no account"
 
 
-def test_a_folder_that_is_to_be_made_can_be_written(tmp_path):
+def test_a_folder_that_is_to_be_made_can_be_written(tmp_path: Path) -> None:
     assert examined(provider="local", output=str(tmp_path / "new" / "out"))["output"].ok
     assert not (tmp_path / "new").exists(), "the doctor makes nothing"
 
 
-def test_a_missing_credential_ends_the_examination_with_what_to_do(monkeypatch, tmp_path):
+def test_a_missing_credential_ends_the_examination_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("AZURE_OPENAI_API_KEY")
     found = examined(endpoint="http://127.0.0.1:9", deployment="d", auth="key", output=str(tmp_path))
     assert not found["service"].ok
@@ -90,7 +95,9 @@ def test_a_missing_credential_ends_the_examination_with_what_to_do(monkeypatch, 
     assert "d: endpoint" not in found
 
 
-def test_a_token_s_tenant_and_life_are_told_and_the_token_is_not(monkeypatch, tmp_path):
+def test_a_token_s_tenant_and_life_are_told_and_the_token_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("AZURE_OPENAI_API_KEY")
     with EmulatorProcess("--speech", "tone", "--token-life", "600") as emulator:
         for name, value in emulator.identity_env.items():
@@ -106,8 +113,8 @@ def test_a_token_s_tenant_and_life_are_told_and_the_token_is_not(monkeypatch, tm
     assert found["gpt-audio-1.5: call"].ok
 
 
-def test_a_price_that_is_not_known_and_a_model_that_is_retired_are_told(tmp_path):
-    how = {"endpoint": "http://127.0.0.1:9", "deployment": "d", "output": str(tmp_path)}
+def test_a_price_that_is_not_known_and_a_model_that_is_retired_are_told(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"endpoint": "http://127.0.0.1:9", "deployment": "d", "output": str(tmp_path)}
     unknown = examined(model="mystery", **how)["d: price"]
     assert not unknown.ok
     assert "--prices" in unknown.advice
@@ -122,7 +129,9 @@ def test_a_price_that_is_not_known_and_a_model_that_is_retired_are_told(tmp_path
     assert (new.ok, "2999-01-01" in new.message) == (True, True)
 
 
-def test_the_prefect_server_that_a_run_would_use_is_asked(monkeypatch, tmp_path):
+def test_the_prefect_server_that_a_run_would_use_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from audiobatch_flows.cli.commands.doctor import prefect_server
 
     monkeypatch.chdir(tmp_path)
@@ -141,17 +150,19 @@ def test_the_prefect_server_that_a_run_would_use_is_asked(monkeypatch, tmp_path)
     assert (found.ok, "--no-prefect" in found.advice) == (False, True)
 
 
-def test_every_format_is_decoded_and_encoded_and_named(tmp_path):
+def test_every_format_is_decoded_and_encoded_and_named(tmp_path: Path) -> None:
     finding = examined(provider="local", output=str(tmp_path))["codecs"]
     assert finding.ok
     for name in (*EXTENSIONS, *REPLY_FORMATS):
         assert name in finding.message
 
 
-def test_a_decoder_that_is_there_and_does_not_work_is_named(monkeypatch, tmp_path):
+def test_a_decoder_that_is_there_and_does_not_work_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     whole = av.open
 
-    def without_mp3(file, *args, **kwargs):
+    def without_mp3(file: Any, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("format") == "mp3":
             raise TypeError("open() got an unexpected keyword argument 'metadata_errors'")
         return whole(file, *args, **kwargs)
@@ -165,7 +176,7 @@ def test_a_decoder_that_is_there_and_does_not_work_is_named(monkeypatch, tmp_pat
     assert finding.advice
 
 
-def test_codecs_that_are_missing_are_told(monkeypatch, tmp_path):
+def test_codecs_that_are_missing_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     finding = examined(provider="local", output=str(tmp_path))["codecs"]
     assert not finding.ok

@@ -13,8 +13,8 @@ PCM = struct.pack("<24000h", *(round(9000 * math.sin(n / 17)) for n in range(24_
 
 
 def duration_s(encoded: bytes) -> float:
-    with av.open(io.BytesIO(encoded)) as file:
-        return sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
+    with av.open(io.BytesIO(encoded), "r") as file:
+        return sum(float(frame.samples / frame.sample_rate) for frame in file.decode(audio=0))
 
 
 @pytest.mark.parametrize("audio_format", FORMATS)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from audiobatch_emulator.journal import Journal, item_hash
 
@@ -22,7 +23,9 @@ FIELDS = [
 ]
 
 
-def one(journal: Journal, *, deployment: str = "d", hashed: str | None = "h", retry_count: int = 0) -> dict:
+def one(
+    journal: Journal, *, deployment: str = "d", hashed: str | None = "h", retry_count: int = 0
+) -> dict[str, Any]:
     record = journal.open(transport="chat")
     journal.identify(record, deployment=deployment, hashed=hashed, retry_count=retry_count)
     journal.answer(record, status=200, billed=True)
@@ -30,7 +33,7 @@ def one(journal: Journal, *, deployment: str = "d", hashed: str | None = "h", re
     return journal.records()[-1]
 
 
-def folded(path: Path) -> list[dict]:
+def folded(path: Path) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in path.read_text().splitlines()]
     return list({record["n"]: record for record in records}.values())
 

@@ -5,12 +5,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from openai import OpenAI
-from running import ROOT
 
 from audiobatch_emulator.faults import RULES
 from audiobatch_emulator.process import EmulatorProcess
+from tests.running import ROOT
 
 README = ROOT / "pipeline" / "audiobatch_emulator" / "README.md"
 
@@ -62,7 +63,7 @@ def test_the_tables_name_every_condition_and_effect() -> None:
         assert f"`{name}`" in text, name
 
 
-def test_the_fixture_s_example_says_what_happens(audio_emulator) -> None:
+def test_the_fixture_s_example_says_what_happens(audio_emulator: EmulatorProcess) -> None:
     class Program:
         """Whatever calls the service, and asks once more when it is told to wait."""
 
@@ -76,6 +77,6 @@ def test_the_fixture_s_example_says_what_happens(audio_emulator) -> None:
                 )
 
     _, example = blocks("python")
-    names = {"my_program": Program()}
+    names: dict[str, Any] = {"my_program": Program()}
     exec(example, names)
     names["test_my_program_survives_a_busy_service"](audio_emulator)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from audiobatch_flows import prefect_private
@@ -12,7 +14,7 @@ PREFECT_API_URL = "http://other/api"
 
 
 @pytest.fixture(autouse=True)
-def empty_folder_and_home(tmp_path, monkeypatch):
+def empty_folder_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
@@ -20,11 +22,13 @@ def empty_folder_and_home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_without_any_setting_there_is_none():
+def test_without_any_setting_there_is_none() -> None:
     assert prefect_private.api_url() is None
 
 
-def test_each_place_is_read_and_the_earlier_one_holds(tmp_path, monkeypatch):
+def test_each_place_is_read_and_the_earlier_one_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "home" / "profiles.toml").write_text(PROFILES)
     assert prefect_private.api_url() == "http://profile/api"
     monkeypatch.setenv("PREFECT_PROFILE", "other")
@@ -39,19 +43,19 @@ def test_each_place_is_read_and_the_earlier_one_holds(tmp_path, monkeypatch):
     assert prefect_private.api_url() == "http://environment/api"
 
 
-def test_profiles_may_live_elsewhere(tmp_path, monkeypatch):
+def test_profiles_may_live_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere.toml").write_text(PROFILES)
     monkeypatch.setenv("PREFECT_PROFILES_PATH", str(tmp_path / "elsewhere.toml"))
     assert prefect_private.api_url() == "http://profile/api"
 
 
 @pytest.mark.parametrize("text", ["not toml", "active = 'gone'", "active = 'x'\n[profiles]\nx = 3"])
-def test_profiles_that_make_no_sense_are_none(tmp_path, text):
+def test_profiles_that_make_no_sense_are_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "home" / "profiles.toml").write_text(text)
     assert prefect_private.api_url() is None
 
 
-def test_prefect_itself_finds_the_same(tmp_path):
+def test_prefect_itself_finds_the_same(tmp_path: Path) -> None:
     from prefect.settings import Settings
 
     (tmp_path / "home" / "profiles.toml").write_text(PROFILES)

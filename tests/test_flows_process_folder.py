@@ -1,15 +1,23 @@
 import asyncio
 import json
 import threading
+from pathlib import Path
+from typing import Any
+from uuid import UUID
 
-import flows_engine
-import flows_prefect
 import pytest
+from prefect.artifacts import acreate_progress_artifact
+from prefect.client.schemas.objects import FlowRun, TaskRun
+
+from audiobatch.calls.stats import RunSummary
+from audiobatch.config.jobspec import JobSpec
+from tests import flows_engine, flows_prefect
+from tests.narrowing import present
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in flows_prefect.WARNINGS]
 
 
-def spec(folder, **settings):
+def spec(folder: Path, **settings: Any) -> JobSpec:
     from audiobatch.config.jobspec import JobSpec
 
     given = {
@@ -21,7 +29,7 @@ def spec(folder, **settings):
     return JobSpec(**{**given, **settings})
 
 
-async def last_run(**filters):
+async def last_run(**filters: Any) -> FlowRun:
     """The newest flow run in Prefect."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.sorting import FlowRunSort
@@ -31,7 +39,7 @@ async def last_run(**filters):
     return runs[0]
 
 
-async def task_runs(flow_run_id, count):
+async def task_runs(flow_run_id: UUID, count: int) -> list[TaskRun]:
     """Its task runs, once `count` are recorded as ended: they arrive as events, a moment later."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -47,7 +55,7 @@ async def task_runs(flow_run_id, count):
     return found
 
 
-async def artifacts(flow_run_id):
+async def artifacts(flow_run_id: UUID) -> dict[str | None, Any]:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
@@ -59,25 +67,25 @@ async def artifacts(flow_run_id):
     return by_type
 
 
-async def test_a_run_is_a_completed_flow_run_with_a_name_tags_and_a_task_an_item(tmp_path):
+async def test_a_run_is_a_completed_flow_run_with_a_name_tags_and_a_task_an_item(tmp_path: Path) -> None:
     async with flows_prefect.connected():
         from audiobatch_flows.flow import process_folder
 
         summary = await process_folder(spec(tmp_path))
-        assert isinstance(summary, flows_engine.RunSummary)
+        assert isinstance(summary, RunSummary)
         assert (summary.succeeded, summary.exit_code) == (3, 0)
         run = await last_run()
         assert run.name == f"recordings → {tmp_path}/out"
         assert set(run.tags) == {"audiobatch", "azure", "gpt-audio-1.5"}
-        assert run.state.type.value == "COMPLETED"
-        assert run.state.message.startswith("3 succeeded; $0.0125")
+        assert present(run.state).type.value == "COMPLETED"
+        assert present(present(run.state).message).startswith("3 succeeded; $0.0125")
         assert run.parameters["job"]["output"] == str(tmp_path / "out")
         tasks = await task_runs(run.id, 3)
         assert sorted(one.name for one in tasks) == ["item 1", "item 2", "item 3"]
-        assert {one.state.type.value for one in tasks} == {"COMPLETED"}
+        assert {present(one.state).type.value for one in tasks} == {"COMPLETED"}
 
 
-async def test_items_share_tasks_where_the_plan_says_so(tmp_path):
+async def test_items_share_tasks_where_the_plan_says_so(tmp_path: Path) -> None:
     async with flows_prefect.connected():
         from audiobatch_flows.flow import speak_prompts
 
@@ -86,7 +94,7 @@ async def test_items_share_tasks_where_the_plan_says_so(tmp_path):
         assert sorted(one.name for one in tasks) == ["item 3", "items 1-2"]
 
 
-async def test_artifacts_show_progress_a_summary_and_the_first_items(tmp_path):
+async def test_artifacts_show_progress_a_summary_and_the_first_items(tmp_path: Path) -> None:
     async with flows_prefect.connected():
         from audiobatch_flows.flow import process_folder
 
@@ -101,13 +109,13 @@ async def test_artifacts_show_progress_a_summary_and_the_first_items(tmp_path):
 
 
 async def test_a_run_that_ends_while_its_progress_is_still_being_created_has_one_and_it_is_the_last(
-    tmp_path, monkeypatch
-):
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from audiobatch_flows import artifacts as product
 
-    create = product.acreate_progress_artifact
+    create = acreate_progress_artifact
 
-    async def created_late(*args, **kwargs):
+    async def created_late(*args: Any, **kwargs: Any) -> Any:
         made = await create(*args, **kwargs)
         await asyncio.sleep(1.0)
         return made
@@ -122,19 +130,19 @@ async def test_a_run_that_ends_while_its_progress_is_still_being_created_has_one
         assert "3/3 done" in found["progress"].description
 
 
-async def test_failed_items_complete_the_run_with_a_message_and_a_tag(tmp_path):
+async def test_failed_items_complete_the_run_with_a_message_and_a_tag(tmp_path: Path) -> None:
     async with flows_prefect.connected():
         from audiobatch_flows.flow import process_folder
 
         summary = await process_folder(spec(tmp_path, system="failed=1"))
         assert summary.exit_code == 3
         run = await last_run()
-        assert run.state.type.value == "COMPLETED"
-        assert run.state.message.startswith("2 succeeded, 1 failed")
+        assert present(run.state).type.value == "COMPLETED"
+        assert present(present(run.state).message).startswith("2 succeeded, 1 failed")
         assert "partial" in run.tags
 
 
-async def test_any_other_end_is_a_failed_run_and_an_error_that_carries_the_summary(tmp_path):
+async def test_any_other_end_is_a_failed_run_and_an_error_that_carries_the_summary(tmp_path: Path) -> None:
     async with flows_prefect.connected():
         from audiobatch_flows import RunFailed, RunInterrupted, process_folder
 
@@ -142,10 +150,10 @@ async def test_any_other_end_is_a_failed_run_and_an_error_that_carries_the_summa
             await process_folder(spec(tmp_path, system="exit=6"))
         assert ended.value.summary.exit_code == 6
         assert not isinstance(ended.value, RunInterrupted)
-        assert (await last_run()).state.type.value == "FAILED"
+        assert present((await last_run()).state).type.value == "FAILED"
 
 
-async def test_a_bug_in_one_shard_stops_the_others_orderly(tmp_path):
+async def test_a_bug_in_one_shard_stops_the_others_orderly(tmp_path: Path) -> None:
     async with flows_prefect.connected():
         from audiobatch_flows import RunFailed, process_folder
 
@@ -157,7 +165,9 @@ async def test_a_bug_in_one_shard_stops_the_others_orderly(tmp_path):
         assert summary.pending == 4
 
 
-async def test_settings_that_cannot_work_fail_the_run_with_their_message_and_no_pages_of_frames(tmp_path):
+async def test_settings_that_cannot_work_fail_the_run_with_their_message_and_no_pages_of_frames(
+    tmp_path: Path,
+) -> None:
     async with flows_prefect.connected():
         from audiobatch.errors import ConfigError
         from audiobatch_flows.flow import process_folder
@@ -165,10 +175,10 @@ async def test_settings_that_cannot_work_fail_the_run_with_their_message_and_no_
         with pytest.raises(ConfigError, match="output is a file"):
             await process_folder(spec(tmp_path, system="refuse=1"))
         state = (await last_run()).state
-        assert (state.type.value, state.message) == ("FAILED", "output is a file")
+        assert (present(state).type.value, present(state).message) == ("FAILED", "output is a file")
 
 
-async def test_inside_another_flow_it_is_a_call_like_any_other(tmp_path):
+async def test_inside_another_flow_it_is_a_call_like_any_other(tmp_path: Path) -> None:
     async with flows_prefect.connected():
         from prefect import flow
 
@@ -183,10 +193,10 @@ async def test_inside_another_flow_it_is_a_call_like_any_other(tmp_path):
         assert await nightly() == [3, 2]
 
 
-def test_outside_the_main_thread_it_runs_though_no_signal_can_reach_it(tmp_path):
+def test_outside_the_main_thread_it_runs_though_no_signal_can_reach_it(tmp_path: Path) -> None:
     got = []
 
-    async def call():
+    async def call() -> None:
         async with flows_prefect.connected():
             from audiobatch_flows.flow import process_folder
 
@@ -198,7 +208,9 @@ def test_outside_the_main_thread_it_runs_though_no_signal_can_reach_it(tmp_path)
     assert got[0].succeeded == 3
 
 
-async def test_cancelled_in_prefect_it_drains_and_is_cancelled(tmp_path, monkeypatch):
+async def test_cancelled_in_prefect_it_drains_and_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from audiobatch_flows import signals
 
     monkeypatch.setattr(signals, "POLL_S", 0.2)
@@ -208,7 +220,7 @@ async def test_cancelled_in_prefect_it_drains_and_is_cancelled(tmp_path, monkeyp
 
         from audiobatch_flows import RunInterrupted, process_folder
 
-        async def cancel():
+        async def cancel() -> None:
             while not (tmp_path / "out" / "calls.txt").exists():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             async with get_client() as client:
@@ -220,23 +232,25 @@ async def test_cancelled_in_prefect_it_drains_and_is_cancelled(tmp_path, monkeyp
         await cancelling
         assert ended.value.summary.pending > 30
         assert ended.value.summary.unknown == 0
-        assert (await last_run()).state.type.value == "CANCELLED"
+        assert present((await last_run()).state).type.value == "CANCELLED"
 
 
-async def test_the_run_s_log_in_prefect_has_its_progress_and_its_warnings(tmp_path, monkeypatch):
+async def test_the_run_s_log_in_prefect_has_its_progress_and_its_warnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from audiobatch_flows import artifacts as page
 
     monkeypatch.setattr(page, "UPDATE_EVERY_S", 0.2)
     async with flows_prefect.connected():
         from prefect.client.orchestration import get_client
 
-        from audiobatch_flows import engine_context, launch
+        from audiobatch_flows import launch
         from audiobatch_flows.flow import process_folder
 
         given = spec(tmp_path, limit=4, timeout_s=0.8, max_concurrency=1)
         async with flows_engine.SlowJob.open(given) as job:
             job.warnings.append("no price is known")
-            await launch.as_flow(process_folder, engine_context.Engine(job=job, plan=await job.prepare()))
+            await launch.as_flow(process_folder, flows_engine.engine_of(job, await job.prepare()))
         run = await last_run()
         for _ in range(150):  # lines are sent from a thread of their own
             async with get_client() as client:
@@ -250,20 +264,20 @@ async def test_the_run_s_log_in_prefect_has_its_progress_and_its_warnings(tmp_pa
         assert any("/4 done" in line for line in lines), lines
 
 
-async def test_an_engine_prepared_by_the_caller_is_used_and_always_gives_its_summary(tmp_path):
+async def test_an_engine_prepared_by_the_caller_is_used_and_always_gives_its_summary(tmp_path: Path) -> None:
     async with flows_prefect.connected():
         from audiobatch_flows import engine_context, launch
         from audiobatch_flows.flow import process_folder
 
         async with flows_engine.SlowJob.open(spec(tmp_path, system="exit=5"), run_id="mine") as job:
-            engine = engine_context.Engine(job=job, plan=await job.prepare())
+            engine = flows_engine.engine_of(job, await job.prepare())
             summary = await launch.as_flow(process_folder, engine)
         assert (summary.run_id, summary.exit_code) == ("mine", 5)
         assert engine.summary == summary
         assert engine_context.prepared.get() is None
 
 
-def test_the_parameter_form_explains_each_setting():
+def test_the_parameter_form_explains_each_setting() -> None:
     from audiobatch_flows.flow import process_folder
 
     schema = process_folder.parameters.model_dump()

@@ -1,23 +1,25 @@
 import asyncio
 import io
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NoReturn
 
-import flows_engine
 import pytest
 
 from audiobatch.calls.stats import RunSummary, Snapshot
 from audiobatch.config.jobspec import JobSpec
 from audiobatch_flows import progress, summary_text
+from tests import flows_engine
 
 
-def moment(**changes):
+def moment(**changes: Any) -> Snapshot:
     return Snapshot(**{**vars(flows_engine.nothing_yet()), "phase": "sending", "total": 500, **changes})
 
 
-def job(*moments, warnings=()):
+def job(*moments: Snapshot, warnings: Sequence[str] = ()) -> Any:
     """A job whose snapshots are these, the last one for ever."""
     left = list(moments)
     return SimpleNamespace(
@@ -28,7 +30,7 @@ def job(*moments, warnings=()):
     )
 
 
-def summary(**changes):
+def summary(**changes: Any) -> RunSummary:
     given = {
         "run_id": "r1",
         "output": Path("outputs/x"),
@@ -54,22 +56,22 @@ def summary(**changes):
 
 
 class Terminal(io.StringIO):
-    def isatty(self):
+    def isatty(self) -> bool:
         return True
 
 
-def plain(text):
+def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
-def test_the_line_says_all_that_a_person_waits_for():
+def test_the_line_says_all_that_a_person_waits_for() -> None:
     now = moment(done=120, failed=2, rate_per_min=14.0, eta_s=1620.0, cost_usd=Decimal("1.2"), in_flight=16)
     assert progress.line(now) == (
         "120/500 done, 2 failed · 14.0/min · 27 min left · $1.20 · 16 calls in flight"
     )
 
 
-def test_the_line_says_why_it_waits():
+def test_the_line_says_why_it_waits() -> None:
     text = progress.line(moment(waiting="deployment gpt-audio-1.5 asked for 12 s"))
     assert text.endswith("waiting: deployment gpt-audio-1.5 asked for 12 s")
 
@@ -83,16 +85,16 @@ def test_the_line_says_why_it_waits():
         ({"phase": "reporting", "done": 500}, "500/500 done · writing reports"),
     ],
 )
-def test_each_phase_has_its_words(changes, words):
+def test_each_phase_has_its_words(changes: dict[str, Any], words: str) -> None:
     assert progress.line(moment(**changes)) == words
 
 
-def test_the_share_done_counts_every_end_and_no_refused_input():
+def test_the_share_done_counts_every_end_and_no_refused_input() -> None:
     assert progress.percent(moment(total=10, done=3, failed=1, unknown=1, refused=40)) == 50.0
     assert progress.percent(moment(total=0)) == 0.0
 
 
-async def test_on_a_terminal_one_line_changes_and_is_gone_at_the_end(monkeypatch):
+async def test_on_a_terminal_one_line_changes_and_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "TERMINAL_EVERY_S", 0.01)
     stream = Terminal()
     async with progress.shown(job(moment(), moment(done=7), warnings=["no price is known"]), stream=stream):
@@ -104,7 +106,7 @@ async def test_on_a_terminal_one_line_changes_and_is_gone_at_the_end(monkeypatch
     assert plain(text).count("\n") <= 3
 
 
-async def test_without_colour_no_colour_is_written(monkeypatch):
+async def test_without_colour_no_colour_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     stream = Terminal()
     async with progress.shown(job(moment(), warnings=["look"]), stream=stream):
@@ -112,7 +114,7 @@ async def test_without_colour_no_colour_is_written(monkeypatch):
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", stream.getvalue())
 
 
-async def test_elsewhere_lines_come_rarer_and_rarer_and_never_twice(monkeypatch):
+async def test_elsewhere_lines_come_rarer_and_rarer_and_never_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "PLAIN_FIRST_S", 0.02)
     stream = io.StringIO()
     states = [moment(done=n // 3) for n in range(60)]
@@ -124,7 +126,9 @@ async def test_elsewhere_lines_come_rarer_and_rarer_and_never_twice(monkeypatch)
     assert "\x1b" not in stream.getvalue()
 
 
-async def test_a_stop_is_said_at_once_and_then_no_oftener_than_all_else(monkeypatch):
+async def test_a_stop_is_said_at_once_and_then_no_oftener_than_all_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(progress, "PLAIN_FIRST_S", 0.1)
     stream = io.StringIO()
     states = [moment(phase="draining", done=n) for n in range(60)]
@@ -133,13 +137,13 @@ async def test_a_stop_is_said_at_once_and_then_no_oftener_than_all_else(monkeypa
     assert 1 <= len(stream.getvalue().splitlines()) <= 4
 
 
-async def test_quiet_shows_nothing(capsys):
+async def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     async with progress.shown(job(moment(), warnings=["look"]), quiet=True):
         await asyncio.sleep(0.05)
     assert capsys.readouterr() == ("", "")
 
 
-async def test_a_warning_that_comes_last_is_shown_all_the_same():
+async def test_a_warning_that_comes_last_is_shown_all_the_same() -> None:
     stream = io.StringIO()
     run = job(moment())
     async with progress.shown(run, stream=stream):
@@ -148,11 +152,11 @@ async def test_a_warning_that_comes_last_is_shown_all_the_same():
     assert stream.getvalue() == "Note: 3 symbolic links were not followed\n"
 
 
-async def test_a_reader_that_is_gone_does_not_stop_the_run(monkeypatch):
+async def test_a_reader_that_is_gone_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "PLAIN_FIRST_S", 0.01)
 
     class Closed(io.StringIO):
-        def write(self, text):
+        def write(self, text: str) -> NoReturn:
             raise BrokenPipeError
 
     async with progress.shown(job(moment(), moment(done=1), warnings=["look"]), stream=Closed()):
@@ -162,14 +166,16 @@ async def test_a_reader_that_is_gone_does_not_stop_the_run(monkeypatch):
 @pytest.mark.parametrize(
     ("calls", "words"), [(1, "1 call in flight may take up to 20 s"), (0, "No call is in flight")]
 )
-def test_a_stop_says_what_is_in_flight_and_how_to_go_on(calls, words):
+def test_a_stop_says_what_is_in_flight_and_how_to_go_on(calls: int, words: str) -> None:
     text = progress.in_flight(job(moment(in_flight=calls)), "Ctrl-C")
     assert text.startswith(words)
     assert text.endswith("The same command goes on later; results so far: outputs/recordings")
     assert ("Ctrl-C again gives them up" in text) == bool(calls)
 
 
-def test_the_closing_table_has_the_figures_and_whole_paths(capsys, monkeypatch):
+def test_the_closing_table_has_the_figures_and_whole_paths(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     deep = Path("outputs") / ("long" * 30) / "manifest.csv"
     progress.print_closing(summary(manifest=deep, failed=2, refused=1, skipped_done=4))
@@ -190,7 +196,7 @@ def test_the_closing_table_has_the_figures_and_whole_paths(capsys, monkeypatch):
     assert err == ""
 
 
-def test_the_headline_is_one_sentence():
+def test_the_headline_is_one_sentence() -> None:
     assert (
         summary_text.headline(summary(failed=1, pending=2))
         == "9 succeeded, 1 failed, 2 pending; $1.50 in 1 min 3 s"
@@ -206,12 +212,12 @@ def test_the_headline_is_one_sentence():
         (Decimal(0), "$0.00"),
     ],
 )
-def test_money_has_the_digits_that_mean_something(cost, text):
+def test_money_has_the_digits_that_mean_something(cost: Decimal | None, text: str) -> None:
     assert summary_text.money(cost) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(4.24, "4.2 s"), (59.97, "1 min 0 s"), (1643, "27 min"), (7500, "2 h 5 min")]
 )
-def test_durations_are_in_the_unit_a_person_would_use(seconds, text):
+def test_durations_are_in_the_unit_a_person_would_use(seconds: float, text: str) -> None:
     assert summary_text.duration(seconds) == text

@@ -7,17 +7,18 @@ import time
 from pathlib import Path
 from unittest import mock
 
-import flows_prefect
 import pytest
 
 from audiobatch.errors import ConfigError
 from audiobatch_flows import prefect_private, server
 from audiobatch_flows.server import EmbeddedServer
+from tests import flows_prefect
+from tests.narrowing import present
 
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
 
 
-async def test_two_servers_started_at_once_on_a_new_home_both_answer():
+async def test_two_servers_started_at_once_on_a_new_home_both_answer() -> None:
     both = flows_prefect.pair()
     await asyncio.gather(*(one.wait_healthy() for one in both))
     assert both[0].api_url != both[1].api_url
@@ -25,7 +26,7 @@ async def test_two_servers_started_at_once_on_a_new_home_both_answer():
     assert "Error" not in both[0].log_tail() + both[1].log_tail()
 
 
-async def test_a_started_server_is_at_once_where_prefect_looks_for_it_and_gone_after_stop():
+async def test_a_started_server_is_at_once_where_prefect_looks_for_it_and_gone_after_stop() -> None:
     await flows_prefect.url()  # the home's database is migrated
     secrets = {"AZURE_OPENAI_API_KEY": "canary-1", "OPENAI_API_KEY": "canary-2"}
     with mock.patch.dict(os.environ, {"PREFECT_HOME": str(flows_prefect.home()), **secrets}):
@@ -40,23 +41,23 @@ async def test_a_started_server_is_at_once_where_prefect_looks_for_it_and_gone_a
         environment = Path(f"/proc/{pid}/environ")
         if environment.exists():
             assert b"canary" not in environment.read_bytes()
-            assert os.getsid(pid) == pid
+            assert os.getsid(present(pid)) == pid
         assert one.log_tail() == ""
         one.stop()
         one.stop()
         assert "PREFECT_API_URL" not in os.environ
         assert one.pid is None
-    assert not flows_prefect.alive(pid)
+    assert not flows_prefect.alive(present(pid))
 
 
-def test_settings_of_the_users_own_are_left_alone():
+def test_settings_of_the_users_own_are_left_alone() -> None:
     with mock.patch.dict(os.environ, {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "DEBUG"}):
         server.quiet_prefect()
         assert os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] == "DEBUG"
         assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
 
 
-async def test_a_server_that_cannot_start_is_a_message_with_its_last_words_and_a_way_without():
+async def test_a_server_that_cannot_start_is_a_message_with_its_last_words_and_a_way_without() -> None:
     broken = flows_prefect.started(
         PREFECT_SERVER_DATABASE_CONNECTION_URL="sqlite+aiosqlite:////proc/no/such.db"
     )
@@ -66,17 +67,17 @@ async def test_a_server_that_cannot_start_is_a_message_with_its_last_words_and_a
     assert broken.pid is None
 
 
-async def test_a_server_that_does_not_answer_in_time_is_given_up():
+async def test_a_server_that_does_not_answer_in_time_is_given_up() -> None:
     slow = flows_prefect.started()
     pid = slow.pid
     with pytest.raises(ConfigError, match=r"did not answer within 0\.2 s"):
         await slow.wait_healthy(deadline_s=0.2)
-    assert not flows_prefect.alive(pid)
+    assert not flows_prefect.alive(present(pid))
 
 
 @linux
 @pytest.mark.parametrize("when", ["starting", "serving"])
-def test_a_client_killed_leaves_no_server_behind(when):
+def test_a_client_killed_leaves_no_server_behind(when: str) -> None:
     program = (
         "import asyncio, time\n"
         "from audiobatch_flows.server import EmbeddedServer\n"
@@ -92,14 +93,16 @@ def test_a_client_killed_leaves_no_server_behind(when):
         stdout=subprocess.PIPE,
         text=True,
     )
-    with client, client.stdout:
-        pid = int(client.stdout.readline())
+    with client, present(client.stdout):
+        pid = int(present(client.stdout).readline())
         assert flows_prefect.alive(pid)
         client.send_signal(signal.SIGKILL)
     assert flows_prefect.until(lambda: not flows_prefect.alive(pid), 10.0)
 
 
-def test_a_folder_named_flows_where_the_user_stands_is_not_taken_for_ours(tmp_path, monkeypatch):
+def test_a_folder_named_flows_where_the_user_stands_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "flows").mkdir()
     (tmp_path / "flows" / "__init__.py").write_text("raise SystemExit('not this one')")
     monkeypatch.chdir(tmp_path)
@@ -109,7 +112,7 @@ def test_a_folder_named_flows_where_the_user_stands_is_not_taken_for_ours(tmp_pa
 
 
 class TestSchema:
-    def test_the_file_is_found_in_the_address(self):
+    def test_the_file_is_found_in_the_address(self) -> None:
         assert prefect_private.sqlite_path("sqlite+aiosqlite:////home/a%20b/prefect.db") == Path(
             "/home/a b/prefect.db"
         )
@@ -124,10 +127,10 @@ class TestSchema:
             "",
         ],
     )
-    def test_other_databases_have_none(self, address):
+    def test_other_databases_have_none(self, address: str) -> None:
         assert prefect_private.sqlite_path(address) is None
 
-    def test_a_database_is_current_only_at_the_revision_and_version_recorded(self, tmp_path):
+    def test_a_database_is_current_only_at_the_revision_and_version_recorded(self, tmp_path: Path) -> None:
         database = tmp_path / "prefect.db"
         assert not prefect_private.is_migrated(database, "3.8.8")
         migrate(database, "abc")
@@ -142,7 +145,7 @@ class TestSchema:
         assert not database.exists()
 
 
-def migrate(database, revision):
+def migrate(database: Path, revision: str) -> None:
     import contextlib
     import sqlite3
 

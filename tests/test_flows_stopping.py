@@ -8,27 +8,30 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from signal import Signals
+from typing import Any
 
-import flows_prefect
 import pytest
+from prefect.client.schemas.objects import FlowRun
 
 from audiobatch.stop import Stop, StopReason
 from audiobatch_flows import signals
+from tests import flows_prefect
+from tests.narrowing import present
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in flows_prefect.WARNINGS]
 
-CHILD = str(Path(__file__).with_name("flows_child.py"))
 posix = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
 
 class Run:
     """A child that runs 40 slow calls, 4 at once, and has begun them."""
 
-    def __init__(self, folder, mode, *, address=None, call_s=1.5):
+    def __init__(self, folder: Path, mode: str, *, address: str | None = None, call_s: float = 1.5) -> None:
         self.out = folder / "out"
         settings = {"inputs": ["/in/recordings"], "output": str(self.out), "limit": 40, "max_concurrency": 4}
         self.process = subprocess.Popen(
-            [sys.executable, CHILD, mode, json.dumps({**settings, "timeout_s": call_s})],
+            [sys.executable, "-m", "tests.flows_child", mode, json.dumps({**settings, "timeout_s": call_s})],
             env=flows_prefect.child_environment(address),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -41,7 +44,7 @@ class Run:
         assert begun, "the calls did not begin"
         assert self.process.poll() is None, self.process.communicate()
 
-    def calls(self, what):
+    def calls(self, what: str) -> list[str]:
         try:
             return [
                 line for line in (self.out / "calls.txt").read_text().splitlines() if line.startswith(what)
@@ -49,17 +52,17 @@ class Run:
         except FileNotFoundError:
             return []
 
-    def end(self):
+    def end(self) -> tuple[int, str, str]:
         """Exit code, the lines of standard output and standard error."""
         out, err = self.process.communicate(timeout=60)
         self.summary = json.loads(out.splitlines()[-1]) if out else None
         return self.process.returncode, out, err
 
-    def drained(self):
+    def drained(self) -> bool:
         return self.calls("lost") == [] and len(self.calls("start")) == len(self.calls("end")) <= 8
 
 
-async def flow_run(output):
+async def flow_run(output: Path) -> FlowRun:
     """The flow run in Prefect that wrote there."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.sorting import FlowRunSort
@@ -73,7 +76,7 @@ async def flow_run(output):
 
 @posix
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_without_prefect_the_first_signal_drains(tmp_path, number, code):
+def test_without_prefect_the_first_signal_drains(tmp_path: Path, number: Signals, code: int) -> None:
     run = Run(tmp_path, "plain")
     run.process.send_signal(number)
     returned, _, err = run.end()
@@ -85,18 +88,18 @@ def test_without_prefect_the_first_signal_drains(tmp_path, number, code):
 
 
 @posix
-def test_the_second_signal_gives_up_what_is_in_flight(tmp_path):
+def test_the_second_signal_gives_up_what_is_in_flight(tmp_path: Path) -> None:
     run = Run(tmp_path, "plain", call_s=30)
     run.process.send_signal(signal.SIGINT)
-    assert "Stopping (Ctrl-C)" in run.process.stderr.readline()
+    assert "Stopping (Ctrl-C)" in present(run.process.stderr).readline()
     run.process.send_signal(signal.SIGINT)
     returned, _, _ = run.end()
     assert returned == 130
-    assert run.summary["unknown"] == len(run.calls("lost")) == 4
+    assert present(run.summary)["unknown"] == len(run.calls("lost")) == 4
 
 
 @posix
-def test_the_third_signal_ends_the_process_where_it_stands(tmp_path):
+def test_the_third_signal_ends_the_process_where_it_stands(tmp_path: Path) -> None:
     program = (
         "import asyncio, signal, time\n"
         "from audiobatch_flows import signals\n"
@@ -115,7 +118,7 @@ def test_the_third_signal_ends_the_process_where_it_stands(tmp_path):
         text=True,
     )
     with child:
-        assert child.stdout.readline() == "ready\n"
+        assert present(child.stdout).readline() == "ready\n"
         for _ in range(3):
             child.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -127,22 +130,24 @@ def test_the_third_signal_ends_the_process_where_it_stands(tmp_path):
 @pytest.mark.parametrize(
     ("mode", "number", "code"), [("command", signal.SIGINT, 130), ("flow", signal.SIGTERM, 143)]
 )
-async def test_under_prefect_a_signal_drains_and_the_flow_run_is_cancelled(tmp_path, mode, number, code):
+async def test_under_prefect_a_signal_drains_and_the_flow_run_is_cancelled(
+    tmp_path: Path, mode: str, number: Signals, code: int
+) -> None:
     async with flows_prefect.connected():
         run = Run(tmp_path, mode, address=await flows_prefect.url())
         run.process.send_signal(number)
         returned, _, err = await asyncio.to_thread(run.end)
-        assert (returned, run.summary["exit_code"]) == (code, code)
+        assert (returned, present(run.summary)["exit_code"]) == (code, code)
         assert run.drained()
         assert err.count("Stopping (") == 1
         assert "Traceback" not in err
         state = (await flow_run(run.out)).state
-        assert state.type.value == "CANCELLED"
-        assert "pending" in state.message
+        assert present(state).type.value == "CANCELLED"
+        assert "pending" in present(present(state).message)
 
 
 @posix
-async def test_two_signals_under_prefect_leave_a_cancelled_run_too(tmp_path):
+async def test_two_signals_under_prefect_leave_a_cancelled_run_too(tmp_path: Path) -> None:
     async with flows_prefect.connected():
         run = Run(tmp_path, "command", address=await flows_prefect.url(), call_s=30)
         run.process.send_signal(signal.SIGTERM)
@@ -151,26 +156,28 @@ async def test_two_signals_under_prefect_leave_a_cancelled_run_too(tmp_path):
         run.process.send_signal(signal.SIGTERM)
         returned, _, _ = await asyncio.to_thread(run.end)
         assert returned == 143
-        assert run.summary["unknown"] == 4
-        assert (await flow_run(run.out)).state.type.value == "CANCELLED"
+        assert present(run.summary)["unknown"] == 4
+        assert present((await flow_run(run.out)).state).type.value == "CANCELLED"
 
 
 @posix
-async def test_ctrl_c_reaches_the_whole_process_group_but_not_the_server_that_records_the_end(tmp_path):
+async def test_ctrl_c_reaches_the_whole_process_group_but_not_the_server_that_records_the_end(
+    tmp_path: Path,
+) -> None:
     async with flows_prefect.connected():
         run = Run(tmp_path, "embedded")
-        server = int(run.process.stdout.readline())
+        server = int(present(run.process.stdout).readline())
         os.killpg(run.process.pid, signal.SIGINT)
         returned, _, err = await asyncio.to_thread(run.end)
         assert returned == 130
         assert run.drained()
         assert "Traceback" not in err
-        assert (await flow_run(run.out)).state.type.value == "CANCELLED"
+        assert present((await flow_run(run.out)).state).type.value == "CANCELLED"
         assert flows_prefect.until(lambda: not flows_prefect.alive(server), 10.0)
 
 
 @posix
-async def test_cancelled_in_prefect_by_hand_the_process_drains_and_ends(tmp_path):
+async def test_cancelled_in_prefect_by_hand_the_process_drains_and_ends(tmp_path: Path) -> None:
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling
 
@@ -182,23 +189,23 @@ async def test_cancelled_in_prefect_by_hand_the_process_drains_and_ends(tmp_path
         assert returned == 130
         assert "cancelled in Prefect" in err
         assert run.calls("lost") == []
-        assert run.summary["pending"] > 0
-        assert (await flow_run(run.out)).state.type.value == "CANCELLED"
+        assert present(run.summary)["pending"] > 0
+        assert present((await flow_run(run.out)).state).type.value == "CANCELLED"
 
 
 @posix
-def test_a_server_that_is_gone_in_mid_run_costs_no_result(tmp_path):
+def test_a_server_that_is_gone_in_mid_run_costs_no_result(tmp_path: Path) -> None:
     flows_prefect.pair()
     run = Run(tmp_path, "embedded", call_s=0.3)
-    os.kill(int(run.process.stdout.readline()), signal.SIGKILL)
+    os.kill(int(present(run.process.stdout).readline()), signal.SIGKILL)
     returned, _, err = run.end()
-    assert (returned, run.summary["succeeded"]) == (0, 40)
+    assert (returned, present(run.summary)["succeeded"]) == (0, 40)
     assert "the results are safe" in err
     assert "Traceback" not in err
 
 
 @posix
-async def test_handlers_are_as_before_once_the_run_is_over():
+async def test_handlers_are_as_before_once_the_run_is_over() -> None:
     before = [signal.getsignal(number) for number in signals.REASONS]
     stop = Stop()
     with signals.on_signals(stop, in_flight=str):
@@ -209,7 +216,7 @@ async def test_handlers_are_as_before_once_the_run_is_over():
 
 
 @posix
-async def test_signals_count_once_for_handlers_inside_one_another():
+async def test_signals_count_once_for_handlers_inside_one_another() -> None:
     stop = Stop()
     with signals.on_signals(stop, in_flight=str), signals.on_signals(stop, in_flight=str):
         os.kill(os.getpid(), signal.SIGINT)
@@ -220,7 +227,7 @@ async def test_signals_count_once_for_handlers_inside_one_another():
 
 
 @posix
-async def test_a_signal_while_another_stop_drains_does_not_abort():
+async def test_a_signal_while_another_stop_drains_does_not_abort() -> None:
     stop = Stop()
     stop.ask(StopReason.MAX_COST)
     with signals.on_signals(stop, in_flight=str):
@@ -231,11 +238,11 @@ async def test_a_signal_while_another_stop_drains_does_not_abort():
     assert stop.reason is StopReason.MAX_COST
 
 
-async def test_a_state_that_cannot_be_read_stops_nothing(monkeypatch):
+async def test_a_state_that_cannot_be_read_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "POLL_S", 0.01)
     answers = iter([OSError("no route"), False, True])
 
-    async def cancelled():
+    async def cancelled() -> Any:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
@@ -249,7 +256,9 @@ async def test_a_state_that_cannot_be_read_stops_nothing(monkeypatch):
 
 
 @posix
-async def test_two_signals_of_different_kinds_are_one_wish_also_while_another_stop_drains(capsys):
+async def test_two_signals_of_different_kinds_are_one_wish_also_while_another_stop_drains(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     stop = Stop()
     stop.ask(StopReason.MAX_COST)
     with signals.on_signals(stop, in_flight=str):
@@ -260,10 +269,10 @@ async def test_two_signals_of_different_kinds_are_one_wish_also_while_another_st
     assert capsys.readouterr().err.count("Stopping") == 1
 
 
-async def test_a_cancellation_is_heard_while_another_stop_drains(monkeypatch):
+async def test_a_cancellation_is_heard_while_another_stop_drains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "POLL_S", 0.01)
 
-    async def cancelled():
+    async def cancelled() -> bool:
         return True
 
     stop = Stop()
@@ -273,7 +282,7 @@ async def test_a_cancellation_is_heard_while_another_stop_drains(monkeypatch):
     assert stop.reason is StopReason.MAX_COST
 
 
-def test_a_process_that_hangs_at_its_end_is_ended():
+def test_a_process_that_hangs_at_its_end_is_ended() -> None:
     program = (
         "import time; from audiobatch_flows.signals import *; end_process_after(143, 0.1); time.sleep(60)"
     )

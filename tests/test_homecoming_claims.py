@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,17 +16,19 @@ from audiobatch.ledger.spool_replay import replay, spool_reply
 from audiobatch.model import Outcome, Source, SourceKind, Status
 from audiobatch.storage.local import LocalStorage
 from audiobatch.storage.spool import Spool
+from tests.narrowing import present
+from tests.postgresql_server import PostgresqlServer
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def output(tmp_path):
+def output(tmp_path: Path) -> LocalStorage:
     return LocalStorage(tmp_path / "out")
 
 
 @pytest.fixture
-def ledgers(postgresql, output):
+def ledgers(postgresql: PostgresqlServer, output: LocalStorage) -> Iterator[tuple[Ledger, Ledger]]:
     """Of a run that was stopped, and of another: on one queue, with one item."""
     with (
         closing(Ledger.at(postgresql.url, str(output.root))) as stopped,
@@ -39,7 +44,7 @@ def ledgers(postgresql, output):
 
 
 @pytest.fixture
-def spool(tmp_path, ledgers):
+def spool(tmp_path: Path, ledgers: tuple[Ledger, Ledger]) -> Spool:
     spool = Spool(tmp_path / "out", base=tmp_path / "spool")
     asyncio.run(ledgers[0].record_intent(attempt()))
     outcome = Outcome(
@@ -57,7 +62,7 @@ def spool(tmp_path, ledgers):
     return spool
 
 
-def attempt():
+def attempt() -> Attempt:
     return Attempt(
         attempt_id="t1",
         item_id="a",
@@ -78,11 +83,13 @@ def attempt():
     )
 
 
-def claimed(ledger):
+def claimed(ledger: Ledger) -> list[str]:
     return [one.item_id for one in asyncio.run(ledger.queue.claim(5))]
 
 
-def test_what_another_run_holds_stays_in_the_spool(ledgers, spool, output):
+def test_what_another_run_holds_stays_in_the_spool(
+    ledgers: tuple[Ledger, Ledger], spool: Spool, output: LocalStorage
+) -> None:
     stopped, other = ledgers
     assert claimed(other) == ["a"]
     assert replay(spool, output, stopped) == 0
@@ -92,12 +99,12 @@ def test_what_another_run_holds_stays_in_the_spool(ledgers, spool, output):
 
 
 def test_what_comes_home_is_claimed_by_nobody_meanwhile_and_is_done_for_whoever_claims_it_next(
-    ledgers, spool, output, monkeypatch
-):
+    ledgers: tuple[Ledger, Ledger], spool: Spool, output: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stopped, other = ledgers
     write_many, meanwhile = LocalStorage.write_many, []
 
-    def claiming(storage, files):
+    def claiming(storage: LocalStorage, files: Any) -> Any:
         meanwhile.append(claimed(other))
         return write_many(storage, files)
 
@@ -105,14 +112,16 @@ def test_what_comes_home_is_claimed_by_nobody_meanwhile_and_is_done_for_whoever_
     assert replay(spool, output, stopped) == 1
     assert meanwhile == [[]]
     assert claimed(other) == ["a"], "it is on the queue as it was"
-    assert other.outcome("a", 1).transcript == "late"
+    assert present(other.outcome("a", 1)).transcript == "late"
 
 
-def test_a_claim_that_comes_between_leaves_the_reply_in_the_spool(ledgers, spool, output, monkeypatch):
+def test_a_claim_that_comes_between_leaves_the_reply_in_the_spool(
+    ledgers: tuple[Ledger, Ledger], spool: Spool, output: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stopped, other = ledgers
     write_many = LocalStorage.write_many
 
-    def planned_anew(storage, files):
+    def planned_anew(storage: LocalStorage, files: Any) -> Any:
         saved = write_many(storage, files)
         other.queue.fill([("a", 1)], "another queue")
         assert claimed(other) == ["a"]
@@ -126,7 +135,7 @@ def test_a_claim_that_comes_between_leaves_the_reply_in_the_spool(ledgers, spool
     asyncio.run(other.record_outcome(outcome_of_other()))
 
 
-def outcome_of_other():
+def outcome_of_other() -> Outcome:
     return Outcome(
         item_id="a",
         turn=1,

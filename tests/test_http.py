@@ -121,7 +121,7 @@ async def test_a_request_is_the_sdk_s_own(settings: dict[str, Any], line: str) -
             await ours.post("/chat/completions", b'{"n": 1}')
             await ours.post("/chat/completions", b'{"n": 22}')
         # The same by the SDK over the connections that it opens itself.
-        common = {"max_retries": 0, "timeout": 20.0}
+        common: dict[str, Any] = {"max_retries": 0, "timeout": 20.0}
         if settings:
             base = endpoint if "provider" in settings else f"{there.origin}/openai/v1"
             sdk = openai.AsyncOpenAI(api_key="the-key", base_url=base, **common)

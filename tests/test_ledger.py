@@ -7,13 +7,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from audiobatch.errors import ConfigError, StorageError
 from audiobatch.execution.recovery import recover
@@ -22,12 +24,13 @@ from audiobatch.ledger.ledger import Attempt, AttemptEnd, Ledger
 from audiobatch.model import Outcome, SavedFile, Source, SourceKind, Status
 from audiobatch.storage.local import LocalStorage
 from audiobatch.storage.versions import set_aside, version_path
+from tests.narrowing import present
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 FIXTURE = Path(__file__).parent / "fixtures" / "folder-v1"
 
 
-def attempt(number=1, item_id="anna", **changes):
+def attempt(number: int = 1, item_id: str = "anna", **changes: Any) -> Attempt:
     given = {
         "attempt_id": f"run-{number}", "item_id": item_id, "turn": 1, "fingerprint": "f1", "run_id": "run",
         "number": number, "started_at": NOW, "deployment": "d", "provider": "azure", "transport": "chat",
@@ -37,35 +40,35 @@ def attempt(number=1, item_id="anna", **changes):
     return Attempt(**{**given, **changes})
 
 
-def outcome(item_id="anna", status=Status.SUCCEEDED, **changes):
+def outcome(item_id: str = "anna", status: Status = Status.SUCCEEDED, **changes: Any) -> Outcome:
     given = {"turn": 1, "fingerprint": "f1", "run_id": "run", "started_at": NOW, "finished_at": NOW}
     return Outcome(item_id=item_id, status=status, **{**given, **changes})
 
 
-def end(number=1, state=Status.SUCCEEDED):
+def end(number: int = 1, state: Status = Status.SUCCEEDED) -> AttemptEnd:
     return AttemptEnd(attempt_id=f"run-{number}", state=state, finished_at=NOW)
 
 
 @pytest.fixture
-def ledger(tmp_path):
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with closing(Ledger.open(tmp_path / "ledger.db")) as opened:
         yield opened
 
 
-def rows(path, query):
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(query).fetchall()
 
 
 async def test_what_is_written_at_once_shares_transactions_and_is_on_disk_when_the_write_returns(
-    ledger, tmp_path
-):
+    ledger: Ledger, tmp_path: Path
+) -> None:
     await asyncio.gather(*(ledger.record_intent(attempt(n, f"item{n}")) for n in range(300)))
     assert rows(tmp_path / "ledger.db", "SELECT count(*) FROM attempts") == [(300,)]
 
 
-async def test_one_bad_row_fails_alone(ledger):
-    bad = replace(outcome("bad"), finish_reason={"not": "text"})
+async def test_one_bad_row_fails_alone(ledger: Ledger) -> None:
+    bad = replace(outcome("bad"), finish_reason=cast("str", {"not": "text"}))
     ended = await asyncio.gather(
         *(ledger.record_outcome(one) for one in (outcome("a"), bad, outcome("b"))), return_exceptions=True
     )
@@ -73,18 +76,18 @@ async def test_one_bad_row_fails_alone(ledger):
     assert {one.item_id for one in ledger.all_outcomes()} == {"a", "b"}
 
 
-async def test_an_outcome_the_end_of_its_call_and_what_it_replaces_are_one_commit(ledger):
+async def test_an_outcome_the_end_of_its_call_and_what_it_replaces_are_one_commit(ledger: Ledger) -> None:
     await ledger.record_intent(attempt())
     first = outcome(transcript="first")
     await ledger.record_outcome(first, end())
-    second = replace(first, version=2, fingerprint={"no": "text"})
+    second = replace(first, version=2, fingerprint=cast("str", {"no": "text"}))
     with pytest.raises(StorageError):
         await ledger.record_outcome(second, end(state=Status.FAILED), superseded=first)
     assert list(ledger.all_outcomes(earlier=True)) == []
     assert ledger.outcome("anna", 1) == first
 
 
-async def test_a_disk_that_is_full_fails_everybody_who_waits_and_nobody_hangs(ledger):
+async def test_a_disk_that_is_full_fails_everybody_who_waits_and_nobody_hangs(ledger: Ledger) -> None:
     with closing(sqlite3.connect(ledger._where)) as other:
         pages = other.execute("PRAGMA page_count").fetchone()[0]
     await asyncio.to_thread(_limit_pages, ledger, pages)
@@ -96,37 +99,41 @@ async def test_a_disk_that_is_full_fails_everybody_who_waits_and_nobody_hangs(le
     assert "full" in str(ended[0])
 
 
-def _limit_pages(ledger, pages):
+def _limit_pages(ledger: Ledger, pages: int) -> None:
     """The writer's own connection may not let its file grow."""
     original = ledger._writer._engine.begin
 
-    def begin():
-        context = original()
+    def begin() -> Any:
+        context: Any = original()
         context.conn.connection.execute(f"PRAGMA max_page_count={pages}")
         return context
 
-    ledger._writer._engine.begin = begin
+    ledger._writer._engine.begin = begin  # type: ignore[method-assign]  # each connection gets the limit
 
 
 # A killed run.
 
 
-def test_calls_in_flight_at_a_kill_become_unknown_once(ledger, tmp_path):
+def test_calls_in_flight_at_a_kill_become_unknown_once(ledger: Ledger, tmp_path: Path) -> None:
     asyncio.run(_intents(ledger, attempt(1, "anna"), attempt(2, "ben")))
     storage = LocalStorage(tmp_path)
     assert recover(ledger, storage) == 2
     assert recover(ledger, storage) == 0
     found = ledger.outcome("anna", 1)
-    assert (found.status, found.perhaps_billed, found.prompt) == (Status.UNKNOWN, 1, "Say hello.")
+    assert (present(found).status, present(found).perhaps_billed, present(found).prompt) == (
+        Status.UNKNOWN,
+        1,
+        "Say hello.",
+    )
 
 
-async def _intents(ledger, *attempts):
+async def _intents(ledger: Ledger, *attempts: Attempt) -> None:
     for one in attempts:
         await ledger.record_intent(one)
 
 
-def test_an_unknown_call_whose_outcome_the_kill_left_out_gets_it(ledger, tmp_path):
-    async def calls():
+def test_an_unknown_call_whose_outcome_the_kill_left_out_gets_it(ledger: Ledger, tmp_path: Path) -> None:
+    async def calls() -> None:
         await ledger.record_intent(attempt(1))
         await ledger.record_end(end(1, Status.UNKNOWN))
         await ledger.record_intent(attempt(2))
@@ -135,11 +142,17 @@ def test_an_unknown_call_whose_outcome_the_kill_left_out_gets_it(ledger, tmp_pat
     asyncio.run(calls())
     assert recover(ledger, LocalStorage(tmp_path)) == 0
     found = ledger.outcome("anna", 1)
-    assert (found.status, found.attempts, found.perhaps_billed) == (Status.UNKNOWN, 2, 2)
+    assert (present(found).status, present(found).attempts, present(found).perhaps_billed) == (
+        Status.UNKNOWN,
+        2,
+        2,
+    )
 
 
 @pytest.mark.parametrize("killed_at", ["while copying", "copied", "half written over", "written over"])
-def test_a_killed_redo_leaves_the_recorded_result_with_its_own_files(ledger, tmp_path, killed_at):
+def test_a_killed_redo_leaves_the_recorded_result_with_its_own_files(
+    ledger: Ledger, tmp_path: Path, killed_at: str
+) -> None:
     storage = LocalStorage(tmp_path)
     audio, transcript = (
         storage.write("audio/anna.wav", b"old sound"),
@@ -165,7 +178,7 @@ def test_a_killed_redo_leaves_the_recorded_result_with_its_own_files(ledger, tmp
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_is_named_and_what_to_do_and_not_taken_for_a_broken_ledger(tmp_path):
+def test_a_full_disk_is_named_and_what_to_do_and_not_taken_for_a_broken_ledger(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=True)
@@ -183,7 +196,7 @@ def test_a_full_disk_is_named_and_what_to_do_and_not_taken_for_a_broken_ledger(t
 # Folders of earlier versions.
 
 
-def folder_v1(tmp_path):
+def folder_v1(tmp_path: Path) -> Path:
     folder = tmp_path / "folder"
     shutil.copytree(FIXTURE, folder)
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
@@ -192,7 +205,7 @@ def folder_v1(tmp_path):
     return folder
 
 
-def schema_of(path):
+def schema_of(path: Path) -> tuple[list[tuple[Any, ...]], dict[str, set[tuple[Any, ...]]]]:
     """Tables, columns and indexes, whatever the order they were made in."""
     names = rows(path, "SELECT type, name, tbl_name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
     columns = {
@@ -203,7 +216,7 @@ def schema_of(path):
     return sorted(names), columns
 
 
-def test_a_folder_of_version_1_opens_with_all_that_was_in_it(tmp_path):
+def test_a_folder_of_version_1_opens_with_all_that_was_in_it(tmp_path: Path) -> None:
     folder = folder_v1(tmp_path)
     with closing(Ledger.open(folder / "ledger.db")) as opened:
         found = {one.item_id: one for one in opened.all_outcomes()}
@@ -216,7 +229,7 @@ def test_a_folder_of_version_1_opens_with_all_that_was_in_it(tmp_path):
         assert opened.spent_usd() > 0
 
 
-def test_a_migrated_ledger_is_like_a_new_one(tmp_path):
+def test_a_migrated_ledger_is_like_a_new_one(tmp_path: Path) -> None:
     folder = folder_v1(tmp_path)
     Ledger.open(folder / "ledger.db").close()
     Ledger.open(tmp_path / "new.db").close()
@@ -225,16 +238,18 @@ def test_a_migrated_ledger_is_like_a_new_one(tmp_path):
     assert version == [(str(schema.VERSION),)]
 
 
-def test_migrations_run_in_order_once_each_and_only_those_that_are_missing(tmp_path, monkeypatch):
+def test_migrations_run_in_order_once_each_and_only_those_that_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = folder_v1(tmp_path)
     Ledger.open(folder / "ledger.db").close()
     done = []
 
-    def third(connection):
+    def third(connection: Connection) -> None:
         done.append(3)
         connection.execute(text("ALTER TABLE runs ADD COLUMN host TEXT"))
 
-    def fourth(connection):
+    def fourth(connection: Connection) -> None:
         done.append(4)
         connection.execute(text("UPDATE runs SET host = 'somewhere'"))
 
@@ -247,10 +262,12 @@ def test_migrations_run_in_order_once_each_and_only_those_that_are_missing(tmp_p
     assert rows(folder / "ledger.db", "SELECT DISTINCT host FROM runs") == [("somewhere",)]
 
 
-def test_a_migration_that_fails_half_way_has_not_happened(tmp_path, monkeypatch):
+def test_a_migration_that_fails_half_way_has_not_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = folder_v1(tmp_path)
 
-    def breaks(connection):
+    def breaks(connection: Connection) -> None:
         connection.execute(text("ALTER TABLE runs ADD COLUMN host TEXT"))
         raise ZeroDivisionError
 
@@ -264,7 +281,7 @@ def test_a_migration_that_fails_half_way_has_not_happened(tmp_path, monkeypatch)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
-def test_a_migration_that_is_killed_half_way_has_not_happened(tmp_path):
+def test_a_migration_that_is_killed_half_way_has_not_happened(tmp_path: Path) -> None:
     folder = folder_v1(tmp_path)
     program = (
         "import os, signal, sys\n"
@@ -287,7 +304,7 @@ def test_a_migration_that_is_killed_half_way_has_not_happened(tmp_path):
     Ledger.open(folder / "ledger.db").close()
 
 
-def test_a_ledger_of_a_later_version_is_left_alone(tmp_path):
+def test_a_ledger_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     Ledger.open(tmp_path / "ledger.db").close()
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
         connection.execute("UPDATE meta SET value = '999'")
@@ -297,7 +314,7 @@ def test_a_ledger_of_a_later_version_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"this is no database, though it has that name" * 50, None])
-def test_a_file_that_is_no_ledger_is_refused(tmp_path, content):
+def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "ledger.db"
     if content is None:
         with closing(sqlite3.connect(path)) as connection:
@@ -308,7 +325,7 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path, content):
         Ledger.open(path)
 
 
-def test_a_reader_sees_one_state_while_a_run_writes(ledger, tmp_path):
+def test_a_reader_sees_one_state_while_a_run_writes(ledger: Ledger, tmp_path: Path) -> None:
     sources = [
         Source(item_id=f"i{n:04}", kind=SourceKind.PROMPT, position=n, root="", path="") for n in range(2500)
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from running import audiobatch
 
 from audiobatch.address import checked_ledger
 from audiobatch.config.jobspec import JobSpec
+from tests.running import audiobatch
 
 
 @pytest.mark.parametrize(
@@ -22,7 +24,7 @@ from audiobatch.config.jobspec import JobSpec
         ("postgresql:///?service=audio", "postgresql+psycopg:///?service=audio"),
     ],
 )
-def test_a_ledger_is_a_file_or_a_postgresql_database(given, kept):
+def test_a_ledger_is_a_file_or_a_postgresql_database(given: str | None, kept: str | None) -> None:
     assert checked_ledger(given) == kept
 
 
@@ -35,7 +37,7 @@ def test_a_ledger_is_a_file_or_a_postgresql_database(given, kept):
         ("postgresql://me@db:port/audio", "PostgreSQL"),
     ],
 )
-def test_anything_else_is_refused_with_what_is_right(given, why):
+def test_anything_else_is_refused_with_what_is_right(given: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         checked_ledger(given)
 
@@ -50,13 +52,13 @@ def test_anything_else_is_refused_with_what_is_right(given, why):
         "postgresql:///audio?sslpassword=canary-1",
     ],
 )
-def test_a_password_is_refused_with_where_it_belongs_and_never_repeated(given, tmp_path):
+def test_a_password_is_refused_with_where_it_belongs_and_never_repeated(given: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"PGPASSWORD.*pgpass.*service") as refused:
         JobSpec(ledger=given)
     assert "canary" not in str(refused.value)
 
 
-def test_the_command_line_does_not_repeat_it_either(tmp_path):
+def test_the_command_line_does_not_repeat_it_either(tmp_path: Path) -> None:
     said = audiobatch("run", tmp_path, "--provider", "local", "--ledger", "postgresql://me:canary-1@db/audio")
     assert said.returncode == 2
     assert "PGPASSWORD" in said.stderr

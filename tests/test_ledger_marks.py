@@ -1,14 +1,16 @@
 """Reviewers' marks in the ledger: of one version of a reply each, also in folders that an earlier version made."""
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
-from test_ledger import folder_v1
 
 from audiobatch.ledger.ledger import Ledger
 from audiobatch.model import Outcome, Review, Source, SourceKind, Status
+from tests.test_ledger import folder_v1
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 SOURCE = Source(item_id="a", kind=SourceKind.PROMPT, position=0, root="", path="", text="Hi.", sha256="0")
@@ -25,19 +27,19 @@ REDO = Review(review="redo", note="slower")
 
 
 @pytest.fixture
-def ledger(tmp_path):
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
     ledger = Ledger.open(tmp_path / "ledger.db")
     ledger.put_sources([SOURCE], "r")
     yield ledger
     ledger.close()
 
 
-def reviews(ledger):
+def reviews(ledger: Ledger) -> dict[int, Review]:
     (one,) = ledger.recorded()
     return dict(one.reviews)
 
 
-def test_a_mark_stands_until_its_reply_is_made_again_and_stays_with_the_old_one(ledger):
+def test_a_mark_stands_until_its_reply_is_made_again_and_stays_with_the_old_one(ledger: Ledger) -> None:
     ledger.record_outcome_now(REPLY)
     ledger.put_reviews({("a", 1): REDO})
     assert reviews(ledger) == {1: REDO}
@@ -46,7 +48,7 @@ def test_a_mark_stands_until_its_reply_is_made_again_and_stays_with_the_old_one(
     assert ledger.past_marks() == {("a", 1, 1, REDO)}
 
 
-def test_an_empty_mark_takes_the_mark_away(ledger):
+def test_an_empty_mark_takes_the_mark_away(ledger: Ledger) -> None:
     ledger.record_outcome_now(REPLY)
     ledger.put_reviews({("a", 1): REDO})
     ledger.put_reviews({("a", 1): Review(review="ok")})
@@ -55,7 +57,7 @@ def test_an_empty_mark_takes_the_mark_away(ledger):
     assert reviews(ledger) == {}
 
 
-def test_a_mark_on_what_failed_stands_while_it_fails_and_not_on_the_reply_that_comes(ledger):
+def test_a_mark_on_what_failed_stands_while_it_fails_and_not_on_the_reply_that_comes(ledger: Ledger) -> None:
     failed = replace(REPLY, status=Status.FAILED)
     ledger.put_reviews({("a", 1): REDO})
     assert reviews(ledger) == {1: REDO}, "also before anything was sent"
@@ -65,14 +67,14 @@ def test_a_mark_on_what_failed_stands_while_it_fails_and_not_on_the_reply_that_c
     assert reviews(ledger) == {}
 
 
-def test_a_purge_takes_the_notes_away(ledger):
+def test_a_purge_takes_the_notes_away(ledger: Ledger) -> None:
     ledger.record_outcome_now(REPLY)
     ledger.put_reviews({("a", 1): REDO})
     ledger.forget_words(["a"])
     assert reviews(ledger) == {1: Review(review="redo")}
 
 
-def test_a_ledger_of_the_first_version_opens_and_takes_marks(tmp_path):
+def test_a_ledger_of_the_first_version_opens_and_takes_marks(tmp_path: Path) -> None:
     folder = folder_v1(tmp_path)
     with closing(Ledger.open(folder / "ledger.db")) as ledger:
         ledger.put_reviews({("p1", 1): REDO})

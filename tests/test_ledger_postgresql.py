@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import pytest
-from running import azure, run_job
 from sqlalchemy import text
 
 from audiobatch.errors import ConfigError, FolderInUse
@@ -14,14 +14,19 @@ from audiobatch.ledger import schema
 from audiobatch.ledger.engine import open_postgresql, schema_of
 from audiobatch.ledger.ledger import Ledger
 from audiobatch.ledger.membership import this_process
+from audiobatch_emulator.process import EmulatorProcess
+from tests.postgresql_server import PostgresqlServer
+from tests.running import azure, run_job
 
 
-def schemas(server):
+def schemas(server: PostgresqlServer) -> set[str]:
     with server.connect() as connection:
         return {row[0] for row in connection.execute("SELECT schema_name FROM information_schema.schemata")}
 
 
-def test_jobs_share_a_database_each_in_a_schema_of_its_own(postgresql, tmp_path):
+def test_jobs_share_a_database_each_in_a_schema_of_its_own(
+    postgresql: PostgresqlServer, tmp_path: Path
+) -> None:
     ledgers = [Ledger.at(postgresql.url, str(tmp_path / name)) for name in ("a", "b", "a")]
     ledgers[0].note("who", "a")
     assert [one.noted("who") for one in ledgers] == ["a", "", "a"]
@@ -31,7 +36,9 @@ def test_jobs_share_a_database_each_in_a_schema_of_its_own(postgresql, tmp_path)
 
 
 @pytest.mark.parametrize("before", [1, 2, 3, 4, 5, 6])
-def test_a_schema_of_an_earlier_version_is_migrated_with_all_that_is_in_it(postgresql, tmp_path, before):
+def test_a_schema_of_an_earlier_version_is_migrated_with_all_that_is_in_it(
+    postgresql: PostgresqlServer, tmp_path: Path, before: int
+) -> None:
     with closing(Ledger.at(postgresql.url, str(tmp_path))) as ledger:
         ledger.begin_run("run", spec="{}", settings_key="k", settings_value="{}")
     back = {
@@ -57,7 +64,7 @@ def test_a_schema_of_an_earlier_version_is_migrated_with_all_that_is_in_it(postg
         assert ledger.noted("schema_version") == str(schema.VERSION)
 
 
-def test_a_schema_of_a_later_version_is_left_alone(postgresql, tmp_path):
+def test_a_schema_of_a_later_version_is_left_alone(postgresql: PostgresqlServer, tmp_path: Path) -> None:
     with closing(Ledger.at(postgresql.url, str(tmp_path))) as ledger:
         ledger.note("schema_version", "999")
     with pytest.raises(ConfigError, match="made by a later audiobatch"):
@@ -65,8 +72,8 @@ def test_a_schema_of_a_later_version_is_left_alone(postgresql, tmp_path):
 
 
 def test_a_server_that_is_not_there_a_database_that_is_not_there_a_user_who_is_not_known(
-    postgresql, tmp_path
-):
+    postgresql: PostgresqlServer, tmp_path: Path
+) -> None:
     nobody = postgresql.url.replace(f":{postgresql.port}/", ":1/")
     for url, why in (
         (nobody, "refused"),
@@ -78,13 +85,17 @@ def test_a_server_that_is_not_there_a_database_that_is_not_there_a_user_who_is_n
         assert url in refused.value.message
 
 
-def test_a_missing_driver_is_named_with_the_extra_that_brings_it(monkeypatch, tmp_path):
+def test_a_missing_driver_is_named_with_the_extra_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ConfigError, match=r"audiobatch\[postgres\]"):
         Ledger.at("postgresql+psycopg://me@127.0.0.1:1/audio", str(tmp_path))
 
 
-def test_whoever_opens_a_ledger_for_ever_is_told_of(postgresql, tmp_path, monkeypatch):
+def test_whoever_opens_a_ledger_for_ever_is_told_of(
+    postgresql: PostgresqlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("audiobatch.ledger.engine._TURN_S", 1)
     with (
         closing(Ledger.at(postgresql.url, str(tmp_path))) as first,
@@ -96,7 +107,9 @@ def test_whoever_opens_a_ledger_for_ever_is_told_of(postgresql, tmp_path, monkey
         pass
 
 
-def test_who_wants_a_shared_ledger_alone_waits_for_no_run_and_none_for_it(postgresql, tmp_path):
+def test_who_wants_a_shared_ledger_alone_waits_for_no_run_and_none_for_it(
+    postgresql: PostgresqlServer, tmp_path: Path
+) -> None:
     with closing(Ledger.at(postgresql.url, str(tmp_path))) as ledger:
         with (
             ledger.alone("purge"),
@@ -110,8 +123,8 @@ def test_who_wants_a_shared_ledger_alone_waits_for_no_run_and_none_for_it(postgr
 
 
 def test_the_same_job_a_second_time_sends_nothing_and_another_output_does_not_know_of_it(
-    emulator, postgresql, tmp_path
-):
+    emulator: EmulatorProcess, postgresql: PostgresqlServer, tmp_path: Path
+) -> None:
     (tmp_path / "in").mkdir()
     for n in range(3):
         (tmp_path / "in" / f"{n}.txt").write_text(f"Say {n}.")
@@ -131,11 +144,13 @@ def test_the_same_job_a_second_time_sends_nothing_and_another_output_does_not_kn
     assert len(emulator.settled_journal(6)) == 6
 
 
-def test_a_limit_of_cost_for_all_runs_is_handed_out_and_never_passed(postgresql, tmp_path):
+def test_a_limit_of_cost_for_all_runs_is_handed_out_and_never_passed(
+    postgresql: PostgresqlServer, tmp_path: Path
+) -> None:
     import asyncio
     from decimal import Decimal
 
-    async def hand_out():
+    async def hand_out() -> Decimal:
         cap, worst = Decimal(10), Decimal("0.5")
         ledgers = [Ledger.at(postgresql.url, str(tmp_path)) for _ in range(3)]
         for number, one in enumerate(ledgers):
@@ -150,7 +165,7 @@ def test_a_limit_of_cost_for_all_runs_is_handed_out_and_never_passed(postgresql,
         for one in ledgers:
             one.workers.leave()
             one.close()
-        return sum(used)
+        return sum(used, Decimal(0))
 
     spent = asyncio.run(hand_out())
     assert Decimal("9.9") < spent <= 10

@@ -19,7 +19,7 @@ from audiobatch.limits.retry import CAPACITY, MAX_TRIES, AskAgain, RetryBudget, 
 CENTS = st.decimals(min_value="0.0001", max_value="0.5", places=4)
 
 
-def test_an_outage_uses_the_budget_up_and_then_costs_a_trickle():
+def test_an_outage_uses_the_budget_up_and_then_costs_a_trickle() -> None:
     now_s = 0.0
     budget = RetryBudget(clock=lambda: now_s)
     allowed = sum(budget.allows() for _ in range(1000))
@@ -29,7 +29,7 @@ def test_an_outage_uses_the_budget_up_and_then_costs_a_trickle():
     assert budget.room_in_s() == pytest.approx(2.0)
 
 
-def test_ten_successes_pay_for_one_retry():
+def test_ten_successes_pay_for_one_retry() -> None:
     budget = RetryBudget(clock=lambda: 0.0, tokens=0.0)
     for _ in range(10):
         assert not budget.allows()
@@ -37,21 +37,21 @@ def test_ten_successes_pay_for_one_retry():
     assert budget.allows()
 
 
-def test_an_item_that_the_budget_refuses_is_deferred_not_failed():
+def test_an_item_that_the_budget_refuses_is_deferred_not_failed() -> None:
     tries = Tries(retry_unknown=True, budget=RetryBudget(clock=lambda: 0.0, tokens=1.0))
     assert tries.again(Unavailable("503"))
     assert not tries.again(Unavailable("503"))
     assert tries.deferred
 
 
-def test_an_item_fails_by_its_own_tries_not_by_the_budget():
+def test_an_item_fails_by_its_own_tries_not_by_the_budget() -> None:
     tries = Tries(retry_unknown=True, budget=RetryBudget(clock=lambda: 0.0))
     again = [tries.again(Unavailable("503")) for _ in range(MAX_TRIES)]
     assert again == [True] * (MAX_TRIES - 1) + [False]
     assert not tries.deferred
 
 
-def test_refusals_for_rate_and_lost_connections_are_no_retries_of_the_budget():
+def test_refusals_for_rate_and_lost_connections_are_no_retries_of_the_budget() -> None:
     budget = RetryBudget(clock=lambda: 0.0)
     tries = Tries(retry_unknown=True, budget=budget)
     assert all(tries.again(error) for error in (RateLimited("429"), Disconnected("dns"), AskAgain("other")))
@@ -59,7 +59,7 @@ def test_refusals_for_rate_and_lost_connections_are_no_retries_of_the_budget():
     assert budget.tokens == CAPACITY
 
 
-def test_a_call_with_an_unknown_end_is_made_twice_more_whatever_the_budget():
+def test_a_call_with_an_unknown_end_is_made_twice_more_whatever_the_budget() -> None:
     tries = Tries(retry_unknown=True, budget=RetryBudget(clock=lambda: 0.0, tokens=0.0))
     assert [tries.again(OutcomeUnknown("reset")) for _ in range(3)] == [True, True, False]
     assert not tries.deferred
@@ -72,9 +72,11 @@ def test_a_call_with_an_unknown_end_is_made_twice_more_whatever_the_budget():
     ),
     at_once=st.integers(1, 64),
 )
-def test_the_cap_is_never_passed_whatever_calls_cost_and_however_many_are_in_flight(cap, calls, at_once):
+def test_the_cap_is_never_passed_whatever_calls_cost_and_however_many_are_in_flight(
+    cap: Decimal, calls: list[tuple[Decimal, Decimal, bool]], at_once: int
+) -> None:
     spending = Spending(run_cap=cap, total_cap=cap * 2, spent_before=cap / 2)
-    flying = []
+    flying: list[tuple[Decimal, Decimal]] = []
     for worst, share, is_known in calls:
         if len(flying) >= at_once:
             spending.settle(*flying.pop(0))
@@ -88,13 +90,13 @@ def test_the_cap_is_never_passed_whatever_calls_cost_and_however_many_are_in_fli
     assert spending.spent <= cap
 
 
-def test_the_folder_s_cap_counts_what_earlier_runs_cost():
+def test_the_folder_s_cap_counts_what_earlier_runs_cost() -> None:
     spending = Spending(total_cap=Decimal(10), spent_before=Decimal("9.80"))
     assert spending.fits(Decimal("0.20"))
     assert not spending.fits(Decimal("0.21"))
     assert "--max-total-cost 10" in spending.words(Decimal("0.21"))
 
 
-def test_without_a_cap_everything_fits():
+def test_without_a_cap_everything_fits() -> None:
     assert Spending().fits(Decimal(1_000_000))
     assert not Spending().is_capped

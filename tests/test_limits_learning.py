@@ -1,16 +1,17 @@
 """How a limiter finds a quota that nobody told it, in simulated time against the emulator's own meter."""
 
 import itertools
+from typing import Any
 
 import pytest
-from quota_simulation import Simulation
 
 from audiobatch.limits.limiter import CallTokens, Limiter
+from tests.quota_simulation import Simulation
 
 
 @pytest.mark.parametrize("hears", [True, False], ids=["headers", "no headers"])
 @pytest.mark.parametrize("rpm", [600, 3000])
-def test_a_hidden_quota_is_used_whole_and_hardly_ever_refused(rpm, hears):
+def test_a_hidden_quota_is_used_whole_and_hardly_ever_refused(rpm: int, hears: bool) -> None:
     simulation = Simulation(Limiter(), rpm=rpm, hears=hears)
     simulation.run(300)
     assert simulation.share(60, 300, rpm) >= 0.98
@@ -18,21 +19,21 @@ def test_a_hidden_quota_is_used_whole_and_hardly_ever_refused(rpm, hears):
 
 
 @pytest.mark.parametrize("hears", [True, False], ids=["headers", "no headers"])
-def test_refusals_that_name_no_wait_cost_little_more(hears):
+def test_refusals_that_name_no_wait_cost_little_more(hears: bool) -> None:
     simulation = Simulation(Limiter(), rpm=600, hears=hears, names_waits=False)
     simulation.run(300)
     assert simulation.share(60, 300, 600) >= 0.98
     assert simulation.refused_share() < 0.0075
 
 
-def test_a_network_that_jitters_costs_little_more():
+def test_a_network_that_jitters_costs_little_more() -> None:
     simulation = Simulation(Limiter(), rpm=600, hears=False, jitter_s=0.04)
     simulation.run(300)
     assert simulation.share(60, 300, 600) >= 0.97
     assert simulation.refused_share() < 0.005
 
 
-def test_a_token_quota_is_learned_as_the_service_counts_not_as_replies_turn_out():
+def test_a_token_quota_is_learned_as_the_service_counts_not_as_replies_turn_out() -> None:
     simulation = Simulation(
         Limiter(), rpm=6000, tpm=300_000, counter_takes=1005, call=CallTokens(expected=60, input=20)
     )
@@ -42,7 +43,7 @@ def test_a_token_quota_is_learned_as_the_service_counts_not_as_replies_turn_out(
     assert simulation.limiter.charge.factor == pytest.approx(1005 / 1020, rel=0.02)
 
 
-def test_without_headers_a_token_quota_is_learned_from_the_minute_s_refusals():
+def test_without_headers_a_token_quota_is_learned_from_the_minute_s_refusals() -> None:
     simulation = Simulation(Limiter(), rpm=6000, tpm=300_000, counter_takes=1005, hears=False)
     simulation.run(300)
     assert simulation.share(60, 300, 300_000 / 1005) >= 0.98
@@ -51,7 +52,7 @@ def test_without_headers_a_token_quota_is_learned_from_the_minute_s_refusals():
 
 @pytest.mark.parametrize("hears", [True, False], ids=["headers", "no headers"])
 @pytest.mark.parametrize("rpm", [600, 3000])
-def test_a_halved_quota_is_found_within_a_minute_and_in_few_episodes(rpm, hears):
+def test_a_halved_quota_is_found_within_a_minute_and_in_few_episodes(rpm: int, hears: bool) -> None:
     simulation = Simulation(Limiter(), rpm=rpm, hears=hears)
     simulation.run(90)
     simulation.change(rpm=rpm // 2)
@@ -63,7 +64,7 @@ def test_a_halved_quota_is_found_within_a_minute_and_in_few_episodes(rpm, hears)
 
 @pytest.mark.parametrize("part", [0.5, 0.75])
 @pytest.mark.parametrize("rpm", [600, 3000])
-def test_a_quota_that_was_cut_is_not_taken_for_stray_refusals(rpm, part):
+def test_a_quota_that_was_cut_is_not_taken_for_stray_refusals(rpm: int, part: float) -> None:
     for seed in range(4):
         simulation = Simulation(Limiter(), rpm=rpm, hears=False, seed=seed)
         simulation.run(50 + 3 * seed)
@@ -76,7 +77,7 @@ def test_a_quota_that_was_cut_is_not_taken_for_stray_refusals(rpm, part):
 
 @pytest.mark.parametrize(("hears", "within_s"), [(True, 60), (False, 120)], ids=["headers", "no headers"])
 @pytest.mark.parametrize("rpm", [600, 3000])
-def test_a_doubled_quota_is_found(rpm, hears, within_s):
+def test_a_doubled_quota_is_found(rpm: int, hears: bool, within_s: int) -> None:
     simulation = Simulation(Limiter(), rpm=rpm, hears=hears)
     simulation.run(90)
     simulation.change(rpm=rpm * 2)
@@ -84,14 +85,14 @@ def test_a_doubled_quota_is_found(rpm, hears, within_s):
     assert simulation.share(90 + within_s, 90 + within_s + 20, rpm * 2) >= 0.9
 
 
-def test_what_the_user_gave_is_kept_from_the_first_call_and_never_passed():
+def test_what_the_user_gave_is_kept_from_the_first_call_and_never_passed() -> None:
     simulation = Simulation(Limiter(rpm=300), rpm=6000)
     simulation.run(120)
     assert simulation.share(0, 120, 300) <= 1.01
     assert simulation.share(60, 120, 300) >= 0.98
 
 
-def test_a_given_concurrency_is_used_at_once_and_is_the_ceiling():
+def test_a_given_concurrency_is_used_at_once_and_is_the_ceiling() -> None:
     simulation = Simulation(Limiter(max_concurrency=16), rpm=60_000, latency_s=5)
     simulation.run(1)
     assert simulation.limiter.in_flight == 16
@@ -99,21 +100,21 @@ def test_a_given_concurrency_is_used_at_once_and_is_the_ceiling():
     assert simulation.most_in_flight == 16
 
 
-def test_concurrency_that_nobody_gave_grows_to_what_a_slow_service_needs():
+def test_concurrency_that_nobody_gave_grows_to_what_a_slow_service_needs() -> None:
     simulation = Simulation(Limiter(), rpm=600, latency_s=20)
     simulation.run(300)
     assert simulation.share(200, 300, 600) >= 0.95, "10 calls a second of 20 s each: 200 in flight"
     assert 200 <= simulation.limiter.max_concurrency <= 300
 
 
-def test_nothing_is_sent_in_a_burst():
+def test_nothing_is_sent_in_a_burst() -> None:
     simulation = Simulation(Limiter(), rpm=600)
     simulation.run(120)
     sent = simulation.accepted_s
     assert max(sum(start <= one < start + 1 for one in sent) for start in range(5, 119)) <= 11
 
 
-def test_a_pause_is_made_good_a_little_at_a_time():
+def test_a_pause_is_made_good_a_little_at_a_time() -> None:
     simulation = Simulation(Limiter(rpm=600), rpm=60_000)
     simulation.run(30)
     simulation.limiter.pause(2.0, simulation.now_s, "a test")
@@ -122,14 +123,14 @@ def test_a_pause_is_made_good_a_little_at_a_time():
     assert simulation.refused_s == []
 
 
-def test_a_refusal_of_the_very_first_calls_teaches_no_rate():
+def test_a_refusal_of_the_very_first_calls_teaches_no_rate() -> None:
     limiter = Limiter()
     taken = limiter.take(CallTokens(expected=10), 0.0)
     assert limiter.refused(taken, 0.1, 2.0).all_s == 2.0
     assert limiter.rate.per_minute is None
 
 
-def test_a_day_s_wait_teaches_no_rate():
+def test_a_day_s_wait_teaches_no_rate() -> None:
     limiter = Limiter()
     for second in range(30):
         taken = limiter.take(CallTokens(expected=10), float(second))
@@ -142,7 +143,7 @@ def test_a_day_s_wait_teaches_no_rate():
     ({"rpm": 60}, "60 requests a minute"),
     ({"tpm": 600, "rpm": 60_000}, "600 tokens a minute"),
 ])  # fmt: skip
-def test_it_says_which_limit_binds(set_up, words):
+def test_it_says_which_limit_binds(set_up: dict[str, Any], words: str) -> None:
     limiter = Limiter(**set_up)
     limiter.take(CallTokens(expected=100), 0.0)
     assert limiter.binding(0.0) == words

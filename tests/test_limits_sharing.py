@@ -1,17 +1,19 @@
 """Several processes on one quota, each with its share, in simulated time against the emulator's own meter."""
 
 from bisect import bisect_left
+from typing import Any
 
 import pytest
-from quota_simulation import Simulation
 
 from audiobatch.limits.limiter import CallTokens, Limiter, TimeSlots
 from audiobatch.limits.pool import Deployment, Pool
+from tests.narrowing import present
+from tests.quota_simulation import Simulation
 
 CALL = CallTokens(expected=100.0)
 
 
-def several(count, *, in_turn=False, **given):
+def several(count: int, *, in_turn: bool = False, **given: Any) -> list[Limiter]:
     limiters = [Limiter(**given) for _ in range(count)]
     for place, one in enumerate(limiters):
         # Each process's idea of the common clock is a little off.
@@ -21,7 +23,7 @@ def several(count, *, in_turn=False, **given):
 
 
 @pytest.mark.parametrize(("count", "rpm"), [(2, 600), (2, 1200), (3, 1200), (4, 1200), (3, 3000), (8, 3000)])
-def test_a_quota_that_is_given_is_used_whole_and_hardly_ever_refused(count, rpm):
+def test_a_quota_that_is_given_is_used_whole_and_hardly_ever_refused(count: int, rpm: int) -> None:
     first, *others = several(count, in_turn=True, rpm=rpm)
     simulation = Simulation(first, others=tuple(others), rpm=rpm)
     simulation.run(300)
@@ -32,7 +34,7 @@ def test_a_quota_that_is_given_is_used_whole_and_hardly_ever_refused(count, rpm)
 
 
 @pytest.mark.parametrize(("count", "rpm"), [(2, 60), (4, 300), (4, 600), (8, 600), (8, 1200)])
-def test_a_quota_of_a_few_calls_a_second_is_shared_by_turns(count, rpm):
+def test_a_quota_of_a_few_calls_a_second_is_shared_by_turns(count: int, rpm: int) -> None:
     """Without turns, calls of several that fall into one second are refused: some percent of them."""
     first, *others = several(count, in_turn=True, rpm=rpm)
     simulation = Simulation(first, others=tuple(others), rpm=rpm)
@@ -41,7 +43,7 @@ def test_a_quota_of_a_few_calls_a_second_is_shared_by_turns(count, rpm):
     assert simulation.refused_share() < 0.005
 
 
-def test_a_token_quota_is_learned_although_others_move_its_counter_too():
+def test_a_token_quota_is_learned_although_others_move_its_counter_too() -> None:
     first, second = several(2)
     simulation = Simulation(
         first,
@@ -56,7 +58,7 @@ def test_a_token_quota_is_learned_although_others_move_its_counter_too():
     assert simulation.refused_share() < 0.005
 
 
-def test_whoever_comes_takes_a_share_and_whoever_goes_leaves_it():
+def test_whoever_comes_takes_a_share_and_whoever_goes_leaves_it() -> None:
     limiter = Limiter(rpm=600, tpm=60_000)
     assert (limiter.requests.per_minute, limiter.tokens.per_minute) == (600, 60_000)
     limiter.share(1 / 3, 0.0)
@@ -65,7 +67,7 @@ def test_whoever_comes_takes_a_share_and_whoever_goes_leaves_it():
     assert (limiter.requests.per_minute, limiter.tokens.per_minute) == (600, 60_000)
 
 
-def test_a_limit_that_headers_tell_is_the_whole_one():
+def test_a_limit_that_headers_tell_is_the_whole_one() -> None:
     limiter = Limiter()
     limiter.share(0.5, 0.0)
     taken = limiter.take(CALL, 0.0)
@@ -73,11 +75,11 @@ def test_a_limit_that_headers_tell_is_the_whole_one():
     assert (limiter.rate.per_minute, limiter.tokens.per_minute) == (300, 45_000)
 
 
-def test_what_refusals_taught_of_the_whole_is_shared_too():
+def test_what_refusals_taught_of_the_whole_is_shared_too() -> None:
     limiter = Limiter()
     simulation = Simulation(limiter, rpm=600, hears=False)
     simulation.run(120)
-    learned = limiter.rate.per_minute
+    learned = present(limiter.rate.per_minute)
     limiter.share(0.5, simulation.now_s)
     assert limiter.rate.per_minute == pytest.approx(learned / 2)
     limiter.share(1.0, simulation.now_s)
@@ -85,8 +87,8 @@ def test_what_refusals_taught_of_the_whole_is_shared_too():
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["given", "told by headers"])
-def test_two_that_share_never_pass_the_quota_together_over_any_ten_seconds(given):
-    first, second = several(2, **({"rpm": 600} if given else {}))
+def test_two_that_share_never_pass_the_quota_together_over_any_ten_seconds(given: bool) -> None:
+    first, second = several(2, rpm=600 if given else None)
     simulation = Simulation(first, others=(second,), rpm=600)
     simulation.run(180)
     moments = [one for one in simulation.accepted_s if given or one > 15]
@@ -95,7 +97,7 @@ def test_two_that_share_never_pass_the_quota_together_over_any_ten_seconds(given
     assert given is False or simulation.refused_s == []
 
 
-def test_a_pool_gives_each_deployment_its_share():
+def test_a_pool_gives_each_deployment_its_share() -> None:
     limiters = [Limiter(rpm=600, tpm=10_000), Limiter(rpm=60)]
     pool = Pool(
         [Deployment(name=str(n), limiter=one, proven=True) for n, one in enumerate(limiters)],

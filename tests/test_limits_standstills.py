@@ -1,18 +1,20 @@
 """Standstills of the machine, the network or the service at the quota's edge: in simulated time."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
-from quota_simulation import Simulation, standstills
 
-from audiobatch.limits.limiter import LEAVES_AFTER_S, CallTokens, Limiter
+from audiobatch.limits.limiter import LEAVES_AFTER_S, CallTokens, Limiter, Taken
 from audiobatch.limits.standstills import AFTERMATH_S, MANY, MANY_A_MINUTE, Standstills
+from tests.quota_simulation import Simulation, standstills
 
 MINUTES = 5
 CALL = CallTokens(expected=100.0)
 
 
-def run(rpm, hears, seed=1, **moments):
+def run(rpm: int, hears: bool, seed: int = 1, **moments: Any) -> Simulation:
     simulation = Simulation(Limiter(), rpm=rpm, hears=hears, seed=seed, **moments)
     simulation.run(60 * MINUTES)
     return simulation
@@ -20,7 +22,9 @@ def run(rpm, hears, seed=1, **moments):
 
 @pytest.mark.parametrize("hears", [True, False], ids=["headers", "no headers"])
 @pytest.mark.parametrize("rpm", [600, 3000])
-def test_a_service_that_stands_still_now_and_then_costs_a_refusal_or_two_each_time(rpm, hears):
+def test_a_service_that_stands_still_now_and_then_costs_a_refusal_or_two_each_time(
+    rpm: int, hears: bool
+) -> None:
     stalls = standstills(4, 0.03, 0.2, until_s=60 * MINUTES)
     simulation = run(rpm, hears, stalls=stalls)
     assert simulation.share(60, 60 * MINUTES, rpm) >= 0.98
@@ -30,24 +34,24 @@ def test_a_service_that_stands_still_now_and_then_costs_a_refusal_or_two_each_ti
 
 @pytest.mark.parametrize("hears", [True, False], ids=["headers", "no headers"])
 @pytest.mark.parametrize("rpm", [600, 3000])
-def test_a_machine_that_stands_still_now_and_then_is_hardly_ever_refused(rpm, hears):
+def test_a_machine_that_stands_still_now_and_then_is_hardly_ever_refused(rpm: int, hears: bool) -> None:
     simulation = run(rpm, hears, halts=standstills(6, 0.05, 0.2, until_s=60 * MINUTES))
     assert simulation.share(60, 60 * MINUTES, rpm) >= 0.98
     assert simulation.refused_share() < 0.005
 
 
 @pytest.mark.parametrize("hears", [True, False], ids=["headers", "no headers"])
-def test_long_standstills_cost_their_own_time_and_little_more(hears):
+def test_long_standstills_cost_their_own_time_and_little_more(hears: bool) -> None:
     halts = standstills(6, 0.2, 1.0, until_s=60 * MINUTES)
     lost = sum(to_s - from_s for from_s, to_s in halts) / (60 * MINUTES)
     assert run(3000, hears, halts=halts).share(60, 60 * MINUTES, 3000) >= 0.99 - lost
 
 
-def refusals(known, moments, wait_s=0.02):
+def refusals(known: Any, moments: Iterable[float], wait_s: float = 0.02) -> list[bool]:
     return [known.explains(moment - 0.02, moment, wait_s, 600) for moment in moments]
 
 
-def test_a_refusal_now_and_then_is_explained_and_many_are_not():
+def test_a_refusal_now_and_then_is_explained_and_many_are_not() -> None:
     assert all(refusals(Standstills(), range(0, 1000, 10)))
     in_a_row = refusals(Standstills(), range(MANY + 1))
     assert in_a_row == [True] * (MANY - 1) + [False] * 2
@@ -55,12 +59,12 @@ def test_a_refusal_now_and_then_is_explained_and_many_are_not():
     assert every_seven == [True] * (MANY_A_MINUTE - 1) + [False]
 
 
-def test_refusals_of_calls_that_left_before_the_wait_are_one_with_the_first():
+def test_refusals_of_calls_that_left_before_the_wait_are_one_with_the_first() -> None:
     known = Standstills()
     assert all(known.explains(1.0 + 0.01 * number, 1.02 + 0.01 * number, 0.5, 600) for number in range(30))
 
 
-def test_a_long_wait_is_no_standstill_s_nor_is_what_follows_it():
+def test_a_long_wait_is_no_standstill_s_nor_is_what_follows_it() -> None:
     known = Standstills()
     assert not known.explains(1.0, 1.02, 5.0, 600)
     assert not known.explains(10.0, 10.02, 0.02, 600)
@@ -68,14 +72,14 @@ def test_a_long_wait_is_no_standstill_s_nor_is_what_follows_it():
 
 
 @pytest.fixture
-def let_through():
+def let_through() -> tuple[Limiter, Taken]:
     """A limiter that keeps a rate, and a call that it let through at 1 s."""
     limiter = Limiter(rpm=600)
     limiter.take(CALL, 0.9)
     return limiter, limiter.take(CALL, 1.0)
 
 
-def test_a_call_that_was_let_through_keeps_to_a_short_wait(let_through):
+def test_a_call_that_was_let_through_keeps_to_a_short_wait(let_through: tuple[Limiter, Taken]) -> None:
     limiter, call = let_through
     limiter.pause(0.4, 1.05, "asked")
     assert limiter.departs_in_s(call, 1.05) == pytest.approx(0.4)
@@ -83,7 +87,9 @@ def test_a_call_that_was_let_through_keeps_to_a_short_wait(let_through):
     assert call.sent_s == 1.46
 
 
-def test_a_call_that_was_let_through_is_given_back_for_a_long_wait(let_through):
+def test_a_call_that_was_let_through_is_given_back_for_a_long_wait(
+    let_through: tuple[Limiter, Taken],
+) -> None:
     limiter, call = let_through
     limiter.pause(30.0, 1.05, "asked")
     assert limiter.departs_in_s(call, 1.0 + LEAVES_AFTER_S) == math.inf

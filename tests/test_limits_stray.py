@@ -1,17 +1,19 @@
 """Refusals that no quota is behind, and quotas that strangers use too: in simulated time."""
 
+from typing import Any
+
 import pytest
-from quota_simulation import Simulation
 
 from audiobatch.errors import RateLimited
 from audiobatch.limits.limiter import CallTokens, Limiter
 from audiobatch.limits.retry import Tries, retrying
 from audiobatch.limits.stray import StrayRefusals
+from tests.quota_simulation import Simulation
 
 CALL = CallTokens(expected=100.0, input=20.0)
 
 
-def speed(from_s, to_s, **service):
+def speed(from_s: float, to_s: float, **service: Any) -> float:
     simulation = Simulation(Limiter(max_concurrency=48), **service)
     simulation.run(to_s)
     return simulation.share(from_s, to_s, 1)
@@ -19,7 +21,7 @@ def speed(from_s, to_s, **service):
 
 @pytest.mark.parametrize("wait_s", [None, 0.02, 1.0], ids=["no wait named", "20 ms", "1 s"])
 @pytest.mark.parametrize(("stray", "least"), [(0.01, 0.8), (0.03, 0.85), (0.1, 0.7)])
-def test_stray_refusals_hardly_slow_a_job_down(stray, least, wait_s):
+def test_stray_refusals_hardly_slow_a_job_down(stray: float, least: float, wait_s: float | None) -> None:
     unhindered = speed(0, 120)
     found = [speed(0, 120, stray=stray, stray_wait_s=wait_s, seed=seed) / unhindered for seed in range(8)]
     assert sum(found) / 8 >= least, found
@@ -27,14 +29,14 @@ def test_stray_refusals_hardly_slow_a_job_down(stray, least, wait_s):
 
 
 @pytest.mark.parametrize("wait_s", [None, 1.0], ids=["no wait named", "1 s"])
-def test_a_rate_that_the_user_gave_is_used_through_stray_refusals(wait_s):
+def test_a_rate_that_the_user_gave_is_used_through_stray_refusals(wait_s: float | None) -> None:
     simulation = Simulation(Limiter(rpm=600), stray=0.03, stray_wait_s=wait_s)
     simulation.run(180)
     assert simulation.share(60, 180, 600) >= 0.9
     assert simulation.share(60, 180, 600) <= 1.0
 
 
-def test_what_a_job_had_learned_is_kept_when_stray_refusals_begin():
+def test_what_a_job_had_learned_is_kept_when_stray_refusals_begin() -> None:
     simulation = Simulation(Limiter(), rpm=3000, hears=False)
     simulation.run(90)
     simulation.stray = 0.03
@@ -42,7 +44,7 @@ def test_what_a_job_had_learned_is_kept_when_stray_refusals_begin():
     assert simulation.share(120, 180, 3000) >= 0.88
 
 
-def test_when_stray_refusals_end_a_quota_is_found_as_before():
+def test_when_stray_refusals_end_a_quota_is_found_as_before() -> None:
     simulation = Simulation(Limiter(max_concurrency=48), stray=0.05)
     simulation.run(60)
     assert simulation.limiter.rate.stray.share > 0
@@ -57,7 +59,7 @@ def test_when_stray_refusals_end_a_quota_is_found_as_before():
 
 @pytest.mark.parametrize("names_waits", [True, False], ids=["waits named", "no wait named"])
 @pytest.mark.parametrize(("rpm", "late"), [(60, 0.01), (600, 0.005), (3000, 0.005)])
-def test_a_real_quota_is_never_taken_for_stray_refusals(rpm, late, names_waits):
+def test_a_real_quota_is_never_taken_for_stray_refusals(rpm: int, late: float, names_waits: bool) -> None:
     simulation = Simulation(Limiter(), rpm=rpm, hears=False, names_waits=names_waits)
     simulation.run(420)
     assert simulation.limiter.rate.stray.share == 0
@@ -67,7 +69,7 @@ def test_a_real_quota_is_never_taken_for_stray_refusals(rpm, late, names_waits):
 
 @pytest.mark.parametrize("wait_s", [None, 0.02, 1.0, 5.0])
 @pytest.mark.parametrize("rpm", [None, 3000], ids=["ample quota", "hidden quota"])
-def test_a_burst_of_refusals_is_waited_out_and_forgotten(rpm, wait_s):
+def test_a_burst_of_refusals_is_waited_out_and_forgotten(rpm: int | None, wait_s: float | None) -> None:
     simulation = Simulation(Limiter(max_concurrency=48), rpm=rpm, hears=False)
     simulation.burst(60, 63, wait_s)
     simulation.run(100)
@@ -77,7 +79,7 @@ def test_a_burst_of_refusals_is_waited_out_and_forgotten(rpm, wait_s):
 
 
 @pytest.mark.parametrize("rpm", [600, 3000])
-def test_others_that_take_half_of_the_quota_for_a_while(rpm):
+def test_others_that_take_half_of_the_quota_for_a_while(rpm: int) -> None:
     simulation = Simulation(Limiter(), rpm=rpm, hears=False)
     simulation.strangers(90, 180, rpm / 2)
     simulation.run(330)
@@ -85,7 +87,7 @@ def test_others_that_take_half_of_the_quota_for_a_while(rpm):
     assert simulation.share(270, 330, rpm) >= 0.9, "back within a minute and a half"
 
 
-def test_a_refusal_by_chance_makes_only_its_own_request_wait():
+def test_a_refusal_by_chance_makes_only_its_own_request_wait() -> None:
     simulation = Simulation(Limiter(max_concurrency=48), stray=0.05)
     simulation.run(60)
     limiter, now_s = simulation.limiter, simulation.now_s
@@ -93,15 +95,15 @@ def test_a_refusal_by_chance_makes_only_its_own_request_wait():
     assert (rest.all_s, rest.this_call_s) == (0.0, 2.5)
 
 
-async def test_a_request_that_waits_alone_is_made_again_after_its_own_wait():
+async def test_a_request_that_waits_alone_is_made_again_after_its_own_wait() -> None:
     waited, calls = [], []
 
     tries = Tries(retry_unknown=False)
 
-    async def sleep(seconds):
+    async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    async def call():
+    async def call() -> str:
         calls.append(1)
         if len(calls) == 1:
             tries.pause_s = 2.5
@@ -115,12 +117,12 @@ async def test_a_request_that_waits_alone_is_made_again_after_its_own_wait():
     assert [one for one in waited if one] == [2.5]
 
 
-def test_a_greater_share_than_the_known_one_speaks_of_the_rate():
+def test_a_greater_share_than_the_known_one_speaks_of_the_rate() -> None:
     known = StrayRefusals()
     assert known.refused(), "where none is known each does"
     known.found(30, 1000)
 
-    def spoken(every):
+    def spoken(every: int) -> int:
         spoke = 0
         for call in range(300):
             known.sent()

@@ -78,7 +78,7 @@ def end(process: subprocess.Popen[str]) -> None:
     assert process.wait(20) == 0
 
 
-def test_a_second_run_says_who_holds_the_folder_since_when_and_what_to_do(tmp_path: Path):
+def test_a_second_run_says_who_holds_the_folder_since_when_and_what_to_do(tmp_path: Path) -> None:
     with program(HOLDER, tmp_path, "run-1") as other:
         assert line_of(other) == "held"
         with pytest.raises(FolderInUse) as refusal:
@@ -91,7 +91,7 @@ def test_a_second_run_says_who_holds_the_folder_since_when_and_what_to_do(tmp_pa
     FolderLock.acquire(tmp_path, "run-2").release()
 
 
-def test_the_holder_can_be_read_while_it_holds(tmp_path: Path):
+def test_the_holder_can_be_read_while_it_holds(tmp_path: Path) -> None:
     assert FolderLock.holder(tmp_path) is None
     with program(HOLDER, tmp_path, "run-1") as other:
         assert line_of(other) == "held"
@@ -106,14 +106,14 @@ def test_the_holder_can_be_read_while_it_holds(tmp_path: Path):
     assert not (tmp_path / OWNER_NAME).exists()
 
 
-def test_asking_for_the_holder_makes_no_file(tmp_path: Path):
+def test_asking_for_the_holder_makes_no_file(tmp_path: Path) -> None:
     assert FolderLock.holder(tmp_path / "nowhere") is None
     assert FolderLock.holder(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_the_lock_of_a_killed_owner_is_free_by_itself(tmp_path: Path):
+def test_the_lock_of_a_killed_owner_is_free_by_itself(tmp_path: Path) -> None:
     with program(HOLDER, tmp_path, "run-1") as other:
         assert line_of(other) == "held"
         other.send_signal(signal.SIGKILL)
@@ -125,7 +125,7 @@ def test_the_lock_of_a_killed_owner_is_free_by_itself(tmp_path: Path):
         assert json.loads((tmp_path / OWNER_NAME).read_text())["pid"] == os.getpid()
 
 
-def test_of_two_runs_started_at_once_exactly_one_gets_the_folder(tmp_path: Path):
+def test_of_two_runs_started_at_once_exactly_one_gets_the_folder(tmp_path: Path) -> None:
     with program(RACER, "run-a") as first, program(RACER, "run-b") as second:
         racers = (first, second)
         assert [line_of(racer) for racer in racers] == ["ready", "ready"]
@@ -142,7 +142,7 @@ def test_of_two_runs_started_at_once_exactly_one_gets_the_folder(tmp_path: Path)
             end(racer)
 
 
-def test_who_only_looks_does_not_keep_a_run_from_starting(tmp_path: Path):
+def test_who_only_looks_does_not_keep_a_run_from_starting(tmp_path: Path) -> None:
     # To look is to have the lock for an instant: here a long one.
     look = filelock.FileLock(tmp_path / LOCK_NAME, thread_local=False)
     look.acquire()
@@ -152,7 +152,7 @@ def test_who_only_looks_does_not_keep_a_run_from_starting(tmp_path: Path):
     timer.join()
 
 
-def test_another_thread_may_release_and_twice_is_as_once(tmp_path: Path):
+def test_another_thread_may_release_and_twice_is_as_once(tmp_path: Path) -> None:
     held = FolderLock.acquire(tmp_path, "run-1")
     thread = threading.Thread(target=held.release)
     thread.start()
@@ -165,17 +165,17 @@ def test_another_thread_may_release_and_twice_is_as_once(tmp_path: Path):
         assert holder.run_id == "run-2"
 
 
-def test_one_process_cannot_hold_a_folder_twice(tmp_path: Path):
+def test_one_process_cannot_hold_a_folder_twice(tmp_path: Path) -> None:
     with FolderLock.acquire(tmp_path, "run-1"), pytest.raises(FolderInUse, match="in use by run run-1"):
         FolderLock.acquire(tmp_path, "run-2")
 
 
-def test_two_folders_are_two_locks(tmp_path: Path):
+def test_two_folders_are_two_locks(tmp_path: Path) -> None:
     with FolderLock.acquire(tmp_path / "a", "run-1"), FolderLock.acquire(tmp_path / "b", "run-2"):
         assert (tmp_path / "a" / LOCK_NAME).exists()
 
 
-def test_a_dead_owner_s_record_is_not_taken_for_the_live_one_s(tmp_path: Path):
+def test_a_dead_owner_s_record_is_not_taken_for_the_live_one_s(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     with FolderLock.acquire(tmp_path, "run-1"):
@@ -186,7 +186,7 @@ def test_a_dead_owner_s_record_is_not_taken_for_the_live_one_s(tmp_path: Path):
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"pid": "x"}', "\x00"])
-def test_a_damaged_record_does_not_open_the_lock(tmp_path: Path, record: str):
+def test_a_damaged_record_does_not_open_the_lock(tmp_path: Path, record: str) -> None:
     with FolderLock.acquire(tmp_path, "run-1"):
         (tmp_path / OWNER_NAME).write_text(record)
         with pytest.raises(FolderInUse, match="is in use by another run"):
@@ -198,7 +198,9 @@ def test_a_damaged_record_does_not_open_the_lock(tmp_path: Path, record: str):
     FolderLock.acquire(tmp_path, "run-3").release()
 
 
-def test_a_file_system_without_locks_is_said_and_not_worked_around(tmp_path: Path, monkeypatch):
+def test_a_file_system_without_locks_is_said_and_not_worked_around(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fcntl = pytest.importorskip("fcntl")
 
     def no_locks(descriptor: int, operation: int) -> None:
@@ -209,14 +211,16 @@ def test_a_file_system_without_locks_is_said_and_not_worked_around(tmp_path: Pat
         FolderLock.acquire(tmp_path, "run-1")
 
 
-def test_an_output_that_is_a_file_cannot_be_locked(tmp_path: Path):
+def test_an_output_that_is_a_file_cannot_be_locked(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ConfigError, match="cannot be locked"):
         FolderLock.acquire(tmp_path / "out", "run-1")
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_the_lock_holds_when_its_record_cannot_be_written(tmp_path: Path, monkeypatch, caplog):
+def test_the_lock_holds_when_its_record_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -229,7 +233,9 @@ def test_the_lock_holds_when_its_record_cannot_be_written(tmp_path: Path, monkey
     held.release()
 
 
-def test_a_folder_that_may_only_be_read_tells_its_holder_by_the_record(tmp_path: Path, monkeypatch):
+def test_a_folder_that_may_only_be_read_tells_its_holder_by_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -245,7 +251,7 @@ def test_a_folder_that_may_only_be_read_tells_its_holder_by_the_record(tmp_path:
         assert FolderLock.holder(tmp_path) is None
 
 
-def test_a_refusal_comes_soon(tmp_path: Path):
+def test_a_refusal_comes_soon(tmp_path: Path) -> None:
     with FolderLock.acquire(tmp_path, "run-1"):
         began_s = time.monotonic()
         with pytest.raises(FolderInUse):

@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 from hypothesis import assume, example, given
@@ -224,7 +225,7 @@ def outputs(item_id: str, ending: str) -> list[str]:
     ]
 
 
-def test_a_portable_name_in_lower_case_stays_as_it_is():
+def test_a_portable_name_in_lower_case_stays_as_it_is() -> None:
     for item_id in (
         "calls/anna.wav",
         "welcome",
@@ -236,7 +237,7 @@ def test_a_portable_name_in_lower_case_stays_as_it_is():
         assert str(output_stem(item_id)) == item_id
 
 
-def test_the_ending_is_added_unless_it_is_there():
+def test_the_ending_is_added_unless_it_is_there() -> None:
     assert output_path("calls/anna.wav", folder="audio", ending=".wav") == "audio/calls/anna.wav"
     assert output_path("calls/anna.mp3", folder="audio", ending=".wav") == "audio/calls/anna.mp3.wav"
     assert output_path("welcome", folder="audio", ending=".wav") == "audio/welcome.wav"
@@ -247,13 +248,13 @@ def test_the_ending_is_added_unless_it_is_there():
     assert output_path("anna.wav", folder="replies", ending=".json") == "replies/anna.wav.json"
 
 
-def test_later_turns_and_parts_stand_before_the_ending():
+def test_later_turns_and_parts_stand_before_the_ending() -> None:
     assert output_path("anna.wav", folder="audio", ending=".wav", turn=2) == "audio/anna.t2.wav"
     assert output_path("anna.wav", folder="audio", ending=".wav", turn=2, part=3) == "audio/anna.t2.part3.wav"
     assert output_path("anna", folder="transcripts", ending=".txt", turn=3) == "transcripts/anna.t3.txt"
 
 
-def test_a_name_never_changes_from_one_release_to_the_next():
+def test_a_name_never_changes_from_one_release_to_the_next() -> None:
     # Pinned: a folder made by an earlier version goes on with the same names.
     assert {i: output_path(i, folder="audio", ending=".wav") for i in PINNED} == PINNED
 
@@ -273,7 +274,7 @@ PINNED = {
 }
 
 
-def test_every_item_of_a_hostile_folder_has_its_own_outputs_on_every_file_system():
+def test_every_item_of_a_hostile_folder_has_its_own_outputs_on_every_file_system() -> None:
     taken: dict[str, tuple[str, str]] = {}
     assert len(set(HOSTILE)) == len(HOSTILE)
     for item_id in HOSTILE:
@@ -287,14 +288,14 @@ def test_every_item_of_a_hostile_folder_has_its_own_outputs_on_every_file_system
                         pytest.fail(f"{item_id!r} and {other!r} share {path!r}")
 
 
-def test_the_mapping_is_the_same_when_half_the_files_are_absent():
+def test_the_mapping_is_the_same_when_half_the_files_are_absent() -> None:
     everything = {item_id: str(output_stem(item_id)) for item_id in HOSTILE}
     for absent in (HOSTILE[::2], HOSTILE[1::2]):
         for item_id in absent:
             assert str(output_stem(item_id)) == everything[item_id]
 
 
-def test_a_hostile_folder_can_be_written_and_read_back(tmp_path):
+def test_a_hostile_folder_can_be_written_and_read_back(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "out")
     items = [
         i
@@ -314,7 +315,7 @@ def test_a_hostile_folder_can_be_written_and_read_back(tmp_path):
 @example("calls/anna.wav", "Calls/anna.wav", ".wav")
 @example("a.mp3", "a.mp3.wav", ".wav")
 @example("a.t2", "a", ".wav")
-def test_two_items_never_share_an_output(first: str, second: str, ending: str):
+def test_two_items_never_share_an_output(first: str, second: str, ending: str) -> None:
     assume(first != second and not differ_by_an_ending(first, second))
     for mine in outputs(first, ending):
         for theirs in outputs(second, ending):
@@ -322,7 +323,7 @@ def test_two_items_never_share_an_output(first: str, second: str, ending: str):
 
 
 @given(ITEM_IDS)
-def test_the_twins_of_an_item_have_names_of_their_own(item_id: str):
+def test_the_twins_of_an_item_have_names_of_their_own(item_id: str) -> None:
     twins = {
         item_id,
         item_id.upper(),
@@ -337,14 +338,18 @@ def test_the_twins_of_an_item_have_names_of_their_own(item_id: str):
 
 
 @given(ITEM_IDS, ITEM_IDS, ENDINGS, ENDINGS)
-def test_no_output_is_where_another_needs_a_folder(first: str, second: str, ending: str, other_ending: str):
+def test_no_output_is_where_another_needs_a_folder(
+    first: str, second: str, ending: str, other_ending: str
+) -> None:
     file = collision_key(output_path(first, folder="audio", ending=ending))
     for folder in PurePosixPath(output_path(second, folder="audio", ending=other_ending)).parents:
         assert collision_key(str(folder)) != file
 
 
 @given(ITEM_IDS, ENDINGS, st.integers(1, 99), st.none() | st.integers(1, 999))
-def test_every_output_is_a_portable_relative_path(item_id: str, ending: str, turn: int, part: int | None):
+def test_every_output_is_a_portable_relative_path(
+    item_id: str, ending: str, turn: int, part: int | None
+) -> None:
     path = output_path(item_id, folder="transcripts", ending=ending, turn=turn, part=part)
     assert path.startswith("transcripts/")
     assert path.endswith(ending)
@@ -361,26 +366,28 @@ def test_every_output_is_a_portable_relative_path(item_id: str, ending: str, tur
 
 
 @given(ITEM_IDS)
-def test_a_name_is_changed_or_marked_but_never_only_changed(item_id: str):
+def test_a_name_is_changed_or_marked_but_never_only_changed(item_id: str) -> None:
     stem = str(output_stem(item_id))
     assert (stem == item_id and "~" not in stem) or re.search(r"~[a-z2-7]{10}(\.[A-Za-z0-9]+)?$", stem)
 
 
 @given(ITEM_IDS, ITEM_IDS)
-def test_the_collision_key_is_the_same_for_what_any_file_system_takes_for_one(first: str, second: str):
+def test_the_collision_key_is_the_same_for_what_any_file_system_takes_for_one(
+    first: str, second: str
+) -> None:
     if folded(first) & folded(second):
         assert collision_key(first) == collision_key(second)
 
 
-@given(st.text(st.characters(max_codepoint=0x10FFFF, exclude_categories=("Cs",)), min_size=1, max_size=8))
-def test_a_letter_newer_than_the_oldest_file_system_is_always_marked(text: str):
+@given(st.text(st.characters(max_codepoint=0x10FFFF, exclude_categories=["Cs"]), min_size=1, max_size=8))
+def test_a_letter_newer_than_the_oldest_file_system_is_always_marked(text: str) -> None:
     # Its folding may differ between versions of Unicode, and with it what is a twin.
     if any(unicodedata.ucd_3_2_0.category(character) == "Cn" for character in text):
         assert "~" in str(output_stem(text))
 
 
-def test_a_table_chooses_its_own_filename():
-    def path(filename: str, **how):
+def test_a_table_chooses_its_own_filename() -> None:
+    def path(filename: str, **how: Any) -> str:
         return output_path("any/ID", folder="audio", ending=".wav", filename=filename, **how)
 
     assert path("IVR/en/Welcome.wav") == "audio/IVR/en/Welcome.wav"
@@ -412,18 +419,18 @@ def test_a_table_chooses_its_own_filename():
         "x" * 300,
     ],
 )
-def test_a_filename_that_some_system_refuses_is_refused_with_one_that_works(filename: str):
+def test_a_filename_that_some_system_refuses_is_refused_with_one_that_works(filename: str) -> None:
     with pytest.raises(InputError, match=r"does not work on every system.*; a name that does: '.+'|too long"):
         output_path("id", folder="audio", ending=".wav", filename=filename)
 
 
-def test_an_empty_filename_is_refused():
+def test_an_empty_filename_is_refused() -> None:
     with pytest.raises(InputError, match="empty"):
         output_path("id", folder="audio", ending=".wav", filename="  ")
 
 
 @pytest.mark.parametrize("filename", ["../x", "a?b/c ", "con", "-x", "b/a.t2"])
-def test_the_filename_that_the_refusal_proposes_is_accepted(filename: str):
+def test_the_filename_that_the_refusal_proposes_is_accepted(filename: str) -> None:
     with pytest.raises(InputError) as refusal:
         output_path("id", folder="audio", ending=".wav", filename=filename)
     proposed = refusal.value.message.rpartition(": ")[2].strip("'")
@@ -431,6 +438,6 @@ def test_the_filename_that_the_refusal_proposes_is_accepted(filename: str):
 
 
 @pytest.mark.parametrize("wrong", [{"ending": "wav"}, {"ending": ".exe"}, {"turn": 0}, {"part": 0}])
-def test_a_call_that_makes_no_sense_is_refused(wrong):
+def test_a_call_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         output_path("a", **({"folder": "audio", "ending": ".wav"} | wrong))

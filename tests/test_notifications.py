@@ -6,10 +6,15 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-import flows_prefect
 import pytest
-from running import ROOT, audiobatch, write_wav
+
+from audiobatch_emulator.process import EmulatorProcess
+from tests import flows_prefect, standing
+from tests.running import ROOT, audiobatch, write_wav
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in flows_prefect.WARNINGS),
@@ -17,39 +22,45 @@ pytestmark = [
 ]
 
 
+@dataclass
+class Hook:
+    """An address on this machine, and what was posted to it."""
+
+    address: str
+    posted: list[str]
+
+
 @pytest.fixture
-def hook():
+def hook() -> Iterator[Hook]:
     """A loopback address that remembers what was posted to it."""
-    posted = []
+    posted: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             posted.append(json.loads(body)["text"])
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, *_):
+        def log_message(self, *_: object) -> None:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    server.posted = posted
-    server.address_text = f"http://127.0.0.1:{server.server_port}/hook"
-    yield server
+    yield Hook(address=f"http://127.0.0.1:{server.server_port}/hook", posted=posted)
     server.shutdown()
     thread.join()
     server.server_close()
 
 
 def test_the_end_a_failure_and_a_parked_run_each_call_the_address_once(
-    tmp_path, standing_server, emulator, hook
-):
+    tmp_path: Path, standing_server: standing.Server, emulator: EmulatorProcess, hook: Hook
+) -> None:
     here = {"PREFECT_API_URL": standing_server.address, "PREFECT_HOME": str(flows_prefect.home())}
     for _ in range(2):  # made once, brought up to date once
         made = subprocess.run(
-            [sys.executable, ROOT / "sample_inputs" / "notify.py", hook.address_text],
+            [sys.executable, ROOT / "sample_inputs" / "notify.py", hook.address],
             env={**os.environ, **here},
             capture_output=True,
             text=True,
@@ -58,7 +69,7 @@ def test_the_end_a_failure_and_a_parked_run_each_call_the_address_once(
         assert made.returncode == 0, made.stderr
         assert "prefect.flow-run.Parked" in made.stdout
 
-    def run(name, key):
+    def run(name: str, key: str) -> int:
         inbox = tmp_path / name
         for number in range(3):
             write_wav(inbox / f"{number}.wav", pitch_hz=200 + 20 * number)

@@ -8,17 +8,19 @@ import contextlib
 import http.client
 import os
 import socket
+from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
-import flows_prefect
 import pytest
-import standing
-from running import audiobatch
 
 from audiobatch.config.jobspec import JobSpec
 from audiobatch_emulator.page_guard import allowed_hosts, is_loopback, refusal
 from audiobatch_emulator.process import EmulatorProcess
 from audiobatch_flows.registered_job import destinations
+from tests import flows_prefect, standing
+from tests.narrowing import present
+from tests.running import audiobatch
 
 PAGE = "https://page.example"
 OWN = "127.0.0.1:4200"
@@ -36,7 +38,7 @@ OWN = "127.0.0.1:4200"
         ("10.1.2.3:4200", []),
     ],
 )
-def test_what_names_the_server_is_let_in(host, origin):
+def test_what_names_the_server_is_let_in(host: str, origin: list[str]) -> None:
     assert refusal(hosts=allowed_hosts("10.1.2.3", ["jobs.example"]), host=[host], origin=origin) == ""
 
 
@@ -62,16 +64,18 @@ def test_what_names_the_server_is_let_in(host, origin):
         ([OWN], [], "same-site"),
     ],
 )
-def test_what_does_not_or_comes_from_another_origin_is_refused(host, origin, site):
+def test_what_does_not_or_comes_from_another_origin_is_refused(
+    host: list[str], origin: list[str], site: str
+) -> None:
     assert refusal(hosts=allowed_hosts("127.0.0.1"), host=host, origin=origin, fetch_site=site)
 
 
-def test_a_link_that_is_followed_is_let_in():
+def test_a_link_that_is_followed_is_let_in() -> None:
     hosts = allowed_hosts("127.0.0.1")
     assert refusal(hosts=hosts, host=[OWN], origin=[], fetch_site="cross-site", is_link=True) == ""
 
 
-def test_which_addresses_others_can_reach_is_known():
+def test_which_addresses_others_can_reach_is_known() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "jobs.example", "")))
 
@@ -81,7 +85,7 @@ def answer(
 ) -> tuple[int, dict[str, str]]:
     """Status and headers, by hand: no client adds a header of its own."""
     where = urlsplit(address)
-    connection = http.client.HTTPConnection(where.hostname, where.port, timeout=30)
+    connection = http.client.HTTPConnection(present(where.hostname), where.port, timeout=30)
     with contextlib.closing(connection):
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         sent = {"Host": where.netloc, "Content-Length": str(len(body)), **headers}
@@ -94,13 +98,15 @@ def answer(
 
 
 @pytest.fixture(scope="module")
-def emulator_origin():
+def emulator_origin() -> Iterator[str]:
     with EmulatorProcess("--speech", "tone") as emulator:
         yield emulator.base_url
 
 
 @pytest.fixture(params=["server", "embedded", "emulator"])
-def target(request, standing_server, emulator_origin):
+def target(
+    request: pytest.FixtureRequest, standing_server: standing.Server, emulator_origin: str
+) -> tuple[str, str, tuple[str, str]]:
     """An address, a path that answers a GET, and one that takes a POST or PUT."""
     if request.param == "emulator":
         return emulator_origin, "/_emulator/health", ("POST", "/_emulator/reset")
@@ -109,7 +115,7 @@ def target(request, standing_server, emulator_origin):
     return api.removesuffix("/api"), "/api/health", ("POST", "/api/deployments/filter")
 
 
-def test_programs_are_answered_and_pages_of_others_are_not(target):
+def test_programs_are_answered_and_pages_of_others_are_not(target: tuple[str, str, tuple[str, str]]) -> None:
     address, path, (method, change) = target
     own = urlsplit(address).netloc
     assert answer(address, "GET", path)[0] == 200
@@ -135,7 +141,7 @@ def test_programs_are_answered_and_pages_of_others_are_not(target):
     assert not [name for name in headers if name.startswith("access-control-")]
 
 
-def test_no_answer_has_a_cors_header_not_even_to_its_own_page(standing_server):
+def test_no_answer_has_a_cors_header_not_even_to_its_own_page(standing_server: standing.Server) -> None:
     address = standing_server.address.removesuffix("/api")
     status, headers = answer(address, "GET", "/api/health", origin=address)
     assert status == 200
@@ -143,7 +149,7 @@ def test_no_answer_has_a_cors_header_not_even_to_its_own_page(standing_server):
     assert "frame-ancestors 'self'" in headers["content-security-policy"]
 
 
-def test_a_socket_from_another_origin_is_refused(standing_server):
+def test_a_socket_from_another_origin_is_refused(standing_server: standing.Server) -> None:
     address = urlsplit(standing_server.address)
     key = base64.b64encode(os.urandom(16)).decode()
 
@@ -161,7 +167,7 @@ def test_a_socket_from_another_origin_is_refused(standing_server):
     assert status(f"Origin: {PAGE}\r\n") == "403"
 
 
-def test_an_address_that_others_reach_needs_a_login_or_a_word(tmp_path):
+def test_an_address_that_others_reach_needs_a_login_or_a_word(tmp_path: Path) -> None:
     refused = audiobatch("server", "--host", "0.0.0.0", "--port", "0", env={"PREFECT_HOME": str(tmp_path)})
     assert refused.returncode == 2
     assert "PREFECT_SERVER_API_AUTH_STRING" in refused.stderr
@@ -169,7 +175,9 @@ def test_an_address_that_others_reach_needs_a_login_or_a_word(tmp_path):
 
 
 @pytest.mark.timeout(300)
-def test_a_login_works_for_the_server_and_all_that_talk_to_it(tmp_path, emulator):
+def test_a_login_works_for_the_server_and_all_that_talk_to_it(
+    tmp_path: Path, emulator: EmulatorProcess
+) -> None:
     home = str(tmp_path / "home")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("Say good morning.")
@@ -198,7 +206,7 @@ def test_a_login_works_for_the_server_and_all_that_talk_to_it(tmp_path, emulator
     assert embedded.returncode == 0, embedded.stderr
 
 
-def test_where_a_job_s_calls_go_is_known_whichever_way_it_is_said():
+def test_where_a_job_s_calls_go_is_known_whichever_way_it_is_said() -> None:
     job = JobSpec(inputs=("in",), provider="openai", endpoint="https://a.example/v1").as_parameter()
     same = JobSpec(inputs=("other",), provider="openai", endpoint="https://a.example/v1").as_parameter()
     assert destinations(job) == destinations(same)

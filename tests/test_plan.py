@@ -1,9 +1,12 @@
 """The plan of a large folder: what the database alone says is done is what a look at every input would say."""
 
 import random
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +18,7 @@ from audiobatch.planning import plan
 from audiobatch.planning.items import build_item
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
-JOBS = {
+JOBS: dict[str, dict[str, Any]] = {
     "one turn": {},
     "two turns": {"prompt": ("What is it about?", "Give it a title.")},
     "a template": {"prompt": ("What is {item_id} about?",)},
@@ -23,7 +26,7 @@ JOBS = {
 }
 
 
-def sources(seed):
+def sources(seed: int) -> Iterator[Source]:
     """Recordings and prompts; some with columns or settings of their own, some refused, some not hashed."""
     chance = random.Random(seed)
     for number in range(400):
@@ -44,7 +47,7 @@ def sources(seed):
         )
 
 
-def outcomes(source, spec, seed):
+def outcomes(source: Source, spec: JobSpec, seed: int) -> Iterator[Outcome]:
     """What may be on record of it: all turns, some, none; under these settings or others; of this input or not."""
     chance = random.Random(f"{seed} {source.item_id}")
     if chance.random() < 0.15:
@@ -78,7 +81,9 @@ def outcomes(source, spec, seed):
 
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("seed", range(3))
-async def test_the_database_and_a_look_at_every_input_agree(job, seed, tmp_path, monkeypatch):
+async def test_the_database_and_a_look_at_every_input_agree(
+    job: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = JobSpec(inputs=("in",), output="out", redo=True, **JOBS[job])
     with closing(Ledger.open(tmp_path / "ledger.db")) as ledger:
         found = list(sources(seed))

@@ -2,19 +2,21 @@
 
 import os
 import urllib.request
+from pathlib import Path
+from typing import Any
 
-import flows_prefect
 import pytest
-from running import audiobatch, read_manifest
 
 from audiobatch_flows.cli.proxies import spare_this_machine
+from tests import flows_prefect
+from tests.running import audiobatch, read_manifest
 
 #: Nothing listens there: whatever goes by it fails.
 DEAD = "http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch):
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -24,7 +26,7 @@ def _no_proxies(monkeypatch):
         monkeypatch.delenv(name)
 
 
-def test_this_machine_is_spared_and_what_was_spared_stays_so(monkeypatch):
+def test_this_machine_is_spared_and_what_was_spared_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", DEAD)
     monkeypatch.setenv("NO_PROXY", ".example, localhost")
     spare_this_machine()
@@ -35,7 +37,9 @@ def test_this_machine_is_spared_and_what_was_spared_stays_so(monkeypatch):
 
 
 @pytest.mark.parametrize("proxies", [{}, {"HTTPS_PROXY": DEAD, "no_proxy": "*"}])
-def test_where_nothing_is_to_be_said_nothing_is(monkeypatch, proxies):
+def test_where_nothing_is_to_be_said_nothing_is(
+    monkeypatch: pytest.MonkeyPatch, proxies: dict[str, Any]
+) -> None:
     for name, value in proxies.items():
         monkeypatch.setenv(name, value)
     spare_this_machine()
@@ -44,7 +48,7 @@ def test_where_nothing_is_to_be_said_nothing_is(monkeypatch, proxies):
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "ALL_PROXY"])
-def test_a_run_under_prefect_on_the_emulator_needs_no_proxy(tmp_path, name):
+def test_a_run_under_prefect_on_the_emulator_needs_no_proxy(tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("Say hello.")
     out = tmp_path / "out"

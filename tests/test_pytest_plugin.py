@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_the_next_finds_it_as_at_the_start(audio_emulator):
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")])
-def test_others_test_their_programs_with_it(tmp_path, workers):
+def test_others_test_their_programs_with_it(tmp_path: Path, workers: tuple[str, ...]) -> None:
     (tmp_path / "test_mine.py").write_text(TESTS)
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", *workers],
@@ -43,7 +44,7 @@ def test_others_test_their_programs_with_it(tmp_path, workers):
     assert "2 passed" in ended.stdout
 
 
-def test_a_project_that_does_not_use_it_pays_nothing(tmp_path):
+def test_a_project_that_does_not_use_it_pays_nothing(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
         "import sys\n\n\ndef test_mine():\n"
         "    ours = {name for name in sys.modules if name.startswith('audiobatch')}\n"

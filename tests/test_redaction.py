@@ -5,30 +5,32 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from bare_server import bare_server, completion
-from running import audiobatch, read_manifest, run_job, write_wav
 
 from audiobatch import errors
 from audiobatch.errors import redacted, redacted_bytes, register_secret, shown
 from audiobatch.execution.opening import run_log
 from audiobatch.storage.local import LocalStorage
 from audiobatch.storage.partial_reply import GATHER_BYTES, Received
+from tests.bare_server import bare_server, completion
+from tests.narrowing import local
+from tests.running import audiobatch, read_manifest, run_job, write_wav
 
 CANARY = "sk-CANARY/0123+456789="
 
 
 @pytest.fixture(autouse=True)
-def _own_secrets(monkeypatch):
+def _own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(errors, "_secrets", set())
 
 
 @pytest.mark.parametrize(
     "written", [CANARY, json.dumps(CANARY)[1:-1], CANARY.replace("/", "\\/"), quote(CANARY, safe="")]
 )
-def test_a_credential_is_found_as_json_and_addresses_write_it(written):
+def test_a_credential_is_found_as_json_and_addresses_write_it(written: str) -> None:
     register_secret(CANARY)
     assert "CANARY" not in redacted(f"key {written}!")
     assert b"CANARY" not in redacted_bytes(f"key {written}!".encode())
@@ -44,18 +46,18 @@ def test_a_credential_is_found_as_json_and_addresses_write_it(written):
         ("Größe 日本.wav", "Größe 日本.wav"),
     ],
 )
-def test_a_name_stays_within_its_line(name, seen):
+def test_a_name_stays_within_its_line(name: str, seen: str) -> None:
     assert shown(name) == seen
 
 
-def test_a_record_of_the_log_is_a_line(tmp_path):
+def test_a_record_of_the_log_is_a_line(tmp_path: Path) -> None:
     with run_log(tmp_path, "run"):
         logging.getLogger("audiobatch.x").info("%s: failed", "a\n2026-01-01 INFO all is well")
     (line,) = (tmp_path / "runs" / "run.log").read_text().splitlines()
     assert "a\\n2026-01-01" in line
 
 
-def test_a_name_forges_no_line_of_what_is_printed(tmp_path):
+def test_a_name_forges_no_line_of_what_is_printed(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     write_wav(folder / "good.wav", seconds=0.3)
     (folder / "cut\ndone            99.wav").write_text("no sound")
@@ -67,7 +69,7 @@ def test_a_name_forges_no_line_of_what_is_printed(tmp_path):
         assert "cut\\ndone" in said.stdout + said.stderr
 
 
-def echoing(path, body, before):
+def echoing(path: str, body: bytes, before: int) -> object:
     """A service that repeats the key wherever it can."""
     reply = completion(f"Your key is {CANARY}.", sound_s=0.5)
     reply["model"] = f"gpt-audio-1.5 {CANARY}"
@@ -79,7 +81,9 @@ def echoing(path, body, before):
     return (reply, odd, refused)[before % 3]
 
 
-def test_a_key_is_written_nowhere_however_the_service_repeats_it(tmp_path, monkeypatch):
+def test_a_key_is_written_nowhere_however_the_service_repeats_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     folder = tmp_path / "in"
     folder.mkdir()
@@ -91,7 +95,7 @@ def test_a_key_is_written_nowhere_however_the_service_repeats_it(tmp_path, monke
             inputs=[str(folder)], output=str(tmp_path / "out"), provider="openai", endpoint=server.url,
             max_concurrency=1, max_failures="100%",
         )  # fmt: skip
-    assert {row["status"] for row in read_manifest(summary.manifest)} == {"succeeded", "failed"}
+    assert {row["status"] for row in read_manifest(local(summary.manifest))} == {"succeeded", "failed"}
     assert list((tmp_path / "out" / "replies").iterdir())
     forms = {CANARY, json.dumps(CANARY)[1:-1], CANARY.replace("/", "\\/"), quote(CANARY, safe="")}
     for path in tmp_path.rglob("*"):
@@ -100,7 +104,7 @@ def test_a_key_is_written_nowhere_however_the_service_repeats_it(tmp_path, monke
             assert not found, path
 
 
-def test_a_page_among_the_replies_is_kept_as_text(tmp_path, monkeypatch):
+def test_a_page_among_the_replies_is_kept_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "a.txt").write_text("Say hello.")
@@ -110,7 +114,7 @@ def test_a_page_among_the_replies_is_kept_as_text(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [7, 1000, GATHER_BYTES])
-def test_a_streamed_copy_holds_no_key_wherever_the_pieces_are_cut(size, tmp_path):
+def test_a_streamed_copy_holds_no_key_wherever_the_pieces_are_cut(size: int, tmp_path: Path) -> None:
     register_secret(CANARY)
     received = Received(LocalStorage(tmp_path), "item", 1)
     body = b"".join(b"x" * 1999 + CANARY.encode() for _ in range(200))

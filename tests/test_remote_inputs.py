@@ -7,11 +7,13 @@ import json
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import fsspec
 import openpyxl
 import pytest
-from running import write_wav
 
 from audiobatch.address import Address
 from audiobatch.config.jobspec import JobSpec
@@ -19,39 +21,41 @@ from audiobatch.errors import ConfigError, NothingFound, StorageError
 from audiobatch.inputs.discover import Discovery
 from audiobatch.inputs.prepared_recording import prepare_recording
 from audiobatch.inputs.remote import PrefetchingMap, fetch_recording
+from audiobatch.model import Source
 from audiobatch.storage.remote import FsspecStorage
+from tests.running import write_wav
 
 
 @pytest.fixture
-def bucket():
+def bucket() -> str:
     """A container in memory, by its name."""
     return f"in-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture
-def sound(tmp_path):
+def sound(tmp_path: Path) -> Callable[..., bytes]:
     return lambda pitch_hz=220.0: write_wav(
         tmp_path / "made.wav", seconds=0.2, pitch_hz=pitch_hz
     ).read_bytes()
 
 
-def put(bucket: str, **files: bytes | str) -> None:
+def put(bucket: str, files: Mapping[str, bytes | str]) -> None:
     memory = fsspec.filesystem("memory")
     for name, data in files.items():
         memory.pipe_file(f"/{bucket}/{name}", data.encode() if isinstance(data, str) else data)
 
 
-def found(*inputs: str, known=None, **settings):
+def found(*inputs: str, known: Any = None, **settings: Any) -> tuple[list[Source], Any]:
     discovery = Discovery(JobSpec(inputs=inputs, **settings), known or {})
     return list(discovery.sources()), discovery.stats
 
 
-def ids(sources) -> list[str]:
+def ids(sources: Iterable[Source]) -> list[str]:
     return [one.item_id for one in sources]
 
 
-def test_recordings_are_found_by_their_path_below_the_root(bucket, sound):
-    put(bucket, **{
+def test_recordings_are_found_by_their_path_below_the_root(bucket: str, sound: Callable[..., bytes]) -> None:
+    put(bucket, {
         "calls/b.wav": sound(), "calls/a/x #1.wav": sound(300), "calls/notes.txt": "x",
         "calls/.hidden/c.wav": sound(), "other/d.wav": sound(),
     })  # fmt: skip
@@ -64,20 +68,22 @@ def test_recordings_are_found_by_their_path_below_the_root(bucket, sound):
     assert (stats.other_files, stats.probed) == (1, 2)
 
 
-def test_several_roots_put_their_names_before_the_ids(bucket, sound, tmp_path):
-    put(bucket, **{"one/a.wav": sound(), "two/a.wav": sound(300)})
+def test_several_roots_put_their_names_before_the_ids(
+    bucket: str, sound: Callable[..., bytes], tmp_path: Path
+) -> None:
+    put(bucket, {"one/a.wav": sound(), "two/a.wav": sound(300)})
     write_wav(tmp_path / "three" / "a.wav", seconds=0.2)
     inputs = (f"memory://{bucket}/one", str(tmp_path / "three"), f"memory://{bucket}/two")
     assert ids(found(*inputs)[0]) == ["one/a.wav", "three/a.wav", "two/a.wav"]
     with pytest.raises(ConfigError, match="is already part of"):
         found(f"memory://{bucket}/one", f"memory://{bucket}/one/a.wav")
-    put(f"{bucket}b", **{"one/a.wav": b"x"})
+    put(f"{bucket}b", {"one/a.wav": b"x"})
     with pytest.raises(ConfigError, match="two inputs are called 'one'"):
         found(f"memory://{bucket}/one", f"memory://{bucket}b/one")
 
 
-def test_an_output_of_ours_is_never_entered(bucket, sound):
-    put(bucket, **{
+def test_an_output_of_ours_is_never_entered(bucket: str, sound: Callable[..., bytes]) -> None:
+    put(bucket, {
         "calls/z.wav": sound(), "calls/out/audio/a.wav": sound(), "calls/out/job.json": "{}",
         "calls/outside/b.wav": sound(300),
     })  # fmt: skip
@@ -86,18 +92,20 @@ def test_an_output_of_ours_is_never_entered(bucket, sound):
         found(f"memory://{bucket}/calls/out")
 
 
-def test_an_output_s_recordings_do_not_make_a_folder_of_prompts_one_of_recordings(bucket, sound):
-    put(bucket, **{"p/a.txt": "Say hi.", "p/out/job.json": "{}", "p/out/audio/a.txt.wav": sound()})
+def test_an_output_s_recordings_do_not_make_a_folder_of_prompts_one_of_recordings(
+    bucket: str, sound: Callable[..., bytes]
+) -> None:
+    put(bucket, {"p/a.txt": "Say hi.", "p/out/job.json": "{}", "p/out/audio/a.txt.wav": sound()})
     assert ids(found(f"memory://{bucket}/p")[0]) == ["a.txt"]
 
 
-def test_prompts_come_from_texts_and_tables(bucket):
+def test_prompts_come_from_texts_and_tables(bucket: str) -> None:
     book = openpyxl.Workbook()
     book.active.append(["id", "prompt"])
     book.active.append(["x1", "From a workbook."])
     stream = io.BytesIO()
     book.save(stream)
-    put(bucket, **{
+    put(bucket, {
         "p/a.txt": "\ufeffOne.", "p/b.txt": b"\xff\xfe\x00", "p/deep/c.txt": "Three.",
         "lines.txt": "Four.\n\nFive.\n", "t.csv": "id;prompt\nc1;From a CSV.\n", "t.xlsx": stream.getvalue(),
         "t.jsonl": json.dumps({"id": "j1", "prompt": "From JSON."}) + "\n", "bad.csv": "name\nAnna\n", "x.pdf": "x",
@@ -127,8 +135,8 @@ def test_prompts_come_from_texts_and_tables(bucket):
         found(f"memory://{bucket}/nowhere")
 
 
-def test_include_and_exclude_hold_for_objects(bucket, sound):
-    put(bucket, **{"c/a.wav": sound(), "c/b.mp3": sound(), "c/x/c.wav": sound()})
+def test_include_and_exclude_hold_for_objects(bucket: str, sound: Callable[..., bytes]) -> None:
+    put(bucket, {"c/a.wav": sound(), "c/b.mp3": sound(), "c/x/c.wav": sound()})
     sources, stats = found(f"memory://{bucket}/c", include=("*.wav",), exclude=("x/*",))
     assert ids(sources) == ["a.wav"]
     assert stats.left_out == 2
@@ -136,7 +144,7 @@ def test_include_and_exclude_hold_for_objects(bucket, sound):
         found(f"memory://{bucket}/c", include=("*.flac",))
 
 
-def known_from(sources):
+def known_from(sources: Iterable[Source]) -> dict[str, Any]:
     from audiobatch.ledger.rows import source_to_row
 
     rows = [source_to_row(one, "run") for one in sources]
@@ -146,26 +154,28 @@ def known_from(sources):
     }
 
 
-def test_only_what_is_new_or_changed_is_read_again(bucket, sound):
-    put(bucket, **{"c/a.wav": sound(), "c/b.wav": sound(300), "c/broken.wav": "no sound"})
+def test_only_what_is_new_or_changed_is_read_again(bucket: str, sound: Callable[..., bytes]) -> None:
+    put(bucket, {"c/a.wav": sound(), "c/b.wav": sound(300), "c/broken.wav": "no sound"})
     first, _ = found(f"memory://{bucket}/c")
     again, stats = found(f"memory://{bucket}/c", known=known_from(first))
     assert stats.probed == 0
     assert again == first
-    put(bucket, **{"c/b.wav": sound(500)})  # as many bytes
+    put(bucket, {"c/b.wav": sound(500)})  # as many bytes
     changed, stats = found(f"memory://{bucket}/c", known=known_from(first))
     assert stats.probed == 1
     assert changed[0] == first[0]
     assert changed[1].sha256 != first[1].sha256
 
 
-def test_what_is_sent_is_what_is_hashed_though_it_changed_since_it_was_found(bucket, sound):
-    put(bucket, **{"c/a.wav": sound()})
+def test_what_is_sent_is_what_is_hashed_though_it_changed_since_it_was_found(
+    bucket: str, sound: Callable[..., bytes]
+) -> None:
+    put(bucket, {"c/a.wav": sound()})
     [source], _ = found(f"memory://{bucket}/c")
     same, unread = prepare_recording(source, JobSpec())
     assert same is source
     unread.close()
-    put(bucket, **{"c/a.wav": sound(600)})
+    put(bucket, {"c/a.wav": sound(600)})
     now, sent = prepare_recording(source, JobSpec())
     assert sent.audio is not None
     assert sent.audio.data == sound(600)
@@ -185,12 +195,14 @@ def test_what_is_sent_is_what_is_hashed_though_it_changed_since_it_was_found(buc
         prepare_recording(source, JobSpec())
 
 
-def test_a_store_that_is_away_is_no_fault_of_the_recordings(bucket, sound, monkeypatch, tmp_path):
-    put(bucket, **{"c/a.wav": sound()})
+def test_a_store_that_is_away_is_no_fault_of_the_recordings(
+    bucket: str, sound: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put(bucket, {"c/a.wav": sound()})
     [source], _ = found(f"memory://{bucket}/c")
     monkeypatch.setattr("audiobatch.storage.object_stores.PATIENCE_S", 0.2)
 
-    def away(*_, **__):
+    def away(*_: object, **__: Any) -> None:
         raise ConnectionResetError("gone")
 
     monkeypatch.setattr(FsspecStorage, "_get", away)
@@ -200,11 +212,13 @@ def test_a_store_that_is_away_is_no_fault_of_the_recordings(bucket, sound, monke
         fetch_recording(source, tmp_path)
 
 
-def test_an_object_that_is_not_handed_out_is_refused_until_it_is(bucket, sound, monkeypatch):
-    put(bucket, **{"c/archived.wav": sound(), "c/b.wav": sound(300)})
+def test_an_object_that_is_not_handed_out_is_refused_until_it_is(
+    bucket: str, sound: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(bucket, {"c/archived.wav": sound(), "c/b.wav": sound(300)})
     get = FsspecStorage._get
 
-    def archived(self, key, *rest, **more):
+    def archived(self: Any, key: str, *rest: Any, **more: Any) -> Any:
         if "archived" in key:
             raise PermissionError("InvalidObjectState")
         return get(self, key, *rest, **more)
@@ -218,11 +232,11 @@ def test_an_object_that_is_not_handed_out_is_refused_until_it_is(bucket, sound, 
     assert stats.probed == 1
 
 
-def test_results_come_in_order_and_only_a_few_are_ahead():
+def test_results_come_in_order_and_only_a_few_are_ahead() -> None:
     drawn: list[int] = []
     most_ahead = 0
 
-    def items():
+    def items() -> Iterator[tuple[int, bool]]:
         for number in range(300):
             drawn.append(number)
             yield number, number % 3 != 0
@@ -231,7 +245,7 @@ def test_results_come_in_order_and_only_a_few_are_ahead():
         time.sleep(0.001 * (number % 5))
         return -number
 
-    taken = []
+    taken: list[int] = []
     for number, result in PrefetchingMap(work, threads=4).results(items()):
         most_ahead = max(most_ahead, len(drawn) - len(taken))
         assert result == (None if number % 3 == 0 else -number)
@@ -240,11 +254,11 @@ def test_results_come_in_order_and_only_a_few_are_ahead():
     assert most_ahead <= 20
 
 
-def test_a_long_stream_behind_one_slow_item_is_not_drawn_into_memory():
+def test_a_long_stream_behind_one_slow_item_is_not_drawn_into_memory() -> None:
     gate = threading.Event()
     drawn = 0
 
-    def items():
+    def items() -> Iterator[tuple[int, bool]]:
         nonlocal drawn
         for number in range(100_000):
             drawn += 1
@@ -261,7 +275,7 @@ def test_a_long_stream_behind_one_slow_item_is_not_drawn_into_memory():
     assert sum(1 for _ in results) == 99_999
 
 
-def test_a_failure_reaches_the_reader_and_ends_the_rest():
+def test_a_failure_reaches_the_reader_and_ends_the_rest() -> None:
     def work(number: int) -> int:
         if number == 3:
             raise ConfigError("the store is away")
@@ -271,7 +285,7 @@ def test_a_failure_reaches_the_reader_and_ends_the_rest():
         list(PrefetchingMap(work, threads=2).results((number, True) for number in range(1000)))
 
 
-def test_an_address_of_a_container_alone_is_a_root(bucket, sound):
-    put(bucket, **{"a.wav": sound()})
+def test_an_address_of_a_container_alone_is_a_root(bucket: str, sound: Callable[..., bytes]) -> None:
+    put(bucket, {"a.wav": sound()})
     sources, _ = found(str(Address("memory", bucket)))
     assert ids(sources) == ["a.wav"]

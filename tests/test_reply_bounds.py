@@ -9,11 +9,22 @@ import threading
 import time
 import tracemalloc
 import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hostile_server import (
+
+from audiobatch.calls.stats import RunSummary
+from audiobatch.errors import ExitCode
+from audiobatch.limits import circuit_breaker, retry
+from audiobatch.model import Reply
+from audiobatch.transports.reply_memory import COPIES, MEMORY, CallMemory, ReplyMemory, timing
+from tests.hostile_server import (
+    Call,
+    HostileServer,
     as_events,
     chunk,
     good,
@@ -24,31 +35,29 @@ from hostile_server import (
     spoken_frames,
     whole,
 )
-from running import rows_of, run_job, write_wav
-
-from audiobatch.errors import ExitCode
-from audiobatch.limits import circuit_breaker, retry
-from audiobatch.model import Reply
-from audiobatch.transports.reply_memory import COPIES, MEMORY, CallMemory, ReplyMemory, timing
+from tests.narrowing import local
+from tests.running import rows_of, run_job, write_wav
 
 MB = 1_000_000
 SMALL_MEMORY_BYTES = 8 * MB
 LIMIT = "larger than 5 MB (--max-reply-mb)"
 BOMB_BYTES = 300 << 20
 CHUNKED = b"Transfer-Encoding: chunked"
-WAYS = {"chat": {}, "stream": {"stream": True}}
+WAYS: dict[str, dict[str, Any]] = {"chat": {}, "stream": {"stream": True}}
 
 
 @pytest.fixture(autouse=True)
-def _key(monkeypatch):
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "hostile-key")
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> Callable[..., RunSummary]:
     """Runs a job of prompts, by name, of which the `hostile` one gets the odd reply."""
 
-    def job(server, *, prompts=("good", "hostile"), **settings):
+    def job(
+        server: HostileServer, *, prompts: Sequence[str] = ("good", "hostile"), **settings: Any
+    ) -> RunSummary:
         folder = tmp_path / "in"
         folder.mkdir(exist_ok=True)
         for name in prompts:
@@ -60,10 +69,10 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def run_transcription(tmp_path):
+def run_transcription(tmp_path: Path) -> Callable[..., RunSummary]:
     """Runs a job whose one recording is answered well, and then written down."""
 
-    def job(server, **settings):
+    def job(server: HostileServer, **settings: Any) -> RunSummary:
         write_wav(tmp_path / "in" / "memo.wav", seconds=1)
         common = {"output": str(tmp_path / "out"), "provider": "openai", "reports": "none", "max_reply_mb": 5}
         common |= {"modalities": "text", "transcribe_inputs": "whisper-1"}
@@ -72,37 +81,39 @@ def run_transcription(tmp_path):
     return job
 
 
-def one(summary):
+def one(summary: RunSummary) -> dict[str, dict[str, str]]:
     """The rows by their items' names."""
     return {row["item_id"].rpartition("/")[2].removesuffix(".txt"): row for row in rows_of(summary)}
 
 
-def is_hostile(call):
+def is_hostile(call: Call) -> bool:
     return b"hostile" in call.body
 
 
-def count(server, mark):
+def count(server: HostileServer, mark: bytes) -> int:
     return sum(mark in call.body for call in server.calls)
 
 
-def log_of(summary):
-    return (summary.output / "runs" / f"{summary.run_id}.log").read_text(encoding="utf-8")
+def log_of(summary: RunSummary) -> str:
+    return local(summary.output / "runs" / f"{summary.run_id}.log").read_text(encoding="utf-8")
 
 
-def packed(window):
+def packed(window: int) -> bytes:
     packer, piece = zlib.compressobj(1, zlib.DEFLATED, window), bytes(1 << 20)
     return b"".join([*(packer.compress(piece) for _ in range(BOMB_BYTES >> 20)), packer.flush()])
 
 
 @pytest.fixture(scope="module")
-def bombs():
+def bombs() -> dict[str, bytes]:
     return {"gzip": packed(31), "deflate": packed(15)}
 
 
 @pytest.mark.parametrize("packing", ["gzip", "deflate"])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_body_that_unpacks_to_hundreds_of_megabytes_is_given_up(way, packing, bombs, run):
-    def answer(call):
+def test_a_body_that_unpacks_to_hundreds_of_megabytes_is_given_up(
+    way: str, packing: str, bombs: dict[str, bytes], run: Callable[..., RunSummary]
+) -> None:
+    def answer(call: Call) -> Iterable[bytes]:
         field = b"Content-Encoding: " + packing.encode()
         return [whole(bombs[packing], field)] if is_hostile(call) else good(call)
 
@@ -122,17 +133,17 @@ def test_a_body_that_unpacks_to_hundreds_of_megabytes_is_given_up(way, packing, 
     assert peak_bytes < 80 * MB
 
 
-def endless_spaces():
+def endless_spaces() -> Iterator[bytes]:
     yield head(CHUNKED)
     yield from repeat(chunk(b" " * MB))
 
 
-def endless_events():
+def endless_events() -> Iterator[bytes]:
     yield head(CHUNKED)
     yield from repeat(chunk(b'data: {"choices": [{"delta": {"content": "word "}}]}\n\n' * 10_000))
 
 
-def endless_by_length():
+def endless_by_length() -> Iterator[bytes]:
     yield head(b"Content-Length: 1000000000000")
     yield from repeat(b'{"' + b"x" * MB)
 
@@ -142,7 +153,9 @@ ENDLESS = [endless_spaces, endless_events, endless_by_length]
 
 @pytest.mark.parametrize("endless", ENDLESS)
 @pytest.mark.parametrize("way", WAYS)
-def test_a_body_without_end_is_given_up_at_the_limit(way, endless, run):
+def test_a_body_without_end_is_given_up_at_the_limit(
+    way: str, endless: Callable[[], Iterator[bytes]], run: Callable[..., RunSummary]
+) -> None:
     with hostile_server(lambda call: endless() if is_hostile(call) else good(call)) as server:
         summary = run(server, **WAYS[way])
     row = one(summary)["hostile"]
@@ -153,8 +166,10 @@ def test_a_body_without_end_is_given_up_at_the_limit(way, endless, run):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_body_that_drips_is_given_up_when_its_time_is_over(way, run):
-    def dripping():
+def test_a_body_that_drips_is_given_up_when_its_time_is_over(
+    way: str, run: Callable[..., RunSummary]
+) -> None:
+    def dripping() -> Iterator[bytes]:
         yield head(CHUNKED)
         while not server.ended.wait(0.05):
             yield chunk(b'data: {"choices": []}\n\n')
@@ -170,11 +185,15 @@ def test_a_body_that_drips_is_given_up_when_its_time_is_over(way, run):
 
 
 @pytest.mark.parametrize("endless", ["bomb", *ENDLESS])
-def test_words_written_down_without_end_cost_the_words_alone(endless, bombs, run_transcription):
-    def answer(call):
+def test_words_written_down_without_end_cost_the_words_alone(
+    endless: Callable[[], Iterator[bytes]] | str,
+    bombs: dict[str, bytes],
+    run_transcription: Callable[..., RunSummary],
+) -> None:
+    def answer(call: Call) -> Iterable[bytes]:
         if not call.is_transcription:
             return good(call)
-        return [whole(bombs["gzip"], b"Content-Encoding: gzip")] if endless == "bomb" else endless()
+        return [whole(bombs["gzip"], b"Content-Encoding: gzip")] if isinstance(endless, str) else endless()
 
     with hostile_server(answer) as server:
         summary = run_transcription(server)
@@ -184,18 +203,20 @@ def test_words_written_down_without_end_cost_the_words_alone(endless, bombs, run
     assert sum(call.is_transcription for call in server.calls) == 1
 
 
-def endless_deltas():
+def endless_deltas() -> Iterator[str]:
     yield json.dumps({"type": "response.created", "response": {"id": "resp_1"}})
     yield from repeat(json.dumps({"type": "response.output_text.delta", "delta": "word " * 20_000}))
 
 
-def a_frame_that_unpacks():
+def a_frame_that_unpacks() -> Iterator[str]:
     yield json.dumps({"type": "response.created", "response": {"id": "resp_1"}})
     yield " " * (30 * MB)
 
 
 @pytest.mark.parametrize("frames", [endless_deltas, a_frame_that_unpacks])
-def test_a_session_that_says_too_much_is_given_up(frames, run):
+def test_a_session_that_says_too_much_is_given_up(
+    frames: Callable[[], Iterator[str]], run: Callable[..., RunSummary]
+) -> None:
     with hostile_sessions(lambda said: frames() if "hostile" in said else spoken_frames()) as server:
         summary = run(server, transport="realtime")
     row = one(summary)["hostile"]
@@ -213,13 +234,13 @@ class Watched:
 
 
 @pytest.fixture
-def memory(monkeypatch):
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     """The account of this process's replies, a small one; and what is seen of it."""
     assert MEMORY.used_bytes == 0
     account = Watched([])
     reserve = MEMORY.reserve
 
-    async def watched(call, size_bytes):
+    async def watched(call: CallMemory, size_bytes: int) -> float:
         waited_s = await reserve(call, size_bytes)
         if waited_s:
             account.waits_s.append(waited_s)
@@ -233,22 +254,24 @@ def memory(monkeypatch):
 
 
 @pytest.mark.parametrize("way", [*WAYS, "realtime"])
-def test_large_replies_at_once_wait_for_each_other_and_all_come(way, memory, run):
+def test_large_replies_at_once_wait_for_each_other_and_all_come(
+    way: str, memory: Watched, run: Callable[..., RunSummary]
+) -> None:
     names = [f"item{number:02}" for number in range(10)]
     sizes, many = [], threading.Event()
 
-    def sized(size_bytes):
+    def sized(size_bytes: int) -> None:
         sizes.append(size_bytes)
         if len(sizes) >= 5:
             many.set()
         many.wait(2)
 
-    def answer(call):
+    def answer(call: Call) -> Iterable[bytes]:
         body = good_body(call, sound_s=30.0)
         sized(len(body))
         return [whole(body)]
 
-    def frames(said):
+    def frames(said: str) -> Iterable[str]:
         reply = spoken_frames(sound_s=30.0)
         sized(sum(map(len, reply)))
         return reply
@@ -264,15 +287,15 @@ def test_large_replies_at_once_wait_for_each_other_and_all_come(way, memory, run
 
 
 @pytest.mark.parametrize("way", [*WAYS, "realtime"])
-def test_a_reply_is_let_go_when_it_is_recorded(way, run):
+def test_a_reply_is_let_go_when_it_is_recorded(way: str, run: Callable[..., RunSummary]) -> None:
     gc.collect()
     before, held = replies_in_memory(), []
 
-    def answer(call):
+    def answer(call: Call) -> Iterable[bytes]:
         held.append(replies_in_memory() - before)
         return good(call)
 
-    def frames(_said):
+    def frames(_said: str) -> Iterable[str]:
         held.append(replies_in_memory() - before)
         return spoken_frames()
 
@@ -282,11 +305,11 @@ def test_a_reply_is_let_go_when_it_is_recorded(way, run):
     assert held == [0] * 5
 
 
-def replies_in_memory():
+def replies_in_memory() -> int:
     return sum(type(one) is Reply for one in gc.get_objects())
 
 
-async def test_a_time_out_stands_still_while_a_reply_waits_for_memory():
+async def test_a_time_out_stands_still_while_a_reply_waits_for_memory() -> None:
     memory = ReplyMemory(limit_bytes=10)
     first = CallMemory(memory)
     await first.grow(10)
@@ -300,12 +323,12 @@ async def test_a_time_out_stands_still_while_a_reply_waits_for_memory():
     assert memory.used_bytes == 0
 
 
-def long_message(size_bytes):
+def long_message(size_bytes: int) -> bytes:
     return json.dumps({"error": {"message": "no " * (size_bytes // 3), "code": "odd"}}).encode()
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries after the service's trouble follow each other at once."""
     monkeypatch.setattr(retry, "_BACK_OFF", lambda _state: 0.0)
     monkeypatch.setattr(circuit_breaker, "FIRST_WAIT_S", 0.01)
@@ -318,9 +341,11 @@ ERROR_BODIES = {
 }
 
 
-def large_files(summary):
+def large_files(summary: RunSummary) -> dict[str, int]:
     """Of the output, but for the bodies that are kept beside the items."""
-    found = (path for path in summary.output.rglob("*") if path.is_file() and path.parent.name != "replies")
+    found = (
+        path for path in local(summary.output).rglob("*") if path.is_file() and path.parent.name != "replies"
+    )
     return {path.name: size for path in found if (size := path.stat().st_size) > 500_000}
 
 
@@ -328,8 +353,10 @@ def large_files(summary):
 @pytest.mark.parametrize("body", ERROR_BODIES.values(), ids=ERROR_BODIES)
 @pytest.mark.parametrize("status", [400, 500])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_long_error_leaves_a_short_text(way, status, body, run):
-    def answer(call):
+def test_a_long_error_leaves_a_short_text(
+    way: str, status: int, body: bytes, run: Callable[..., RunSummary]
+) -> None:
+    def answer(call: Call) -> Iterable[bytes]:
         return [whole(body, status=status, reason=b"Odd")] if is_hostile(call) else good(call)
 
     with hostile_server(answer) as server:
@@ -344,16 +371,18 @@ def test_a_long_error_leaves_a_short_text(way, status, body, run):
 
 
 @pytest.mark.parametrize("way", [*WAYS, "realtime"])
-def test_a_long_error_in_place_of_a_reply_leaves_a_short_text(way, run):
+def test_a_long_error_in_place_of_a_reply_leaves_a_short_text(
+    way: str, run: Callable[..., RunSummary]
+) -> None:
     settings = {"transport": "realtime"} if way == "realtime" else WAYS[way]
     error = {"error": {"message": "no " * MB, "code": "odd", "type": "invalid_request_error"}}
 
-    def answer(call):
+    def answer(call: Call) -> Iterable[bytes]:
         if not is_hostile(call):
             return good(call)
         return [whole(as_events(error) if call.is_streamed else json.dumps(error).encode())]
 
-    def frames(said):
+    def frames(said: str) -> Iterable[str]:
         return [json.dumps({"type": "error", **error})] if "hostile" in said else spoken_frames()
 
     with hostile_sessions(frames) if way == "realtime" else hostile_server(answer) as server:
@@ -367,7 +396,9 @@ def test_a_long_error_in_place_of_a_reply_leaves_a_short_text(way, run):
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 @pytest.mark.parametrize("way", [*WAYS, "realtime"])
-def test_a_redirect_is_not_followed_and_ends_the_deployment(way, status, run):
+def test_a_redirect_is_not_followed_and_ends_the_deployment(
+    way: str, status: int, run: Callable[..., RunSummary]
+) -> None:
     settings = {"transport": "realtime"} if way == "realtime" else WAYS[way]
     with hostile_server(good) as other:
         origin = other.url.removesuffix("/v1")
@@ -384,7 +415,9 @@ def test_a_redirect_is_not_followed_and_ends_the_deployment(way, status, run):
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_of_a_transcription_ends_the_words_alone(status, run_transcription):
+def test_a_redirect_of_a_transcription_ends_the_words_alone(
+    status: int, run_transcription: Callable[..., RunSummary]
+) -> None:
     with hostile_server(good) as other:
         origin = other.url.removesuffix("/v1")
         redirect = whole(b"", b"Location: " + origin.encode() + b"/stolen", status=status)
@@ -406,13 +439,15 @@ SURROUNDINGS = {
 }
 
 
-def oddly(body, reason=b"OK", field=b"x-note: none"):
+def oddly(body: bytes, reason: bytes = b"OK", field: bytes = b"x-note: none") -> list[bytes]:
     return [whole(body, field, reason=reason)]
 
 
 @pytest.mark.parametrize("odd", SURROUNDINGS.values(), ids=SURROUNDINGS)
 @pytest.mark.parametrize("way", WAYS)
-def test_a_paid_reply_is_kept_whatever_surrounds_it(way, odd, run):
+def test_a_paid_reply_is_kept_whatever_surrounds_it(
+    way: str, odd: dict[str, bytes], run: Callable[..., RunSummary]
+) -> None:
     with hostile_server(lambda call: oddly(good_body(call), **odd)) as server:
         summary = run(server, **WAYS[way])
     assert [(row["status"], row["transcript"]) for row in rows_of(summary)] == [
@@ -422,7 +457,9 @@ def test_a_paid_reply_is_kept_whatever_surrounds_it(way, odd, run):
 
 
 @pytest.mark.parametrize("odd", SURROUNDINGS.values(), ids=SURROUNDINGS)
-def test_paid_words_are_kept_whatever_surrounds_them(odd, run_transcription):
+def test_paid_words_are_kept_whatever_surrounds_them(
+    odd: dict[str, bytes], run_transcription: Callable[..., RunSummary]
+) -> None:
     with hostile_server(lambda call: oddly(good_body(call), **odd)) as server:
         summary = run_transcription(server)
     (row,) = rows_of(summary)
@@ -431,13 +468,13 @@ def test_paid_words_are_kept_whatever_surrounds_them(odd, run_transcription):
 
 
 @pytest.mark.parametrize("way", [*WAYS, "realtime"])
-def test_half_a_character_in_a_transcript_is_replaced(way, run):
+def test_half_a_character_in_a_transcript_is_replaced(way: str, run: Callable[..., RunSummary]) -> None:
     settings = {"transport": "realtime"} if way == "realtime" else WAYS[way]
 
-    def answer(call):
+    def answer(call: Call) -> Iterable[bytes]:
         return [whole(good_body(call, HALF))] if is_hostile(call) else good(call)
 
-    def frames(said):
+    def frames(said: str) -> Iterable[str]:
         return spoken_frames(HALF if "hostile" in said else "Hello there.")
 
     with hostile_sessions(frames) if way == "realtime" else hostile_server(answer) as server:
@@ -446,7 +483,7 @@ def test_half_a_character_in_a_transcript_is_replaced(way, run):
     assert [rows[name]["status"] for name in ("good", "hostile")] == ["succeeded"] * 2
     assert "repaired" in rows["hostile"]["checks"]
     assert "repaired" not in rows["good"]["checks"]
-    text = (summary.output / rows["hostile"]["transcript_file"]).read_bytes().decode("utf-8")
+    text = local(summary.output / rows["hostile"]["transcript_file"]).read_bytes().decode("utf-8")
     assert text == rows["hostile"]["transcript"] == "Hello \ufffd there."
     assert (summary.exit_code, server.asks or server.posts) == (0, 2)
 
@@ -456,29 +493,33 @@ def test_half_a_character_in_a_transcript_is_replaced(way, run):
     ["soon", None, [1], {"s": 1}, -1, 1e300, float("nan"), float("inf"), "missing"],
     ids=["word", "null", "list", "object", "negative", "huge", "nan", "infinite", "missing"],
 )
-def test_a_segment_without_a_time_is_left_out_of_the_subtitles_alone(start, run_transcription):
+def test_a_segment_without_a_time_is_left_out_of_the_subtitles_alone(
+    start: dict[str, int] | float | list[int] | str | None, run_transcription: Callable[..., RunSummary]
+) -> None:
     odd = {"start": start, "end": 1.0, "text": "there."}
     if start == "missing":
         del odd["start"]
     segments = [{"start": 0.0, "end": 0.5, "text": "Hello"}, odd]
     words = {"text": "Hello there.", "duration": 1.0, "segments": segments}
 
-    def answer(call):
+    def answer(call: Call) -> Iterable[bytes]:
         return [whole(json.dumps(words).encode())] if call.is_transcription else good(call)
 
     with hostile_server(answer) as server:
         summary = run_transcription(server)
     (row,) = rows_of(summary)
     assert (row["status"], row["input_transcript"]) == ("succeeded", "Hello there.")
-    (subtitles,) = summary.output.rglob("*.srt")
+    (subtitles,) = local(summary.output).rglob("*.srt")
     assert subtitles.read_text("utf-8") == "1\n00:00:00,000 --> 00:00:00,500\nHello\n\n"
     assert (summary.exit_code, summary.message, server.posts) == (0, "", 2)
 
 
-def test_half_a_character_in_written_words_is_replaced_in_all_files(run_transcription):
+def test_half_a_character_in_written_words_is_replaced_in_all_files(
+    run_transcription: Callable[..., RunSummary],
+) -> None:
     words = {"text": HALF, "duration": 1.0, "segments": [{"start": 0, "end": 1, "text": HALF}]}
 
-    def answer(call):
+    def answer(call: Call) -> Iterable[bytes]:
         return [whole(json.dumps(words).encode())] if call.is_transcription else good(call)
 
     with hostile_server(answer) as server:
@@ -486,7 +527,7 @@ def test_half_a_character_in_written_words_is_replaced_in_all_files(run_transcri
     (row,) = rows_of(summary)
     assert (row["status"], row["input_transcript"]) == ("succeeded", "Hello \ufffd there.")
     for ending in ("srt", "vtt"):
-        (subtitles,) = summary.output.rglob(f"*.{ending}")
+        (subtitles,) = local(summary.output).rglob(f"*.{ending}")
         assert "Hello \ufffd there." in subtitles.read_bytes().decode("utf-8")
     assert (summary.exit_code, server.posts) == (0, 2)
 
@@ -500,9 +541,11 @@ def test_half_a_character_in_written_words_is_replaced_in_all_files(run_transcri
         ("x-none", b"\x00packed"),
     ],
 )
-def test_a_body_that_nobody_can_unpack_is_kept_as_it_came(encoding, packed, way, run, tmp_path):
+def test_a_body_that_nobody_can_unpack_is_kept_as_it_came(
+    encoding: str, packed: bytes, way: str, run: Callable[..., RunSummary], tmp_path: Path
+) -> None:
 
-    def answer(call):
+    def answer(call: Call) -> Iterable[bytes]:
         if not is_hostile(call):
             return good(call)
         return [whole(packed, b"Content-Encoding: " + encoding.encode())]
@@ -515,7 +558,9 @@ def test_a_body_that_nobody_can_unpack_is_kept_as_it_came(encoding, packed, way,
     assert body.read_bytes() == packed
 
 
-def test_half_a_character_in_words_that_are_written_down_is_replaced_and_told(run_transcription):
+def test_half_a_character_in_words_that_are_written_down_is_replaced_and_told(
+    run_transcription: Callable[..., RunSummary],
+) -> None:
     with hostile_server(
         lambda call: [whole(good_body(call, HALF))] if call.is_transcription else good(call)
     ) as server:

@@ -27,18 +27,18 @@ ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.text(
 
 
 @given(ANY_TEXT)
-def test_what_is_protected_comes_back_unchanged(text: str):
+def test_what_is_protected_comes_back_unchanged(text: str) -> None:
     assert unprotect(protect(text)) == text
 
 
 @given(ANY_TEXT)
-def test_a_protected_cell_never_begins_like_a_formula_unless_an_apostrophe_is_before_it(text: str):
+def test_a_protected_cell_never_begins_like_a_formula_unless_an_apostrophe_is_before_it(text: str) -> None:
     cell = protect(text)
     assert cell.startswith("'") or not is_formula_like(cell)
 
 
 @given(ANY_TEXT)
-def test_a_protected_cell_holds_nothing_but_what_every_reader_accepts(text: str):
+def test_a_protected_cell_holds_nothing_but_what_every_reader_accepts(text: str) -> None:
     cell = protect(text)
     cell.encode("utf-8")
     assert not any(ord(c) < 32 and c not in "\t\r\n" for c in cell)
@@ -46,7 +46,7 @@ def test_a_protected_cell_holds_nothing_but_what_every_reader_accepts(text: str)
 
 
 @given(ANY_TEXT, ANY_TEXT)
-def test_two_texts_never_share_a_cell(one: str, other: str):
+def test_two_texts_never_share_a_cell(one: str, other: str) -> None:
     assert (protect(one) == protect(other)) == (one == other)
 
 
@@ -76,7 +76,7 @@ def test_two_texts_never_share_a_cell(one: str, other: str):
         '=HYPERLINK("http://x","y")',
     ],
 )
-def test_every_known_beginning_of_a_formula_gets_an_apostrophe(text: str):
+def test_every_known_beginning_of_a_formula_gets_an_apostrophe(text: str) -> None:
     assert protect(text).startswith("'")
     assert unprotect(protect(text)) == text
 
@@ -84,19 +84,19 @@ def test_every_known_beginning_of_a_formula_gets_an_apostrophe(text: str):
 @pytest.mark.parametrize(
     "text", ["", "hello", "'tis fine", "a=b", "1-2", "“Yes,” she said", "שלום", "😀", "x_y", "rock 'n' roll"]
 )
-def test_ordinary_text_is_left_as_it_is(text: str):
+def test_ordinary_text_is_left_as_it_is(text: str) -> None:
     assert protect(text) == text
     assert unprotect(text) == text
 
 
-def test_control_characters_become_visible_escapes_and_such_escapes_are_escaped():
+def test_control_characters_become_visible_escapes_and_such_escapes_are_escaped() -> None:
     assert protect("a\x1b[31mb") == "a_x001B_[31mb"
     assert protect("_x001B_") == "_x005F_x001B_"
     assert unprotect("_x005F_x001B_") == "_x001B_"
 
 
 @given(ANY_TEXT)
-def test_a_protected_cell_survives_a_csv_file(text: str):
+def test_a_protected_cell_survives_a_csv_file(text: str) -> None:
     file = io.StringIO(newline="")
     csv.writer(file).writerow([protect(text), "end"])
     file.seek(0)
@@ -104,7 +104,9 @@ def test_a_protected_cell_survives_a_csv_file(text: str):
 
 
 @given(st.integers(32_000, 40_000), st.sampled_from(["a", "é", "😀", "a😀", "😀a"]))
-def test_a_text_too_long_for_excel_is_cut_at_a_whole_character_and_says_where_the_whole_is(n: int, unit: str):
+def test_a_text_too_long_for_excel_is_cut_at_a_whole_character_and_says_where_the_whole_is(
+    n: int, unit: str
+) -> None:
     text = (unit * n)[:n]
     shown, was_cut = cut(text, "transcripts/a.txt")
     assert utf16_length(shown) <= CELL_LIMIT_UTF16

@@ -3,20 +3,22 @@
 import io
 import json
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import IO, Any, cast
 
 import pytest
-from reports_samples import chunks_of, sample_row, speak_into
 
 from audiobatch.errors import ConfigError, StorageError
 from audiobatch.reports.approved import export_approved
 from audiobatch.reports.columns import COLUMNS
-from audiobatch.reports.exports import write_jsonl, write_parquet, write_parts
-from audiobatch.reports.manifest import read_manifest, write_csv
+from audiobatch.reports.exports import Writer, write_jsonl, write_parquet, write_parts
+from audiobatch.reports.manifest import ManifestRow, read_manifest, write_csv
 from audiobatch.reports.totals import Totals
 from audiobatch.storage.local import LocalStorage
+from tests.reports_samples import chunks_of, sample_row, speak_into
 
 ROWS = [
     sample_row(n, checks=("silent", "clipped") if n == 2 else (), **{"in.topic": f"=t{n}", "reply.n": n})
@@ -25,7 +27,7 @@ ROWS = [
 EXTRA = ["in.topic", "reply.n"]
 
 
-def test_json_lines_hold_a_typed_object_a_row():
+def test_json_lines_hold_a_typed_object_a_row() -> None:
     out = io.BytesIO()
     assert write_jsonl(chunks_of(ROWS, 10), out, extra_columns=EXTRA) == 25
     lines = [json.loads(line, parse_float=Decimal) for line in out.getvalue().splitlines()]
@@ -38,7 +40,7 @@ def test_json_lines_hold_a_typed_object_a_row():
     assert lines[11]["transcript"] is None
 
 
-def test_json_lines_take_any_text_and_never_write_what_is_no_json():
+def test_json_lines_take_any_text_and_never_write_what_is_no_json() -> None:
     out = io.BytesIO()
     row = {"item_id": "\ud800\x1b", "transcript": "\u2028 é", "latency_s": float("nan")}
     write_jsonl([[row]], out, columns=["item_id", "transcript", "latency_s"])
@@ -49,7 +51,7 @@ def test_json_lines_take_any_text_and_never_write_what_is_no_json():
     }
 
 
-def test_parquet_holds_typed_columns_and_a_row_group_a_chunk():
+def test_parquet_holds_typed_columns_and_a_row_group_a_chunk() -> None:
     if not os.environ.get("CI"):
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     import pyarrow.parquet as pq
@@ -67,7 +69,7 @@ def test_parquet_holds_typed_columns_and_a_row_group_a_chunk():
     assert rows[11]["latency_s"] is None
 
 
-def test_totals_count_what_passes_and_pass_it_on():
+def test_totals_count_what_passes_and_pass_it_on() -> None:
     totals = Totals()
     assert [len(chunk) for chunk in totals.count(chunks_of(ROWS, 10))] == [10, 10, 5]
     assert totals.rows == totals.items == 25
@@ -77,7 +79,7 @@ def test_totals_count_what_passes_and_pass_it_on():
     assert len(totals.latencies_s) == 23
 
 
-def approved_job(folder: Path) -> list[dict[str, object]]:
+def approved_job(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for n, review in enumerate(("ok", "redo", "ok", "", "ok")):
         name = f"audio/lessons/{n} =x.wav"
@@ -87,7 +89,7 @@ def approved_job(folder: Path) -> list[dict[str, object]]:
     return rows
 
 
-def test_the_approved_clips_alone_are_drained_with_their_own_manifest(tmp_path: Path):
+def test_the_approved_clips_alone_are_exported_with_their_own_manifest(tmp_path: Path) -> None:
     rows = approved_job(tmp_path / "job")
     done = export_approved([rows], LocalStorage(tmp_path / "job"), tmp_path / "out")
     assert done.clips == 2
@@ -102,7 +104,7 @@ def test_the_approved_clips_alone_are_drained_with_their_own_manifest(tmp_path: 
         ).read_bytes()
 
 
-def test_handing_over_again_copies_nothing_that_is_there(tmp_path: Path):
+def test_handing_over_again_copies_nothing_that_is_there(tmp_path: Path) -> None:
     rows = approved_job(tmp_path / "job")
     export_approved([rows], LocalStorage(tmp_path / "job"), tmp_path / "out")
     clip = tmp_path / "out/lessons/0 =x.wav"
@@ -112,7 +114,7 @@ def test_handing_over_again_copies_nothing_that_is_there(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["../secret.wav", "/etc/hostname", "audio/link.wav"])
-def test_a_path_that_leads_out_of_the_job_is_never_copied(tmp_path: Path, name: str):
+def test_a_path_that_leads_out_of_the_job_is_never_copied(tmp_path: Path, name: str) -> None:
     (tmp_path / "job/audio").mkdir(parents=True)
     (tmp_path / "secret.wav").write_bytes(b"secret")
     (tmp_path / "job/audio/link.wav").symlink_to(tmp_path / "secret.wav")
@@ -122,7 +124,7 @@ def test_a_path_that_leads_out_of_the_job_is_never_copied(tmp_path: Path, name: 
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["manifest.csv"]
 
 
-def test_nothing_is_written_through_a_link_in_the_target(tmp_path: Path):
+def test_nothing_is_written_through_a_link_in_the_target(tmp_path: Path) -> None:
     rows = approved_job(tmp_path / "job")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
@@ -133,12 +135,14 @@ def test_nothing_is_written_through_a_link_in_the_target(tmp_path: Path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_the_jobs_own_folder_is_no_place_to_export_to(tmp_path: Path):
+def test_the_jobs_own_folder_is_no_place_to_export_to(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name another one"):
         export_approved([[]], LocalStorage(tmp_path), tmp_path)
 
 
-def test_parts_hold_together_what_the_manifest_holds_and_no_part_of_an_earlier_set_stays(tmp_path):
+def test_parts_hold_together_what_the_manifest_holds_and_no_part_of_an_earlier_set_stays(
+    tmp_path: Path,
+) -> None:
     storage = LocalStorage(tmp_path)
     three = write_parts(chunks_of(ROWS, 10), storage, "csv", write_csv, rows=12, extra_columns=EXTRA)
     assert three == [f"manifest-parts/0000{n}.csv" for n in (1, 2, 3)]
@@ -156,10 +160,10 @@ def test_parts_hold_together_what_the_manifest_holds_and_no_part_of_an_earlier_s
     assert list((tmp_path / "manifest-parts").iterdir()) == []
 
 
-def test_rows_in_parts_are_drawn_a_chunk_at_a_time(tmp_path):
+def test_rows_in_parts_are_drawn_a_chunk_at_a_time(tmp_path: Path) -> None:
     made = 0
 
-    def chunks():
+    def chunks() -> Iterator[list[dict[str, Any]]]:
         nonlocal made
         for _ in range(20):
             made += 1000
@@ -167,11 +171,18 @@ def test_rows_in_parts_are_drawn_a_chunk_at_a_time(tmp_path):
 
     seen = []
 
-    def write(part, _out, *, extra_columns, columns):
-        for chunk in part:
+    def write(
+        chunks: Iterable[Sequence[ManifestRow]],
+        _out: IO[Any],
+        *,
+        extra_columns: Sequence[str] = (),
+        columns: Sequence[str] | None = None,
+    ) -> int:
+        for chunk in chunks:
             seen.append((len(chunk), made))  # noqa: PERF401 - `made` changes meanwhile
+        return len(seen)
 
-    write_parts(chunks(), LocalStorage(tmp_path), "csv", write, rows=7500)
+    write_parts(chunks(), LocalStorage(tmp_path), "csv", cast("Writer", write), rows=7500)
     assert sum(count for count, _ in seen) == 20_000
     written = 0
     for count, drawn in seen:

@@ -1,18 +1,20 @@
 """What a real spreadsheet makes of our files: nothing is evaluated, and what it saves is read again."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import openpyxl
 import pytest
-from libreoffice import AS_CSV, IMPORT_EVALUATING, LibreOffice
-from reports_samples import sample_row
 
 from audiobatch.reports.columns import COLUMNS
 from audiobatch.reports.manifest import protect, write_csv
 from audiobatch.reports.review import RecordedMark, read_marks
 from audiobatch.reports.tables import read_table
 from audiobatch.reports.workbook import write_workbook
+from tests.libreoffice import AS_CSV, IMPORT_EVALUATING, LibreOffice
+from tests.reports_samples import sample_row
 
 HOSTILE = (
     "=1+1",
@@ -48,7 +50,7 @@ SHOWN_OTHERWISE = ("1e5", "007", "_x0041_x0042_")
 
 
 @pytest.fixture(scope="module")
-def convert(tmp_path_factory):
+def convert(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Open a file in LibreOffice and save it as another."""
     return LibreOffice(tmp_path_factory.mktemp("profile")).save
 
@@ -58,7 +60,7 @@ def cells_of(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def rows_of_texts() -> list[dict[str, object]]:
+def rows_of_texts() -> list[dict[str, Any]]:
     return [{"item_id": f"row {n}", "turn": 1, "transcript": text} for n, text in enumerate(HOSTILE)]
 
 
@@ -66,7 +68,9 @@ def as_saved(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def test_no_cell_of_the_csv_is_evaluated_even_by_the_dangerous_way_to_open_it(tmp_path: Path, convert):
+def test_no_cell_of_the_csv_is_evaluated_even_by_the_dangerous_way_to_open_it(
+    tmp_path: Path, convert: Callable[..., Path]
+) -> None:
     path = tmp_path / "manifest.csv"
     with path.open("wb") as out:
         write_csv([rows_of_texts()], out, columns=["item_id", "turn", "transcript"])
@@ -82,7 +86,7 @@ def test_no_cell_of_the_csv_is_evaluated_even_by_the_dangerous_way_to_open_it(tm
             assert as_saved(str(cell.value)) == as_saved(protect(text)), text
 
 
-def test_no_cell_of_the_workbook_is_evaluated(tmp_path: Path, convert):
+def test_no_cell_of_the_workbook_is_evaluated(tmp_path: Path, convert: Callable[..., Path]) -> None:
     written = write_workbook([rows_of_texts()], tmp_path / "manifest.xlsx")
     saved = cells_of(convert(written.path, "csv:Text - txt - csv (StarCalc):44,34,76,1,,0,false,true,false"))
     column = saved[0].index("transcript")
@@ -95,7 +99,9 @@ def test_no_cell_of_the_workbook_is_evaluated(tmp_path: Path, convert):
             assert cell.endswith("[cut: 40001 characters]")
 
 
-def test_marks_and_columns_survive_a_workbook_that_libreoffice_has_saved(tmp_path: Path, convert):
+def test_marks_and_columns_survive_a_workbook_that_libreoffice_has_saved(
+    tmp_path: Path, convert: Callable[..., Path]
+) -> None:
     rows = [sample_row(n, item_id=f"{n:03d}.wav", status="succeeded", version=1) for n in range(50)]
     marks = {3: ("redo", "slower"), 17: ("redo", ""), 40: ("redo", "name is wrong"), 41: ("ok", "")}
     for n, (review, note) in marks.items():
@@ -120,7 +126,7 @@ def test_marks_and_columns_survive_a_workbook_that_libreoffice_has_saved(tmp_pat
     assert sheet.data_validations.dataValidation
 
 
-def test_marks_survive_a_csv_that_libreoffice_has_saved(tmp_path: Path, convert):
+def test_marks_survive_a_csv_that_libreoffice_has_saved(tmp_path: Path, convert: Callable[..., Path]) -> None:
     rows = [sample_row(n, item_id=f"=id {n}", status="succeeded", version=1) for n in range(10)]
     rows[2] |= {"review": "redo", "review_note": "+louder"}
     rows[5] |= {"review": "reject"}

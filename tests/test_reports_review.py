@@ -8,7 +8,6 @@ import openpyxl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reports_samples import chunks_of, sample_row
 
 from audiobatch.errors import InputError
 from audiobatch.reports.carry_over import AdditionsReader, merge_additions, read_additions
@@ -16,6 +15,7 @@ from audiobatch.reports.columns import COLUMNS
 from audiobatch.reports.manifest import write_csv
 from audiobatch.reports.review import Mark, RecordedMark, changes, read_marks
 from audiobatch.reports.workbook import write_workbook
+from tests.reports_samples import chunks_of, sample_row
 
 ROWS = [sample_row(n, item_id=f"{n:03d}.wav", status="succeeded", version=1) for n in range(50)]
 KNOWN = {(f"{n:03d}.wav", 1): RecordedMark(version=1) for n in range(50)}
@@ -39,7 +39,7 @@ def marked_workbook(path: Path) -> Path:
     return path
 
 
-def test_marks_are_read_from_a_workbook(tmp_path: Path):
+def test_marks_are_read_from_a_workbook(tmp_path: Path) -> None:
     read = read_marks(marked_workbook(tmp_path / "manifest.xlsx"), KNOWN)
     assert read.refused == ()
     assert [(mark.item_id, mark.note) for mark in read.marks if mark.review == "redo"] == [
@@ -52,7 +52,7 @@ def test_marks_are_read_from_a_workbook(tmp_path: Path):
     assert len(read.marks) == 50
 
 
-def test_marks_mean_the_same_from_a_workbook_a_csv_and_a_pages_export(tmp_path: Path):
+def test_marks_mean_the_same_from_a_workbook_a_csv_and_a_pages_export(tmp_path: Path) -> None:
     workbook = read_marks(marked_workbook(tmp_path / "manifest.xlsx"), KNOWN)
     marks = {mark.key: mark for mark in workbook.marks}
     rows = [
@@ -72,7 +72,7 @@ def test_marks_mean_the_same_from_a_workbook_a_csv_and_a_pages_export(tmp_path: 
     assert [str(change) for change in changes(from_page.marks, KNOWN)] == wanted
 
 
-def test_rows_are_known_by_their_id_wherever_a_sort_put_them(tmp_path: Path):
+def test_rows_are_known_by_their_id_wherever_a_sort_put_them(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "r.csv", "review,item_id,turn", "redo,040.wav,1", "ok,003.wav,1")
     assert [(mark.item_id, mark.review) for mark in read_marks(path, KNOWN).marks] == [
         ("040.wav", "redo"),
@@ -80,7 +80,7 @@ def test_rows_are_known_by_their_id_wherever_a_sort_put_them(tmp_path: Path):
     ]
 
 
-def test_rows_that_cannot_be_right_are_refused_one_by_one_with_their_row_and_reason(tmp_path: Path):
+def test_rows_that_cannot_be_right_are_refused_one_by_one_with_their_row_and_reason(tmp_path: Path) -> None:
     path = csv_file(
         tmp_path / "r.csv",
         "item_id,turn,review,version",
@@ -107,7 +107,9 @@ def test_rows_that_cannot_be_right_are_refused_one_by_one_with_their_row_and_rea
         assert words in reason
 
 
-def test_a_mark_made_on_an_earlier_version_is_refused_so_that_nothing_is_bought_unheard(tmp_path: Path):
+def test_a_mark_made_on_an_earlier_version_is_refused_so_that_nothing_is_bought_unheard(
+    tmp_path: Path,
+) -> None:
     known = {("a", 1): RecordedMark(version=2, review="ok"), ("b", 1): RecordedMark(version=2, review="ok")}
     path = csv_file(tmp_path / "r.csv", "item_id,turn,version,review", "a,1,1,redo", "b,1,1,")
     read = read_marks(path, known)
@@ -115,7 +117,7 @@ def test_a_mark_made_on_an_earlier_version_is_refused_so_that_nothing_is_bought_
     assert changes(read.marks, known) == []
 
 
-def test_the_file_applied_last_holds_and_what_it_changes_is_told(tmp_path: Path):
+def test_the_file_applied_last_holds_and_what_it_changes_is_told(tmp_path: Path) -> None:
     known = {
         ("a", 1): RecordedMark(review="redo", note="x", version=1),
         ("b", 1): RecordedMark(review="ok", version=1),
@@ -133,14 +135,14 @@ def test_the_file_applied_last_holds_and_what_it_changes_is_told(tmp_path: Path)
     ]
 
 
-def test_an_item_of_several_turns_needs_its_turn_named(tmp_path: Path):
+def test_an_item_of_several_turns_needs_its_turn_named(tmp_path: Path) -> None:
     known = {("a", 1): RecordedMark(version=1), ("a", 2): RecordedMark(version=1)}
     read = read_marks(csv_file(tmp_path / "r.csv", "item_id,review", "a,ok"), known)
     assert "its turns: 1, 2" in read.refused[0].reason
 
 
 @pytest.mark.parametrize("name", ["r.csv", "r.xlsx"])
-def test_a_file_without_ids_is_refused_as_a_whole(tmp_path: Path, name: str):
+def test_a_file_without_ids_is_refused_as_a_whole(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name.endswith("csv"):
         csv_file(path, "review,turn", "ok,1")
@@ -150,7 +152,7 @@ def test_a_file_without_ids_is_refused_as_a_whole(tmp_path: Path, name: str):
         read_marks(path, KNOWN)
 
 
-def test_a_file_that_is_no_workbook_is_refused(tmp_path: Path):
+def test_a_file_that_is_no_workbook_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.xlsx"
     path.write_bytes(b"PK not really")
     with pytest.raises(InputError, match="workbook"):
@@ -162,7 +164,9 @@ ANY_ID = st.text(st.characters(exclude_categories=()), min_size=1).filter(lambda
 
 @settings(max_examples=40)
 @given(ids=st.lists(ANY_ID, min_size=1, max_size=4, unique=True))
-def test_an_item_is_found_again_whatever_its_id_is_made_of(tmp_path_factory, ids: list[str]):
+def test_an_item_is_found_again_whatever_its_id_is_made_of(
+    tmp_path_factory: pytest.TempPathFactory, ids: list[str]
+) -> None:
     folder = tmp_path_factory.mktemp("ids")
     rows = [{"item_id": item_id, "turn": 1, "review": "redo", "version": 1} for item_id in ids]
     with (folder / "m.csv").open("wb") as out:
@@ -175,7 +179,7 @@ def test_an_item_is_found_again_whatever_its_id_is_made_of(tmp_path_factory, ids
         assert read.refused == ()
 
 
-def test_added_columns_and_marks_not_yet_applied_survive_a_rewrite_by_id(tmp_path: Path):
+def test_added_columns_and_marks_not_yet_applied_survive_a_rewrite_by_id(tmp_path: Path) -> None:
     path = marked_workbook(tmp_path / "manifest.xlsx")
     book = openpyxl.load_workbook(path)
     sheet = book["manifest"]
@@ -196,7 +200,7 @@ def test_added_columns_and_marks_not_yet_applied_survive_a_rewrite_by_id(tmp_pat
     assert read_additions([written.path]).values == {("003.wav", 1): {"speaker": "Anna", "score": 4.5}}
 
 
-def test_a_mark_on_record_stands_and_a_mark_on_an_older_version_is_not_carried_over(tmp_path: Path):
+def test_a_mark_on_record_stands_and_a_mark_on_an_older_version_is_not_carried_over(tmp_path: Path) -> None:
     path = csv_file(
         tmp_path / "manifest.csv", "item_id,turn,version,review", "a,1,1,redo", "b,1,1,redo", "c,1,1,redo"
     )
@@ -209,7 +213,7 @@ def test_a_mark_on_record_stands_and_a_mark_on_an_older_version_is_not_carried_o
     assert [row.get("review") for row in merged] == ["ok", "", "redo"]
 
 
-def test_of_two_manifests_the_one_changed_last_wins(tmp_path: Path):
+def test_of_two_manifests_the_one_changed_last_wins(tmp_path: Path) -> None:
     older = csv_file(tmp_path / "manifest.csv", "item_id,turn,who", "a,1,Anna", "b,1,Ben")
     newer = tmp_path / "manifest.xlsx"
     write_workbook([[{"item_id": "a", "turn": 1, "who": "Zoë"}]], newer, extra_columns=["who"])
@@ -217,13 +221,13 @@ def test_of_two_manifests_the_one_changed_last_wins(tmp_path: Path):
     assert read_additions([newer, older]).values == {("a", 1): {"who": "Zoë"}, ("b", 1): {"who": "Ben"}}
 
 
-def test_a_manifest_that_cannot_be_read_is_noted_and_never_stops_a_run(tmp_path: Path):
+def test_a_manifest_that_cannot_be_read_is_noted_and_never_stops_a_run(tmp_path: Path) -> None:
     (tmp_path / "manifest.xlsx").write_bytes(b"broken")
     additions = read_additions([tmp_path / "manifest.xlsx"])
     assert additions.notes == ["manifest.xlsx could not be read; what was added to it is not carried over."]
 
 
-def test_what_a_reviewer_saves_during_a_run_outlives_our_own_rewriting(tmp_path: Path):
+def test_what_a_reviewer_saves_during_a_run_outlives_our_own_rewriting(tmp_path: Path) -> None:
     table, book = tmp_path / "manifest.csv", tmp_path / "manifest.xlsx"
     reader = AdditionsReader([table, book])
     rows = [{"item_id": "a", "turn": 1, "version": 1}]
@@ -245,5 +249,5 @@ def test_what_a_reviewer_saves_during_a_run_outlives_our_own_rewriting(tmp_path:
     assert (row["review"], row["who"]) == ("redo", "Anna")
 
 
-def test_a_mark_knows_its_row():
+def test_a_mark_knows_its_row() -> None:
     assert Mark(item_id="a", turn=2, review="ok").key == ("a", 2)

@@ -8,12 +8,12 @@ from contextlib import nullcontext
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import openpyxl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reports_samples import chunks_of, sample_row
 
 from audiobatch.errors import StorageError
 from audiobatch.reports import workbook
@@ -21,6 +21,7 @@ from audiobatch.reports.columns import COLUMNS
 from audiobatch.reports.manifest import CELL_LIMIT_UTF16, utf16_length
 from audiobatch.reports.tables import read_table
 from audiobatch.reports.workbook import SheetLimits, write_workbook
+from tests.reports_samples import chunks_of, sample_row
 
 NOON = datetime(2026, 3, 1, 12, 0)  # noqa: DTZ001 - a workbook knows no zones
 APRIL = datetime(2026, 4, 1)  # noqa: DTZ001
@@ -33,7 +34,7 @@ def column(name: str) -> int:
     return COLUMNS.index(name)
 
 
-def write(path: Path, rows: list[dict[str, object]], **options: object):
+def write(path: Path, rows: list[dict[str, Any]], **options: object) -> Any:
     return write_workbook([rows], path, **options)  # type: ignore[arg-type]
 
 
@@ -51,7 +52,7 @@ def book_path(tmp_path: Path) -> Path:
     return written.path
 
 
-def test_it_has_the_rows_a_summary_and_the_settings_on_three_sheets(book_path: Path):
+def test_it_has_the_rows_a_summary_and_the_settings_on_three_sheets(book_path: Path) -> None:
     book = openpyxl.load_workbook(book_path)
     assert book.sheetnames == ["manifest", "summary", "settings"]
     assert [cell.value for cell in book["manifest"][1]] == list(COLUMNS)
@@ -64,13 +65,13 @@ def test_it_has_the_rows_a_summary_and_the_settings_on_three_sheets(book_path: P
     }
 
 
-def test_header_and_id_stay_in_sight_and_every_column_can_be_filtered(book_path: Path):
+def test_header_and_id_stay_in_sight_and_every_column_can_be_filtered(book_path: Path) -> None:
     sheet = openpyxl.load_workbook(book_path)["manifest"]
     assert sheet.freeze_panes == "B2"
     assert sheet.auto_filter.ref == "A1:AQ61"
 
 
-def test_amounts_durations_and_times_are_numbers_and_ids_are_text(book_path: Path):
+def test_amounts_durations_and_times_are_numbers_and_ids_are_text(book_path: Path) -> None:
     row = openpyxl.load_workbook(book_path)["manifest"][2]
     assert row[column("cost_usd")].value == pytest.approx(0.009125)
     assert row[column("cost_usd")].number_format == "#,##0.000000"
@@ -79,20 +80,20 @@ def test_amounts_durations_and_times_are_numbers_and_ids_are_text(book_path: Pat
     assert row[column("input_sha256")].data_type in ("s", "inlineStr")
 
 
-def test_the_review_column_offers_the_three_marks(book_path: Path):
+def test_the_review_column_offers_the_three_marks(book_path: Path) -> None:
     (rule,) = openpyxl.load_workbook(book_path)["manifest"].data_validations.dataValidation
     assert rule.formula1 == '"ok,redo,reject"'
     assert str(rule.sqref) == "M2:M61"
     assert rule.errorTitle == "Not a mark"
 
 
-def test_statuses_and_marks_are_coloured_by_rules_that_follow_what_is_typed(book_path: Path):
+def test_statuses_and_marks_are_coloured_by_rules_that_follow_what_is_typed(book_path: Path) -> None:
     sheet = openpyxl.load_workbook(book_path)["manifest"]
     ranges = {str(found.sqref) for found in sheet.conditional_formatting}
     assert ranges == {"C2:C61", "M2:M61"}
 
 
-def test_the_summary_adds_up(book_path: Path):
+def test_the_summary_adds_up(book_path: Path) -> None:
     cells = openpyxl.load_workbook(book_path)["summary"].iter_rows(values_only=True)
     summary = {row[0]: row[1:3] for row in cells if row[0]}
     rows = [sample_row(n) for n in range(60)]
@@ -104,7 +105,7 @@ def test_the_summary_adds_up(book_path: Path):
         assert [name for name in parts.namelist() if "charts/chart" in name] != []
 
 
-def test_links_are_relative_with_forward_slashes_so_that_the_folder_can_be_moved(tmp_path: Path):
+def test_links_are_relative_with_forward_slashes_so_that_the_folder_can_be_moved(tmp_path: Path) -> None:
     row = {"item_id": "x", "audio_file": "audio/é #1 [50%].wav", "transcript_file": "transcripts/a:b.txt"}
     path = write(tmp_path / "manifest.xlsx", [row]).path
     with zipfile.ZipFile(path) as parts:
@@ -118,7 +119,9 @@ def test_links_are_relative_with_forward_slashes_so_that_the_folder_can_be_moved
 
 @settings(max_examples=60)
 @given(texts=st.lists(st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT), min_size=1, max_size=5))
-def test_any_text_goes_into_the_workbook_and_comes_back_as_text(tmp_path_factory, texts):
+def test_any_text_goes_into_the_workbook_and_comes_back_as_text(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, ...]]
+) -> None:
     names = ("item_id", "prompt", "transcript")
     path = tmp_path_factory.mktemp("xlsx") / "manifest.xlsx"
     # The fourth column keeps a row of empty texts a row.
@@ -131,7 +134,7 @@ def test_any_text_goes_into_the_workbook_and_comes_back_as_text(tmp_path_factory
 
 
 @pytest.mark.parametrize("text", ["x" * 40_000, "\U0001f600" * 20_000, "é\U0001f600" * 15_000])
-def test_a_text_past_excels_limit_is_cut_marked_linked_and_told_of(tmp_path: Path, text: str):
+def test_a_text_past_excels_limit_is_cut_marked_linked_and_told_of(tmp_path: Path, text: str) -> None:
     row = {"item_id": "long", "transcript": text, "transcript_file": "transcripts/long.txt"}
     written = write(tmp_path / "manifest.xlsx", [row])
     cell = openpyxl.load_workbook(written.path)["manifest"].cell(2, column("transcript") + 1)
@@ -144,7 +147,7 @@ def test_a_text_past_excels_limit_is_cut_marked_linked_and_told_of(tmp_path: Pat
 @pytest.mark.parametrize("limits", [SheetLimits(rows=21), SheetLimits(links=41)])
 def test_what_one_sheet_cannot_hold_goes_on_in_the_next_and_the_summary_says_so(
     tmp_path: Path, limits: SheetLimits
-):
+) -> None:
     rows = [sample_row(n) for n in range(50)]
     written = write_workbook(chunks_of(rows), tmp_path / "manifest.xlsx", limits=limits)
     book = openpyxl.load_workbook(written.path)
@@ -158,7 +161,7 @@ def test_what_one_sheet_cannot_hold_goes_on_in_the_next_and_the_summary_says_so(
         assert book[name].data_validations.dataValidation
 
 
-def test_past_so_many_links_paths_are_plain_text_on_the_same_sheet(tmp_path: Path):
+def test_past_so_many_links_paths_are_plain_text_on_the_same_sheet(tmp_path: Path) -> None:
     rows = [sample_row(n) for n in range(50)]
     limits = SheetLimits(links=41, links_in_all=41)
     written = write_workbook(chunks_of(rows), tmp_path / "manifest.xlsx", limits=limits)
@@ -172,7 +175,7 @@ def test_past_so_many_links_paths_are_plain_text_on_the_same_sheet(tmp_path: Pat
     assert any(f"The first {len(linked)} files are linked" in note for note in written.notes)
 
 
-def test_a_reviewers_own_columns_keep_their_kind(tmp_path: Path):
+def test_a_reviewers_own_columns_keep_their_kind(tmp_path: Path) -> None:
     row = {"item_id": "a", "score": 4.5, "due": APRIL, "fine": True, "who": "Zoë"}
     path = write(tmp_path / "manifest.xlsx", [row], extra_columns=["score", "due", "fine", "who"]).path
     (read,) = read_table(path)
@@ -184,7 +187,7 @@ def test_a_reviewers_own_columns_keep_their_kind(tmp_path: Path):
     }
 
 
-def test_numbers_that_excel_would_round_stay_text(tmp_path: Path):
+def test_numbers_that_excel_would_round_stay_text(tmp_path: Path) -> None:
     path = write(
         tmp_path / "m.xlsx", [{"item_id": "a", "in.n": 12345678901234567}], extra_columns=["in.n"]
     ).path
@@ -192,14 +195,14 @@ def test_numbers_that_excel_would_round_stay_text(tmp_path: Path):
     assert read.cells["in.n"] == "12345678901234567"
 
 
-def test_a_workbook_without_rows_opens_too(tmp_path: Path):
+def test_a_workbook_without_rows_opens_too(tmp_path: Path) -> None:
     path = write(tmp_path / "manifest.xlsx", []).path
     assert openpyxl.load_workbook(path)["manifest"].max_row == 1
 
 
 def test_a_workbook_that_is_open_in_excel_is_left_and_the_new_one_is_put_beside_it(
-    tmp_path: Path, monkeypatch
-):
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "manifest.xlsx"
     target.write_bytes(b"open elsewhere")
     replace = Path.replace
@@ -218,20 +221,22 @@ def test_a_workbook_that_is_open_in_excel_is_left_and_the_new_one_is_put_beside_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.new.xlsx", "manifest.xlsx"]
 
 
-def test_a_folder_that_is_gone_is_a_storage_error_and_leaves_nothing_behind(tmp_path: Path):
+def test_a_folder_that_is_gone_is_a_storage_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be written"):
         write(tmp_path / "gone" / "manifest.xlsx", [sample_row(0)])
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_one_error_and_nothing_is_said_when_the_archive_is_thrown_away(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_error_and_nothing_is_said_when_the_archive_is_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(workbook, "draft_beside", lambda _path: nullcontext(Path("/dev/full")))
     with pytest.raises(StorageError, match="No space left"):
         write(tmp_path / "manifest.xlsx", [sample_row(1)])
     gc.collect()  # an error in a destructor fails this test
 
 
-def test_a_disk_that_is_full_after_some_bytes_is_one_error_too(tmp_path):
+def test_a_disk_that_is_full_after_some_bytes_is_one_error_too(tmp_path: Path) -> None:
     draft = workbook._Draft(tmp_path / "draft", "w")
     archive = zipfile.ZipFile(draft, "w")
     archive.writestr("a", b"a" * 1000)

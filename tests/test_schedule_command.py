@@ -1,13 +1,15 @@
 """`audiobatch schedule` before any server is asked: expressions, zones, names, jobs."""
 
 import zoneinfo
+from pathlib import Path
+from typing import Any
 
 import pytest
-from running import audiobatch
 
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.errors import ConfigError
 from audiobatch_flows import cron, registered_job
+from tests.running import audiobatch, spec_of
 
 
 @pytest.mark.parametrize(
@@ -20,7 +22,7 @@ from audiobatch_flows import cron, registered_job
         ("1-59/2 * * * *", "1-59/2 * * * *"),
     ],
 )
-def test_expressions_that_prefect_understands_are_taken(given, fields):
+def test_expressions_that_prefect_understands_are_taken(given: str, fields: str) -> None:
     from prefect.client.schemas.schedules import CronSchedule
 
     assert cron.checked_cron(given) == fields
@@ -44,13 +46,13 @@ def test_expressions_that_prefect_understands_are_taken(given, fields):
         ("nightly", "has 1 fields"),
     ],
 )
-def test_what_is_wrong_with_an_expression_is_said_with_an_example(given, told):
+def test_what_is_wrong_with_an_expression_is_said_with_an_example(given: str, told: str) -> None:
     with pytest.raises(ConfigError, match="every night at two") as refused:
         cron.checked_cron(given)
     assert told in refused.value.message
 
 
-def test_a_zone_is_one_that_exists_and_the_nearest_is_offered():
+def test_a_zone_is_one_that_exists_and_the_nearest_is_offered() -> None:
     assert cron.checked_timezone("Europe/Berlin") == "Europe/Berlin"
     for given, near in (
         ("berlin", "Europe/Berlin"),
@@ -63,7 +65,7 @@ def test_a_zone_is_one_that_exists_and_the_nearest_is_offered():
         cron.checked_timezone("../etc/passwd")
 
 
-def test_without_a_zone_it_is_this_machine_s(tmp_path, monkeypatch):
+def test_without_a_zone_it_is_this_machine_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", ":Asia/Tokyo")
     assert cron.local_timezone(tmp_path) == "Asia/Tokyo"
     monkeypatch.setenv("TZ", "CET-1CEST")
@@ -78,9 +80,11 @@ def test_without_a_zone_it_is_this_machine_s(tmp_path, monkeypatch):
     assert cron.checked_timezone(None) in zoneinfo.available_timezones()
 
 
-def test_a_registered_job_has_absolute_paths_and_loses_nothing(tmp_path, monkeypatch):
+def test_a_registered_job_has_absolute_paths_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    spec = JobSpec(
+    spec = spec_of(
         inputs=("in", "s3://bucket/more"),
         output="out/x",
         prices="my.toml",
@@ -103,7 +107,9 @@ def test_a_registered_job_has_absolute_paths_and_loses_nothing(tmp_path, monkeyp
     assert parameter["provider"] == "azure"
 
 
-def test_without_an_output_it_is_the_one_a_run_would_take(tmp_path, monkeypatch):
+def test_without_an_output_it_is_the_one_a_run_would_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert registered_job.with_absolute_paths(JobSpec(inputs=("in",))).output == f"{tmp_path}/outputs/in"
 
@@ -117,12 +123,12 @@ def test_without_an_output_it_is_the_one_a_run_would_take(tmp_path, monkeypatch)
         ({"inputs": ("a",), "redo": True}, "--redo would buy"),
     ],
 )
-def test_jobs_that_no_schedule_can_run_are_refused(settings, told):
+def test_jobs_that_no_schedule_can_run_are_refused(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         registered_job.with_absolute_paths(JobSpec(**settings))
 
 
-def test_a_name_is_the_output_folder_s_unless_given():
+def test_a_name_is_the_output_folder_s_unless_given() -> None:
     spec = JobSpec(inputs=("in",), output="/data/calls out")
     assert registered_job.name_for(spec, None) == "calls out"
     assert registered_job.name_for(spec, "nightly") == "nightly"
@@ -130,7 +136,7 @@ def test_a_name_is_the_output_folder_s_unless_given():
         registered_job.name_for(spec, "a/b")
 
 
-def test_without_a_server_it_says_what_to_start(tmp_path):
+def test_without_a_server_it_says_what_to_start(tmp_path: Path) -> None:
     home = {"PREFECT_HOME": str(tmp_path)}
     job = (tmp_path, "--output", tmp_path / "out", "--cron", "@daily", "--provider", "local")
     for arguments in (("list",), job):
@@ -143,13 +149,13 @@ def test_without_a_server_it_says_what_to_start(tmp_path):
     assert "audiobatch server" in ended.stderr
 
 
-def test_a_server_that_does_not_answer_is_named():
+def test_a_server_that_does_not_answer_is_named() -> None:
     ended = audiobatch("schedule", "list", env={"PREFECT_API_URL": "http://127.0.0.1:9/api"})
     assert ended.returncode == 2
     assert "http://127.0.0.1:9/api (PREFECT_API_URL) does not answer" in ended.stderr
 
 
-def test_add_may_be_left_out_and_help_says_so():
+def test_add_may_be_left_out_and_help_says_so() -> None:
     shown = audiobatch("schedule", "--help").stdout
     assert "schedule [add] INPUT… --cron CRON" in shown
     assert "audiobatch serve" in shown
@@ -159,11 +165,11 @@ def test_add_may_be_left_out_and_help_says_so():
 
 
 @pytest.mark.parametrize("command", ["schedule", "serve", "server"])
-def test_help_imports_no_prefect(command):
+def test_help_imports_no_prefect(command: str) -> None:
     import subprocess
     import sys
 
-    from running import ROOT
+    from tests.running import ROOT
 
     program = (
         "import sys\n"

@@ -7,15 +7,20 @@ import json
 import os
 import re
 import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
 
-import flows_prefect
 import pytest
-import standing
-from running import audiobatch, read_manifest, write_wav
+from prefect.client.schemas.objects import FlowRun, State
 
 from audiobatch.config.jobspec import JobSpec
 from audiobatch_emulator.process import EmulatorProcess
 from audiobatch_flows import server as prefect_server
+from tests import flows_prefect, standing
+from tests.narrowing import present
+from tests.running import audiobatch, read_manifest, write_wav
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in flows_prefect.WARNINGS),
@@ -28,13 +33,13 @@ NIGHTLY = "0 2 * * *"
 
 
 @pytest.fixture(scope="module")
-def service():
+def service() -> Iterator[EmulatorProcess]:
     with EmulatorProcess("--speech", "tone") as emulator:
         yield emulator
 
 
 @pytest.fixture(scope="module")
-def account(service):
+def account(service: EmulatorProcess) -> dict[str, str]:
     return {
         "AZURE_OPENAI_ENDPOINT": service.base_url,
         "AZURE_OPENAI_API_KEY": service.api_key,
@@ -43,12 +48,12 @@ def account(service):
 
 
 @pytest.fixture(scope="module")
-def server(standing_server):
+def server(standing_server: standing.Server) -> standing.Server:
     return standing_server
 
 
 @pytest.fixture(scope="module")
-def here(server, account):
+def here(server: standing.Server, account: dict[str, str]) -> dict[str, str]:
     """The environment of a terminal that knows the server and has an account."""
     return {"PREFECT_API_URL": server.address, "PREFECT_HOME": str(flows_prefect.home()), **account}
 
@@ -56,17 +61,18 @@ def here(server, account):
 class Serving:
     """`audiobatch serve`, started again after a test has ended it."""
 
-    def __init__(self, env):
-        self.env, self.command = env, None
+    def __init__(self, env: dict[str, str]) -> None:
+        self.env = env
+        self.command: standing.Command | None = None
 
-    def running(self):
+    def running(self) -> standing.Command:
         if self.command is None or self.command.process.poll() is not None:
             self.command = standing.Command("serve", env=self.env)
         return self.command
 
 
 @pytest.fixture(scope="module")
-def one_serving(here):
+def one_serving(here: dict[str, str]) -> Iterator[Serving]:
     serving = Serving(here)
     yield serving
     if serving.command is not None:
@@ -74,19 +80,27 @@ def one_serving(here):
 
 
 @pytest.fixture
-def serving(one_serving, service):
+def serving(one_serving: Serving, service: EmulatorProcess) -> standing.Command:
     service.reset()
     return one_serving.running()
 
 
-def recordings(folder, *names):
+def recordings(folder: Path, *names: str) -> Path:
     for name in names:
         write_wav(folder / name, pitch_hz=100 + 7 * len(list(folder.glob("*"))) if folder.exists() else 100)
     return folder
 
 
 @contextlib.asynccontextmanager
-async def scheduled(server, service, inbox, out, *, cron=NIGHTLY, **settings):
+async def scheduled(
+    server: standing.Server,
+    service: EmulatorProcess,
+    inbox: Path,
+    out: Path,
+    *,
+    cron: str = NIGHTLY,
+    **settings: Any,
+) -> AsyncIterator[Any]:
     """A registered job while the block runs."""
     from audiobatch_flows import schedules
 
@@ -106,7 +120,7 @@ async def scheduled(server, service, inbox, out, *, cron=NIGHTLY, **settings):
             await schedules.remove(one)
 
 
-async def due(job):
+async def due(job: Any) -> FlowRun:
     """A run of it that is due at once, as by a click in Prefect's pages."""
     from prefect.client.orchestration import get_client
 
@@ -114,7 +128,7 @@ async def due(job):
         return await client.create_flow_run_from_deployment(job.id)
 
 
-async def one_fire(job):
+async def one_fire(job: Any) -> None:
     """Let cron start one run, and then no more: on a busy machine they would start faster than they end."""
     from audiobatch_flows import schedules
 
@@ -127,7 +141,7 @@ async def one_fire(job):
     await schedules.pause(job)
 
 
-async def begun(job):
+async def begun(job: Any) -> set[UUID]:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
@@ -135,10 +149,10 @@ async def begun(job):
         found = await client.read_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[job.id])), limit=200
         )
-    return {one.id for one in found if not one.state.is_scheduled()}
+    return {one.id for one in found if not present(one.state).is_scheduled()}
 
 
-async def cancel(run):
+async def cancel(run: FlowRun) -> None:
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling
 
@@ -146,15 +160,17 @@ async def cancel(run):
         await client.set_flow_run_state(run.id, Cancelling())
 
 
-def is_completed(run):
-    return run.state.name == "Completed"
+def is_completed(run: FlowRun) -> bool:
+    return present(run.state).name == "Completed"
 
 
-async def until(condition):
+async def until(condition: Callable[[], object]) -> None:
     assert await asyncio.to_thread(flows_prefect.until, condition, standing.PATIENCE_S)
 
 
-async def test_it_fires_by_itself_and_sends_only_what_is_new(tmp_path, serving, service, server):
+async def test_it_fires_by_itself_and_sends_only_what_is_new(
+    tmp_path: Path, serving: standing.Command, service: EmulatorProcess, server: standing.Server
+) -> None:
     inbox, out = recordings(tmp_path / "inbox", "a.wav", "b.wav"), tmp_path / "out"
     async with scheduled(server, service, inbox, out, cron=OFTEN, prompt=("Describe this.",)) as job:
         await one_fire(job)
@@ -173,7 +189,9 @@ async def test_it_fires_by_itself_and_sends_only_what_is_new(tmp_path, serving, 
     assert f"inbox → {out}: 2 succeeded;" in serving.err
 
 
-async def test_a_fire_while_the_last_run_is_at_work_is_skipped(tmp_path, serving, service, server):
+async def test_a_fire_while_the_last_run_is_at_work_is_skipped(
+    tmp_path: Path, serving: standing.Command, service: EmulatorProcess, server: standing.Server
+) -> None:
     from audiobatch_flows import schedules
 
     inbox, out = recordings(tmp_path / "inbox", "a.wav"), tmp_path / "out"
@@ -193,13 +211,13 @@ async def test_a_fire_while_the_last_run_is_at_work_is_skipped(tmp_path, serving
     serving.says("skipped: the last run is still at work")
 
 
-async def refused(out, run):
+async def refused(out: Path, run: FlowRun) -> str | None:
     """How a run ended that was not started."""
     from prefect.client.orchestration import get_client
 
-    async def look():
+    async def look() -> State[Any]:
         async with get_client() as client:
-            return (await client.read_flow_run(run.id)).state
+            return present((await client.read_flow_run(run.id)).state)
 
     end = asyncio.get_running_loop().time() + standing.PATIENCE_S
     while not (state := await look()).is_final():
@@ -210,8 +228,8 @@ async def refused(out, run):
 
 
 async def test_a_run_that_would_send_the_credentials_elsewhere_is_not_started(
-    tmp_path, serving, service, server
-):
+    tmp_path: Path, serving: standing.Command, service: EmulatorProcess, server: standing.Server
+) -> None:
     from prefect.client.orchestration import get_client
 
     inbox, out = recordings(tmp_path / "inbox", "a.wav"), tmp_path / "out"
@@ -228,20 +246,22 @@ async def test_a_run_that_would_send_the_credentials_elsewhere_is_not_started(
                     run = await client.create_flow_run_from_deployment(
                         job.id, parameters={"job": {**job.job, **changed}}
                     )
-                assert "names another" in await refused(out, run)
+                assert "names another" in present(await refused(out, run))
             async with get_client() as client:  # whoever may change the job itself gets no further
                 await client._client.patch(
                     f"/deployments/{job.id}",
                     json={"parameters": {"job": {**job.job, "endpoint": elsewhere.base_url}}},
                 )
-            assert "names another endpoint" in await refused(out, await due(job))
+            assert "names another endpoint" in present(await refused(out, await due(job)))
         assert elsewhere.journal() == []
     assert f"Refused a run of {job.name}: " in serving.err
     assert "Traceback" not in serving.err
     assert service.journal() == []
 
 
-async def test_commands_that_somebody_has_put_before_a_run_are_not_run(tmp_path, serving, service, server):
+async def test_commands_that_somebody_has_put_before_a_run_are_not_run(
+    tmp_path: Path, serving: standing.Command, service: EmulatorProcess, server: standing.Server
+) -> None:
     from prefect.client.orchestration import get_client
 
     inbox, out = recordings(tmp_path / "inbox", "a.wav"), tmp_path / "out"
@@ -251,7 +271,7 @@ async def test_commands_that_somebody_has_put_before_a_run_are_not_run(tmp_path,
         await until(lambda: f"Serving {job.name}: " in serving.err)
         async with get_client() as client:
             await client._client.patch(f"/deployments/{job.id}", json={"pull_steps": steps})
-        assert "pull steps" in await refused(out, await due(job))
+        assert "pull steps" in present(await refused(out, await due(job)))
         async with get_client() as client:
             await client._client.patch(
                 f"/deployments/{job.id}", json={"pull_steps": [], "entrypoint": "antigravity.flow"}
@@ -261,7 +281,9 @@ async def test_commands_that_somebody_has_put_before_a_run_are_not_run(tmp_path,
     assert not mark.exists()
 
 
-async def test_what_finds_nothing_yet_is_no_failure(tmp_path, serving, service, server):
+async def test_what_finds_nothing_yet_is_no_failure(
+    tmp_path: Path, serving: standing.Command, service: EmulatorProcess, server: standing.Server
+) -> None:
     (tmp_path / "inbox").mkdir()
     async with scheduled(server, service, tmp_path / "inbox", tmp_path / "out") as job:
         await due(job)
@@ -270,7 +292,9 @@ async def test_what_finds_nothing_yet_is_no_failure(tmp_path, serving, service, 
     assert "skipped: nothing yet: " in run.state.message
 
 
-async def test_paused_nothing_is_planned_and_resumed_it_is_again(tmp_path, service, server):
+async def test_paused_nothing_is_planned_and_resumed_it_is_again(
+    tmp_path: Path, service: EmulatorProcess, server: standing.Server
+) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
@@ -296,8 +320,12 @@ async def test_paused_nothing_is_planned_and_resumed_it_is_again(tmp_path, servi
 
 
 async def test_a_stopped_serve_drains_its_runs_and_pauses_nothing(
-    tmp_path, serving, one_serving, service, server
-):
+    tmp_path: Path,
+    serving: standing.Command,
+    one_serving: Serving,
+    service: EmulatorProcess,
+    server: standing.Server,
+) -> None:
     from audiobatch_flows import schedules
 
     names = [f"{number:02}.wav" for number in range(12)]
@@ -325,7 +353,9 @@ async def test_a_stopped_serve_drains_its_runs_and_pauses_nothing(
     assert len(service.journal()) == 12
 
 
-async def test_cancelled_under_serve_nothing_is_aborted(tmp_path, serving, service, server):
+async def test_cancelled_under_serve_nothing_is_aborted(
+    tmp_path: Path, serving: standing.Command, service: EmulatorProcess, server: standing.Server
+) -> None:
     names = [f"{number:02}.wav" for number in range(40)]
     inbox, out = recordings(tmp_path / "inbox", *names), tmp_path / "out"
     service.put_faults({"when": {}, "do": {"latency_s": 3}})
@@ -345,8 +375,12 @@ async def test_cancelled_under_serve_nothing_is_aborted(tmp_path, serving, servi
 
 
 async def test_what_is_due_beyond_the_limit_waits_for_a_run_to_end(
-    tmp_path, one_serving, here, service, server
-):
+    tmp_path: Path,
+    one_serving: Serving,
+    here: dict[str, str],
+    service: EmulatorProcess,
+    server: standing.Server,
+) -> None:
     if one_serving.command is not None:  # of two that serve, each would take its share
         await asyncio.to_thread(one_serving.command.end)
     service.reset()
@@ -371,13 +405,15 @@ async def test_what_is_due_beyond_the_limit_waits_for_a_run_to_end(
     assert len(service.journal()) == 3
 
 
-def in_use(folder):
+def in_use(folder: Path) -> Any:
     from audiobatch.storage.lock import FolderLock
 
     return FolderLock.holder(folder)
 
 
-async def test_a_flow_run_left_running_by_a_kill_is_closed_by_the_next_run(tmp_path, here, service, server):
+async def test_a_flow_run_left_running_by_a_kill_is_closed_by_the_next_run(
+    tmp_path: Path, here: dict[str, str], service: EmulatorProcess, server: standing.Server
+) -> None:
     service.reset()
     inbox, out = recordings(tmp_path / "inbox", *(f"{number}.wav" for number in range(6))), tmp_path / "out"
     service.put_faults({"when": {}, "do": {"latency_s": 600}})
@@ -398,7 +434,7 @@ async def test_a_flow_run_left_running_by_a_kill_is_closed_by_the_next_run(tmp_p
         assert await running_tasks(dead.id) == []
 
 
-async def running_tasks(flow_run_id):
+async def running_tasks(flow_run_id: UUID) -> list[str]:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
@@ -406,10 +442,12 @@ async def running_tasks(flow_run_id):
         found = await client.read_task_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
         )
-    return [one.name for one in found if not one.state.is_final()]
+    return [one.name for one in found if not present(one.state).is_final()]
 
 
-async def test_two_live_runs_that_end_one_after_another_close_nobody(tmp_path, here, service, server):
+async def test_two_live_runs_that_end_one_after_another_close_nobody(
+    tmp_path: Path, here: dict[str, str], service: EmulatorProcess, server: standing.Server
+) -> None:
     service.reset()
     inbox, out = recordings(tmp_path / "inbox", "a.wav"), tmp_path / "out"
     for _ in range(2):
@@ -419,7 +457,7 @@ async def test_two_live_runs_that_end_one_after_another_close_nobody(tmp_path, h
         assert [run.state.name for run in await standing.flow_runs(out)] == ["Completed", "Completed"]
 
 
-def test_a_name_that_is_not_there_or_taken_is_said(tmp_path, here):
+def test_a_name_that_is_not_there_or_taken_is_said(tmp_path: Path, here: dict[str, str]) -> None:
     recordings(tmp_path / "inbox", "a.wav")
     missing = audiobatch("schedule", "pause", "nonsense", env=here)
     assert missing.returncode == 2
@@ -452,7 +490,9 @@ def test_a_name_that_is_not_there_or_taken_is_said(tmp_path, here):
 @pytest.mark.parametrize(
     "entrypoint", ["flows.process_folder.process_folder", "/somewhere/flows/process_folder.py:process_folder"]
 )
-async def test_a_job_that_an_earlier_version_registered_goes_on(entrypoint, server, here, service, tmp_path):
+async def test_a_job_that_an_earlier_version_registered_goes_on(
+    entrypoint: str, server: standing.Server, here: dict[str, str], service: EmulatorProcess, tmp_path: Path
+) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentUpdate
 
@@ -471,7 +511,9 @@ async def test_a_job_that_an_earlier_version_registered_goes_on(entrypoint, serv
         assert "earlier version" not in again.stderr
 
 
-async def test_a_job_of_an_earlier_version_on_a_work_pool_is_named_with_the_command(server, here, tmp_path):
+async def test_a_job_of_an_earlier_version_on_a_work_pool_is_named_with_the_command(
+    server: standing.Server, here: dict[str, str], tmp_path: Path
+) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
 
@@ -495,7 +537,7 @@ async def test_a_job_of_an_earlier_version_on_a_work_pool_is_named_with_the_comm
     assert kept.entrypoint == "flows/process_folder.py:process_folder"
 
 
-def test_the_server_is_set_up_to_lose_nothing_and_its_pages_ask_its_own_port(server):
+def test_the_server_is_set_up_to_lose_nothing_and_its_pages_ask_its_own_port(server: standing.Server) -> None:
     import urllib.request
 
     assert prefect_server.trouble_with(server.address) == ""
@@ -507,7 +549,7 @@ def test_the_server_is_set_up_to_lose_nothing_and_its_pages_ask_its_own_port(ser
     assert services["event_persister"]["enabled"]
 
 
-async def test_a_server_that_could_lose_states_is_recognized(tmp_path, here):
+async def test_a_server_that_could_lose_states_is_recognized(tmp_path: Path, here: dict[str, str]) -> None:
     name = "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE"
     weak = flows_prefect.started(**{name: "1", "PREFECT_HOME": str(tmp_path / "weak")})
     try:
@@ -515,7 +557,7 @@ async def test_a_server_that_could_lose_states_is_recognized(tmp_path, here):
         assert name in prefect_server.trouble_with(weak.api_url)
         recordings(tmp_path / "inbox", "a.wav")
         ran = await asyncio.to_thread(
-            *(audiobatch, "run", tmp_path / "inbox", "--output", tmp_path / "out", "--quiet"),
+            audiobatch, "run", tmp_path / "inbox", "--output", tmp_path / "out", "--quiet",
             env={**here, "PREFECT_API_URL": weak.api_url},
         )  # fmt: skip
         assert ran.returncode == 0
@@ -524,7 +566,7 @@ async def test_a_server_that_could_lose_states_is_recognized(tmp_path, here):
         weak.stop()
 
 
-def test_a_server_s_port_that_is_taken_is_a_message(server):
+def test_a_server_s_port_that_is_taken_is_a_message(server: standing.Server) -> None:
     port = server.address.rpartition(":")[2].partition("/")[0]
     ended = audiobatch("server", "--port", port)
     assert ended.returncode == 2

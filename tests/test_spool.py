@@ -11,6 +11,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import pytest
@@ -43,7 +44,7 @@ def everything_below(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_kept_reply_comes_home_with_its_files_and_its_record(spool: Spool, output: LocalStorage):
+def test_a_kept_reply_comes_home_with_its_files_and_its_record(spool: Spool, output: LocalStorage) -> None:
     path = spool.keep("anna.wav turn 1", FILES, RECORD)
     assert path.parent == spool.folder
     [entry] = Spool(output.root, base=spool.folder.parent.parent).entries()
@@ -67,10 +68,10 @@ def test_a_kept_reply_comes_home_with_its_files_and_its_record(spool: Spool, out
 
 def test_an_entry_is_deleted_only_after_its_files_and_its_outcome_are_durable(
     spool: Spool, output: LocalStorage
-):
+) -> None:
     kept = spool.keep("anna.wav turn 1", FILES, RECORD)
 
-    def record(entry, saved):
+    def record(entry: Any, saved: Any) -> None:
         assert everything_below(output.root) == dict(FILES)
         assert kept.exists()
         raise StorageError("the ledger's disk is full")
@@ -84,12 +85,14 @@ def test_an_entry_is_deleted_only_after_its_files_and_its_outcome_are_durable(
     assert not kept.exists()
 
 
-def test_while_the_output_is_still_broken_every_reply_stays(spool: Spool, output: LocalStorage, monkeypatch):
+def test_while_the_output_is_still_broken_every_reply_stays(
+    spool: Spool, output: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(3):
         spool.keep(f"item {number}", [(f"audio/{number}.wav", b"x")], {})
     tries = []
 
-    def full(files):
+    def full(files: Any) -> Any:
         tries.append(files)
         if len(tries) == 2:
             raise StorageError("no space")
@@ -103,14 +106,16 @@ def test_while_the_output_is_still_broken_every_reply_stays(spool: Spool, output
     assert [entry.name for entry in spool.entries()] == ["item 1", "item 2"]
 
 
-def test_entries_come_oldest_first_and_one_name_twice_is_two_replies(spool: Spool, monkeypatch):
+def test_entries_come_oldest_first_and_one_name_twice_is_two_replies(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_000)  # a clock that stands still
     for number in range(12):
         spool.keep("same item", [], {"n": number})
     assert [entry.record["n"] for entry in spool.entries()] == list(range(12))
 
 
-def test_many_threads_keep_at_once(spool: Spool):
+def test_many_threads_keep_at_once(spool: Spool) -> None:
     with ThreadPoolExecutor(16) as threads:
         paths = list(threads.map(lambda n: spool.keep(f"item {n}", [("a", b"%d" % n)], {"n": n}), range(100)))
     assert len(set(paths)) == 100
@@ -118,8 +123,8 @@ def test_many_threads_keep_at_once(spool: Spool):
 
 
 def test_a_damaged_entry_stays_where_it_is_and_the_others_come_home(
-    spool: Spool, output: LocalStorage, caplog
-):
+    spool: Spool, output: LocalStorage, caplog: pytest.LogCaptureFixture
+) -> None:
     kept = [spool.keep(f"item {n}", [(f"audio/{n}.wav", b"reply %d" % n)], {}) for n in range(4)]
     kept[0].write_bytes(kept[0].read_bytes()[:-1])
     kept[1].write_bytes(b"not a reply")
@@ -129,14 +134,16 @@ def test_a_damaged_entry_stays_where_it_is_and_the_others_come_home(
     assert caplog.text.count("cannot be read") == 3
 
 
-def test_a_kept_path_that_leaves_the_output_is_refused(spool: Spool, output: LocalStorage, tmp_path: Path):
+def test_a_kept_path_that_leaves_the_output_is_refused(
+    spool: Spool, output: LocalStorage, tmp_path: Path
+) -> None:
     spool.keep("hostile", [("../../escaped", b"x")], {})
     with pytest.raises(StorageError, match="refused"):
         spool.replay(output, recorded_at_once)
     assert not (tmp_path / "escaped").exists()
 
 
-def test_any_name_and_any_text_can_be_kept(spool: Spool):
+def test_any_name_and_any_text_can_be_kept(spool: Spool) -> None:
     names = ["", "a/../b", "x" * 5000, "new\nline", "\u202egpj", "bad\udcff"]
     for name in names:
         spool.keep(name, [], {"transcript": "Zeile\n\u2028\x00 \ud800", name: [1, 2.5, True]})
@@ -146,13 +153,15 @@ def test_any_name_and_any_text_can_be_kept(spool: Spool):
     )
 
 
-def test_a_record_that_is_not_json_is_a_mistake_of_the_caller(spool: Spool):
+def test_a_record_that_is_not_json_is_a_mistake_of_the_caller(spool: Spool) -> None:
     with pytest.raises(TypeError):
         spool.keep("a", [], {"when": object()})
     assert list(spool.entries()) == []
 
 
-def test_every_output_has_a_spool_of_its_own_in_the_user_s_state_folder(tmp_path: Path, monkeypatch):
+def test_every_output_has_a_spool_of_its_own_in_the_user_s_state_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(platformdirs, "user_state_path", lambda *_, **__: tmp_path / "state")
     one, same, other = Spool(tmp_path / "a"), Spool(tmp_path / "x" / ".." / "a"), Spool(tmp_path / "b")
     assert one.folder == same.folder != other.folder
@@ -166,7 +175,7 @@ def test_every_output_has_a_spool_of_its_own_in_the_user_s_state_folder(tmp_path
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permission bits of POSIX")
-def test_kept_replies_are_their_user_s_alone(spool: Spool):
+def test_kept_replies_are_their_user_s_alone(spool: Spool) -> None:
     umask = os.umask(0)
     try:
         path = spool.keep("a", FILES, RECORD)
@@ -176,14 +185,14 @@ def test_kept_replies_are_their_user_s_alone(spool: Spool):
     assert spool.folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_asking_an_empty_spool_makes_nothing(spool: Spool, output: LocalStorage, tmp_path: Path):
+def test_asking_an_empty_spool_makes_nothing(spool: Spool, output: LocalStorage, tmp_path: Path) -> None:
     assert list(spool.entries()) == []
     assert spool.replay(output, recorded_at_once) == []
     spool.release()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_room_that_was_reserved_is_given_back(spool: Spool):
+def test_room_that_was_reserved_is_given_back(spool: Spool) -> None:
     spool.reserve(2_500_000)
     assert sum(p.stat().st_size for p in spool.folder.iterdir()) == 2_500_000
     spool.keep("a", FILES, RECORD)
@@ -201,7 +210,7 @@ def test_room_that_was_reserved_is_given_back(spool: Spool):
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_on_one_full_disk_the_replies_in_flight_fit_into_the_reserved_room(tmp_path: Path):
+def test_on_one_full_disk_the_replies_in_flight_fit_into_the_reserved_room(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True)
@@ -227,7 +236,7 @@ def test_on_one_full_disk_the_replies_in_flight_fit_into_the_reserved_room(tmp_p
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk needs root")
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
-def test_replies_that_are_kept_at_once_do_not_take_each_other_s_room(kind, tmp_path: Path):
+def test_replies_that_are_kept_at_once_do_not_take_each_other_s_room(kind: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if kind == "ext4":
@@ -258,7 +267,9 @@ def test_replies_that_are_kept_at_once_do_not_take_each_other_s_room(kind, tmp_p
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_room_that_somebody_else_frees_in_time_is_waited_for(spool: Spool, monkeypatch):
+def test_room_that_somebody_else_frees_in_time_is_waited_for(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     free = time.monotonic() + 0.5
     write = os.write
 
@@ -272,7 +283,7 @@ def test_room_that_somebody_else_frees_in_time_is_waited_for(spool: Spool, monke
     assert [entry.name for entry in spool.entries()] == ["a"]
 
 
-def test_the_room_set_aside_grows_and_is_used_up_by_what_is_kept(spool: Spool):
+def test_the_room_set_aside_grows_and_is_used_up_by_what_is_kept(spool: Spool) -> None:
     spool.reserve(1_000_000)
     spool.reserve(500_000)
     assert spool.reserved_bytes == 1_000_000
@@ -280,7 +291,9 @@ def test_the_room_set_aside_grows_and_is_used_up_by_what_is_kept(spool: Spool):
     assert spool.reserved_bytes == 2_500_000
 
 
-def test_when_it_cannot_be_kept_either_the_message_says_where(spool: Spool, monkeypatch):
+def test_when_it_cannot_be_kept_either_the_message_says_where(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -328,7 +341,7 @@ os._exit(0)
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 @pytest.mark.parametrize("act", ["keep", "home"])
-def test_a_kill_at_any_call_loses_no_kept_reply(tmp_path: Path, act: str):
+def test_a_kill_at_any_call_loses_no_kept_reply(tmp_path: Path, act: str) -> None:
     def attempt(ordinal: int) -> bool:
         base = tmp_path / str(ordinal)
         base.mkdir()
@@ -356,7 +369,7 @@ def test_a_kill_at_any_call_loses_no_kept_reply(tmp_path: Path, act: str):
     assert ends.count(False) > 8
 
 
-def test_runs_that_share_a_spool_set_aside_room_of_their_own(tmp_path: Path):
+def test_runs_that_share_a_spool_set_aside_room_of_their_own(tmp_path: Path) -> None:
     first, second = (Spool(tmp_path / "out", base=tmp_path / "state") for _ in range(2))
     first.share("first", alone=True)
     second.share("second", alone=False)

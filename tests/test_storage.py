@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,9 +38,10 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=[LocalStorage])
-def storage(request, root: Path) -> Storage:
+def storage(request: pytest.FixtureRequest, root: Path) -> Storage:
     """Every kind of storage passes the tests that ask for this one."""
-    return request.param(root)
+    made: Storage = request.param(root)
+    return made
 
 
 def files_in(root: Path) -> dict[str, bytes]:
@@ -100,7 +101,7 @@ class Calls:
 # --- what every storage does
 
 
-def test_what_is_written_is_there_with_its_size_and_hash(storage: Storage):
+def test_what_is_written_is_there_with_its_size_and_hash(storage: Storage) -> None:
     saved = storage.write("audio/anna.wav", b"RIFFdata")
     assert (saved.path, saved.size_bytes) == ("audio/anna.wav", 8)
     assert saved.sha256 == hashlib.sha256(b"RIFFdata").hexdigest() == storage.sha256("audio/anna.wav")
@@ -111,7 +112,7 @@ def test_what_is_written_is_there_with_its_size_and_hash(storage: Storage):
     assert not storage.exists("audio")
 
 
-def test_a_reply_s_files_are_written_together(storage: Storage):
+def test_a_reply_s_files_are_written_together(storage: Storage) -> None:
     saved = storage.write_many(REPLY)
     assert [one.path for one in saved] == [path for path, _ in REPLY]
     assert [storage.read(one.path) for one in saved] == [data for _, data in REPLY]
@@ -127,23 +128,25 @@ def test_a_reply_s_files_are_written_together(storage: Storage):
         (b"%d" % i for i in range(99)),
     ],
 )
-def test_bytes_views_and_streams_are_written_alike(root: Path, data):
+def test_bytes_views_and_streams_are_written_alike(
+    root: Path, data: bytes | memoryview | Iterable[bytes]
+) -> None:
     storage = LocalStorage(root)
     saved = storage.write("a.bin", data)
     content = storage.read("a.bin")
     assert (saved.size_bytes, saved.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
-def test_a_second_write_replaces_the_first(storage: Storage):
+def test_a_second_write_replaces_the_first(storage: Storage) -> None:
     storage.write("audio/a.wav", b"old")
     storage.write("audio/a.wav", b"new")
     assert storage.read("audio/a.wav") == b"new"
 
 
-def test_a_stream_that_fails_leaves_the_old_file_and_its_own_error(storage: Storage, root: Path):
+def test_a_stream_that_fails_leaves_the_old_file_and_its_own_error(storage: Storage, root: Path) -> None:
     storage.write("a.bin", b"old")
 
-    def stream():
+    def stream() -> Iterator[bytes]:
         yield b"new"
         raise FileNotFoundError("the input went away")
 
@@ -152,7 +155,7 @@ def test_a_stream_that_fails_leaves_the_old_file_and_its_own_error(storage: Stor
     assert files_in(root) == {"a.bin": b"old"}
 
 
-def test_a_view_is_replaced_only_when_it_is_complete(storage: Storage, root: Path):
+def test_a_view_is_replaced_only_when_it_is_complete(storage: Storage, root: Path) -> None:
     with storage.open_text_atomic("manifest.csv", encoding="utf-8-sig") as text:
         text.write("item_id,status\r\n")
     assert storage.read("manifest.csv") == b"\xef\xbb\xbfitem_id,status\r\n"
@@ -174,14 +177,14 @@ def test_a_view_is_replaced_only_when_it_is_complete(storage: Storage, root: Pat
     assert files_in(root) == {"manifest.csv": b"\xef\xbb\xbfitem_id,status\r\n"}
 
 
-def test_a_large_view_streams(storage: Storage):
+def test_a_large_view_streams(storage: Storage) -> None:
     with storage.open_binary_atomic("big.bin") as stream:
         for _ in range(40):
             stream.write(b"x" * 100_000)
     assert storage.size("big.bin") == 4_000_000
 
 
-def test_moving_makes_folders_and_never_replaces(storage: Storage):
+def test_moving_makes_folders_and_never_replaces(storage: Storage) -> None:
     storage.write("audio/a.wav", b"first")
     storage.move("audio/a.wav", "versions/1/audio/a.wav")
     storage.write("audio/a.wav", b"second")
@@ -193,7 +196,7 @@ def test_moving_makes_folders_and_never_replaces(storage: Storage):
         storage.move("audio/none.wav", "versions/2/audio/none.wav")
 
 
-def test_deleting_twice_is_as_deleting_once(storage: Storage):
+def test_deleting_twice_is_as_deleting_once(storage: Storage) -> None:
     storage.write("audio/a.wav", b"x")
     storage.delete("audio/a.wav")
     storage.delete("audio/a.wav")
@@ -201,7 +204,7 @@ def test_deleting_twice_is_as_deleting_once(storage: Storage):
 
 
 @pytest.mark.parametrize("ask", ["read", "size", "sha256"])
-def test_asking_for_a_file_that_is_not_there_says_which(storage: Storage, ask: str):
+def test_asking_for_a_file_that_is_not_there_says_which(storage: Storage, ask: str) -> None:
     with pytest.raises(StorageError, match=r"cannot read .*none\.wav: it is not there"):
         getattr(storage, ask)("audio/none.wav")
 
@@ -225,7 +228,7 @@ def test_asking_for_a_file_that_is_not_there_says_which(storage: Storage, ask: s
         "a\0b",
     ],
 )
-def test_no_path_leaves_the_root(storage: Storage, tmp_path: Path, path: str):
+def test_no_path_leaves_the_root(storage: Storage, tmp_path: Path, path: str) -> None:
     for act in (storage.read, storage.exists, storage.delete, lambda p: storage.write(p, b"x")):
         with pytest.raises(StorageError, match="refused"):
             act(path)
@@ -234,13 +237,13 @@ def test_no_path_leaves_the_root(storage: Storage, tmp_path: Path, path: str):
     assert files_in(tmp_path) == {}
 
 
-def test_many_threads_write_into_one_new_folder(storage: Storage, root: Path):
+def test_many_threads_write_into_one_new_folder(storage: Storage, root: Path) -> None:
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(lambda n: storage.write(f"new/deep/er/{n}.txt", b"%d" % n), range(200)))
     assert files_in(root) == {f"new/deep/er/{n}.txt": b"%d" % n for n in range(200)}
 
 
-def test_a_sweep_removes_temporary_files_and_nothing_else(storage: Storage, root: Path):
+def test_a_sweep_removes_temporary_files_and_nothing_else(storage: Storage, root: Path) -> None:
     storage.write("audio/a.wav", b"x")
     (root / "audio" / f"{TEMPORARY_PREFIX}0123").write_bytes(b"half")
     (root / f"{TEMPORARY_PREFIX}4567").write_bytes(b"")
@@ -250,7 +253,7 @@ def test_a_sweep_removes_temporary_files_and_nothing_else(storage: Storage, root
     assert files_in(root) == {"audio/a.wav": b"x"}
 
 
-def test_an_old_temporary_file_is_swept_beside_a_young_one(storage: Storage, root: Path):
+def test_an_old_temporary_file_is_swept_beside_a_young_one(storage: Storage, root: Path) -> None:
     storage.write("a", b"x")
     for name, age_s in (("old", 3600), ("young", 0)):
         file = root / (TEMPORARY_PREFIX + name)
@@ -263,13 +266,13 @@ def test_an_old_temporary_file_is_swept_beside_a_young_one(storage: Storage, roo
 # --- before money is spent
 
 
-def test_the_probe_makes_the_folder_and_leaves_nothing_in_it(storage: Storage, root: Path):
+def test_the_probe_makes_the_folder_and_leaves_nothing_in_it(storage: Storage, root: Path) -> None:
     storage.probe_writable()
     assert root.is_dir()
     assert list(root.iterdir()) == []
 
 
-def test_an_output_that_is_a_file_is_said(tmp_path: Path):
+def test_an_output_that_is_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ConfigError, match=r"out is a file; name a folder"):
         LocalStorage(tmp_path / "out").probe_writable()
@@ -279,7 +282,7 @@ def test_an_output_that_is_a_file_is_said(tmp_path: Path):
 
 
 @posix
-def test_an_output_without_permission_is_said(tmp_path: Path):
+def test_an_output_without_permission_is_said(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o755)
     (tmp_path / "out" / "existing").mkdir(mode=0o755)
     with as_nobody(tmp_path):
@@ -307,7 +310,7 @@ def as_nobody(tmp_path: Path) -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_free_space_is_known_before_the_folder_is_there(storage: Storage, tmp_path: Path):
+def test_free_space_is_known_before_the_folder_is_there(storage: Storage, tmp_path: Path) -> None:
     free = storage.free_bytes()
     assert free is not None
     assert abs(free - shutil.disk_usage(tmp_path).free) < 1 << 30
@@ -317,7 +320,7 @@ def test_free_space_is_known_before_the_folder_is_there(storage: Storage, tmp_pa
 
 
 @posix
-def test_nothing_is_written_through_a_link(root: Path, tmp_path: Path):
+def test_nothing_is_written_through_a_link(root: Path, tmp_path: Path) -> None:
     storage = LocalStorage(root)
     storage.write("audio/a.wav", b"x")
     outside = tmp_path / "outside"
@@ -340,7 +343,7 @@ def test_nothing_is_written_through_a_link(root: Path, tmp_path: Path):
 
 
 @posix
-def test_a_folder_that_becomes_a_link_in_mid_run_is_noticed(root: Path, tmp_path: Path):
+def test_a_folder_that_becomes_a_link_in_mid_run_is_noticed(root: Path, tmp_path: Path) -> None:
     storage = LocalStorage(root)
     storage.write("audio/a.wav", b"x")
     shutil.rmtree(root / "audio")
@@ -352,7 +355,7 @@ def test_a_folder_that_becomes_a_link_in_mid_run_is_noticed(root: Path, tmp_path
 
 
 @posix
-def test_the_root_itself_may_be_a_link(tmp_path: Path):
+def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk")
     LocalStorage(tmp_path / "out").write("audio/a.wav", b"x")
@@ -360,7 +363,7 @@ def test_the_root_itself_may_be_a_link(tmp_path: Path):
 
 
 @posix
-def test_a_sweep_does_not_follow_links(root: Path, tmp_path: Path):
+def test_a_sweep_does_not_follow_links(root: Path, tmp_path: Path) -> None:
     storage = LocalStorage(root)
     storage.write("a", b"x")
     (tmp_path / "outside").mkdir()
@@ -373,7 +376,9 @@ def test_a_sweep_does_not_follow_links(root: Path, tmp_path: Path):
 
 
 @posix
-def test_bytes_are_flushed_before_the_name_and_the_name_before_the_call_returns(tmp_path, monkeypatch):
+def test_bytes_are_flushed_before_the_name_and_the_name_before_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "r").mkdir()
     storage = LocalStorage(tmp_path / "r" / "out")
     calls = Calls(monkeypatch, tmp_path / "r")
@@ -412,7 +417,9 @@ def test_bytes_are_flushed_before_the_name_and_the_name_before_the_call_returns(
 @posix
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names of open files are read from /proc")
 @pytest.mark.parametrize("act", ["write", "view", "move", "delete"])
-def test_after_a_power_cut_everything_that_was_acknowledged_is_there(tmp_path, monkeypatch, act: str):
+def test_after_a_power_cut_everything_that_was_acknowledged_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
     """A disk that forgets all that was not flushed, cut after every call."""
     disk = ForgetfulDisk(monkeypatch, tmp_path / "r")
     storage = LocalStorage(tmp_path / "r" / "out")
@@ -507,7 +514,7 @@ class ForgetfulDisk:
 
 @posix
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="strace is Linux's")
-def test_the_kernel_sees_the_same_order(tmp_path: Path):
+def test_the_kernel_sees_the_same_order(tmp_path: Path) -> None:
     strace = shutil.which("strace")
     if strace is None:
         assert not os.environ.get("CI"), "CI has strace"
@@ -556,7 +563,9 @@ def test_the_kernel_sees_the_same_order(tmp_path: Path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES, errno.EDQUOT])
-def test_a_failure_at_any_call_leaves_old_or_new_files_and_no_rest(tmp_path, monkeypatch, code: int):
+def test_a_failure_at_any_call_leaves_old_or_new_files_and_no_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     """No space, read-only, broken, without permission, over quota: at every call in turn."""
     (tmp_path / "r").mkdir()
     new = [("audio/a.wav", b"new"), ("fresh/b.txt", b"new")]
@@ -594,7 +603,9 @@ def test_a_failure_at_any_call_leaves_old_or_new_files_and_no_rest(tmp_path, mon
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
-def test_a_view_on_a_failing_disk_leaves_the_old_one_at_any_call(tmp_path, monkeypatch, code: int):
+def test_a_view_on_a_failing_disk_leaves_the_old_one_at_any_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     (tmp_path / "r").mkdir()
     storage = LocalStorage(tmp_path / "r")
     storage.write("manifest.csv", b"old")
@@ -620,14 +631,16 @@ def test_a_view_on_a_failing_disk_leaves_the_old_one_at_any_call(tmp_path, monke
     assert ordinal >= 3
 
 
-def test_a_write_that_takes_little_at_a_time_is_completed(root: Path, monkeypatch):
+def test_a_write_that_takes_little_at_a_time_is_completed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, bytes(data[:7])))
     LocalStorage(root).write("a.bin", bytes(range(100)))
     assert (root / "a.bin").read_bytes() == bytes(range(100))
 
 
-def test_bytes_that_did_not_arrive_are_noticed(root: Path, monkeypatch):
+def test_bytes_that_did_not_arrive_are_noticed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = LocalStorage(root)
     storage.write("a.bin", b"old")
     with monkeypatch.context() as patch:
@@ -637,7 +650,9 @@ def test_bytes_that_did_not_arrive_are_noticed(root: Path, monkeypatch):
     assert files_in(root) == {"a.bin": b"old"}
 
 
-def test_a_folder_whose_flush_the_file_system_does_not_know_is_no_failure(root: Path, monkeypatch):
+def test_a_folder_whose_flush_the_file_system_does_not_know_is_no_failure(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unknown(descriptor: int) -> None:
         raise OSError(errno.EINVAL, "Invalid argument")
 
@@ -647,7 +662,7 @@ def test_a_folder_whose_flush_the_file_system_does_not_know_is_no_failure(root: 
     assert (root / "a" / "b.bin").read_bytes() == b"x"
 
 
-def test_a_folder_that_someone_deletes_in_mid_run_is_made_again(root: Path):
+def test_a_folder_that_someone_deletes_in_mid_run_is_made_again(root: Path) -> None:
     storage = LocalStorage(root)
     storage.write("audio/calls/a.wav", b"x")
     shutil.rmtree(root / "audio")
@@ -655,7 +670,7 @@ def test_a_folder_that_someone_deletes_in_mid_run_is_made_again(root: Path):
     assert files_in(root) == {"audio/calls/b.wav": b"x"}
 
 
-def test_an_output_that_vanishes_in_mid_run_is_not_made_again(root: Path):
+def test_an_output_that_vanishes_in_mid_run_is_not_made_again(root: Path) -> None:
     # An unmounted disk: what is written then would lie hidden below the mount point.
     storage = LocalStorage(root)
     storage.write("audio/a.wav", b"x")
@@ -669,7 +684,7 @@ def test_an_output_that_vanishes_in_mid_run_is_not_made_again(root: Path):
     assert not root.exists()
 
 
-def test_a_folder_where_a_file_must_be_is_said(storage: Storage):
+def test_a_folder_where_a_file_must_be_is_said(storage: Storage) -> None:
     storage.write("audio/a.wav/b.wav", b"x")
     with pytest.raises(StorageError, match="a folder has that name"):
         storage.write("audio/a.wav", b"x")
@@ -679,7 +694,7 @@ def test_a_folder_where_a_file_must_be_is_said(storage: Storage):
 
 
 @needs_mount
-def test_a_real_disk_that_fills_up_keeps_what_it_has(tmp_path: Path):
+def test_a_real_disk_that_fills_up_keeps_what_it_has(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 512) as disk:
         storage = LocalStorage(disk / "out")
         storage.probe_writable()
@@ -711,7 +726,7 @@ def test_a_real_disk_that_fills_up_keeps_what_it_has(tmp_path: Path):
 
 
 @needs_mount
-def test_a_disk_without_any_space_is_said_before_money_is_spent(tmp_path: Path):
+def test_a_disk_without_any_space_is_said_before_money_is_spent(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 64) as disk:
         (disk / "filler").write_bytes(bytes(64 * 1024 - 8192))
         storage = LocalStorage(disk / "out")
@@ -722,7 +737,7 @@ def test_a_disk_without_any_space_is_said_before_money_is_spent(tmp_path: Path):
 
 
 @needs_mount
-def test_a_disk_that_turns_read_only_in_mid_run_is_said(tmp_path: Path):
+def test_a_disk_that_turns_read_only_in_mid_run_is_said(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 512) as disk:
         storage = LocalStorage(disk / "out")
         storage.write("audio/a.wav", b"kept")
@@ -767,7 +782,7 @@ os._exit(0)
 
 
 @posix
-def test_a_kill_at_any_call_leaves_whole_files_and_at_most_what_a_sweep_removes(tmp_path: Path):
+def test_a_kill_at_any_call_leaves_whole_files_and_at_most_what_a_sweep_removes(tmp_path: Path) -> None:
     kills = 0
 
     def attempt(ordinal: int) -> bool:
@@ -792,7 +807,7 @@ def test_a_kill_at_any_call_leaves_whole_files_and_at_most_what_a_sweep_removes(
     assert 20 < kills < 40
 
 
-def test_readers_never_see_half_a_file(root: Path):
+def test_readers_never_see_half_a_file(root: Path) -> None:
     storage = LocalStorage(root)
     contents = [bytes([n]) * 200_000 for n in range(4)]
     storage.write("a.bin", contents[0])
@@ -814,7 +829,7 @@ def test_readers_never_see_half_a_file(root: Path):
 
 
 @posix
-def test_private_files_are_their_user_s_alone(root: Path):
+def test_private_files_are_their_user_s_alone(root: Path) -> None:
     LocalStorage(root, private=True).write("sub/a.bin", b"x")
     assert [p.stat().st_mode & 0o777 for p in (root, root / "sub", root / "sub" / "a.bin")] == [
         0o700,

@@ -7,24 +7,26 @@ import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import openpyxl
 import pytest
-from running import ROOT
 
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.errors import ConfigError
 from audiobatch.inputs import table_bounds
 from audiobatch.inputs.discover import Discovery
+from audiobatch.model import Source
+from tests.running import ROOT
 
 MOST_MEMORY_MB = 300
 
 
-def sources(path):
+def sources(path: Path) -> list[Source]:
     return list(Discovery(spec=JobSpec(inputs=(str(path),))).sources())
 
 
-def workbook(path, *, text: str = "", unpacked_bytes: int = 0) -> None:
+def workbook(path: Path, *, text: str = "", unpacked_bytes: int = 0) -> None:
     """A workbook, its first prompt replaced in its XML: no library writes one like it."""
     book = openpyxl.Workbook()
     book.active.append(["id", "prompt"])
@@ -45,7 +47,7 @@ def workbook(path, *, text: str = "", unpacked_bytes: int = 0) -> None:
                 part.write(after)
 
 
-def refusal_in_little_memory(path) -> str:
+def refusal_in_little_memory(path: Path) -> str:
     script = (
         "import re, sys\n"
         "from pathlib import Path\n"
@@ -67,24 +69,24 @@ def refusal_in_little_memory(path) -> str:
     return message
 
 
-def test_a_workbook_of_a_megabyte_that_unpacks_to_gigabytes_is_refused(tmp_path):
+def test_a_workbook_of_a_megabyte_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
     workbook(tmp_path / "bomb.xlsx", unpacked_bytes=1200 << 20)
     assert (tmp_path / "bomb.xlsx").stat().st_size < 3_000_000
     assert "unpacks to more than 1 GiB" in refusal_in_little_memory(tmp_path / "bomb.xlsx")
 
 
-def test_a_cell_of_hundreds_of_megabytes_is_refused_before_it_is_read(tmp_path):
+def test_a_cell_of_hundreds_of_megabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
     workbook(tmp_path / "cell.xlsx", unpacked_bytes=300 << 20)
     assert "a cell has more than 1 MB" in refusal_in_little_memory(tmp_path / "cell.xlsx")
 
 
-def test_a_row_of_three_hundred_thousand_columns_is_refused(tmp_path):
+def test_a_row_of_three_hundred_thousand_columns_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "wide.csv"
     path.write_text("prompt" + ",x" * 300_000 + "\nHello" + ",1" * 300_000 + "\n")
     assert "300,001 columns" in refusal_in_little_memory(path)
 
 
-def test_a_cell_of_a_csv_that_is_too_large_is_refused_also_over_many_lines(tmp_path):
+def test_a_cell_of_a_csv_that_is_too_large_is_refused_also_over_many_lines(tmp_path: Path) -> None:
     one, many = tmp_path / "one.csv", tmp_path / "many.csv"
     one.write_text("id,prompt\na," + "x" * (2 << 20) + "\n")
     with many.open("w") as file:
@@ -96,7 +98,9 @@ def test_a_cell_of_a_csv_that_is_too_large_is_refused_also_over_many_lines(tmp_p
         assert "a cell has more than 1 MB" in refusal_in_little_memory(path)
 
 
-def test_lines_of_json_that_are_too_long_or_too_wide_are_refused(tmp_path, monkeypatch):
+def test_lines_of_json_that_are_too_long_or_too_wide_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wide = tmp_path / "wide.jsonl"
     wide.write_text(json.dumps({"prompt": "Hi", **{f"c{n}": 1 for n in range(20_000)}}) + "\n")
     with pytest.raises(ConfigError, match="20,001 columns"):
@@ -110,7 +114,7 @@ def test_lines_of_json_that_are_too_long_or_too_wide_are_refused(tmp_path, monke
         sources(large)
 
 
-def test_tables_within_the_bounds_are_read(tmp_path):
+def test_tables_within_the_bounds_are_read(tmp_path: Path) -> None:
     text = "Say it, at length. " * 1_500
     (tmp_path / "t.csv").write_text(f'id,prompt\na,"{text}"\n')
     (tmp_path / "t.jsonl").write_text(json.dumps({"id": "a", "prompt": text}) + "\n")

@@ -7,18 +7,22 @@ import shutil
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
-from running import audiobatch, azure, run_job, write_wav
 
 from audiobatch.ledger import engine
 from audiobatch.ledger.engine import open_postgresql
 from audiobatch_emulator.process import EmulatorProcess
+from tests.postgresql_server import PostgresqlServer
+from tests.running import audiobatch, azure, run_job, write_wav
 
 
 @pytest.fixture
-def done(emulator, tmp_path):
+def done(emulator: EmulatorProcess, tmp_path: Path) -> Path:
     """An output folder of this user's."""
     write_wav(tmp_path / "in" / "memo.wav", seconds=0.5)
     out = tmp_path / "out"
@@ -26,14 +30,14 @@ def done(emulator, tmp_path):
     return out
 
 
-def changed(folder, **spec):
+def changed(folder: Path, **spec: Any) -> None:
     """The same folder with other words in its job."""
     job = json.loads((folder / "job.json").read_text())
     job["spec"] |= spec
     (folder / "job.json").write_text(json.dumps(job))
 
 
-def from_elsewhere(done, target):
+def from_elsewhere(done: Path, target: Path) -> Path:
     shutil.copytree(done, target)
     job = json.loads((target / "job.json").read_text())
     job["job_id"] = "f" * 16
@@ -44,13 +48,15 @@ def from_elsewhere(done, target):
 RETRY = ("retry", "--no-prefect", "--json")
 
 
-def test_a_folder_of_this_user_s_own_is_trusted_wherever_it_is_moved_to(done, tmp_path):
+def test_a_folder_of_this_user_s_own_is_trusted_wherever_it_is_moved_to(done: Path, tmp_path: Path) -> None:
     assert audiobatch(*RETRY, done).returncode == 0
     moved = done.rename(tmp_path / "moved")
     assert audiobatch(*RETRY, moved).returncode == 0
 
 
-def test_a_folder_that_names_another_endpoint_by_now_is_refused_and_both_addresses_are_shown(done):
+def test_a_folder_that_names_another_endpoint_by_now_is_refused_and_both_addresses_are_shown(
+    done: Path,
+) -> None:
     with EmulatorProcess("--speech", "tone") as other:
         changed(done, endpoint=other.base_url)
         refused = audiobatch(*RETRY, done)
@@ -62,7 +68,7 @@ def test_a_folder_that_names_another_endpoint_by_now_is_refused_and_both_address
         assert other.journal() == []
 
 
-def test_somebody_else_s_folder_is_trusted_once_it_is_said_to_be(done, tmp_path):
+def test_somebody_else_s_folder_is_trusted_once_it_is_said_to_be(done: Path, tmp_path: Path) -> None:
     folder = from_elsewhere(done, tmp_path / "theirs")
     assert audiobatch(*RETRY, folder).returncode == 2
     said = audiobatch(*RETRY, "--trust-folder", folder)
@@ -70,14 +76,16 @@ def test_somebody_else_s_folder_is_trusted_once_it_is_said_to_be(done, tmp_path)
     assert "--trust-folder" not in audiobatch(*RETRY, folder).stderr
 
 
-def test_what_the_environment_names_needs_no_trust(done, tmp_path, emulator):
+def test_what_the_environment_names_needs_no_trust(
+    done: Path, tmp_path: Path, emulator: EmulatorProcess
+) -> None:
     folder = from_elsewhere(done, tmp_path / "theirs")
     ended = audiobatch(*RETRY, folder, env={"AZURE_OPENAI_ENDPOINT": emulator.base_url})
     assert "--trust-folder" not in ended.stderr
 
 
 @contextmanager
-def asking_for_a_password_in_clear():
+def asking_for_a_password_in_clear() -> Iterator[tuple[int, Any, Any]]:
     """A server that speaks enough of PostgreSQL's protocol to ask; what it was sent."""
     came: list[bytes] = []
     tries: list[int] = []
@@ -111,7 +119,7 @@ def asking_for_a_password_in_clear():
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def test_no_password_goes_in_clear_to_a_database_that_a_folder_names(done):
+def test_no_password_goes_in_clear_to_a_database_that_a_folder_names(done: Path) -> None:
     secret = {"PGPASSWORD": "canary-of-a-password"}
     with asking_for_a_password_in_clear() as (port, came, tries):
         address = f"postgresql+psycopg://me@127.0.0.1:{port}/audio"
@@ -147,7 +155,9 @@ def test_no_password_goes_in_clear_to_a_database_that_a_folder_names(done):
         ("///?service=audio", {}, {}),
     ],
 )
-def test_how_a_connection_is_secured_unless_somebody_says_otherwise(url, environment, expected, monkeypatch):
+def test_how_a_connection_is_secured_unless_somebody_says_otherwise(
+    url: str, environment: dict[str, Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sqlalchemy.engine import make_url
 
     for name in ("PGSSLMODE", "PGREQUIREAUTH", "PGHOST", "PGSERVICE"):
@@ -157,5 +167,5 @@ def test_how_a_connection_is_secured_unless_somebody_says_otherwise(url, environ
     assert engine._secure(make_url("postgresql+psycopg:" + url)) == expected
 
 
-def test_a_server_on_this_machine_is_reached_as_before(postgresql, tmp_path):
+def test_a_server_on_this_machine_is_reached_as_before(postgresql: PostgresqlServer, tmp_path: Path) -> None:
     open_postgresql(postgresql.url, str(tmp_path)).dispose()

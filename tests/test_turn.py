@@ -83,9 +83,10 @@ def feed(one: RealtimeTurn, *events: dict[str, Any]) -> None:
 def test_a_turn_goes_from_hello_to_done() -> None:
     one = asked()
     feed(one, BEGUN)
-    assert one.state is State.ANSWERING
+    states = [one.state]
     feed(one, *heard(words="Hel"), *heard(words="lo"), done())
-    assert one.state is State.DONE
+    states.append(one.state)
+    assert states == [State.ANSWERING, State.DONE]
     assert (one.reply.transcript, len(one.reply.pcm), one.reply.finish_reason) == ("Hello", 9600, "stop")
 
 

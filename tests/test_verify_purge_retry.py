@@ -8,26 +8,29 @@ import wave
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from crash import observing
-from running import azure, read_manifest, run_job, write_wav
 
 from audiobatch.errors import AudioBatchError
 from audiobatch.storage.partial_reply import Received
+from audiobatch_emulator.process import EmulatorProcess
 from audiobatch_flows.cli.main import cli
+from tests.crash import observing
+from tests.narrowing import present
+from tests.running import azure, read_manifest, run_job, write_wav
 
 TEXTS = {"p0": "Please say zero.", "p1": "Please say one.", "p2": "Please say two, canary-prompt."}
 
 
 @pytest.fixture
-def done(emulator, tmp_path, monkeypatch):
+def done(emulator: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with three results."""
     return make(emulator, tmp_path)
 
 
-def make(emulator, tmp_path, **changes):
+def make(emulator: EmulatorProcess, tmp_path: Path, **changes: Any) -> Path:
     table = tmp_path / "prompts.jsonl"
     table.write_text("".join(json.dumps({"id": name, "prompt": text}) + "\n" for name, text in TEXTS.items()))
     given = azure(
@@ -37,7 +40,7 @@ def make(emulator, tmp_path, **changes):
     return tmp_path / "out"
 
 
-def command(*arguments):
+def command(*arguments: str | Path) -> tuple[int, str]:
     """Exit code and words, as from the terminal."""
     ended = CliRunner().invoke(cli, [str(one) for one in arguments], standalone_mode=False)
     if isinstance(ended.exception, AudioBatchError):
@@ -47,7 +50,7 @@ def command(*arguments):
     return ended.return_value, ended.output
 
 
-def found(folder, *flags):
+def found(folder: Path, *flags: str) -> dict[tuple[str, str], bool]:
     code, text = command("verify", folder, "--json", *flags)
     seen = json.loads(text.splitlines()[-1])
     assert (code == 3) == bool(seen["wrong"])
@@ -57,7 +60,7 @@ def found(folder, *flags):
 # verify
 
 
-def test_a_folder_as_the_run_left_it_is_well(done):
+def test_a_folder_as_the_run_left_it_is_well(done: Path) -> None:
     before = {
         path: path.stat().st_mtime_ns
         for path in done.rglob("*")
@@ -68,7 +71,7 @@ def test_a_folder_as_the_run_left_it_is_well(done):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_what_is_gone_changed_left_over_or_stale_is_named(done):
+def test_what_is_gone_changed_left_over_or_stale_is_named(done: Path) -> None:
     (done / "audio/p0.wav").unlink()
     (done / "transcripts/p1.txt").write_text("shorter")
     sound = (done / "audio/p2.wav").read_bytes()
@@ -87,14 +90,14 @@ def test_what_is_gone_changed_left_over_or_stale_is_named(done):
     }
 
 
-def test_a_run_that_was_killed_before_it_wrote_a_manifest_lacks_none(done):
+def test_a_run_that_was_killed_before_it_wrote_a_manifest_lacks_none(done: Path) -> None:
     (done / "manifest.csv").unlink()
     with closing(sqlite3.connect(done / "ledger.db")) as ledger, ledger:
         ledger.execute("UPDATE runs SET finished_at = NULL")
     assert found(done) == {}
 
 
-def test_repair_mends_views_and_left_overs_and_says_what_it_cannot_mend(done):
+def test_repair_mends_views_and_left_overs_and_says_what_it_cannot_mend(done: Path) -> None:
     (done / "audio/p0.wav").unlink()
     (done / "audio/stray.wav").write_bytes(b"kept all the same")
     (done / "audio/.audiobatch-tmp-0123").write_bytes(b"?")
@@ -110,7 +113,7 @@ def test_repair_mends_views_and_left_overs_and_says_what_it_cannot_mend(done):
     assert len(read_manifest(done / "manifest.csv")) == 3
 
 
-def test_a_reviewers_marks_and_columns_are_no_difference(done):
+def test_a_reviewers_marks_and_columns_are_no_difference(done: Path) -> None:
     text = (done / "manifest.csv").read_text(encoding="utf-8-sig")
     lines = text.splitlines()
     header = lines[0].split(",")
@@ -126,7 +129,7 @@ def test_a_reviewers_marks_and_columns_are_no_difference(done):
     assert found(done) == {}
 
 
-def test_earlier_versions_are_checked_too(emulator, tmp_path):
+def test_earlier_versions_are_checked_too(emulator: EmulatorProcess, tmp_path: Path) -> None:
     folder = make(emulator, tmp_path)
     make(emulator, tmp_path, voice="ash", redo=True)
     assert found(folder) == {}
@@ -134,14 +137,14 @@ def test_earlier_versions_are_checked_too(emulator, tmp_path):
     assert set(found(folder)) == {("missing", "versions/v1/audio/p1.wav")}
 
 
-def test_a_call_that_a_kill_left_open_is_named(done):
+def test_a_call_that_a_kill_left_open_is_named(done: Path) -> None:
     with closing(sqlite3.connect(done / "ledger.db")) as connection:
         connection.execute("UPDATE attempts SET state = 'open' WHERE item_id = 'p1'")
         connection.commit()
     assert set(found(done)) == {("open call", "p1 turn 1")}
 
 
-def test_a_broken_database_is_named(done):
+def test_a_broken_database_is_named(done: Path) -> None:
     with closing(sqlite3.connect(done / "ledger.db")) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         root = connection.execute(
@@ -157,7 +160,7 @@ def test_a_broken_database_is_named(done):
 
 
 @pytest.mark.parametrize("name", ["verify", "purge", "retry"])
-def test_a_folder_that_is_not_ours_is_left_alone(tmp_path, name):
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path, name: str) -> None:
     code, said = command(name, tmp_path, *(["--repair"] if name == "verify" else []))
     assert (code, list(tmp_path.iterdir())) == (2, [])
     assert "no output folder of audiobatch" in said
@@ -166,7 +169,9 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path, name):
 # retry
 
 
-def test_retry_sends_what_failed_for_good_and_what_is_unknown_and_nothing_else(emulator, tmp_path):
+def test_retry_sends_what_failed_for_good_and_what_is_unknown_and_nothing_else(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     emulator.put_faults(
         {"when": {"text": TEXTS["p0"]}, "do": {"corrupt": "html"}},
         {"when": {"text": TEXTS["p1"]}, "do": {"reset": "in"}},
@@ -187,7 +192,9 @@ def test_retry_sends_what_failed_for_good_and_what_is_unknown_and_nothing_else(e
     assert found(folder) == {}
 
 
-def test_retry_goes_on_with_a_redo_whose_calls_have_an_unknown_end(emulator, tmp_path):
+def test_retry_goes_on_with_a_redo_whose_calls_have_an_unknown_end(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     folder = make(emulator, tmp_path)
     emulator.put_faults({"when": {"text": TEXTS["p1"]}, "do": {"reset": "in"}})
     make(emulator, tmp_path, voice="ash", redo=True)
@@ -201,13 +208,15 @@ def test_retry_goes_on_with_a_redo_whose_calls_have_an_unknown_end(emulator, tmp
     assert Counter(one.version for one in observing.look(folder).results) == Counter({2: 3})
 
 
-def test_retry_knows_the_error_types(done):
+def test_retry_knows_the_error_types(done: Path) -> None:
     code, said = command("retry", done, "--error", "bad-reply")
     assert code == 2
     assert "bad_reply" in said
 
 
-def test_retry_of_a_job_whose_inputs_came_on_standard_input(emulator, tmp_path, monkeypatch):
+def test_retry_of_a_job_whose_inputs_came_on_standard_input(
+    emulator: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import io
     from types import SimpleNamespace
 
@@ -222,7 +231,9 @@ def test_retry_of_a_job_whose_inputs_came_on_standard_input(emulator, tmp_path, 
     assert (code, json.loads(said.splitlines()[-1])["succeeded"]) == (0, 1)
 
 
-def test_settings_that_a_run_was_refused_for_are_not_the_folders(emulator, tmp_path):
+def test_settings_that_a_run_was_refused_for_are_not_the_folders(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     folder = make(emulator, tmp_path)
     with pytest.raises(AudioBatchError, match="settings changed"):
         make(emulator, tmp_path, voice="ash")
@@ -233,11 +244,13 @@ def test_settings_that_a_run_was_refused_for_are_not_the_folders(emulator, tmp_p
 # purge
 
 
-def holding(folder, words):
+def holding(folder: Path, words: bytes) -> list[Path]:
     return [path for path in Path(folder).rglob("*") if path.is_file() and words in path.read_bytes()]
 
 
-def test_purge_leaves_no_sound_and_no_words_and_keeps_counts_and_costs(emulator, tmp_path):
+def test_purge_leaves_no_sound_and_no_words_and_keeps_counts_and_costs(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     folder = make(emulator, tmp_path)
     make(emulator, tmp_path, voice="ash", redo=True)
     before = {row["item_id"]: row for row in read_manifest(folder / "manifest.csv")}
@@ -260,7 +273,7 @@ def test_purge_leaves_no_sound_and_no_words_and_keeps_counts_and_costs(emulator,
     assert len(emulator.journal()) == calls, "what was purged is not bought again"
 
 
-def test_purge_of_one_item_leaves_the_others(done):
+def test_purge_of_one_item_leaves_the_others(done: Path) -> None:
     code, _ = command("purge", done, "--item", "p2", "--yes")
     assert code == 0
     assert holding(done, b"canary-prompt") == []
@@ -273,7 +286,7 @@ def test_purge_of_one_item_leaves_the_others(done):
     assert [bool(row["transcript"]) for row in lists[0]] == [True, True, False]
 
 
-def test_purge_by_age_takes_only_what_is_old_enough(done):
+def test_purge_by_age_takes_only_what_is_old_enough(done: Path) -> None:
     assert "0 items purged" in command("purge", done, "--older-than", "1d", "--yes")[1]
     with closing(sqlite3.connect(done / "ledger.db")) as connection:
         connection.execute(
@@ -284,7 +297,7 @@ def test_purge_by_age_takes_only_what_is_old_enough(done):
     assert sorted(path.name for path in (done / "audio").iterdir()) == ["p0.wav", "p2.wav"]
 
 
-def test_purge_takes_replies_that_wait_in_the_spool(done, tmp_path):
+def test_purge_takes_replies_that_wait_in_the_spool(done: Path, tmp_path: Path) -> None:
     from audiobatch.ledger.ledger import Ledger
     from audiobatch.ledger.spool_replay import spool_reply
     from audiobatch.model import Status
@@ -292,26 +305,28 @@ def test_purge_takes_replies_that_wait_in_the_spool(done, tmp_path):
 
     with closing(Ledger.open(done / "ledger.db")) as ledger:
         outcome = ledger.outcome("p1", 1)
-    assert outcome.status is Status.SUCCEEDED
+    assert present(outcome).status is Status.SUCCEEDED
     roles = {"audio": "audio/p1.wav"}
-    spool_reply(Spool(done), outcome, None, [("audio/p1.wav", b"canary-sound")], roles)
+    spool_reply(Spool(done), present(outcome), None, [("audio/p1.wav", b"canary-sound")], roles)
     assert ("not brought home", "p1") in found(done)
     assert holding(tmp_path / "state", b"canary-sound")
     command("purge", done, "--yes")
     assert holding(tmp_path, b"canary-sound") == []
 
 
-def leave_copies(monkeypatch):
+def leave_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has come of each reply stays where it is, as after a kill."""
 
-    def stay(copy):
+    def stay(copy: Any) -> None:
         copy._pour()
         copy._shut()
 
     monkeypatch.setattr(Received, "discard", stay)
 
 
-def test_purge_takes_what_had_come_of_a_reply_when_its_run_was_killed(emulator, tmp_path, monkeypatch):
+def test_purge_takes_what_had_come_of_a_reply_when_its_run_was_killed(
+    emulator: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as killed:
         leave_copies(killed)
         folder = make(emulator, tmp_path, stream=True)
@@ -323,7 +338,9 @@ def test_purge_takes_what_had_come_of_a_reply_when_its_run_was_killed(emulator, 
 
 
 @pytest.mark.parametrize("name", ["talk.wav", "My Talk.wav"])
-def test_purge_takes_what_had_come_of_the_replies_to_parts(name, emulator, tmp_path, monkeypatch):
+def test_purge_takes_what_had_come_of_the_replies_to_parts(
+    name: str, emulator: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for other in (name, "x.wav"):
         write_wav(tmp_path / "in" / other, seconds=40, rate_hz=8000)
     with monkeypatch.context() as killed:
@@ -337,7 +354,7 @@ def test_purge_takes_what_had_come_of_the_replies_to_parts(name, emulator, tmp_p
     assert left == {one for one in copies if one.startswith("x.wav#part")} != set()
 
 
-def test_purge_asks_nobody_where_nobody_is(done):
+def test_purge_asks_nobody_where_nobody_is(done: Path) -> None:
     code, said = command("purge", done)
     assert (code, "--yes" in said) == (2, True)
     assert (done / "audio/p0.wav").exists()
@@ -346,13 +363,13 @@ def test_purge_asks_nobody_where_nobody_is(done):
 @pytest.mark.parametrize(
     ("flags", "words"), [(("--item", "nobody"), "no such item"), (("--older-than", "30"), "30d")]
 )
-def test_purge_says_what_it_does_not_understand(done, flags, words):
+def test_purge_says_what_it_does_not_understand(done: Path, flags: tuple[str, ...], words: str) -> None:
     code, said = command("purge", done, "--yes", *flags)
     assert (code, words in said) == (2, True)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="links")
-def test_purge_follows_no_link_out_of_the_folder(done, tmp_path):
+def test_purge_follows_no_link_out_of_the_folder(done: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "p0.wav").write_bytes(b"mine")
@@ -362,7 +379,7 @@ def test_purge_follows_no_link_out_of_the_folder(done, tmp_path):
     assert (outside / "p0.wav").read_bytes() == b"mine"
 
 
-def test_a_manifest_in_parts_is_made_by_report_and_goes_with_a_purge(done):
+def test_a_manifest_in_parts_is_made_by_report_and_goes_with_a_purge(done: Path) -> None:
     code, said = command("report", done, "--parts", "2", "--parquet")
     names = [f"manifest-parts/0000{n}.{ending}" for ending in ("csv", "parquet") for n in (1, 2)]
     assert (code, said.split()) == (0, [str(done / name) for name in names])

@@ -8,15 +8,17 @@ import sys
 import time
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
-import flows_prefect
 import pytest
-from running import audiobatch, azure, read_manifest, write_wav
 
 from audiobatch.calls.stats import RunSummary
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.errors import FolderInUse
+from audiobatch_emulator.process import EmulatorProcess
 from audiobatch_flows.cli.watch import Watch
+from tests import flows_prefect
+from tests.running import audiobatch, azure, read_manifest, write_wav
 
 posix = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
@@ -24,7 +26,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 class Watching:
     """`audiobatch run … --watch` in a process of its own."""
 
-    def __init__(self, folder, emulator, *flags):
+    def __init__(self, folder: Path, emulator: EmulatorProcess, *flags: str) -> None:
         self.inbox, self.out = folder / "inbox", folder / "out"
         self.inbox.mkdir()
         settings = azure(emulator)
@@ -40,24 +42,26 @@ class Watching:
             text=True,
         )  # fmt: skip
 
-    def rows(self):
+    def rows(self) -> dict[str, dict[str, str]]:
         try:
             return {row["item_id"]: row for row in read_manifest(self.out / "manifest.csv")}
         except FileNotFoundError:
             return {}
 
-    def done(self, *names):
+    def done(self, *names: str) -> bool:
         rows = self.rows()
         return all(rows.get(name, {}).get("status") == "succeeded" for name in names)
 
-    def end(self, number):
+    def end(self, number: int) -> tuple[int, str, str]:
         self.process.send_signal(number)
         out, err = self.process.communicate(timeout=60)
         return self.process.returncode, out, err
 
 
 @posix
-def test_files_are_handled_as_they_arrive_and_a_growing_one_waits(tmp_path, emulator):
+def test_files_are_handled_as_they_arrive_and_a_growing_one_waits(
+    tmp_path: Path, emulator: EmulatorProcess
+) -> None:
     watching = Watching(tmp_path, emulator, "--no-prefect")
     try:
         write_wav(watching.inbox / "first.wav")
@@ -83,7 +87,9 @@ def test_files_are_handled_as_they_arrive_and_a_growing_one_waits(tmp_path, emul
 
 
 @posix
-def test_with_prefect_each_batch_is_a_run_on_the_same_embedded_server(tmp_path, emulator):
+def test_with_prefect_each_batch_is_a_run_on_the_same_embedded_server(
+    tmp_path: Path, emulator: EmulatorProcess
+) -> None:
     flows_prefect.pair()  # the home's database is migrated
     watching = Watching(tmp_path, emulator)
     try:
@@ -99,13 +105,13 @@ def test_with_prefect_each_batch_is_a_run_on_the_same_embedded_server(tmp_path, 
     assert "Traceback" not in err
 
 
-def holder_of(folder):
+def holder_of(folder: Path) -> Any:
     from audiobatch.storage.lock import FolderLock
 
     return FolderLock.holder(folder)
 
 
-def test_a_watch_that_no_run_can_help_ends_with_its_code(tmp_path, emulator):
+def test_a_watch_that_no_run_can_help_ends_with_its_code(tmp_path: Path, emulator: EmulatorProcess) -> None:
     write_wav(tmp_path / "in" / "a.wav")
     azure(emulator)
     os.environ["AZURE_OPENAI_API_KEY"] = "wrong"
@@ -116,7 +122,7 @@ def test_a_watch_that_no_run_can_help_ends_with_its_code(tmp_path, emulator):
     assert ended.returncode == 4, ended.stderr
 
 
-def test_standard_input_cannot_be_watched(tmp_path, emulator):
+def test_standard_input_cannot_be_watched(tmp_path: Path, emulator: EmulatorProcess) -> None:
     azure(emulator)
     ended = audiobatch(
         *("run", "-", "--output", tmp_path / "out", "--watch", "--no-prefect", "--endpoint", emulator.base_url),
@@ -127,7 +133,7 @@ def test_standard_input_cannot_be_watched(tmp_path, emulator):
     assert "cannot be watched" in ended.stderr
 
 
-def summary(**counts) -> RunSummary:
+def summary(**counts: Any) -> RunSummary:
     given = dict.fromkeys(("items", "sent", "succeeded", "failed", "refused", "unknown", "pending"), 0)
     return RunSummary(
         run_id="r", output=Path("out"), manifest=Path("out/manifest.csv"), skipped_done=0, cost_usd=Decimal(0),
@@ -135,12 +141,13 @@ def summary(**counts) -> RunSummary:
     )  # fmt: skip
 
 
-async def watch_with(tmp_path, ends, **settings):
+async def watch_with(tmp_path: Path, ends: Any, **settings: Any) -> Any:
     """A watch whose batches end as told; what it said, and its exit code."""
     write_wav(tmp_path / "a.wav")
-    said, left = [], iter(ends)
+    said: list[str] = []
+    left = iter(ends)
 
-    async def batch(_on_open):
+    async def batch(_on_open: object) -> Any:
         end = next(left)
         if isinstance(end, Exception):
             raise end
@@ -152,20 +159,20 @@ async def watch_with(tmp_path, ends, **settings):
     return code, said
 
 
-async def test_a_folder_in_use_is_waited_for_and_said_once(tmp_path):
+async def test_a_folder_in_use_is_waited_for_and_said_once(tmp_path: Path) -> None:
     busy = FolderInUse("out is in use by run x. Wait until it ends, or …")
     code, said = await watch_with(tmp_path, [busy, busy, busy, summary(exit_code=6)])
     assert code == 6
     assert [text for text in said if text.startswith("Waiting")] == ["Waiting: out is in use by run x."]
 
 
-async def test_what_failed_is_sent_again_after_a_while_without_any_news(tmp_path):
+async def test_what_failed_is_sent_again_after_a_while_without_any_news(tmp_path: Path) -> None:
     ends = [summary(exit_code=3, failed=2), summary(exit_code=5, pending=2), summary(exit_code=2)]
     code, said = await watch_with(tmp_path, ends, again_after_s=0.05)
     assert code == 2
     assert sum("left or failed" in text for text in said) == 2
 
 
-async def test_a_batch_that_stops_at_its_time_ends_the_watch(tmp_path):
+async def test_a_batch_that_stops_at_its_time_ends_the_watch(tmp_path: Path) -> None:
     code, _ = await watch_with(tmp_path, [summary(exit_code=5, stopped_by="stop_at")])
     assert code == 5

@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from uuid import UUID
 
-import flows_prefect
 import pytest
-import standing
-from running import ROOT, azure, read_manifest, write_wav
+
+from audiobatch_emulator.process import EmulatorProcess
+from tests import flows_prefect, standing
+from tests.narrowing import present
+from tests.running import ROOT, read_manifest, write_wav
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in flows_prefect.WARNINGS),
@@ -22,7 +25,7 @@ pytestmark = [
 PREFECT = (sys.executable, "-m", "prefect")
 
 
-def prefect(*arguments, env, cwd=ROOT):
+def prefect(*arguments: str, env: dict[str, str], cwd: Path = ROOT) -> str:
     command = [*PREFECT, "--no-prompt", *arguments]
     ended = subprocess.run(
         command, env={**os.environ, **env}, cwd=cwd, capture_output=True, text=True, timeout=150
@@ -31,7 +34,7 @@ def prefect(*arguments, env, cwd=ROOT):
     return ended.stdout
 
 
-def process_of(flow_run_id):
+def process_of(flow_run_id: UUID) -> int | None:
     """The process id of a flow run that a worker has started."""
     wanted = f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
@@ -45,14 +48,14 @@ def process_of(flow_run_id):
 
 
 async def test_a_worker_runs_what_prefect_yaml_deploys_and_sigterm_drains_it(
-    tmp_path, standing_server, emulator
-):
+    tmp_path: Path, standing_server: standing.Server, emulator: EmulatorProcess
+) -> None:
     from prefect.client.orchestration import get_client
 
-    here = {
+    here: dict[str, str] = {
         "PREFECT_API_URL": standing_server.address,
         "PREFECT_HOME": str(flows_prefect.home()),
-        "AZURE_OPENAI_API_KEY": azure(emulator) and emulator.api_key,
+        "AZURE_OPENAI_API_KEY": emulator.api_key,
     }
     inbox, out = tmp_path / "inbox", tmp_path / "out"
     for number in range(30):
@@ -81,11 +84,13 @@ async def test_a_worker_runs_what_prefect_yaml_deploys_and_sigterm_drains_it(
                 )
                 assert started, worker.out + worker.err
                 pid = process_of(run.id)
-                os.kill(pid, signal.SIGTERM)
+                os.kill(present(pid), signal.SIGTERM)
                 ended = await standing.until_run(out, lambda one: one.state.is_final())
                 assert (ended.id, ended.state.name) == (run.id, "Cancelled")
                 assert "pending" in ended.state.message
-                assert await asyncio.to_thread(flows_prefect.until, lambda: not flows_prefect.alive(pid), 60)
+                assert await asyncio.to_thread(
+                    flows_prefect.until, lambda: not flows_prefect.alive(present(pid)), 60
+                )
                 calls = emulator.settled_journal(1)
                 assert all(call["delivered"] for call in calls), "a call was aborted"
                 statuses = [row["status"] for row in read_manifest(out / "manifest.csv")]

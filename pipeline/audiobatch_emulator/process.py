@@ -20,6 +20,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
 READY_S = 60.0
@@ -123,7 +124,7 @@ class EmulatorProcess:
         """Replaces the fault rules; none ends all faults."""
         self._ask("PUT", "faults", list(rules))
 
-    def put_quotas(self, **quotas: dict[str, int | None]) -> None:
+    def put_quotas(self, **quotas: Mapping[str, int | None]) -> None:
         """Sets quotas by deployment name (`**{"gpt-audio": {"rpm": 60}}`)."""
         self._ask("PUT", "quotas", quotas)
 

@@ -138,8 +138,8 @@ def converting(place: Path, ffmpeg: str, minutes: int) -> Table:
         f"{minutes} minutes of 44.1 kHz stereo to 16 kHz mono WAV",
         ["", "s", "CPU s", "s ÷", "CPU ÷"],
     )
-    convert = [ffmpeg, "-v", "error", "-y", "-i", source, "-ac", "1", "-ar", "16000"]
-    contenders = {
+    convert: list[str | Path] = [ffmpeg, "-v", "error", "-y", "-i", source, "-ac", "1", "-ar", "16000"]
+    contenders: dict[str, list[str | Path]] = {
         "ffmpeg": [*convert, place / "theirs.wav"],
         "ffmpeg, resampling with soxr": [*convert, "-af", "aresample=resampler=soxr", place / "theirs.wav"],
         "this engine (soxr, HQ)": [sys.executable, "-c", _CONVERT, source, place / "ours.wav"],

@@ -1,6 +1,6 @@
 """Failing fast and cost limits, in figures: a wrong key, tokens that expire, a cap with 64 calls in flight.
 
-python tests/benchmarks/budget.py [key] [expiry] [cost] [three]
+python -m tests.benchmarks.budget [key] [expiry] [cost] [three]
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from audiobatch.config.prices import price_of  # noqa: E402
 from audiobatch_emulator.process import EmulatorProcess  # noqa: E402

@@ -52,7 +52,14 @@ def bulk(items: int) -> Bulk:
     inputs, output = place() / f"recordings-{items}", place() / f"out-{items}"
     recordings(inputs, items)
     with fixed_server(reply_bytes=REPLY_BYTES, latency_s=LATENCY_S) as origin:
-        command = [sys.executable, "-m", "tests.benchmarks.bulk_run", origin, inputs, output]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "tests.benchmarks.bulk_run",
+            origin,
+            inputs,
+            output,
+        ]
         took = run([*command, str(CONCURRENCY)])
     found = json.loads(took.out.strip().splitlines()[-1])
     assert found["items"] == items, found

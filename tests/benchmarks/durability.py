@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiobatch.ledger import writer
@@ -51,7 +52,15 @@ class Round:
 def paced(way: str, origin: str, inputs: Path, per_s: int) -> Round:
     output = place() / "durable-out"
     shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, "-m", "tests.benchmarks.durable_run", way, origin, inputs, output]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.durable_run",
+        way,
+        origin,
+        inputs,
+        output,
+    ]
     found = json.loads(run([*command, str(per_s)]).out.strip().splitlines()[-1])
     with contextlib.closing(sqlite3.connect(output / "ledger.db")) as ledger:
         times = [

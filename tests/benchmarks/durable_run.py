@@ -24,7 +24,7 @@ def _flush_each() -> None:
 
 
 def _flush_nothing() -> None:
-    os.fsync = lambda _: None
+    os.fsync = lambda fd: None  # noqa: ARG005 - the name is the signature's
     # At each checkout, since it can be set outside of transactions only.
     event.listen(Pool, "checkout", lambda connection, *_: connection.execute("PRAGMA synchronous=OFF"))
 
@@ -37,7 +37,7 @@ async def main(origin: str, inputs: str, output: str, per_s: int) -> None:
         deployment="gpt-audio-1.5",
         max_concurrency=128,
         rpm=per_s * 60,
-        reports="none",
+        reports=(),
     )
     async with Job.open(spec) as job:
         plan = await job.prepare()
@@ -52,4 +52,4 @@ async def main(origin: str, inputs: str, output: str, per_s: int) -> None:
 
 if __name__ == "__main__":
     {"group": lambda: None, "each": _flush_each, "none": _flush_nothing}[sys.argv[1]]()
-    asyncio.run(main(*sys.argv[2:5], int(sys.argv[5])))
+    asyncio.run(main(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5])))

@@ -1,6 +1,6 @@
 """How many replies of ten seconds (640 kB) the emulator makes a second, and at what cost in CPU.
 
-    python tests/benchmarks/emulator_replies.py [REPLIES] [CONNECTIONS]
+    python -m tests.benchmarks.emulator_replies [REPLIES] [CONNECTIONS]
 
 A benchmark, not a timed test: the client shares the machine with the server, so the server's own CPU time is
 the figure to go by.
@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 
 import orjson
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from audiobatch_emulator.process import EmulatorProcess
 

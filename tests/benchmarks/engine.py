@@ -22,7 +22,7 @@ async def main(origin: str, prompts: Path, output: Path, concurrency: int) -> No
         deployment="gpt-audio-1.5",
         api_version="2025-01-01-preview",
         max_concurrency=concurrency,
-        reports="none",  # the script by hand writes a CSV alone
+        reports=(),  # the script by hand writes a CSV alone
     )
     async with Job.open(spec) as job:
         plan = await job.prepare()

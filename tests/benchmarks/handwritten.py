@@ -7,12 +7,15 @@ import base64
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from openai import APIConnectionError, AsyncAzureOpenAI, InternalServerError, RateLimitError
+from openai.types.chat import ChatCompletion
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from tests.benchmarks.contender import lateness_ms, report
+from tests.narrowing import present
 
 
 async def main(origin: str, prompts: Path, output: Path, concurrency: int) -> None:
@@ -32,7 +35,7 @@ async def main(origin: str, prompts: Path, output: Path, concurrency: int) -> No
         wait=wait_random_exponential(max=30),
         stop=stop_after_attempt(6),
     )
-    async def call(content: str | list[dict[str, object]]):
+    async def call(content: Any) -> ChatCompletion:
         return await client.chat.completions.create(
             model="gpt-audio-1.5",
             modalities=["text", "audio"],
@@ -43,14 +46,14 @@ async def main(origin: str, prompts: Path, output: Path, concurrency: int) -> No
     async def one(path: Path) -> dict[str, object]:
         async with semaphore:
             reply = await call(said(path))
-        audio = reply.choices[0].message.audio
+        audio = present(reply.choices[0].message.audio)
         (output / "audio" / f"{path.name}.wav").write_bytes(base64.b64decode(audio.data))
         (output / "transcripts" / path.name).write_text(audio.transcript)
         return {
             "item_id": path.name,
             "status": "succeeded",
             "transcript": audio.transcript,
-            "tokens": reply.usage.total_tokens,
+            "tokens": present(reply.usage).total_tokens,
         }
 
     started_s = time.perf_counter()

@@ -129,6 +129,7 @@ async def bounded(response: httpx2.Response) -> bytes:
     assert reader is not None
     loop = asyncio.get_running_loop()
     trickled = False
+    timer: asyncio.TimerHandle
 
     def look() -> None:
         nonlocal seen_bytes, timer, trickled
@@ -266,7 +267,7 @@ def main(arguments: list[str]) -> None:
     """Measure one path; see the top."""
     if arguments[0] == "engine":
         _, path, origin, inputs, output, at_once = arguments
-        chat.ServiceClient = PATHS[path][1]  # type: ignore[misc]
+        chat.ServiceClient = PATHS[path][1]
         asyncio.run(engine.main(origin, Path(inputs), Path(output), int(at_once)))
         return
     path, origin, count, at_once = arguments

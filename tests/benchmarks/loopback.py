@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tests.benchmarks.session import ROOT, environment
+from tests.narrowing import present
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +33,9 @@ def fixed_server(*, reply_bytes: int, latency_s: float) -> Iterator[str]:
         text=True,
     ) as server:
         try:
-            yield server.stdout.readline().strip()
+            yield present(server.stdout).readline().strip()
         finally:
-            server.stdin.close()
+            present(server.stdin).close()
             server.wait(20)
 
 

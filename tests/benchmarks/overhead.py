@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.tables import Table
+from tests.narrowing import present
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,9 +58,9 @@ def fixed_server(work: Work) -> Iterator[str]:
     ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         try:
-            yield server.stdout.readline().strip()
+            yield present(server.stdout).readline().strip()
         finally:
-            server.stdin.close()
+            present(server.stdin).close()
             server.wait(10)
 
 
@@ -77,7 +78,8 @@ def run(contender: str, origin: str, folder: Path, output: Path, work: Work) -> 
     )
     if done.returncode:
         raise RuntimeError(f"{contender} failed:\n{done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    reported: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return reported
 
 
 def measure(work: Work, rounds: int) -> dict[str, dict[str, float]]:

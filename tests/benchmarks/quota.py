@@ -1,8 +1,8 @@
 """How well quotas are used: a job against an emulator whose quota it does not know, minute by minute.
 
-    python tests/benchmarks/quota.py                    all scenarios, about half an hour
-    python tests/benchmarks/quota.py hidden halved      some of them
-    python tests/benchmarks/quota.py --minutes 1 hidden shorter
+    python -m tests.benchmarks.quota                    all scenarios, about half an hour
+    python -m tests.benchmarks.quota hidden halved      some of them
+    python -m tests.benchmarks.quota --minutes 1 hidden shorter
 
 Figures come from the emulator's journal, not from the client: accepted calls of each minute against the quota,
 refused calls, and episodes of refusals (groups that are more than two seconds apart).
@@ -16,20 +16,17 @@ import contextlib
 import itertools
 import json
 import os
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
-
-from audiobatch.calls import feedback  # noqa: E402
-from audiobatch.config.jobspec import JobSpec  # noqa: E402
-from audiobatch.execution.job import Job, run_shards  # noqa: E402
-from audiobatch.stop import StopReason  # noqa: E402
-from audiobatch_emulator.process import EmulatorProcess  # noqa: E402
+from audiobatch.calls import feedback
+from audiobatch.execution.job import Job, run_shards
+from audiobatch.stop import StopReason
+from audiobatch_emulator.process import EmulatorProcess
+from tests.running import spec_of
 
 LATENCY_S = 0.5
 FLAGS = ("--speech", "tone", "--reply-seconds", "1", "--latency", str(LATENCY_S))
@@ -84,7 +81,7 @@ async def run_for(
     table = folder / "prompts.jsonl"
     table.write_text("".join(json.dumps({"prompt": PROMPT.format(n=n)}) + "\n" for n in range(items)))
     os.environ["AZURE_OPENAI_API_KEY"] = emulator.api_key
-    spec = JobSpec(
+    spec = spec_of(
         inputs=(str(table),),
         output=str(folder / "out"),
         reports=(),

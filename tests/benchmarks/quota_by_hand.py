@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import json
 import sys
+from typing import Any
 
 from openai import APIConnectionError, AsyncAzureOpenAI, InternalServerError, RateLimitError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 
-async def main(way: str, concurrency: int, told: dict) -> None:
+async def main(way: str, concurrency: int, told: dict[str, Any]) -> None:
     client = AsyncAzureOpenAI(
         azure_endpoint=told["origin"],
         azure_deployment="gpt-audio-1.5",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.bulk import CONCURRENCY, bulk, sizes
@@ -23,11 +24,17 @@ def benchmark(*, tiny: bool) -> Iterator[Table]:
     done = bulk(sizes(tiny=tiny)[-1])
     again = [*AUDIOBATCH, "run", *job(NOWHERE, done.inputs, done.output, CONCURRENCY), "--no-prefect"]
     fresh = place() / "never-run"
-    plan = [*AUDIOBATCH, "plan", *job(NOWHERE, done.inputs, fresh, CONCURRENCY), "--json"]
+    plan: list[str | Path] = [*AUDIOBATCH, "plan", *job(NOWHERE, done.inputs, fresh, CONCURRENCY), "--json"]
     replan = [*AUDIOBATCH, "plan", *job(NOWHERE, done.inputs, done.output, CONCURRENCY), "--json"]
-    find = ["find", done.inputs, "-type", "f", "-printf", "%s %T@ %p\\n"]
-    sums = ["sh", "-c", 'find "$1" -type f -print0 | xargs -0 sha256sum', "sh", done.output / "audio"]
-    verify = [*AUDIOBATCH, "verify", done.output]
+    find: list[str | Path] = ["find", done.inputs, "-type", "f", "-printf", "%s %T@ %p\\n"]
+    sums: list[str | Path] = [
+        "sh",
+        "-c",
+        'find "$1" -type f -print0 | xargs -0 sha256sum',
+        "sh",
+        done.output / "audio",
+    ]
+    verify: list[str | Path] = [*AUDIOBATCH, "verify", done.output]
 
     rounds = 1 if tiny else 3
     found: dict[str, list[Took]] = {"find": [], "again": [], "replan": []}

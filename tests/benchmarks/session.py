@@ -16,7 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,6 +97,6 @@ def run(
     )
 
 
-def _all_of(file: object) -> str:
+def _all_of(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode(errors="replace")

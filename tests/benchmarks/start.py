@@ -46,8 +46,8 @@ def ours(*flags: str, env: dict[str, str]) -> Start:
 def prefects(*, env: dict[str, str]) -> Start:
     """The trivial flow."""
     with wire() as service:
-        host, port = service.server_address[:2]
-        took = run([sys.executable, "-m", "tests.benchmarks.trivial_flow", host, str(port)], env=env)
+        host, port = map(str, service.server_address[:2])
+        took = run([sys.executable, "-m", "tests.benchmarks.trivial_flow", host, port], env=env)
         assert service.first_s is not None
         return Start(service.first_s - took.began_s, took)
 

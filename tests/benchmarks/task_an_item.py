@@ -13,6 +13,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from tests.benchmarks.contender import report
+from tests.narrowing import present
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -25,7 +26,7 @@ async def speak(number: int) -> None:
         messages=[{"role": "user", "content": path.read_text()}],
     )
     audio = reply.choices[0].message.audio
-    (OUTPUT / f"{path.name}.wav").write_bytes(base64.b64decode(audio.data))
+    (OUTPUT / f"{path.name}.wav").write_bytes(base64.b64decode(present(audio).data))
 
 
 @flow

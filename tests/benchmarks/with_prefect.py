@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.loopback import fixed_server, job, prompts
@@ -64,7 +65,14 @@ def task_an_item(origin: str, inputs: Path, *, env: Mapping[str, str], home: Pat
     output = place() / "prefect-out"
     shutil.rmtree(output, ignore_errors=True)
     began = time.time()
-    command = [sys.executable, "-m", "tests.benchmarks.task_an_item", origin, inputs, output]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.task_an_item",
+        origin,
+        inputs,
+        output,
+    ]
     took = run([*command, str(CONCURRENCY)], env=env)
     states = task_states(home, since=began)
     return Round(json.loads(took.out.strip().splitlines()[-1])["loop_s"], took, states)

@@ -2,14 +2,16 @@
 
 import os
 import shutil
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Playwright
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.narrowing import present
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -23,7 +25,7 @@ FLAGS = (
 )
 
 
-def _playwright():
+def _playwright() -> Callable[[], AbstractContextManager[Playwright]]:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -38,7 +40,7 @@ def _playwright():
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
+def browser() -> Iterator[Browser]:
     """Closed with its module: while it is open, no event loop can be run in this thread."""
     with _playwright()() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
@@ -49,15 +51,19 @@ def browser() -> Iterator[object]:
 class Visit:
     """A page that was opened, with everything that the browser complained of or asked the network for."""
 
-    def __init__(self, page, path: Path) -> None:
+    def __init__(self, page: Page, path: Path) -> None:
         self.page = page
         self.complaints: list[str] = []
         self.requests: list[str] = []
         page.on("console", lambda message: self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        page.on("dialog", self._dismiss)
         page.on("request", lambda request: self.requests.append(request.url))
         page.goto(path.as_uri())
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.complaints.append(dialog.message)
+        dialog.dismiss()
 
     def keys(self, *keys: str) -> None:
         for key in keys:
@@ -71,20 +77,25 @@ class Visit:
             self.page.wait_for_timeout(25)
 
     def shown(self) -> list[str]:
-        return self.page.eval_on_selector_all(
+        shown: list[str] = self.page.eval_on_selector_all(
             "#rows > li", "rows => rows.filter(row => !row.hidden).map(row => row.dataset.id)"
         )
+        return shown
 
     def text(self, selector: str) -> str:
-        return self.page.locator(selector).text_content()
+        return present(self.page.locator(selector).text_content())
+
+
+OpenPage = Callable[..., Visit]
 
 
 @pytest.fixture
-def visit(browser):
+def visit(browser: Browser) -> Iterator[OpenPage]:
     """Open a page from disk; at the end the browser must have complained of nothing and asked for nothing."""
-    contexts, visits = [], []
+    contexts: list[BrowserContext] = []
+    visits: list[Visit] = []
 
-    def open_page(path: Path, **options: object) -> Visit:
+    def open_page(path: Path, **options: Any) -> Visit:
         options = {"viewport": {"width": 1280, "height": 900}, "offline": True, **options}
         context = browser.new_context(**options)
         contexts.append(context)
@@ -94,6 +105,6 @@ def visit(browser):
     yield open_page
     for context in contexts:
         context.close()
-    for one in visits:
-        assert one.complaints == []
-        assert [url for url in one.requests if not url.startswith(("file:", "blob:", "data:"))] == []
+    for opened in visits:
+        assert opened.complaints == []
+        assert [url for url in opened.requests if not url.startswith(("file:", "blob:", "data:"))] == []

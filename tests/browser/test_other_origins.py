@@ -3,23 +3,28 @@
 import http.server
 import json
 import threading
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import Browser
+
+from audiobatch_emulator.process import EmulatorProcess
+from tests import standing
 
 
 @pytest.fixture
-def page():
+def page() -> Iterator[str]:
     """A site of its own: another origin on this machine."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
+        def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
             self.end_headers()
             self.wfile.write(b"<!doctype html><title>page</title>")
 
-        def log_message(self, *_):
+        def log_message(self, *_: object) -> None:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as site:
@@ -53,8 +58,8 @@ ATTACK = """async ([api, emulator]) => {
 
 
 def test_a_real_browser_gets_nowhere_from_another_origin_and_shows_the_server_s_own_pages(
-    page, standing_server, emulator, browser
-):
+    page: str, standing_server: standing.Server, emulator: EmulatorProcess, browser: Browser
+) -> None:
     api = standing_server.address
     context = browser.new_context()
     try:

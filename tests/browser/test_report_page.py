@@ -2,15 +2,19 @@
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from reports_samples import chunks_of, make_recordings, sample_row
 
 from audiobatch.reports.page import write_page
 from audiobatch.reports.review import RecordedMark, read_marks
 from audiobatch.reports.totals import Totals
 from audiobatch.reports.waveforms import waveform_path
+from tests.browser.conftest import OpenPage, Visit
+from tests.narrowing import present
+from tests.reports_samples import chunks_of, make_recordings, sample_row
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -24,7 +28,7 @@ HOSTILE = (
 )
 
 
-def make_page(folder: Path, rows: list[dict[str, object]], **options: object) -> Path:
+def make_page(folder: Path, rows: list[dict[str, Any]], **options: object) -> Path:
     totals = Totals()
     for _ in totals.count([rows]):
         pass
@@ -33,18 +37,18 @@ def make_page(folder: Path, rows: list[dict[str, object]], **options: object) ->
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[dict[str, object]]:
+def rows() -> list[dict[str, Any]]:
     return [sample_row(n) for n in range(50)]
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory, rows) -> Path:
+def report(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> Path:
     folder = tmp_path_factory.mktemp("job")
     make_recordings(folder)
     return make_page(folder, rows)
 
 
-def saved_review(one, folder: Path) -> Path:
+def saved_review(one: Visit, folder: Path) -> Path:
     with one.page.expect_download() as download:
         one.page.click("#export")
     assert download.value.suggested_filename == "review.csv"
@@ -52,13 +56,14 @@ def saved_review(one, folder: Path) -> Path:
     return folder / "review.csv"
 
 
-def playing(one) -> bool:
-    return one.page.evaluate(
+def playing(one: Visit) -> bool:
+    is_playing: bool = one.page.evaluate(
         "() => { const a = document.getElementById('audio'); return !a.paused && !a.error; }"
     )
+    return is_playing
 
 
-def test_a_reply_plays_from_disk_and_its_picture_shows_how_far(visit, report: Path):
+def test_a_reply_plays_from_disk_and_its_picture_shows_how_far(visit: OpenPage, report: Path) -> None:
     one = visit(report)
     one.page.locator(".clip-reply .play").nth(1).click()
     one.until("document.getElementById('audio').currentTime > 0.3")
@@ -73,24 +78,26 @@ def test_a_reply_plays_from_disk_and_its_picture_shows_how_far(visit, report: Pa
     assert one.page.locator(".wave .heard").count() == 1
 
 
-def test_a_click_into_the_picture_plays_from_there(visit, report: Path):
+def test_a_click_into_the_picture_plays_from_there(visit: OpenPage, report: Path) -> None:
     one = visit(report)
     picture = one.page.locator(".clip-reply .wave").nth(3)
     box = picture.bounding_box()
-    picture.click(position={"x": box["width"] * 0.75, "y": 10})
+    picture.click(position={"x": present(box)["width"] * 0.75, "y": 10})
     one.until(
         "(() => { const a = document.getElementById('audio'); return a.currentTime > 0.7 * a.duration; })()"
     )
 
 
-def test_a_recording_that_is_gone_is_told_of_and_breaks_nothing(visit, tmp_path: Path):
+def test_a_recording_that_is_gone_is_told_of_and_breaks_nothing(visit: OpenPage, tmp_path: Path) -> None:
     one = visit(make_page(tmp_path, [sample_row(0)]))
     one.page.locator(".clip-reply .play").click()
     one.until("document.getElementById('p-time').textContent.includes('cannot be played')")
     one.complaints[:] = [text for text in one.complaints if "ERR_FILE_NOT_FOUND" not in text]
 
 
-def test_the_whole_review_can_be_done_from_the_keyboard(visit, report: Path, rows, tmp_path: Path):
+def test_the_whole_review_can_be_done_from_the_keyboard(
+    visit: OpenPage, report: Path, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
     one = visit(report)
     one.keys("j", "o", "j", "j", "r", "n")
     one.page.keyboard.type("too fast, joke r")
@@ -110,8 +117,8 @@ def test_the_whole_review_can_be_done_from_the_keyboard(visit, report: Path, row
 
 
 def test_marking_again_takes_the_mark_off_and_the_file_says_so_of_one_that_was_on_record(
-    visit, tmp_path: Path
-):
+    visit: OpenPage, tmp_path: Path
+) -> None:
     one = visit(make_page(tmp_path, [sample_row(0, review="ok", review_note="fine"), sample_row(1)]))
     assert one.text("#export") == "Save review.csv (1)"
     one.keys("j", "o", "j", "x", "x")
@@ -120,7 +127,9 @@ def test_marking_again_takes_the_mark_off_and_the_file_says_so_of_one_that_was_o
     assert (mark.review, mark.note) == ("", "fine")
 
 
-def test_marks_are_still_there_when_the_page_is_opened_again_and_made_again(visit, tmp_path: Path):
+def test_marks_are_still_there_when_the_page_is_opened_again_and_made_again(
+    visit: OpenPage, tmp_path: Path
+) -> None:
     rows = [sample_row(n) for n in range(4)]
     path = make_page(tmp_path, rows, job_key="job 1")
     one = visit(path)
@@ -138,7 +147,9 @@ def test_marks_are_still_there_when_the_page_is_opened_again_and_made_again(visi
     assert one.page.locator(".mark[aria-pressed=true]").count() == 0
 
 
-def test_rows_are_found_by_words_status_check_and_mark(visit, report: Path, rows):
+def test_rows_are_found_by_words_status_check_and_mark(
+    visit: OpenPage, report: Path, rows: list[dict[str, Any]]
+) -> None:
     one = visit(report)
     ids = [str(row["item_id"]) for row in rows]
     assert one.shown() == ids
@@ -162,7 +173,9 @@ def test_rows_are_found_by_words_status_check_and_mark(visit, report: Path, rows
     assert one.shown() == ids
 
 
-def test_rows_are_sorted_and_put_back_into_input_order(visit, report: Path, rows):
+def test_rows_are_sorted_and_put_back_into_input_order(
+    visit: OpenPage, report: Path, rows: list[dict[str, Any]]
+) -> None:
     one = visit(report)
     one.page.select_option("#sort", "cost")
     costs = {str(row["item_id"]): float(row["cost_usd"] or 0) for row in rows}
@@ -171,7 +184,7 @@ def test_rows_are_sorted_and_put_back_into_input_order(visit, report: Path, rows
     assert one.shown() == [row["item_id"] for row in rows]
 
 
-def test_hostile_texts_run_nothing_and_come_back_as_they_were(visit, tmp_path: Path):
+def test_hostile_texts_run_nothing_and_come_back_as_they_were(visit: OpenPage, tmp_path: Path) -> None:
     rows = [
         sample_row(n, item_id=text, prompt=text, transcript=text, error_message=text, deployment=text)
         for n, text in enumerate(HOSTILE)
@@ -194,7 +207,7 @@ def test_hostile_texts_run_nothing_and_come_back_as_they_were(visit, tmp_path: P
     assert '"\'=1+1 <b>_x001B_"' in raw
 
 
-def test_a_script_that_is_not_the_pages_own_is_stopped_by_the_policy(visit, report: Path):
+def test_a_script_that_is_not_the_pages_own_is_stopped_by_the_policy(visit: OpenPage, report: Path) -> None:
     one = visit(report)
     one.page.evaluate(
         "() => { const s = document.createElement('script'); s.textContent = 'window.stolen = 1';"
@@ -209,22 +222,22 @@ def test_a_script_that_is_not_the_pages_own_is_stopped_by_the_policy(visit, repo
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 860, 1360])
 def test_nothing_is_wider_than_the_window_and_text_stands_out_from_its_ground(
-    visit, report: Path, width: int, scheme: str
-):
+    visit: OpenPage, report: Path, width: int, scheme: str
+) -> None:
     one = visit(report, viewport={"width": width, "height": 840}, color_scheme=scheme)
     assert one.page.evaluate("document.documentElement.scrollWidth") <= width
     faint = one.page.evaluate(CONTRASTS)
     assert faint == []
 
 
-def test_the_theme_can_be_chosen_and_is_remembered(visit, report: Path):
+def test_the_theme_can_be_chosen_and_is_remembered(visit: OpenPage, report: Path) -> None:
     one = visit(report, color_scheme="light")
     one.page.click("#theme")
     one.page.reload()
     assert one.page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"
 
 
-def test_every_control_has_a_name_and_changes_are_announced(visit, report: Path):
+def test_every_control_has_a_name_and_changes_are_announced(visit: OpenPage, report: Path) -> None:
     one = visit(report)
     nameless = one.page.evaluate(
         "() => [...document.querySelectorAll('button, input, select, textarea')].filter(e =>"
@@ -246,13 +259,15 @@ def test_every_control_has_a_name_and_changes_are_announced(visit, report: Path)
     assert one.page.locator("#help").evaluate("dialog => dialog.open")
 
 
-def test_the_page_reads_without_its_script_too(visit, report: Path):
+def test_the_page_reads_without_its_script_too(visit: OpenPage, report: Path) -> None:
     one = visit(report, java_script_enabled=False)
     assert one.page.get_by_text("Two people greet each other").first.is_visible()
     assert one.page.locator(".tile-amount").first.is_visible()
 
 
-def test_pages_of_a_large_job_lead_to_each_other_and_share_their_marks(visit, tmp_path: Path):
+def test_pages_of_a_large_job_lead_to_each_other_and_share_their_marks(
+    visit: OpenPage, tmp_path: Path
+) -> None:
     rows = [sample_row(n) for n in range(30)]
     one = visit(make_page(tmp_path, rows, draw=None, page_rows=10))
     one.keys("j", "o")
@@ -267,7 +282,9 @@ def test_pages_of_a_large_job_lead_to_each_other_and_share_their_marks(visit, tm
     assert {mark.item_id for mark in read.marks} == {rows[0]["item_id"], rows[10]["item_id"]}
 
 
-def test_five_thousand_rows_open_and_are_searched(visit, tmp_path: Path, record_property):
+def test_five_thousand_rows_open_and_are_searched(
+    visit: OpenPage, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     rows = [sample_row(n) for n in range(5000)]
     path = make_page(tmp_path, rows, draw=lambda _: "M1 12" + "v8m2 -8" * 99)
     one = visit(path)

@@ -1,9 +1,15 @@
 """The page of a real run: recordings play from where they lie, and what is marked on it is made again."""
 
-from running import audiobatch, last_json, read_manifest, write_wav
+from pathlib import Path
+
+from audiobatch_emulator.process import EmulatorProcess
+from tests.browser.conftest import OpenPage
+from tests.running import audiobatch, last_json, read_manifest, write_wav
 
 
-def test_what_is_marked_on_the_page_of_a_run_is_made_again(visit, emulator, tmp_path):
+def test_what_is_marked_on_the_page_of_a_run_is_made_again(
+    visit: OpenPage, emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     for name in ("a b.wav", "tür/c#1.wav"):
         write_wav(tmp_path / "my calls" / name, seconds=2)
     out = tmp_path / "results" / "out"

@@ -1,12 +1,8 @@
 """Fixtures of the contract tests: one emulator for all of them, as new before each test."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from audiobatch_emulator.process import EmulatorProcess
 

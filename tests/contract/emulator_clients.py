@@ -6,15 +6,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-from bare_server import voice
 from openai import AzureOpenAI, OpenAI
+from openai.types.chat import ChatCompletionMessageParam
 
 from audiobatch_emulator.process import EmulatorProcess
+from tests.bare_server import voice
 
 API_VERSION = "2025-01-01-preview"
 MODEL = "gpt-audio-1.5"
 SPOKEN: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
-PROMPT = [{"role": "user", "content": "Is a golden retriever a good family dog?"}]
+PROMPT: list[ChatCompletionMessageParam] = [
+    {"role": "user", "content": "Is a golden retriever a good family dog?"}
+]
 SURFACES = ("azure", "azure_v1", "openai")
 
 

@@ -68,7 +68,8 @@ async def say(connection: AsyncRealtimeConnection, text: str) -> None:
 
 async def update(connection: AsyncRealtimeConnection, **changes: Any) -> dict[str, Any]:
     """Changes the session; gives it as the service shows it then."""
-    await connection.send({"type": "session.update", "session": {"type": "realtime"} | changes})
+    update: Any = {"type": "session.update", "session": {"type": "realtime"} | changes}
+    await connection.send(update)
     found: dict[str, Any] = (await until(connection, "session.updated"))[-1]["session"]
     return found
 

@@ -14,10 +14,19 @@ from azure.identity import (
 )
 from azure.identity.aio import DefaultAzureCredential as AsyncDefaultAzureCredential
 from azure.identity.aio import get_bearer_token_provider as async_token_provider
-from emulator_clients import API_VERSION, MODEL, PROMPT, SPOKEN, SURFACES, ask, client, raw_post
 from openai import AsyncAzureOpenAI, AuthenticationError, AzureOpenAI, OpenAI
 
 from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import (
+    API_VERSION,
+    MODEL,
+    PROMPT,
+    SPOKEN,
+    SURFACES,
+    ask,
+    client,
+    raw_post,
+)
 
 SCOPE = "https://cognitiveservices.azure.com/.default"
 DATED = f"/openai/deployments/{MODEL}/chat/completions?api-version={API_VERSION}"

@@ -1,17 +1,19 @@
 """An engine that fails is one failed request."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import openai as sdk
 import pytest
 from aiohttp.test_utils import TestServer
-from emulator_clients import MODEL, PROMPT, SPOKEN, heard, recording, tone_wav
 
 from audiobatch_emulator.app import build_app
 from audiobatch_emulator.config import EmulatorConfig
+from audiobatch_emulator.hearing import Hearing
 from audiobatch_emulator.recognition import EngineCrashed, MeasuringRecognizer
 from audiobatch_emulator.service import Service
 from audiobatch_emulator.tones import ToneSpeech
+from tests.contract.emulator_clients import MODEL, PROMPT, SPOKEN, heard, recording, tone_wav
 
 
 class BrittleSpeech(ToneSpeech):
@@ -28,7 +30,7 @@ class BrittleSpeech(ToneSpeech):
 class BrittleRecognizer(MeasuringRecognizer):
     """Dies of long recordings."""
 
-    async def hear(self, audio: bytes):
+    async def hear(self, audio: bytes) -> Hearing:
         if len(audio) > 50_000:
             raise EngineCrashed("the recognizer died")
         return await super().hear(audio)
@@ -56,7 +58,7 @@ async def client(service: Service) -> AsyncIterator[sdk.AsyncOpenAI]:
 async def test_a_voice_that_dies_fails_one_request(
     service: Service, client: sdk.AsyncOpenAI, word: str
 ) -> None:
-    deadly = [{"role": "user", "content": f"Say {word}"}]
+    deadly: list[Any] = [{"role": "user", "content": f"Say {word}"}]
     with pytest.raises(sdk.InternalServerError) as caught:
         await client.chat.completions.create(model=MODEL, messages=deadly, **SPOKEN)
     assert "The server had an error while processing your request" in caught.value.message
@@ -68,7 +70,7 @@ async def test_a_voice_that_dies_fails_one_request(
 
 async def test_a_recognizer_that_dies_fails_one_request(service: Service, client: sdk.AsyncOpenAI) -> None:
     for duration_s, status in ((5.0, 500), (0.5, 200)):
-        messages = heard(recording(tone_wav(duration_s)))
+        messages: list[Any] = heard(recording(tone_wav(duration_s)))
         if status == 500:
             with pytest.raises(sdk.InternalServerError):
                 await client.chat.completions.create(model=MODEL, messages=messages)

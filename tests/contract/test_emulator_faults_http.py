@@ -11,9 +11,9 @@ from typing import Any
 import httpx2
 import openai as sdk
 import pytest
-from emulator_clients import MODEL, PROMPT, SPOKEN, SURFACES, ask, client, raw_post
 
 from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import MODEL, PROMPT, SPOKEN, SURFACES, ask, client, raw_post
 
 BODY = {"model": MODEL, "messages": PROMPT, **SPOKEN}
 

@@ -5,9 +5,9 @@ import io
 
 import av
 import pytest
-from emulator_clients import ask, client, heard, recording
 
 from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import ask, client, heard, recording
 
 VOICES = ("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar")
 
@@ -34,11 +34,11 @@ def test_each_format_decodes_to_the_same_length(
     expected_s = len(audio_of(server, "ash", "pcm16")) / 48_000
     audio = audio_of(server, "ash", audio_format)
     assert audio.startswith(start)
-    with av.open(io.BytesIO(audio)) as file:
+    with av.open(io.BytesIO(audio), "r") as file:
         stream = file.streams.audio[0]
         assert stream.codec_context.name in (codec, codec + "float", "lib" + codec)
         assert stream.channels == 1
-        duration_s = sum(frame.samples / frame.sample_rate for frame in file.decode(stream))
+        duration_s = sum(float(frame.samples / frame.sample_rate) for frame in file.decode(stream))
     assert duration_s == pytest.approx(expected_s, abs=0.12)
     assert audio == audio_of(server, "ash", audio_format), "the same request gave other bytes"
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from emulator_clients import API_VERSION, MODEL, PROMPT, SPOKEN, heard, recording, tone_wav
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import API_VERSION, MODEL, PROMPT, SPOKEN, heard, recording, tone_wav
 
 FAST = settings(
     max_examples=150,

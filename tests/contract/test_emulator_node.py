@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 import platformdirs
 import pytest
-from emulator_clients import MODEL, tone_wav
-from running import ROOT
 
 from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import MODEL, tone_wav
+from tests.running import ROOT
 
 HERE = Path(__file__).resolve().parent / "node"
 SDKS = ("openai6", "openai7")

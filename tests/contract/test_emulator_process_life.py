@@ -13,11 +13,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from emulator_clients import MODEL, PROMPT, SPOKEN, ask, client, raw_post
 from openai import OpenAI
-from running import ROOT
 
 from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import MODEL, PROMPT, SPOKEN, ask, client, raw_post
+from tests.running import ROOT
 
 BODY = {"model": MODEL, "messages": PROMPT, **SPOKEN}
 

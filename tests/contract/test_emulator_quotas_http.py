@@ -4,9 +4,9 @@ import time
 
 import openai as sdk
 import pytest
-from emulator_clients import MODEL, SURFACES, ask, client
 
 from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import MODEL, SURFACES, ask, client
 
 
 @pytest.mark.parametrize("surface", SURFACES)

@@ -2,11 +2,12 @@
 
 import base64
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from emulator_clients import ask, client, heard, recording
 
 from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import ask, client, heard, recording
 
 pytest.importorskip("espeakng_loader", reason="the extra `local` is not installed")
 pytest.importorskip("pocketsphinx", reason="the extra `local` is not installed")
@@ -53,7 +54,7 @@ def test_words_have_times_in_every_format_that_has_any(speaking: EmulatorProcess
     wav = spoken(speaking)
     with client(speaking, "openai") as openai:
 
-        def transcribe(**settings):
+        def transcribe(**settings: Any) -> Any:
             return openai.audio.transcriptions.create(file=("memo.wav", wav), model="whisper-1", **settings)
 
         verbose = transcribe(response_format="verbose_json", timestamp_granularities=["word", "segment"])

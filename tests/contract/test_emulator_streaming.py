@@ -6,9 +6,9 @@ from typing import Any
 import httpx2
 import openai as sdk
 import pytest
-from emulator_clients import SURFACES, ask, client, heard, raw_post, recording, tone_wav
 
 from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import SURFACES, ask, client, heard, raw_post, recording, tone_wav
 
 PCM16 = {"voice": "alloy", "format": "pcm16"}
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import httpx2
 import openai as sdk
 import pytest
-from emulator_clients import API_VERSION, ask
 
 from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import API_VERSION, ask
 
 
 @pytest.fixture

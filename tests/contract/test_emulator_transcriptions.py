@@ -1,20 +1,30 @@
 """Transcriptions as the official clients ask for them: three URLs, five formats, and what is refused."""
 
 import json
+from typing import Any
 
 import pytest
-from emulator_clients import SURFACES, client, raw_post, tone_wav
-from openai import APIStatusError, BadRequestError
+from openai import APIStatusError, BadRequestError, OpenAI
+
+from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import SURFACES, client, raw_post, tone_wav
 
 WAV = tone_wav(1.5)
 
 
-def transcribe(connected, content=WAV, *, name="memo.wav", model="whisper-1", **settings):
+def transcribe(
+    connected: OpenAI,
+    content: bytes = WAV,
+    *,
+    name: str = "memo.wav",
+    model: str = "whisper-1",
+    **settings: Any,
+) -> Any:
     return connected.audio.transcriptions.create(file=(name, content), model=model, **settings)
 
 
 @pytest.mark.parametrize("surface", SURFACES)
-def test_a_recording_is_written_down_on_every_url(surface, server):
+def test_a_recording_is_written_down_on_every_url(surface: str, server: EmulatorProcess) -> None:
     with client(server, surface) as connected:
         reply = transcribe(connected)
     assert reply.text == ""
@@ -24,7 +34,7 @@ def test_a_recording_is_written_down_on_every_url(surface, server):
     assert (record["transport"], record["status"], record["billed"]) == ("transcription", 200, True)
 
 
-def test_the_gpt_models_are_charged_by_tokens(server):
+def test_the_gpt_models_are_charged_by_tokens(server: EmulatorProcess) -> None:
     with client(server) as connected:
         usage = transcribe(connected, model="gpt-4o-transcribe").usage
     assert usage.type == "tokens"
@@ -33,7 +43,7 @@ def test_the_gpt_models_are_charged_by_tokens(server):
 
 
 @pytest.mark.parametrize("wanted", ["json", "text", "srt", "verbose_json", "vtt"])
-def test_every_response_format_is_given(wanted, server):
+def test_every_response_format_is_given(wanted: str, server: EmulatorProcess) -> None:
     with client(server, "openai") as connected:
         reply = transcribe(connected, response_format=wanted)
     match wanted:
@@ -47,7 +57,7 @@ def test_every_response_format_is_given(wanted, server):
             assert reply.strip() == ""
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "a format that only Whisper gives": (
         {"model": "gpt-4o-transcribe", "response_format": "verbose_json"},
         400,
@@ -73,7 +83,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_wrong_transcription_is_refused_in_the_service_s_words(case, server):
+def test_a_wrong_transcription_is_refused_in_the_service_s_words(case: str, server: EmulatorProcess) -> None:
     settings, status, words = REFUSED[case]
     with client(server, "openai") as connected, pytest.raises(APIStatusError) as refused:
         transcribe(connected, **settings)
@@ -82,24 +92,24 @@ def test_a_wrong_transcription_is_refused_in_the_service_s_words(case, server):
     assert not server.settled_journal(1)[0]["billed"]
 
 
-def test_the_code_of_a_format_that_does_not_fit_is_unsupported_value(server):
+def test_the_code_of_a_format_that_does_not_fit_is_unsupported_value(server: EmulatorProcess) -> None:
     with client(server, "azure_v1") as connected, pytest.raises(BadRequestError) as refused:
         transcribe(connected, model="gpt-4o-transcribe", response_format="srt")
     assert (refused.value.code, refused.value.param) == ("unsupported_value", "response_format")
 
 
-def test_a_transcription_model_makes_no_chat_completion(server):
+def test_a_transcription_model_makes_no_chat_completion(server: EmulatorProcess) -> None:
     body = {"model": "whisper-1", "messages": [{"role": "user", "content": "hello"}]}
     assert raw_post(server, json=body).status_code == 404
 
 
-def test_a_body_that_is_no_form_is_refused(server):
+def test_a_body_that_is_no_form_is_refused(server: EmulatorProcess) -> None:
     path = "/v1/audio/transcriptions"
     assert raw_post(server, path, json={"model": "whisper-1"}).status_code == 400
     assert raw_post(server, path, data={"model": "whisper-1"}).status_code == 400
 
 
-def test_faults_and_quotas_hold_here_too(server):
+def test_faults_and_quotas_hold_here_too(server: EmulatorProcess) -> None:
     server.put_faults(
         {"when": {"nth": 1}, "do": {"status": 503}}, {"when": {"nth": 2}, "do": {"corrupt": "json"}}
     )

@@ -4,7 +4,10 @@ import base64
 from typing import Any
 
 import pytest
-from emulator_clients import (
+from openai import BadRequestError, NotFoundError
+
+from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import (
     MODEL,
     PROMPT,
     SPOKEN,
@@ -15,9 +18,6 @@ from emulator_clients import (
     recording,
     tone_wav,
 )
-from openai import BadRequestError, NotFoundError
-
-from audiobatch_emulator.process import EmulatorProcess
 
 WAV = tone_wav(0.5)
 MP3_MARK = b"\xff\xfb\x90\x64" + bytes(600)
@@ -379,7 +379,7 @@ def test_audio_ids_live_as_long_as_was_set() -> None:
 
     with EmulatorProcess("--speech", "tone", "--audio-id-life", "1.0") as short, client(short) as openai:
         spoken = ask(openai).choices[0].message.audio
-        follow_up = [
+        follow_up: list[Any] = [
             *PROMPT,
             {"role": "assistant", "audio": {"id": spoken.id}},
             {"role": "user", "content": "Why?"},

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from audiobatch.errors import ErrorType, LeaseLost, StorageError
 from audiobatch.ledger.ledger import Attempt, AttemptEnd, Ledger
+from audiobatch.ledger.queue import Claim
 from audiobatch.model import Outcome, Review, Source, SourceKind, Status
+from tests.narrowing import present
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 #: Shorter than anybody should take to claim and look; a lease that is to run out is waited for.
 SHORT_S = 0.2
 
 
-def attempt(number=1, item_id="i001", **changes):
+def attempt(number: int = 1, item_id: str = "i001", **changes: Any) -> Attempt:
     given = {
         "attempt_id": f"run-{number}", "item_id": item_id, "turn": 1, "fingerprint": "f1", "run_id": "run",
         "number": number, "started_at": NOW, "deployment": "d", "provider": "azure", "transport": "chat",
@@ -29,16 +34,16 @@ def attempt(number=1, item_id="i001", **changes):
     return Attempt(**{**given, **changes})
 
 
-def outcome(item_id="i001", status=Status.SUCCEEDED, **changes):
+def outcome(item_id: str = "i001", status: Status = Status.SUCCEEDED, **changes: Any) -> Outcome:
     given = {"turn": 1, "fingerprint": "f1", "run_id": "run", "started_at": NOW, "finished_at": NOW}
     return Outcome(item_id=item_id, status=status, **{**given, **changes})
 
 
-def end(number=1, state=Status.SUCCEEDED, **changes):
+def end(number: int = 1, state: Status = Status.SUCCEEDED, **changes: Any) -> AttemptEnd:
     return AttemptEnd(attempt_id=f"run-{number}", state=state, finished_at=NOW, **changes)
 
 
-def sources(count):
+def sources(count: int) -> list[Source]:
     return [
         Source(item_id=f"i{n:03}", kind=SourceKind.PROMPT, position=n, root="", path="", text=f"text {n}")
         for n in range(1, count + 1)
@@ -46,7 +51,7 @@ def sources(count):
 
 
 @pytest.fixture(params=["file", "postgresql"])
-def place(request, tmp_path):
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """What `--ledger` would say."""
     return (
         str(tmp_path / "ledger.db") if request.param == "file" else request.getfixturevalue("postgresql").url
@@ -54,11 +59,11 @@ def place(request, tmp_path):
 
 
 @pytest.fixture
-def open_ledger(place, tmp_path):
+def open_ledger(place: str, tmp_path: Path) -> Iterator[Callable[..., Ledger]]:
     """Opens the same ledger once more, as another run does."""
     opened = []
 
-    def open_one(run_id="run", *, lease_s=60.0):
+    def open_one(run_id: str = "run", *, lease_s: float = 60.0) -> Ledger:
         ledger = Ledger.at(place, str(tmp_path))
         ledger.queue.claims_as(run_id, lease_s=lease_s)
         opened.append(ledger)
@@ -70,21 +75,21 @@ def open_ledger(place, tmp_path):
 
 
 @pytest.fixture
-def ledger(open_ledger):
+def ledger(open_ledger: Callable[..., Ledger]) -> Ledger:
     return open_ledger()
 
 
-def filled(ledger, count=10, queue_id="q"):
+def filled(ledger: Ledger, count: int = 10, queue_id: str = "q") -> Ledger:
     ledger.put_sources(sources(count), queue_id)
     ledger.queue.fill([(one.item_id, one.position) for one in sources(count)], queue_id)
     return ledger
 
 
-def ids(claims):
+def ids(claims: Iterable[Claim]) -> list[str]:
     return [one.item_id for one in claims]
 
 
-async def until(condition, patience_s=30.0):
+async def until(condition: Callable[[], Awaitable[list[Claim]]], patience_s: float = 30.0) -> list[Claim]:
     async with asyncio.timeout(patience_s):
         while not (found := await condition()):  # noqa: ASYNC110 - it is another process's clock
             await asyncio.sleep(0.02)
@@ -94,13 +99,15 @@ async def until(condition, patience_s=30.0):
 # What is written.
 
 
-async def test_what_is_written_at_once_is_all_there_when_the_writes_return(ledger, open_ledger):
+async def test_what_is_written_at_once_is_all_there_when_the_writes_return(
+    ledger: Ledger, open_ledger: Callable[..., Ledger]
+) -> None:
     await asyncio.gather(*(ledger.record_intent(attempt(n, f"item{n}")) for n in range(300)))
     assert len(open_ledger().open_calls()) == 300
 
 
-async def test_one_bad_row_fails_alone(ledger):
-    bad = replace(outcome("bad"), finish_reason={"not": "text"})
+async def test_one_bad_row_fails_alone(ledger: Ledger) -> None:
+    bad = replace(outcome("bad"), finish_reason=cast("str", {"not": "text"}))
     ended = await asyncio.gather(
         *(ledger.record_outcome(one) for one in (outcome("a"), bad, outcome("b"))), return_exceptions=True
     )
@@ -108,11 +115,11 @@ async def test_one_bad_row_fails_alone(ledger):
     assert {one.item_id for one in ledger.all_outcomes()} == {"a", "b"}
 
 
-async def test_an_outcome_the_end_of_its_call_and_what_it_replaces_are_one_commit(ledger):
+async def test_an_outcome_the_end_of_its_call_and_what_it_replaces_are_one_commit(ledger: Ledger) -> None:
     await ledger.record_intent(attempt())
     first = outcome(transcript="first")
     await ledger.record_outcome(first, end(cost_usd=Decimal("0.1")))
-    second = replace(first, version=2, fingerprint={"no": "text"})
+    second = replace(first, version=2, fingerprint=cast("str", {"no": "text"}))
     with pytest.raises(StorageError):
         await ledger.record_outcome(second, end(state=Status.FAILED), superseded=first)
     assert list(ledger.all_outcomes(earlier=True)) == []
@@ -122,13 +129,13 @@ async def test_an_outcome_the_end_of_its_call_and_what_it_replaces_are_one_commi
     assert (ledger.outcome("i001", 1), ledger.earlier_outcomes("i001", 1)) == (second, [first])
 
 
-async def test_a_call_counts_what_it_cost_or_its_worst_or_else_what_it_is_taken_for(ledger):
+async def test_a_call_counts_what_it_cost_or_its_worst_or_else_what_it_is_taken_for(ledger: Ledger) -> None:
     worst, cost, free = (
         {"worst_usd": Decimal("0.10")},
         {"cost_usd": Decimal("0.01")},
         {"cost_usd": Decimal(0)},
     )
-    calls = {
+    calls: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
         "known": (worst, {**cost}),
         "no token counts": (worst, {}),
         "lost": (worst, {"state": Status.UNKNOWN}),
@@ -152,20 +159,24 @@ async def test_a_call_counts_what_it_cost_or_its_worst_or_else_what_it_is_taken_
     assert ledger.uncounted() == (6, None)
 
 
-async def test_what_comes_back_is_what_was_put_in_whatever_its_characters(ledger):
+async def test_what_comes_back_is_what_was_put_in_whatever_its_characters(ledger: Ledger) -> None:
     words = "naïve \N{PILE OF POO} \u2028 line\r\nline ' \" \\ %s :x"
     await ledger.record_outcome(outcome(transcript=words, cost_usd=Decimal("0.000001"), latency_s=0.1 + 0.2))
     found = ledger.outcome("i001", 1)
-    assert (found.transcript, found.cost_usd, found.latency_s) == (words, Decimal("0.000001"), 0.1 + 0.2)
-    assert (found.started_at, found.status) == (NOW, Status.SUCCEEDED)
+    assert (present(found).transcript, present(found).cost_usd, present(found).latency_s) == (
+        words,
+        Decimal("0.000001"),
+        0.1 + 0.2,
+    )
+    assert (present(found).started_at, present(found).status) == (NOW, Status.SUCCEEDED)
 
 
-async def test_a_character_that_a_database_cannot_hold_costs_no_reply(ledger):
+async def test_a_character_that_a_database_cannot_hold_costs_no_reply(ledger: Ledger) -> None:
     await ledger.record_outcome(outcome(transcript="a\0b"))
-    assert ledger.outcome("i001", 1).transcript in {"a\0b", "a\ufffdb"}
+    assert present(ledger.outcome("i001", 1)).transcript in {"a\0b", "a\ufffdb"}
 
 
-def test_sources_are_streamed_in_input_order_and_put_again_keep_their_place(ledger):
+def test_sources_are_streamed_in_input_order_and_put_again_keep_their_place(ledger: Ledger) -> None:
     ledger.put_sources(sources(2500), "q1")
     ledger.put_sources([replace(one, text="new") for one in sources(2500)], "q2")
     found = list(ledger.recorded("q2"))
@@ -174,7 +185,7 @@ def test_sources_are_streamed_in_input_order_and_put_again_keep_their_place(ledg
     assert list(ledger.recorded("q1")) == []
 
 
-async def test_marks_notes_settings_and_a_purge(ledger):
+async def test_marks_notes_settings_and_a_purge(ledger: Ledger) -> None:
     ledger.begin_run("run", spec="{}", settings_key="k", settings_value='{"voice":"alloy"}')
     ledger.begin_run("run2", spec="{}", settings_key="k", settings_value='{"voice":"ash"}')
     assert ledger.settings_value("k") == {"voice": "alloy"}
@@ -186,11 +197,11 @@ async def test_marks_notes_settings_and_a_purge(ledger):
     assert (ledger.noted("a"), ledger.noted("c")) == ("b", "")
     ledger.forget_words(["i001"])
     ledger.shrink()
-    assert ledger.outcome("i001", 1).transcript == ""
+    assert present(ledger.outcome("i001", 1)).transcript == ""
     ledger.end_run("run", "{}")
 
 
-def test_inputs_that_are_gone_and_never_had_a_result_are_forgotten(ledger):
+def test_inputs_that_are_gone_and_never_had_a_result_are_forgotten(ledger: Ledger) -> None:
     ledger.put_sources(sources(2), "q1")
     ledger.put_sources(sources(1), "q2")
     ledger.forget_missing_inputs("q2")
@@ -200,14 +211,16 @@ def test_inputs_that_are_gone_and_never_had_a_result_are_forgotten(ledger):
 # The queue.
 
 
-async def test_what_was_let_go_is_not_counted_as_left_any_more(ledger):
+async def test_what_was_let_go_is_not_counted_as_left_any_more(ledger: Ledger) -> None:
     filled(ledger, 100)
     for left, one in zip(reversed(range(100)), await ledger.queue.claim(100), strict=True):
         ledger.queue.ended(one.item_id)
         assert ledger.queue.state().left == left
 
 
-async def test_items_are_claimed_in_order_of_position_each_by_one_run_alone(ledger, open_ledger):
+async def test_items_are_claimed_in_order_of_position_each_by_one_run_alone(
+    ledger: Ledger, open_ledger: Callable[..., Ledger]
+) -> None:
     filled(ledger, 10)
     other = open_ledger("other")
     assert ids(await ledger.queue.claim(4, after=0)) == ["i001", "i002", "i003", "i004"]
@@ -217,11 +230,13 @@ async def test_items_are_claimed_in_order_of_position_each_by_one_run_alone(ledg
     assert other.queue.state().held == 10
 
 
-async def test_many_who_claim_at_once_get_every_item_once(ledger, open_ledger):
+async def test_many_who_claim_at_once_get_every_item_once(
+    ledger: Ledger, open_ledger: Callable[..., Ledger]
+) -> None:
     filled(ledger, 200)
     runs = [ledger, *(open_ledger(f"other{n}") for n in range(3))]
 
-    async def drain(run):
+    async def drain(run: Ledger) -> list[str]:
         mine = []
         while claims := await run.queue.claim(7):
             mine += ids(claims)
@@ -236,7 +251,7 @@ async def test_many_who_claim_at_once_get_every_item_once(ledger, open_ledger):
     assert ledger.queue.state().left == 0
 
 
-async def test_what_has_ended_is_not_put_on_the_same_queue_again(ledger):
+async def test_what_has_ended_is_not_put_on_the_same_queue_again(ledger: Ledger) -> None:
     filled(ledger, 3)
     claims = await ledger.queue.claim(2, after=0)
     ledger.queue.ended(claims[0].item_id)
@@ -245,7 +260,9 @@ async def test_what_has_ended_is_not_put_on_the_same_queue_again(ledger):
     assert ids(await ledger.queue.claim(9, after=0)) == ["i003", "i004"]
 
 
-async def test_what_is_set_free_can_be_claimed_at_once(ledger, open_ledger):
+async def test_what_is_set_free_can_be_claimed_at_once(
+    ledger: Ledger, open_ledger: Callable[..., Ledger]
+) -> None:
     filled(ledger, 3)
     await ledger.queue.claim(3, after=0)
     ledger.queue.release(["i002"])
@@ -254,13 +271,15 @@ async def test_what_is_set_free_can_be_claimed_at_once(ledger, open_ledger):
     assert (found.item_id, found.overdue) == ("i002", False)
 
 
-async def test_a_lease_that_runs_out_is_taken_over_and_one_that_is_renewed_is_not(ledger, open_ledger):
+async def test_a_lease_that_runs_out_is_taken_over_and_one_that_is_renewed_is_not(
+    ledger: Ledger, open_ledger: Callable[..., Ledger]
+) -> None:
     filled(ledger, 2)
     silent, alive = open_ledger("silent", lease_s=SHORT_S), open_ledger("alive", lease_s=SHORT_S)
     await silent.queue.claim(1, after=0)
     [kept] = await alive.queue.claim(1, after=0)
 
-    async def take_over():
+    async def take_over() -> list[Claim]:
         assert not await alive.queue.renew()
         return await ledger.queue.claim(9)
 
@@ -270,7 +289,9 @@ async def test_a_lease_that_runs_out_is_taken_over_and_one_that_is_renewed_is_no
     assert (kept.item_id, kept.fence, kept.overdue) == ("i002", 1, False)
 
 
-async def test_leases_far_apart_in_time_are_told_apart_by_the_databases_clock_alone(ledger, monkeypatch):
+async def test_leases_far_apart_in_time_are_told_apart_by_the_databases_clock_alone(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     filled(ledger, 1)
     monkeypatch.setattr("time.time", lambda: 0.0)
     monkeypatch.setattr("time.monotonic", lambda: 1e9)
@@ -278,7 +299,9 @@ async def test_leases_far_apart_in_time_are_told_apart_by_the_databases_clock_al
     assert await ledger.queue.claim(1) == []
 
 
-async def test_whoever_was_silent_too_long_writes_nothing_more_of_the_item(ledger, open_ledger):
+async def test_whoever_was_silent_too_long_writes_nothing_more_of_the_item(
+    ledger: Ledger, open_ledger: Callable[..., Ledger]
+) -> None:
     filled(ledger, 1)
     silent = open_ledger("silent", lease_s=SHORT_S)
     [mine] = await silent.queue.claim(1, after=0)
@@ -295,12 +318,14 @@ async def test_whoever_was_silent_too_long_writes_nothing_more_of_the_item(ledge
     await ledger.record_outcome(outcome(transcript="mine"))
     silent.queue.ended("i001")
     await silent.queue.renew()
-    assert ledger.outcome("i001", 1).transcript == "mine"
+    assert present(ledger.outcome("i001", 1)).transcript == "mine"
     assert ledger.queue.held == {"i001"}
     assert ledger.queue.state().held == 1, "what the silent one let go is not its own any more"
 
 
-async def test_the_end_that_another_has_given_a_call_stands(ledger, open_ledger):
+async def test_the_end_that_another_has_given_a_call_stands(
+    ledger: Ledger, open_ledger: Callable[..., Ledger]
+) -> None:
     silent = open_ledger("silent")
     await silent.record_intent(attempt(1))
     ledger.record_end_now(end(1, Status.UNKNOWN))
@@ -308,7 +333,9 @@ async def test_the_end_that_another_has_given_a_call_stands(ledger, open_ledger)
     assert ledger.unknown_calls("i001", 1) == 1
 
 
-async def test_of_a_batch_only_what_is_late_is_refused(ledger, open_ledger):
+async def test_of_a_batch_only_what_is_late_is_refused(
+    ledger: Ledger, open_ledger: Callable[..., Ledger]
+) -> None:
     filled(ledger, 10)
     silent = open_ledger("silent", lease_s=SHORT_S)
     await silent.queue.claim(10, after=0)
@@ -321,7 +348,9 @@ async def test_of_a_batch_only_what_is_late_is_refused(ledger, open_ledger):
     assert {one.item_id for one in ledger.all_outcomes()} == set(names) - taken
 
 
-async def test_a_queue_that_is_emptied_refuses_whoever_still_held_something(ledger, open_ledger):
+async def test_a_queue_that_is_emptied_refuses_whoever_still_held_something(
+    ledger: Ledger, open_ledger: Callable[..., Ledger]
+) -> None:
     filled(ledger, 2)
     before = open_ledger("before")
     await before.queue.claim(1, after=0)
@@ -333,7 +362,7 @@ async def test_a_queue_that_is_emptied_refuses_whoever_still_held_something(ledg
     assert ids(await ledger.queue.claim(9, after=0)) == ["i001", "i002"]
 
 
-async def test_how_far_the_work_is(ledger):
+async def test_how_far_the_work_is(ledger: Ledger) -> None:
     ledger.note("queue", "q")
     filled(ledger, 4)
     claims = await ledger.queue.claim(2, after=0)
@@ -353,7 +382,7 @@ async def test_how_far_the_work_is(ledger):
     assert ledger.has_finished_run()
 
 
-def test_it_is_opened_again_with_all_that_was_in_it(place, tmp_path):
+def test_it_is_opened_again_with_all_that_was_in_it(place: str, tmp_path: Path) -> None:
     with closing(Ledger.at(place, str(tmp_path))) as first:
         filled(first, 3)
     with closing(Ledger.at(place, str(tmp_path))) as again:

@@ -2,11 +2,14 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from openai import AsyncAzureOpenAI, AsyncOpenAI
-from realtime_sessions import (
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+
+from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.realtime_sessions import (
     MODEL,
     QUICKSTART,
     audio_of,
@@ -20,9 +23,6 @@ from realtime_sessions import (
     update,
     words_of,
 )
-from websockets.exceptions import ConnectionClosedError, InvalidStatus
-
-from audiobatch_emulator.process import EmulatorProcess
 
 RESPONSE = [
     "response.created",
@@ -49,7 +49,7 @@ def patch(value: dict[str, Any], path: str, new: Any) -> dict[str, Any]:
 async def test_the_quickstart_s_session_is_taken_as_it_stands(server: EmulatorProcess) -> None:
     async with session(server) as connection:
         created = (await until(connection, "session.created"))[0]["session"]
-        await connection.session.update(session=QUICKSTART)
+        await connection.session.update(session=cast("Any", QUICKSTART))
         updated = (await until(connection, "session.updated"))[0]["session"]
         await say(connection, "Please assist the user.")
         await connection.response.create()
@@ -197,7 +197,8 @@ async def test_a_wrong_setting_is_an_error_and_changes_nothing(
     async with session(server) as connection:
         before: Any = await connection.recv()
         wrong = patch(QUICKSTART, path, value)
-        await connection.send({"type": "session.update", "session": wrong, "event_id": "mine"})
+        update: Any = {"type": "session.update", "session": wrong, "event_id": "mine"}
+        await connection.send(update)
         error: Any = await connection.recv()
         assert error.type == "error"
         assert (error.error.param, error.error.code) == (param, code)
@@ -371,18 +372,17 @@ async def test_items_are_placed_shown_and_deleted(server: EmulatorProcess) -> No
     async with session(server) as connection:
         await until(connection, "session.created")
         for identity, after in (("one", None), ("two", None), ("zero", "root")):
-            await connection.send(
-                {
-                    "type": "conversation.item.create",
-                    "previous_item_id": after,
-                    "item": {
-                        "id": identity,
-                        "type": "message",
-                        "role": "user",
-                        "content": [{"type": "input_text", "text": identity}],
-                    },
-                }
-            )
+            created: Any = {
+                "type": "conversation.item.create",
+                "previous_item_id": after,
+                "item": {
+                    "id": identity,
+                    "type": "message",
+                    "role": "user",
+                    "content": [{"type": "input_text", "text": identity}],
+                },
+            }
+            await connection.send(created)
         added = await until(connection, "conversation.item.done", also=lambda e: e.item.id == "zero")
         places = [e.get("previous_item_id") for e in added if e["type"] == "conversation.item.added"]
         assert places == [None, "one", None]

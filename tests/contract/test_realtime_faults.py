@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from emulator_clients import tone_wav
 from websockets.asyncio.server import ServerConnection, serve
 
 from audiobatch.errors import (
@@ -22,6 +21,7 @@ from audiobatch.errors import (
     PermissionMissing,
     RateLimited,
     RequestRejected,
+    ServiceError,
     Unavailable,
 )
 from audiobatch.model import AudioPart, Exchange, PriorReply, Reply, Request
@@ -30,6 +30,7 @@ from audiobatch.transports.base import ServiceAccess
 from audiobatch.transports.realtime import RealtimeTransport
 from audiobatch.transports.realtime_request import InputAudioSettings
 from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import tone_wav
 
 QUIET_S = 1.0
 SOUND = AudioPart(data=tone_wav(), format="wav", duration_s=1.0)
@@ -119,6 +120,7 @@ async def test_a_refused_upgrade_is_what_a_refused_request_is(
     headers = {"retry-after-ms": "2500"}
     failed, received = await failure(server, {"do": {"status": status, "headers": headers}})
     assert type(failed) is error
+    assert isinstance(failed, ServiceError)
     assert failed.status == status
     assert getattr(failed, "retry_after_s", 2.5) == 2.5
     assert failed.request_id

@@ -1,16 +1,20 @@
 """The official Node client's sessions, in both lines, against the emulator."""
 
+from pathlib import Path
+
 import pytest
-from test_emulator_node import SDKS, node_folder, run
 
 from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.test_emulator_node import SDKS, node_folder, run
 
 __all__ = ["node_folder"]
 pytestmark = pytest.mark.timeout(600)  # the first run installs packages
 
 
 @pytest.mark.parametrize("sdk", SDKS)
-def test_the_official_node_client_talks_by_every_way(node_folder, server: EmulatorProcess, sdk: str) -> None:
+def test_the_official_node_client_talks_by_every_way(
+    node_folder: Path, server: EmulatorProcess, sdk: str
+) -> None:
     seen = run(node_folder, server, "realtime.mjs", sdk)
     ways = ("azureV1", "azureV1Token", "openai", "azureClient", "azureClientKeyless")
     for way in ways:

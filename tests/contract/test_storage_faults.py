@@ -6,15 +6,17 @@ import logging
 import random
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from remote_stores import BUSY, CUT, HALF, LOST, PASS, RESET, THROTTLED, Wire
 
 from audiobatch.address import Address
 from audiobatch.errors import ConfigError, StorageError
 from audiobatch.storage.remote import PIECE_BYTES, FsspecStorage
+from tests.remote_stores import BUSY, CUT, HALF, LOST, PASS, RESET, S3, THROTTLED, Azurite, Fate, Store, Wire
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -24,7 +26,7 @@ FATES = (THROTTLED, BUSY, RESET, HALF, LOST, CUT)
 class Line:
     """A store behind a wire, and the same store without it."""
 
-    def __init__(self, server, wire: Wire, root: Address, monkeypatch) -> None:
+    def __init__(self, server: Store, wire: Wire, root: Address, monkeypatch: pytest.MonkeyPatch) -> None:
         self.server, self.wire, self.monkeypatch = server, wire, monkeypatch
         self.root = root
 
@@ -35,7 +37,7 @@ class Line:
 
 
 @pytest.fixture(params=["azurite", "s3"])
-def line(request, monkeypatch):
+def line(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
     server = request.getfixturevalue(request.param)
     for name, value in server.variables().items():
         monkeypatch.setenv(name, value)
@@ -44,12 +46,12 @@ def line(request, monkeypatch):
         yield Line(server, wire, root, monkeypatch)
 
 
-def nth(number: int, fate: str):
+def nth(number: int, fate: str) -> Fate:
     return lambda n, *_: fate if n == number else PASS
 
 
 @pytest.mark.parametrize("fate", FATES)
-def test_a_put_passes_through_one_fault_of_any_kind(line: Line, fate: str):
+def test_a_put_passes_through_one_fault_of_any_kind(line: Line, fate: str) -> None:
     storage = line.storage()
     content = random.Random(1).randbytes(300_000)
     line.wire.fate = nth(0, fate)
@@ -61,7 +63,9 @@ def test_a_put_passes_through_one_fault_of_any_kind(line: Line, fate: str):
 
 
 @pytest.mark.parametrize("fate", FATES)
-def test_reading_and_listing_pass_through_one_fault_of_any_kind(line: Line, fate: str, tmp_path: Path):
+def test_reading_and_listing_pass_through_one_fault_of_any_kind(
+    line: Line, fate: str, tmp_path: Path
+) -> None:
     content = random.Random(2).randbytes(PIECE_BYTES + 100_000)
     line.storage(direct=True).write("a.wav", content)
     for number in range(4):
@@ -74,7 +78,7 @@ def test_reading_and_listing_pass_through_one_fault_of_any_kind(line: Line, fate
         assert line.wire.fates() == [fate]
 
 
-def test_many_puts_through_a_bad_wire_are_all_whole(line: Line):
+def test_many_puts_through_a_bad_wire_are_all_whole(line: Line) -> None:
     chance = random.Random(7)
     line.wire.fate = lambda *_: chance.choice(FATES) if chance.random() < 0.3 else PASS
     storage = line.storage()
@@ -89,7 +93,7 @@ def test_many_puts_through_a_bad_wire_are_all_whole(line: Line):
 
 
 @pytest.mark.parametrize("fate", [HALF, RESET, BUSY])
-def test_a_store_that_stays_away_is_an_error_and_leaves_the_old_object(line: Line, fate: str):
+def test_a_store_that_stays_away_is_an_error_and_leaves_the_old_object(line: Line, fate: str) -> None:
     line.storage(direct=True).write("a.wav", b"old")
     line.wire.fate = lambda *_: fate
     storage = line.storage(patience_s=1.0)
@@ -102,7 +106,9 @@ def test_a_store_that_stays_away_is_an_error_and_leaves_the_old_object(line: Lin
     assert line.storage(direct=True).read("a.wav") == b"old"
 
 
-def test_a_store_that_was_never_reached_is_given_up_soon(azurite, monkeypatch):
+def test_a_store_that_was_never_reached_is_given_up_soon(
+    azurite: Azurite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("audiobatch.storage.object_stores.FIRST_PATIENCE_S", 0.3)
     for name, value in azurite.variables(port=9).items():  # where nobody listens
         monkeypatch.setenv(name, value)
@@ -112,7 +118,7 @@ def test_a_store_that_was_never_reached_is_given_up_soon(azurite, monkeypatch):
     assert time.monotonic() - began_s < 60, "as long as for a store that went away"
 
 
-def test_an_answer_with_another_hash_is_no_success(line: Line, monkeypatch):
+def test_an_answer_with_another_hash_is_no_success(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = line.storage(direct=True)
     put = storage._files.pipe_file
     monkeypatch.setattr(storage._files, "pipe_file", lambda key, data, **kw: put(key, data[:-1], **kw))
@@ -120,13 +126,15 @@ def test_an_answer_with_another_hash_is_no_success(line: Line, monkeypatch):
         storage.write("a.wav", b"content")
 
 
-def test_a_server_that_knows_no_conditions_is_written_to_all_the_same(s3, monkeypatch):
+def test_a_server_that_knows_no_conditions_is_written_to_all_the_same(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in s3.variables().items():
         monkeypatch.setenv(name, value)
     storage = FsspecStorage(s3.make(f"out-{uuid.uuid4().hex[:12]}") / "run")
     put = storage._files.pipe_file
 
-    def without_conditions(key, data, **more):
+    def without_conditions(key: str, data: bytes, **more: Any) -> object:
         if more.get("mode") == "create":
             answer = {"Error": {"Code": "NotImplemented"}, "ResponseMetadata": {"HTTPStatusCode": 501}}
             raise OSError("not implemented") from ClientError(answer, "PutObject")
@@ -139,13 +147,15 @@ def test_a_server_that_knows_no_conditions_is_written_to_all_the_same(s3, monkey
     assert storage.read("versions/unrecorded/a.wav") == b"one"
 
 
-def test_a_container_that_is_not_there_is_said_with_what_to_do(line: Line):
+def test_a_container_that_is_not_there_is_said_with_what_to_do(line: Line) -> None:
     storage = FsspecStorage(Address(line.root.protocol, f"none-{uuid.uuid4().hex[:8]}/run"))
     with pytest.raises(ConfigError, match=r"there is no container or bucket 'none-\w+'\. Create it"):
         storage.probe_writable()
 
 
-def test_wrong_credentials_are_said_and_never_shown(azurite, monkeypatch, caplog):
+def test_wrong_credentials_are_said_and_never_shown(
+    azurite: Azurite, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG, "audiobatch")
     canary = "c2VjcmV0LWNhbmFyeS1rZXk="
     connection = azurite.variables()["AZURE_STORAGE_CONNECTION_STRING"]
@@ -161,7 +171,7 @@ def test_wrong_credentials_are_said_and_never_shown(azurite, monkeypatch, caplog
 
 
 @pytest.mark.parametrize("protocol", ["az", "s3"])
-def test_a_missing_extra_is_named(protocol: str, monkeypatch):
+def test_a_missing_extra_is_named(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     module = {"az": "adlfs", "s3": "s3fs"}[protocol]
@@ -171,12 +181,12 @@ def test_a_missing_extra_is_named(protocol: str, monkeypatch):
         FsspecStorage(Address(protocol, "out/run"))
 
 
-def test_an_account_that_nobody_named_is_asked_for():
+def test_an_account_that_nobody_named_is_asked_for() -> None:
     with pytest.raises(ConfigError, match="AZURE_STORAGE_ACCOUNT_NAME"):
         FsspecStorage(Address("az", "out/run"))
 
 
-def test_a_connection_string_that_is_none_is_not_repeated(monkeypatch):
+def test_a_connection_string_that_is_none_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "AccountKey=canary")
     with pytest.raises(
         ConfigError, match="AZURE_STORAGE_CONNECTION_STRING is not as it should be"

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emulator_clients import tone_wav
 
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.config.settings import Environment, resolve
 from audiobatch.errors import ConfigError
 from audiobatch.execution.job import run
 from audiobatch_emulator.process import EmulatorProcess
+from tests.contract.emulator_clients import tone_wav
+from tests.narrowing import local
 
 WAYS: dict[str, dict[str, Any]] = {
     "chat": {"deployment": "gpt-audio-1.5"},
@@ -62,7 +63,7 @@ def job(server: EmulatorProcess, way: str, source: Path, output: Path, **setting
 
 async def rows_of(spec: JobSpec) -> list[dict[str, str]]:
     summary = await run(spec)
-    with summary.manifest.open(encoding="utf-8-sig", newline="") as file:
+    with local(summary.manifest).open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -35,16 +35,14 @@ from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import flows_prefect  # noqa: E402
-from crash import children, kills, trials  # noqa: E402
-from crash.kinds_clock import Clock  # noqa: E402
-from crash.kinds_ledger import Database, Stopped  # noqa: E402
-from crash.kinds_machine import Descriptors, Disk  # noqa: E402
-from crash.kinds_service import Service  # noqa: E402
 
 from audiobatch_emulator.process import EmulatorProcess  # noqa: E402
+from tests import flows_prefect  # noqa: E402
+from tests.crash import children, kills, trials  # noqa: E402
+from tests.crash.kinds_clock import Clock  # noqa: E402
+from tests.crash.kinds_ledger import Database, Stopped  # noqa: E402
+from tests.crash.kinds_machine import Descriptors, Disk  # noqa: E402
+from tests.crash.kinds_service import Service  # noqa: E402
 
 OTHERS = (Descriptors, Disk, Database, Service, Stopped, Clock)
 KINDS = ("kills", *(kind.name for kind in OTHERS))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from crash import failpoints
+from tests.crash import failpoints
 
 
 def load() -> None:

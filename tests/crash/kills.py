@@ -19,9 +19,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crash import children, failpoints, observing
-
 from audiobatch_emulator.process import EmulatorProcess
+from tests.crash import children, failpoints, observing
 
 #: Recoverable faults for about a quarter of the calls; what is refused or broken off passes later. Few refusals for
 #: rate: from many, without a quota behind them, a run learns to go slowly, and this is about being killed.

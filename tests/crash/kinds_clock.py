@@ -15,15 +15,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from crash import children  # noqa: E402
-from crash.trials import Around, Job, Kind, Score  # noqa: E402
 
 from audiobatch_emulator.process import EmulatorProcess  # noqa: E402
+from tests.crash import children  # noqa: E402
+from tests.crash.trials import Around, Job, Kind, Score  # noqa: E402
 
 LIBRARY = "*/faketime/libfaketimeMT.so.1"
 #: Beyond the end of the campaign: for its start, and the last trial's end.
@@ -118,10 +117,10 @@ def _sleep(seconds: float) -> None:
     select.select((), (), (), max(0.0, seconds))
 
 
-def main(given: dict[str, object]) -> None:
+def main(given: dict[str, Any]) -> None:
     """Make the trials; print what they came to as JSON."""
     os.environ.pop("LD_PRELOAD")
-    time.sleep = _sleep
+    vars(time)["sleep"] = _sleep
     children.load()
     emulator = EmulatorProcess()
     emulator.ready = given["ready"]

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from crash import children, observing
-from crash.trials import Around, Job, Kind
-from postgresql_server import PostgresqlServer, _binaries
-
 from audiobatch.ledger.engine import schema_of
+from tests.crash import children, observing
+from tests.crash.trials import Around, Job, Kind
+from tests.postgresql_server import PostgresqlServer, _binaries
 
 #: A database that is back within this is waited for.
 SHORT_PATIENCE_S = 0.5
@@ -115,7 +114,7 @@ def _be_impatient() -> None:
     """In a run's process: give a database up that does not answer at once."""
     import audiobatch.ledger.ledger
 
-    audiobatch.ledger.ledger.PATIENCE_S = SHORT_PATIENCE_S
+    vars(audiobatch.ledger.ledger)["PATIENCE_S"] = SHORT_PATIENCE_S
 
 
 def _family(pid: int) -> list[int]:

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from crash import observing
-from crash.trials import Job, Kind
+from tests.crash import observing
+from tests.crash.trials import Job, Kind
 
 #: With fewer, a run says that they are too few, and sends nothing.
 FEWEST = 64
@@ -119,7 +119,7 @@ class Disk(Kind):
 @contextlib.contextmanager
 def _mounted(folder: Path, size_mb: int) -> Iterator[None]:
     """A disk of that size. Unmounted in any case, if need be behind who still uses it."""
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", folder]
+    command: list[str | Path] = ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", folder]
     subprocess.run(command, check=True, capture_output=True, timeout=30)
     try:
         yield

@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from crash import observing
-from crash.trials import MOST_RUNS, Job, Kind
+from tests.crash import observing
+from tests.crash.trials import MOST_RUNS, Job, Kind
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Of the calls that get a wrong answer.
@@ -27,7 +27,7 @@ class Service(Kind):
     def trial(self, number: int) -> None:
         job = _HostileJob(self, number, items=40)
         journal = job.folder / "journal.jsonl"
-        command = [
+        command: list[str | Path] = [
             sys.executable,
             "-m",
             "tests.crash.hostile",

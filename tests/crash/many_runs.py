@@ -26,13 +26,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from crash import observing  # noqa: E402
-from postgresql_server import PostgresqlServer  # noqa: E402
 
 from audiobatch.ledger.engine import schema_of  # noqa: E402
 from audiobatch_emulator.process import EmulatorProcess  # noqa: E402
+from tests.crash import observing  # noqa: E402
+from tests.postgresql_server import PostgresqlServer  # noqa: E402
 
 WINDOW_S = 10.0
 _RUN = "from audiobatch_flows.cli.main import main; main()"
@@ -87,7 +85,7 @@ class Runs:
 
     def done(self) -> int:
         try:
-            return self.rows("SELECT count(*) FROM outcomes")[0][0]
+            return int(self.rows("SELECT count(*) FROM outcomes")[0][0])
         except Exception:
             return 0  # its first run has not made the tables yet
 
@@ -204,7 +202,7 @@ def _most_in_a_window(moments: list[float]) -> int:
 def _is_whole(output: Path, recorded: str) -> bool:
     path, size_bytes, sha256 = json.loads(recorded)
     data = (output / path).read_bytes() if (output / path).exists() else b""
-    return len(data) == size_bytes and hashlib.sha256(data).hexdigest() == sha256
+    return bool(len(data) == size_bytes) and hashlib.sha256(data).hexdigest() == sha256
 
 
 def _sent(out: Path) -> int | None:

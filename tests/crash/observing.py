@@ -86,7 +86,8 @@ def _seen(ask: Callable[[str], list[Any]]) -> Seen:
                 seen.statuses[row[7]] += 1
             if row[7] == "succeeded":
                 files = tuple(tuple(json.loads(text)) for text in row[5:7] if text)
-                into.add(Result(*row[:5], files=files))
+                item_id, turn, version, fingerprint, request_id = row[:5]
+                into.add(Result(item_id, turn, version, fingerprint, request_id, files))
             elif row[7] == "failed":
                 body = tuple(json.loads(row[9])) if row[9] else None
                 seen.failures.append(Failure(row[0], row[8], body))

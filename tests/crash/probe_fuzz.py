@@ -19,13 +19,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import audio_corpus as corpus
-
 from audiobatch.audio.convert import prepare
 from audiobatch.audio.probe import probe
 from audiobatch.errors import InputError
+from tests import audio_corpus as corpus
 
 #: A decoder that asks for more is refused it, as on a machine with less.
 MOST_MEMORY_BYTES = 9 << 30
@@ -64,7 +61,15 @@ class Found:
 def seeds(folder: Path) -> list[tuple[str, bytes]]:
     """One short recording of each kind in the corpus."""
     corpus.make(folder)
-    kinds = ("pcm_16.wav", "pcm_24.wav", "float.wav", "ulaw.wav", "ima_adpcm.wav", "gsm.wav", "rf64.wav")
+    kinds: tuple[str, ...] = (
+        "pcm_16.wav",
+        "pcm_24.wav",
+        "float.wav",
+        "ulaw.wav",
+        "ima_adpcm.wav",
+        "gsm.wav",
+        "rf64.wav",
+    )
     kinds += (
         "sixty-four.w64",
         "speech.flac",

@@ -13,7 +13,7 @@ SEED = os.environ.get("AUDIOBATCH_TEST_SEED", "5")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="forks")
 
 
-def campaign(folder, *words):
+def campaign(folder: Path, *words: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "tests.crash.campaign", "--seed", SEED, "--keep", str(folder), *words],
         cwd=ROOT,
@@ -25,7 +25,7 @@ def campaign(folder, *words):
     print(ended.stdout)
 
 
-def test_no_recorded_result_is_lost_or_paid_for_twice_however_often_the_run_is_killed(tmp_path):
+def test_no_recorded_result_is_lost_or_paid_for_twice_however_often_the_run_is_killed(tmp_path: Path) -> None:
     words = ("--kills", "14", "--items", "48", "--concurrency", "16", "--seconds", "25", "--span", "1.2")
     campaign(tmp_path / "campaign", "--kinds", "kills", *words)
 
@@ -33,5 +33,5 @@ def test_no_recorded_result_is_lost_or_paid_for_twice_however_often_the_run_is_k
 @pytest.mark.parametrize(
     ("kinds", "trials"), [("descriptors,disk,service", 2), ("database,stopped", 1), ("clock", 1)]
 )
-def test_nor_by_any_other_kind_of_fault(kinds, trials, tmp_path):
+def test_nor_by_any_other_kind_of_fault(kinds: str, trials: int, tmp_path: Path) -> None:
     campaign(tmp_path / "campaign", "--kinds", kinds, "--trials", str(trials), "--seconds", "40")

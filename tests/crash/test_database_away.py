@@ -7,12 +7,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from postgresql_server import PostgresqlServer
-from running import ROOT, azure, rows_of, run_job
 
 from audiobatch.storage.spool import Spool
+from audiobatch_emulator.process import EmulatorProcess
+from tests.postgresql_server import PostgresqlServer
+from tests.running import ROOT, azure, rows_of, run_job
 
 ITEMS = 24
 LEASE_S = 4.0
@@ -21,13 +25,13 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
-def server():
+def server() -> Iterator[PostgresqlServer]:
     with PostgresqlServer() as started:
         yield started
 
 
 @pytest.fixture
-def settings(server, emulator, tmp_path):
+def settings(server: PostgresqlServer, emulator: EmulatorProcess, tmp_path: Path) -> dict[str, Any]:
     if server.process is None:
         server.start()
     prompts = tmp_path / "prompts"
@@ -45,7 +49,7 @@ def settings(server, emulator, tmp_path):
     )
 
 
-def when(emulator, calls: int, act) -> threading.Thread:
+def when(emulator: EmulatorProcess, calls: int, act: Callable[[], object]) -> threading.Thread:
     """Do something once so many calls have come."""
 
     def wait() -> None:
@@ -58,11 +62,13 @@ def when(emulator, calls: int, act) -> threading.Thread:
     return thread
 
 
-def billed(emulator) -> int:
+def billed(emulator: EmulatorProcess) -> int:
     return sum(record["billed"] for record in emulator.journal())
 
 
-def test_one_that_is_back_after_seconds_costs_nothing_but_the_wait(server, emulator, settings):
+def test_one_that_is_back_after_seconds_costs_nothing_but_the_wait(
+    server: PostgresqlServer, emulator: EmulatorProcess, settings: dict[str, Any]
+) -> None:
     def away() -> None:
         server.stop()
         time.sleep(2.5)
@@ -76,7 +82,9 @@ def test_one_that_is_back_after_seconds_costs_nothing_but_the_wait(server, emula
     assert {row["status"] for row in rows_of(summary)} == {"succeeded"}
 
 
-def lose_database(server, emulator, settings, monkeypatch) -> int:
+def lose_database(
+    server: PostgresqlServer, emulator: EmulatorProcess, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> int:
     """A run whose database goes away for good; how many replies it has in the spool."""
     monkeypatch.setattr("audiobatch.ledger.ledger.PATIENCE_S", 0.5)
     stopped = when(emulator, 8, server.stop)
@@ -89,8 +97,11 @@ def lose_database(server, emulator, settings, monkeypatch) -> int:
 
 
 def test_what_this_machine_holds_in_its_spool_is_searched_before_an_item_is_sent_again(
-    server, emulator, settings, monkeypatch
-):
+    server: PostgresqlServer,
+    emulator: EmulatorProcess,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     kept = lose_database(server, emulator, settings, monkeypatch)
     assert kept > 0
     summary = run_job(**settings)  # at once: within the lease of the run that could not sign off
@@ -102,8 +113,13 @@ def test_what_this_machine_holds_in_its_spool_is_searched_before_an_item_is_sent
 
 @pytest.mark.parametrize("wait_s", [0.0, LEASE_S + 0.5])
 def test_what_another_machine_may_hold_in_its_spool_is_not_sent_before_one_more_lease(
-    wait_s, server, emulator, settings, monkeypatch, tmp_path
-):
+    wait_s: float,
+    server: PostgresqlServer,
+    emulator: EmulatorProcess,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     kept = lose_database(server, emulator, settings, monkeypatch)
     assert kept > 0
     fell_silent = time.monotonic()
@@ -130,8 +146,12 @@ def test_what_another_machine_may_hold_in_its_spool_is_not_sent_before_one_more_
 
 
 def test_a_machine_that_is_back_within_that_time_brings_its_replies_home(
-    server, emulator, settings, monkeypatch, tmp_path
-):
+    server: PostgresqlServer,
+    emulator: EmulatorProcess,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     kept = lose_database(server, emulator, settings, monkeypatch)
     assert kept > 0
     elsewhere = (

@@ -7,12 +7,16 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
-from running import ROOT, azure, last_json, read_manifest, run_job
 
 from audiobatch import descriptors
 from audiobatch.errors import ConfigError
+from audiobatch.execution.job import Job
+from audiobatch_emulator.process import EmulatorProcess
+from tests.running import ROOT, azure, last_json, read_manifest, run_job
 
 FEW = 170
 ITEMS = 150
@@ -25,12 +29,22 @@ main()
 """
 
 
-def test_with_few_descriptors_fewer_calls_are_in_flight_and_every_reply_is_kept(emulator, tmp_path):
+def test_with_few_descriptors_fewer_calls_are_in_flight_and_every_reply_is_kept(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     emulator.put_faults({"do": {"latency_s": 1.0}})
     how = azure(emulator)
     table = tmp_path / "prompts.jsonl"
     table.write_text("".join(json.dumps({"id": f"i{n}", "prompt": f"Say {n}."}) + "\n" for n in range(ITEMS)))
-    words = ("run", str(table), "--endpoint", how["endpoint"], "--deployment", how["deployment"], "--json")
+    words: tuple[str, ...] = (
+        "run",
+        str(table),
+        "--endpoint",
+        how["endpoint"],
+        "--deployment",
+        how["deployment"],
+        "--json",
+    )
     words += ("--output", str(tmp_path / "out"), "--no-prefect", "--max-concurrency", str(ITEMS))
     ended = subprocess.run(
         [sys.executable, "-c", RUN.format(few=FEW), *words],
@@ -76,7 +90,7 @@ print(time.monotonic() - began)
 
 
 @pytest.mark.parametrize("where", ["output", "spool"])
-def test_a_reply_that_finds_no_descriptor_waits_for_one(where, tmp_path):
+def test_a_reply_that_finds_no_descriptor_waits_for_one(where: str, tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", WAITS, str(tmp_path), where],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
@@ -89,7 +103,7 @@ def test_a_reply_that_finds_no_descriptor_waits_for_one(where, tmp_path):
         assert len(list((tmp_path / "state").rglob("*.reply"))) == 1
 
 
-def test_the_soft_limit_is_raised_to_what_the_system_allows():
+def test_the_soft_limit_is_raised_to_what_the_system_allows() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, before[1]), before[1]))
@@ -99,7 +113,7 @@ def test_the_soft_limit_is_raised_to_what_the_system_allows():
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_calls_are_what_descriptors_leave_room_for(monkeypatch):
+def test_calls_are_what_descriptors_leave_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptors, "limit", lambda: 400)
     monkeypatch.setattr(descriptors, "open_count", lambda: 40)
     assert descriptors.calls_allowed(in_stores=False, streams=False) == 400 - 40 - descriptors.RESERVE
@@ -111,15 +125,17 @@ def test_calls_are_what_descriptors_leave_room_for(monkeypatch):
     assert descriptors.calls_allowed(in_stores=False, streams=False) is None
 
 
-def test_reports_that_cannot_be_opened_are_trouble_that_is_told(emulator, tmp_path):
+def test_reports_that_cannot_be_opened_are_trouble_that_is_told(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     """Not an internal error: the results are there, and the next run makes the views."""
     (tmp_path / "a.txt").write_text("Say one.")
     refused = []
 
-    def watch(opened):
+    def watch(opened: Job) -> None:
         write = opened.views._write_others
 
-        def without_descriptors(*arguments):
+        def without_descriptors(*arguments: Any) -> Any:
             limits = resource.getrlimit(resource.RLIMIT_NOFILE)
             lowest = os.dup(0)
             os.close(lowest)
@@ -130,7 +146,7 @@ def test_reports_that_cannot_be_opened_are_trouble_that_is_told(emulator, tmp_pa
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
                 refused.append(lowest)
 
-        opened.views._write_others = without_descriptors
+        opened.views._write_others = without_descriptors  # type: ignore[assignment, method-assign]  # a stand-in
 
     how = {"inputs": [str(tmp_path / "a.txt")], "output": str(tmp_path / "out"), **azure(emulator)}
     summary = run_job(on_open=watch, **how)

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from needed import need
+
+from audiobatch_emulator.process import EmulatorProcess
+from tests.needed import need
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = "openat,write,pwrite64,sendto,sendmsg,fsync,fdatasync,rename,renameat,renameat2,mkdir"
@@ -18,7 +20,7 @@ LINE = re.compile(r"^\d+\s+(\w+)\((.*)\)\s+=\s+(-?\d+)")
 class Trace:
     """The system calls of a run that matter, in order, as (what, path relative to the output folder)."""
 
-    def __init__(self, text: str, folder: Path):
+    def __init__(self, text: str, folder: Path) -> None:
         self.events: list[tuple[str, str]] = []
         pending: dict[str, str] = {}
         for line in text.splitlines():
@@ -57,7 +59,9 @@ class Trace:
         raise AssertionError(f"no {what} of {path} after {after}:\n" + "\n".join(map(str, self.events)))
 
 
-def test_bytes_names_and_folders_are_on_disk_before_the_ledger_says_so(emulator, tmp_path):
+def test_bytes_names_and_folders_are_on_disk_before_the_ledger_says_so(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     strace = need("strace")
     table = tmp_path / "prompts.jsonl"
     table.write_text(json.dumps({"id": "calls/anna", "prompt": "Say hello."}) + "\n")
@@ -68,7 +72,7 @@ def test_bytes_names_and_folders_are_on_disk_before_the_ledger_says_so(emulator,
         "AZURE_OPENAI_API_KEY": emulator.api_key,
         "AZURE_OPENAI_DEPLOYMENT_NAME": "gpt-audio-1.5",
     }
-    command = [
+    command: list[str | Path] = [
         sys.executable,
         "-c",
         "from audiobatch_flows.cli.main import main; main()",

@@ -3,11 +3,15 @@
 import os
 import sys
 import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
-from running import azure, read_manifest, run_job, write_wav
 
 from audiobatch.storage.names import collision_key
+from audiobatch_emulator.process import EmulatorProcess
+from tests.narrowing import local
+from tests.running import azure, read_manifest, run_job, write_wav
 
 NAMES = (
     "anna.wav", "Anna.wav", "ANNA.wav", "anna.mp3.wav", "b/anna.wav", "B/anna.wav",
@@ -19,12 +23,14 @@ NAMES = (
 )  # fmt: skip
 
 
-def result_files(emulator, tmp_path, names, which):
+def result_files(
+    emulator: EmulatorProcess, tmp_path: Path, names: Sequence[str], which: str
+) -> dict[str, tuple[str, str]]:
     folder = tmp_path / which
     for n, name in enumerate(names):
         write_wav(folder / name, seconds=0.3, pitch_hz=200 + 10 * n)
     summary = run_job(**azure(emulator, inputs=(str(folder),), output=str(tmp_path / f"out-{which}")))
-    rows = read_manifest(summary.manifest)
+    rows = read_manifest(local(summary.manifest))
     assert (summary.exit_code, len(rows)) == (0, len(names)), [row["error_message"] for row in rows]
     for row in rows:
         for path in (row["audio_file"], row["transcript_file"]):
@@ -33,7 +39,9 @@ def result_files(emulator, tmp_path, names, which):
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="such names cannot be there")
-def test_every_item_has_its_own_output_and_the_mapping_does_not_depend_on_the_others(emulator, tmp_path):
+def test_every_item_has_its_own_output_and_the_mapping_does_not_depend_on_the_others(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     whole = result_files(emulator, tmp_path, NAMES, "whole")
     for files in zip(*whole.values(), strict=True):
         assert len({collision_key(path) for path in files}) == len(NAMES)
@@ -52,7 +60,7 @@ def test_every_item_has_its_own_output_and_the_mapping_does_not_depend_on_the_ot
     summary = run_job(**azure(emulator, inputs=(str(folder),), output=str(tmp_path / "out-half")))
     half = {
         row["input_sha256"]: (row["audio_file"], row["transcript_file"])
-        for row in read_manifest(summary.manifest)
+        for row in read_manifest(local(summary.manifest))
     }
     assert half == {sha256: whole[sha256] for sha256 in half}
     assert len(half) == len(names)

@@ -6,10 +6,13 @@
 import json
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
-from crash import observing
-from running import azure, run_job
+
+from audiobatch_emulator.process import EmulatorProcess
+from tests.crash import observing
+from tests.running import azure, run_job
 
 ITEMS = int(os.environ.get("AUDIOBATCH_TEST_ITEMS", "200"))
 
@@ -31,8 +34,8 @@ FINAL = {"when": {"text": "forbidden"}, "do": {"status": 400}}
 
 @pytest.mark.timeout(900)
 def test_all_succeed_no_last_word_is_asked_twice_and_paid_calls_are_those_the_faults_required(
-    emulator, tmp_path
-):
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     texts = {f"p{n}": f"Please say number {n}." for n in range(ITEMS)} | {
         f"no{n}": f"Say the forbidden number {n}." for n in range(ITEMS // 50)
     }

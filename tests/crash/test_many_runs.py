@@ -1,22 +1,27 @@
 """Several runs on one PostgreSQL ledger. By hand, in full: `python -m tests.crash.many_runs`."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from click.testing import CliRunner
-from crash import observing
-from postgresql_server import PostgresqlServer
-from running import ROOT, azure, read_manifest, write_wav
 
 from audiobatch.errors import AudioBatchError
 from audiobatch.ledger.engine import schema_of
+from audiobatch_emulator.process import EmulatorProcess
 from audiobatch_flows.cli.main import cli
+from tests.crash import observing
+from tests.postgresql_server import PostgresqlServer
+from tests.running import ROOT, azure, read_manifest, write_wav
 
 #: A busy machine takes half a minute to start a run.
 PATIENCE_S = 240.0
@@ -33,14 +38,17 @@ def command(*arguments: str | Path) -> tuple[int, str]:
 
 
 @pytest.fixture
-def company(emulator, postgresql, tmp_path):
+def company(emulator: EmulatorProcess, postgresql: PostgresqlServer, tmp_path: Path) -> Company:
     return Company(emulator, postgresql, tmp_path)
+
+
+T = TypeVar("T")
 
 
 class Company:
     """One job, and the processes that work on it."""
 
-    def __init__(self, emulator, database, folder: Path) -> None:
+    def __init__(self, emulator: EmulatorProcess, database: PostgresqlServer, folder: Path) -> None:
         self.emulator, self.database, self.folder, self.output = emulator, database, folder, folder / "out"
         self.processes: list[subprocess.Popen[bytes]] = []
         self.env = {
@@ -96,19 +104,19 @@ class Company:
     def said(self, number: int) -> str:
         return (self.folder / f"{number}.err").read_text(errors="replace")
 
-    def rows(self, query: str):
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
         with self.database.connect() as connection:
             connection.execute(f'SET search_path TO "{schema_of(str(self.output.resolve()))}"')
             return connection.execute(query).fetchall()
 
-    def until(self, condition, why: str):
+    def until(self, condition: Callable[[], T], why: str) -> T:
         ends_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < ends_s:
             try:
                 if found := condition():
                     return found
-            except Exception:  # the tables are not there yet
-                found = None
+            except Exception:
+                pass
             time.sleep(0.05)
         raise TimeoutError(why + "".join(self.said(n)[-1500:] for n in range(len(self.processes))))
 
@@ -120,7 +128,7 @@ class Company:
 
 
 @pytest.mark.timeout(600)
-def test_four_runs_on_one_ledger_of_which_two_are_killed_do_every_item_once(tmp_path):
+def test_four_runs_on_one_ledger_of_which_two_are_killed_do_every_item_once(tmp_path: Path) -> None:
     ended = subprocess.run(
         [
             *(sys.executable, "-m", "tests.crash.many_runs", "--runs", "4", "--kill", "2", "--late", "1"),
@@ -138,7 +146,9 @@ def test_four_runs_on_one_ledger_of_which_two_are_killed_do_every_item_once(tmp_
 
 
 @pytest.mark.timeout(600)
-def test_a_run_that_was_stopped_past_its_lease_is_refused_and_its_paid_replies_are_kept(company):
+def test_a_run_that_was_stopped_past_its_lease_is_refused_and_its_paid_replies_are_kept(
+    company: Company,
+) -> None:
     texts = company.prompts(6)
     company.emulator.put_faults({"do": {"latency_s": 1.5}})
     paused = company.start("--max-concurrency", "2")
@@ -175,7 +185,9 @@ def test_a_run_that_was_stopped_past_its_lease_is_refused_and_its_paid_replies_a
 
 
 @pytest.mark.timeout(600)
-def test_a_database_that_goes_away_stops_the_run_and_what_was_paid_for_waits_in_the_spool(company, tmp_path):
+def test_a_database_that_goes_away_stops_the_run_and_what_was_paid_for_waits_in_the_spool(
+    company: Company, tmp_path: Path
+) -> None:
     texts = company.prompts(8)
     company.emulator.put_faults({"do": {"latency_s": 2.0}})
     with PostgresqlServer() as server:
@@ -205,7 +217,9 @@ def test_a_database_that_goes_away_stops_the_run_and_what_was_paid_for_waits_in_
     assert len(company.emulator.settled_journal(0)) == len(texts), "what was kept was not bought again"
 
 
-def test_runs_that_ask_for_something_else_do_not_work_together(company, monkeypatch):
+def test_runs_that_ask_for_something_else_do_not_work_together(
+    company: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
     company.prompts(4)
     company.emulator.put_faults({"do": {"latency_s": 100.0}})
     first = company.start("--max-concurrency", "1")
@@ -223,7 +237,9 @@ def test_runs_that_ask_for_something_else_do_not_work_together(company, monkeypa
         company.close()
 
 
-async def test_a_worker_drains_what_a_coordinator_has_planned(emulator, postgresql, tmp_path):
+async def test_a_worker_drains_what_a_coordinator_has_planned(
+    emulator: EmulatorProcess, postgresql: PostgresqlServer, tmp_path: Path
+) -> None:
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.execution.job import Job
 
@@ -250,7 +266,9 @@ async def test_a_worker_drains_what_a_coordinator_has_planned(emulator, postgres
         assert (await worker.drain()).sent == 0
 
 
-async def test_an_input_that_a_worker_finds_changed_stays_on_the_queue(emulator, postgresql, tmp_path):
+async def test_an_input_that_a_worker_finds_changed_stays_on_the_queue(
+    emulator: EmulatorProcess, postgresql: PostgresqlServer, tmp_path: Path
+) -> None:
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.execution.job import Job
 

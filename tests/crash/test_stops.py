@@ -10,13 +10,19 @@ import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from signal import Signals
+from typing import Any
 
-import flows_prefect
 import pytest
-from crash import observing
-from running import azure, run_job
+from prefect.client.schemas.objects import FlowRun
 
+from audiobatch.execution.job import Job
 from audiobatch.stop import StopReason
+from audiobatch_emulator.process import EmulatorProcess
+from tests import flows_prefect
+from tests.crash import observing
+from tests.narrowing import present
+from tests.running import azure, run_job
 
 ROOT = Path(__file__).resolve().parents[2]
 CALL_S = 1.0
@@ -46,7 +52,15 @@ sys.exit(summary.exit_code)
 class Run:
     """A job of slow calls, four at once, of which some are in flight."""
 
-    def __init__(self, emulator, tmp_path, mode, *, address=None, call_s=CALL_S):
+    def __init__(
+        self,
+        emulator: EmulatorProcess,
+        tmp_path: Path,
+        mode: str,
+        *,
+        address: str | None = None,
+        call_s: float = CALL_S,
+    ) -> None:
         self.emulator = emulator
         self.out = tmp_path / "out"
         self.table = tmp_path / "prompts.jsonl"
@@ -62,7 +76,7 @@ class Run:
         if mode == "flow":
             spec = {"inputs": [str(self.table)], "output": str(self.out), "max_concurrency": 4}
             spec |= {"endpoint": emulator.base_url, "deployment": "gpt-audio-1.5"}
-            command = [sys.executable, "-c", FLOW, json.dumps(spec)]
+            command: list[str | Path] = [sys.executable, "-c", FLOW, json.dumps(spec)]
         else:
             command = self._command(*(["--no-prefect"] if mode == "plain" else []))
         self.process = subprocess.Popen(
@@ -72,8 +86,8 @@ class Run:
         # The first call goes alone; then four are in flight.
         assert flows_prefect.until(lambda: len(emulator.journal()) >= 4, 100.0), self.process.communicate()
 
-    def _command(self, *flags):
-        run = [
+    def _command(self, *flags: str) -> list[str | Path]:
+        run: list[str | Path] = [
             sys.executable,
             "-c",
             "from audiobatch_flows.cli.main import main; main()",
@@ -84,11 +98,11 @@ class Run:
         ]
         return [*run, "--max-concurrency", "4", "--json", *flags]
 
-    def end(self):
+    def end(self) -> tuple[int, str, str]:
         out, err = self.process.communicate(timeout=60)
         return self.process.returncode, out, err
 
-    def assert_drained(self):
+    def assert_drained(self) -> None:
         """What was sent has arrived and is recorded; nothing is unknown; the manifest says so."""
         seen = observing.look(self.out)
         journal = self.emulator.settled_journal(0)
@@ -99,7 +113,7 @@ class Run:
         rows = Counter(row["status"] for row in observing.manifest_rows(self.out))
         assert rows == Counter(succeeded=len(journal), pending=ITEMS - len(journal))
 
-    def resumed(self):
+    def resumed(self) -> list[dict[str, Any]]:
         """The same command again, to its end: nothing is paid for twice."""
         self.emulator.put_faults()
         ended = subprocess.run(
@@ -111,7 +125,9 @@ class Run:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_first_signal_drains_and_the_same_command_goes_on(emulator, tmp_path, number, code):
+def test_the_first_signal_drains_and_the_same_command_goes_on(
+    emulator: EmulatorProcess, tmp_path: Path, number: Signals, code: int
+) -> None:
     run = Run(emulator, tmp_path, "plain")
     run.process.send_signal(number)
     returned, out, err = run.end()
@@ -123,7 +139,9 @@ def test_the_first_signal_drains_and_the_same_command_goes_on(emulator, tmp_path
     assert len(run.resumed()) == ITEMS
 
 
-def test_the_second_signal_gives_up_what_is_in_flight_and_names_it_unknown(emulator, tmp_path):
+def test_the_second_signal_gives_up_what_is_in_flight_and_names_it_unknown(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     run = Run(emulator, tmp_path, "plain", call_s=3.0)
     run.process.send_signal(signal.SIGINT)
     time.sleep(0.3)
@@ -137,11 +155,11 @@ def test_the_second_signal_gives_up_what_is_in_flight_and_names_it_unknown(emula
     assert len(run.resumed()) == ITEMS + seen.statuses["unknown"]
 
 
-def test_calls_that_outlive_the_drain_time_become_unknown(emulator, tmp_path):
+def test_calls_that_outlive_the_drain_time_become_unknown(emulator: EmulatorProcess, tmp_path: Path) -> None:
     run = Run(emulator, tmp_path, "plain", call_s=1.0)
     emulator.put_faults({"do": {"latency_s": 60}})
 
-    def long_under_way():
+    def long_under_way() -> list[dict[str, Any]]:
         """Calls that were asked for since the fault: those from before it end within a second."""
         before = datetime.now(UTC) - timedelta(seconds=2)
         return [
@@ -161,7 +179,9 @@ def test_calls_that_outlive_the_drain_time_become_unknown(emulator, tmp_path):
     assert observing.look(run.out).statuses["unknown"] == 4
 
 
-def test_a_signal_starts_the_drain_time_also_where_the_run_stops_at_a_limit(emulator, tmp_path):
+def test_a_signal_starts_the_drain_time_also_where_the_run_stops_at_a_limit(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     texts = {"good": "Say one.", "slow": "Take your time.", "bad": "Say two."}
     table = tmp_path / "prompts.jsonl"
     table.write_text("".join(json.dumps({"id": id_, "prompt": text}) + "\n" for id_, text in texts.items()))
@@ -169,10 +189,10 @@ def test_a_signal_starts_the_drain_time_also_where_the_run_stops_at_a_limit(emul
         {"when": {"text": texts["slow"]}, "do": {"latency_s": 40}},
         {"when": {"text": texts["bad"]}, "do": {"status": 400, "latency_s": 0.5}},
     )
-    stopped = []
+    stopped: list[Any] = []
 
-    def signal_when_it_drains(job):
-        async def wait():
+    def signal_when_it_drains(job: Job) -> None:
+        async def wait() -> None:
             await job.stop.soft.wait()
             await asyncio.sleep(1)
             stopped.append(time.monotonic())
@@ -194,8 +214,8 @@ def test_a_signal_starts_the_drain_time_also_where_the_run_stops_at_a_limit(emul
     [("command", signal.SIGINT, 130), ("flow", signal.SIGTERM, 143)],
 )
 async def test_under_prefect_a_signal_drains_and_the_flow_run_is_cancelled(
-    emulator, tmp_path, mode, number, code
-):
+    emulator: EmulatorProcess, tmp_path: Path, mode: str, number: Signals, code: int
+) -> None:
     async with flows_prefect.connected():
         run = Run(emulator, tmp_path, mode, address=await flows_prefect.url())
         run.process.send_signal(number)
@@ -203,10 +223,12 @@ async def test_under_prefect_a_signal_drains_and_the_flow_run_is_cancelled(
         assert returned == code, err
         assert "Traceback" not in err
         run.assert_drained()
-        assert (await _flow_run(run.out)).state.type.value == "CANCELLED"
+        assert present((await _flow_run(run.out)).state).type.value == "CANCELLED"
 
 
-async def test_cancelled_in_prefects_pages_the_run_drains_and_is_not_left_cancelling(emulator, tmp_path):
+async def test_cancelled_in_prefects_pages_the_run_drains_and_is_not_left_cancelling(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling
 
@@ -217,10 +239,12 @@ async def test_cancelled_in_prefects_pages_the_run_drains_and_is_not_left_cancel
         returned, _, err = run.end()
         assert returned == 130, err
         run.assert_drained()
-        assert (await _flow_run(run.out)).state.type.value == "CANCELLED"
+        assert present((await _flow_run(run.out)).state).type.value == "CANCELLED"
 
 
-async def test_ctrl_c_reaches_the_whole_group_but_prefects_own_server_records_the_end(emulator, tmp_path):
+async def test_ctrl_c_reaches_the_whole_group_but_prefects_own_server_records_the_end(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     run = Run(emulator, tmp_path, "command")
     os.killpg(run.process.pid, signal.SIGINT)
     returned, _, err = run.end()
@@ -230,7 +254,7 @@ async def test_ctrl_c_reaches_the_whole_group_but_prefects_own_server_records_th
     run.assert_drained()
 
 
-async def _flow_run(output):
+async def _flow_run(output: Path) -> FlowRun:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.sorting import FlowRunSort
 

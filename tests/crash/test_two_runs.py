@@ -10,15 +10,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from crash import observing
-from running import audiobatch, last_json
+
+from audiobatch_emulator.process import EmulatorProcess
+from tests.crash import observing
+from tests.narrowing import present
+from tests.running import audiobatch, last_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = int(os.environ.get("AUDIOBATCH_TEST_TWO_RUNS", "20"))
 ITEMS = 6
 
 
-def environment(emulator, tmp_path):
+def environment(emulator: EmulatorProcess, tmp_path: Path) -> dict[str, str]:
     return {
         **os.environ,
         "AZURE_OPENAI_ENDPOINT": emulator.base_url,
@@ -31,11 +34,13 @@ def environment(emulator, tmp_path):
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, so that twenty times do not take minutes")
-def test_of_two_runs_at_the_same_instant_one_works_and_the_other_says_who(emulator, tmp_path):
+def test_of_two_runs_at_the_same_instant_one_works_and_the_other_says_who(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     emulator.put_faults({"do": {"latency_s": 0.1}})
     program = (
-        "import os, sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/tests']\n"
-        "from crash.test_two_runs import pairs\n"
+        "import os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from tests.crash.test_two_runs import pairs\n"
         "pairs(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))\n"
     )
     ended = subprocess.run(
@@ -67,7 +72,7 @@ def test_of_two_runs_at_the_same_instant_one_works_and_the_other_says_who(emulat
 
 def pairs(folder: str, times: int, items: int) -> None:
     """Start `times` pairs by fork, one pair after another; leave their exit codes and words beside the outputs."""
-    from crash import children
+    from tests.crash import children
 
     children.load()
     base = Path(folder)
@@ -87,7 +92,9 @@ def pairs(folder: str, times: int, items: int) -> None:
         (base / f"codes-{number}.json").write_text(json.dumps(codes))
 
 
-def test_status_reads_while_a_run_writes_and_says_who_is_at_work(emulator, tmp_path):
+def test_status_reads_while_a_run_writes_and_says_who_is_at_work(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     emulator.put_faults({"do": {"latency_s": 1.0}})
     table = tmp_path / "prompts.jsonl"
     table.write_text("".join(json.dumps({"prompt": f"Say {n}."}) + "\n" for n in range(200)))
@@ -121,6 +128,6 @@ def test_status_reads_while_a_run_writes_and_says_who_is_at_work(emulator, tmp_p
         assert "is at work" in looked.stderr
     finally:
         running.terminate()
-        assert running.wait(60) == 143, running.stderr.read()
-        running.stderr.close()
+        assert running.wait(60) == 143, present(running.stderr).read()
+        present(running.stderr).close()
     assert last_json(audiobatch("status", out, "--json", env=env).stdout)["running"] is None

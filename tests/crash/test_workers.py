@@ -5,22 +5,29 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from crash.test_many_runs import Company
-from running import ROOT, audiobatch, last_json, read_manifest
 
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.errors import ConfigError
 from audiobatch.execution.worker import WorkerParams
+from audiobatch_emulator.process import EmulatorProcess
 from audiobatch_flows.cli.worker_options import workers_for
+from tests.crash.test_many_runs import Company
+from tests.postgresql_server import PostgresqlServer
+from tests.running import ROOT, audiobatch, last_json, read_manifest, spec_of
 
 PATIENCE_S = 180.0
 SHARED = "postgresql+psycopg://me@db.example/audio"
 
 
 @pytest.fixture
-def company(emulator, postgresql, tmp_path, monkeypatch):
+def company(
+    emulator: EmulatorProcess, postgresql: PostgresqlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Company]:
     monkeypatch.setattr(
         "crash.test_many_runs.PATIENCE_S", PATIENCE_S
     )  # there are two starts, one after another
@@ -29,7 +36,7 @@ def company(emulator, postgresql, tmp_path, monkeypatch):
     company.close()
 
 
-def summary(company, number):
+def summary(company: Company, number: int) -> dict[str, Any]:
     return last_json((company.folder / f"{number}.out").read_text())
 
 
@@ -42,8 +49,8 @@ LONG = pytest.mark.skipif(
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize("where", [pytest.param("pool", marks=LONG), "dask"])
 def test_of_workers_on_a_pool_or_a_cluster_one_is_killed_and_one_joins_and_every_item_is_done_once(
-    where, tmp_path
-):
+    where: str, tmp_path: Path
+) -> None:
     ended = subprocess.run(
         [
             *(sys.executable, "-m", "tests.crash.workers_campaign", "--on", where, "--items", "80"),
@@ -61,7 +68,7 @@ def test_of_workers_on_a_pool_or_a_cluster_one_is_killed_and_one_joins_and_every
 
 
 @pytest.mark.timeout(600)
-def test_processes_of_this_machine_send_and_the_run_counts_what_all_did(company):
+def test_processes_of_this_machine_send_and_the_run_counts_what_all_did(company: Company) -> None:
     texts = company.prompts(12)
     run = company.start("--workers", "2")
     assert run.wait(PATIENCE_S) == 0, company.said(0)
@@ -84,7 +91,7 @@ def test_processes_of_this_machine_send_and_the_run_counts_what_all_did(company)
 
 
 @pytest.mark.timeout(600)
-def test_ctrl_c_lets_the_workers_calls_end_and_the_same_command_goes_on(company):
+def test_ctrl_c_lets_the_workers_calls_end_and_the_same_command_goes_on(company: Company) -> None:
     company.prompts(60)
     company.emulator.put_faults({"do": {"latency_s": 0.5}})
     run = company.start("--workers", "2", "--max-concurrency", "2")
@@ -107,7 +114,7 @@ def test_ctrl_c_lets_the_workers_calls_end_and_the_same_command_goes_on(company)
 
 
 @pytest.mark.timeout(600)
-def test_workers_that_are_all_killed_end_the_run_which_says_so(company):
+def test_workers_that_are_all_killed_end_the_run_which_says_so(company: Company) -> None:
     company.prompts(40)
     company.emulator.put_faults({"do": {"latency_s": 1.0}})
     run = company.start("--workers", "1", "--max-concurrency", "1")
@@ -126,7 +133,7 @@ def test_workers_that_are_all_killed_end_the_run_which_says_so(company):
 
 
 @pytest.mark.timeout(300)
-def test_workers_that_cannot_begin_are_heard(company):
+def test_workers_that_cannot_begin_are_heard(company: Company) -> None:
     company.prompts(3)
     ended = audiobatch(*company.arguments("--workers", "2"), env={"AZURE_OPENAI_API_KEY": ""})
     assert ended.returncode in {2, 4}, ended.stderr
@@ -149,21 +156,23 @@ def test_workers_that_cannot_begin_are_heard(company):
         ({"ledger": SHARED, "provider": "local"}, {}, "audiobatch emulator"),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_reason_and_the_way(settings, flags, words):
+def test_what_cannot_work_is_refused_with_the_reason_and_the_way(
+    settings: dict[str, Any], flags: dict[str, Any], words: str
+) -> None:
     given = {"count": 2, "pool": None, "dask": None, "prefect": True, "watch": False, **flags}
     with pytest.raises(ConfigError, match=words):
         workers_for(JobSpec(inputs=("in",), **settings), given.pop("count"), **given)
 
 
-def test_a_missing_extra_names_itself_before_anything_is_done(monkeypatch):
+def test_a_missing_extra_names_itself_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    spec = JobSpec(inputs=("in",), ledger=SHARED)
+    spec = spec_of(inputs=("in",), ledger=SHARED)
     with pytest.raises(ConfigError, match=r"pip install 'audiobatch\[dask\]'"):
         workers_for(spec, 2, pool=None, dask="tcp://d:1", prefect=True, watch=False)
 
 
-def test_orders_are_the_same_job_after_their_way_and_hold_no_default():
-    spec = JobSpec(inputs=("/in",), output="az://c/out", ledger=SHARED, max_total_cost="12.50", voice="echo")
+def test_orders_are_the_same_job_after_their_way_and_hold_no_default() -> None:
+    spec = spec_of(inputs=("/in",), output="az://c/out", ledger=SHARED, max_total_cost="12.50", voice="echo")
     params = WorkerParams(job=spec, for_run="r1")
     there = json.loads(json.dumps(params.as_parameters()))
     assert WorkerParams.model_validate(there) == params

@@ -10,48 +10,55 @@ import shutil
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from crash import observing
-from running import azure, read_manifest, run_job, write_wav
 from sqlalchemy.exc import OperationalError
 
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.execution import job as job_module
+from audiobatch.execution.job import Job
 from audiobatch.ledger import writer
+from audiobatch.ledger.ledger import Ledger
+from audiobatch.ledger.rows import Attempt
 from audiobatch.model import Status
 from audiobatch.planning.plan import Retry
 from audiobatch.storage import atomic_file
 from audiobatch.storage.spool import Spool
 from audiobatch.transports.chat import ChatTransport
+from audiobatch_emulator.process import EmulatorProcess
+from tests.crash import observing
+from tests.narrowing import local
+from tests.running import azure, read_manifest, run_job, write_wav
 
 TEXTS = {f"p{n}": f"Please say the number {n}." for n in range(4)}
 
 
 @pytest.fixture
-def prompts(tmp_path):
+def prompts(tmp_path: Path) -> Path:
     return table(tmp_path / "prompts.jsonl", TEXTS)
 
 
-def table(path, texts):
+def table(path: Path, texts: Mapping[str, str]) -> Path:
     path.write_text("".join(json.dumps({"id": name, "prompt": text}) + "\n" for name, text in texts.items()))
     return path
 
 
-def job(emulator, prompts, tmp_path, **changes):
+def job(emulator: EmulatorProcess, prompts: Path, tmp_path: Path, **changes: Any) -> dict[str, Any]:
     given = {"inputs": (str(prompts),), "output": str(tmp_path / "out"), "max_concurrency": 2}
     return {**azure(emulator, **given), "max_failures": "100%", **changes}
 
 
-def billed(emulator, text=None):
+def billed(emulator: EmulatorProcess, text: str | None = None) -> int:
     records = [one for one in emulator.settled_journal(0) if one["billed"]]
     if text is not None:
         records = [one for one in records if one["item_hash"] == observing.hash_of_prompt(text)]
     return len(records)
 
 
-def all_there(tmp_path):
+def all_there(tmp_path: Path) -> None:
     seen = observing.look(tmp_path / "out")
     assert seen.statuses == Counter(succeeded=len(TEXTS))
     assert seen.open_calls == 0
@@ -66,13 +73,15 @@ def all_there(tmp_path):
 class FullDisk:
     """From its nth write on, and until it is `mended`, the output's disk is full; other disks are not."""
 
-    def __init__(self, monkeypatch, root, nth, error=errno.ENOSPC):
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, root: Path, nth: int, error: int = errno.ENOSPC
+    ) -> None:
         self.root, self.nth, self.error = str(root), nth, error
         self.writes = itertools.count(1)
         self.hit = self.mended = False
         original = atomic_file.NewFile.pour
 
-        def pour(file, data):
+        def pour(file: Any, data: Any) -> Any:
             if str(file.target).startswith(self.root) and not self.mended and next(self.writes) >= self.nth:
                 self.hit = True
                 with atomic_file.translating(str(file.target)):
@@ -83,7 +92,9 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("nth", range(1, 13))
-def test_a_disk_that_is_full_at_any_write_costs_no_paid_reply(emulator, prompts, tmp_path, monkeypatch, nth):
+def test_a_disk_that_is_full_at_any_write_costs_no_paid_reply(
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
     settings = job(emulator, prompts, tmp_path)
     disk = FullDisk(monkeypatch, tmp_path / "out", nth)
     message, code = run_to_exit(settings)
@@ -98,7 +109,7 @@ def test_a_disk_that_is_full_at_any_write_costs_no_paid_reply(emulator, prompts,
     assert disk.hit
 
 
-def run_to_exit(settings):
+def run_to_exit(settings: Any) -> tuple[str, int]:
     """Message and exit code, as the command line gives them."""
     from audiobatch.errors import AudioBatchError
     from audiobatch_flows.cli.main import _explain
@@ -112,13 +123,13 @@ def run_to_exit(settings):
 
 @pytest.mark.parametrize("nth", range(1, 18, 2))
 def test_a_ledger_that_cannot_be_written_at_any_commit_costs_no_paid_reply(
-    emulator, prompts, tmp_path, monkeypatch, nth
-):
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
     settings = job(emulator, prompts, tmp_path)
     commits, original = itertools.count(1), writer.LedgerWriter._apply
     mended = threading.Event()
 
-    def apply(writer, connection, batch):
+    def apply(writer: Any, connection: Any, batch: Any) -> Any:
         changed = original(writer, connection, batch)
         if not mended.is_set() and next(commits) >= nth:
             raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
@@ -135,7 +146,9 @@ def test_a_ledger_that_cannot_be_written_at_any_commit_costs_no_paid_reply(
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a small disk")
 @pytest.mark.parametrize("free_kb", [300, 900, 1500])
-def test_a_small_disk_that_fills_up_for_real(emulator, prompts, tmp_path, monkeypatch, free_kb):
+def test_a_small_disk_that_fills_up_for_real(
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_kb: int
+) -> None:
     import subprocess
 
     (tmp_path / "out").mkdir()
@@ -164,8 +177,8 @@ def test_a_small_disk_that_fills_up_for_real(emulator, prompts, tmp_path, monkey
 
 
 def test_too_little_room_for_the_plan_is_said_before_anything_is_sent(
-    emulator, prompts, tmp_path, monkeypatch
-):
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("audiobatch.storage.local.LocalStorage.free_bytes", lambda _: 5_000_000)
     message, code = run_to_exit(job(emulator, prompts, tmp_path))
     assert (code, emulator.journal()) == (2, [])
@@ -173,13 +186,20 @@ def test_too_little_room_for_the_plan_is_said_before_anything_is_sent(
     assert "--limit" in message
 
 
-def test_the_spool_has_room_set_aside_while_a_run_sends_and_gives_it_back(emulator, prompts, tmp_path):
+def test_the_spool_has_room_set_aside_while_a_run_sends_and_gives_it_back(
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path
+) -> None:
     emulator.put_faults({"do": {"latency_s": 0.3}})
     sizes = []
 
-    def watch(job):
-        reserve = Spool(job.output).folder / "reserve"
-        threading.Thread(target=lambda: (time.sleep(0.6), sizes.append(reserve.stat().st_size))).start()
+    def watch(job: Job) -> None:
+        reserve = Spool(local(job.output)).folder / "reserve"
+
+        def measure() -> None:
+            time.sleep(0.6)
+            sizes.append(reserve.stat().st_size)
+
+        threading.Thread(target=measure).start()
 
     assert run_job(on_open=watch, **job(emulator, prompts, tmp_path)).exit_code == 0
     assert sizes[0] > 1_000_000
@@ -190,7 +210,9 @@ def test_the_spool_has_room_set_aside_while_a_run_sends_and_gives_it_back(emulat
 
 
 @pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.EIO])
-def test_a_folder_that_turns_read_only_in_mid_run(emulator, prompts, tmp_path, monkeypatch, error):
+def test_a_folder_that_turns_read_only_in_mid_run(
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
     settings = job(emulator, prompts, tmp_path)
     disk = FullDisk(monkeypatch, tmp_path / "out", 6, error)
     message, code = run_to_exit(settings)
@@ -204,12 +226,14 @@ def test_a_folder_that_turns_read_only_in_mid_run(emulator, prompts, tmp_path, m
     assert billed(emulator) == len(TEXTS)
 
 
-def test_an_output_folder_that_is_deleted_in_mid_run_costs_no_paid_reply(emulator, prompts, tmp_path):
+def test_an_output_folder_that_is_deleted_in_mid_run_costs_no_paid_reply(
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path
+) -> None:
     emulator.put_faults({"do": {"latency_s": 0.5}})
     settings = job(emulator, prompts, tmp_path, max_concurrency=4)
 
-    def watch(_):
-        def delete():
+    def watch(_: object) -> None:
+        def delete() -> None:
             while len(emulator.journal()) < 3:
                 time.sleep(0.02)
             shutil.rmtree(tmp_path / "out")
@@ -228,15 +252,15 @@ def test_an_output_folder_that_is_deleted_in_mid_run_costs_no_paid_reply(emulato
 # Inputs that change while the run works.
 
 
-def test_an_input_that_is_rewritten_or_deleted_in_mid_run(emulator, tmp_path):
+def test_an_input_that_is_rewritten_or_deleted_in_mid_run(emulator: EmulatorProcess, tmp_path: Path) -> None:
     folder = tmp_path / "recordings"
     names = ("a", "b", "c", "d", "rewritten", "to-be-gone", "z")  # those in front are waited for
     for n, name in enumerate(names):
         write_wav(folder / f"{name}.wav", pitch_hz=200 + 50 * n)
     emulator.put_faults({"do": {"latency_s": 0.4}})
 
-    def watch(_):
-        def change():
+    def watch(_: object) -> None:
+        def change() -> None:
             while not emulator.journal():
                 time.sleep(0.01)
             write_wav(folder / "rewritten.wav", seconds=1.0, pitch_hz=640)
@@ -245,7 +269,7 @@ def test_an_input_that_is_rewritten_or_deleted_in_mid_run(emulator, tmp_path):
         threading.Thread(target=change).start()
 
     summary = run_job(on_open=watch, **job(emulator, folder, tmp_path, max_concurrency=1))
-    rows = {row["item_id"]: row for row in read_manifest(summary.manifest)}
+    rows = {row["item_id"]: row for row in read_manifest(local(summary.manifest))}
     assert summary.exit_code == 3
     assert [row["status"] for row in rows.values()] == [*["succeeded"] * 5, "failed", "succeeded"]
     assert (rows["to-be-gone.wav"]["error_type"], rows["to-be-gone.wav"]["error_message"]) == (
@@ -264,7 +288,9 @@ def test_an_input_that_is_rewritten_or_deleted_in_mid_run(emulator, tmp_path):
 # Results that are made again.
 
 
-def test_a_redo_that_meets_an_outage_leaves_the_earlier_results(emulator, prompts, tmp_path):
+def test_a_redo_that_meets_an_outage_leaves_the_earlier_results(
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path
+) -> None:
     settings = job(emulator, prompts, tmp_path)
     run_job(**settings)
     before = observing.look(tmp_path / "out").results
@@ -279,7 +305,9 @@ def test_a_redo_that_meets_an_outage_leaves_the_earlier_results(emulator, prompt
     all_there(tmp_path)
 
 
-def test_a_redo_that_is_refused_for_good_sets_the_earlier_result_aside(emulator, prompts, tmp_path):
+def test_a_redo_that_is_refused_for_good_sets_the_earlier_result_aside(
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path
+) -> None:
     settings = job(emulator, prompts, tmp_path)
     run_job(**settings)
     before = observing.look(tmp_path / "out").results
@@ -292,7 +320,9 @@ def test_a_redo_that_is_refused_for_good_sets_the_earlier_result_aside(emulator,
     assert not (tmp_path / "out/audio/p1.wav").exists()
 
 
-def test_a_redo_on_a_full_disk_loses_neither_the_old_nor_the_new(emulator, prompts, tmp_path, monkeypatch):
+def test_a_redo_on_a_full_disk_loses_neither_the_old_nor_the_new(
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = job(emulator, prompts, tmp_path)
     run_job(**settings)
     before = observing.look(tmp_path / "out").results
@@ -313,10 +343,10 @@ def test_a_redo_on_a_full_disk_loses_neither_the_old_nor_the_new(emulator, promp
 
 
 @contextlib.contextmanager
-def no_room_for_bad_replies(monkeypatch):
+def no_room_for_bad_replies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     original = atomic_file.NewFile.pour
 
-    def pour(file, data):
+    def pour(file: Any, data: Any) -> Any:
         if "/out/replies/" in str(file.target):
             raise atomic_file.storage_error(OSError(errno.ENOSPC, "full"), str(file.target))
         return original(file, data)
@@ -327,15 +357,15 @@ def no_room_for_bad_replies(monkeypatch):
 
 
 def test_a_bad_reply_is_final_and_its_body_kept_though_the_disk_was_full(
-    emulator, prompts, tmp_path, monkeypatch
-):
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = job(emulator, prompts, tmp_path)
     emulator.put_faults({"when": {"text": TEXTS["p2"]}, "do": {"corrupt": "base64"}})
     with no_room_for_bad_replies(monkeypatch):
         assert run_job(**settings).exit_code == 2
     again = run_job(**settings)
     assert billed(emulator, TEXTS["p2"]) == 1
-    row = next(row for row in read_manifest(again.manifest) if row["item_id"] == "p2")
+    row = next(row for row in read_manifest(local(again.manifest)) if row["item_id"] == "p2")
     assert (row["status"], row["error_type"]) == ("failed", "bad_reply")
     assert (tmp_path / "out/replies/p2.json").stat().st_size > 1000
     assert run_job(**settings, retry=Retry()).failed == 1
@@ -343,8 +373,8 @@ def test_a_bad_reply_is_final_and_its_body_kept_though_the_disk_was_full(
 
 
 def test_a_bad_reply_that_another_machine_kept_takes_no_later_success_s_place(
-    emulator, prompts, tmp_path, monkeypatch
-):
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = job(emulator, prompts, tmp_path)
     emulator.put_faults({"when": {"text": TEXTS["p2"]}, "do": {"corrupt": "base64"}})
     with no_room_for_bad_replies(monkeypatch):
@@ -363,8 +393,8 @@ def test_a_bad_reply_that_another_machine_kept_takes_no_later_success_s_place(
 
 
 def test_a_bad_reply_to_a_redo_takes_the_earlier_result_s_place_when_it_comes_home(
-    emulator, prompts, tmp_path, monkeypatch
-):
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = job(emulator, prompts, tmp_path)
     run_job(**settings)
     before = observing.look(tmp_path / "out").results
@@ -380,24 +410,26 @@ def test_a_bad_reply_to_a_redo_takes_the_earlier_result_s_place_when_it_comes_ho
 
 
 @pytest.mark.parametrize("then", [{"status": 400}, {"corrupt": "html"}, {"corrupt": "text_only"}])
-def test_a_reply_in_text_alone_is_kept_when_asking_again_brings_no_sound(emulator, prompts, tmp_path, then):
+def test_a_reply_in_text_alone_is_kept_when_asking_again_brings_no_sound(
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path, then: dict[str, Any]
+) -> None:
     text = TEXTS["p3"]
     emulator.put_faults(
         {"when": {"text": text, "attempt_below": 1}, "do": {"corrupt": "text_only"}},
         {"when": {"text": text}, "do": then},
     )
     summary = run_job(**job(emulator, prompts, tmp_path, retry_text_only=True))
-    row = next(row for row in read_manifest(summary.manifest) if row["item_id"] == "p3")
+    row = next(row for row in read_manifest(local(summary.manifest)) if row["item_id"] == "p3")
     assert (row["status"], row["checks"], row["audio_file"]) == ("succeeded", "text_only", "")
     assert (summary.exit_code, row["attempts"]) == (0, "2" if then == {"corrupt": "text_only"} else "1")
 
 
-def test_what_every_call_cost_stands_in_the_ledger_also_where_it_was_for_nothing(emulator, prompts, tmp_path):
+def test_what_every_call_cost_stands_in_the_ledger_also_where_it_was_for_nothing(
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path
+) -> None:
     emulator.put_faults({"when": {"attempt_below": 1}, "do": {"corrupt": "text_only"}})
     summary = run_job(**job(emulator, prompts, tmp_path, retry_text_only=True))
     from contextlib import closing
-
-    from audiobatch.ledger.ledger import Ledger
 
     with closing(Ledger.open(tmp_path / "out/ledger.db")) as ledger:
         assert ledger.spent_usd() == summary.cost_usd
@@ -408,21 +440,23 @@ def test_what_every_call_cost_stands_in_the_ledger_also_where_it_was_for_nothing
 # Stopping.
 
 
-def test_a_run_that_is_cancelled_as_a_task_records_what_has_arrived(emulator, prompts, tmp_path, monkeypatch):
+def test_a_run_that_is_cancelled_as_a_task_records_what_has_arrived(
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from audiobatch.storage import artifacts
 
     spec = JobSpec(**job(emulator, prompts, tmp_path, max_concurrency=4))
     writing = threading.Event()
     original = artifacts.make
 
-    def slow(*arguments):
+    def slow(*arguments: Any) -> Any:
         writing.set()
         time.sleep(0.5)
         return original(*arguments)
 
     monkeypatch.setattr(artifacts, "make", slow)
 
-    async def cancelled():
+    async def cancelled() -> None:
         running = asyncio.create_task(job_module.run(spec))
         await asyncio.to_thread(writing.wait, 20)
         running.cancel()
@@ -436,13 +470,15 @@ def test_a_run_that_is_cancelled_as_a_task_records_what_has_arrived(emulator, pr
     all_there(tmp_path)
 
 
-def test_a_stop_while_the_intent_is_written_sends_nothing(emulator, prompts, tmp_path, monkeypatch):
-    from audiobatch.ledger.ledger import Ledger
+def test_a_stop_while_the_intent_is_written_sends_nothing(
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from audiobatch.stop import StopReason
 
-    jobs, original = [], Ledger.record_intent
+    jobs: list[Job] = []
+    original = Ledger.record_intent
 
-    async def stopped(ledger, attempt):
+    async def stopped(ledger: Ledger, attempt: Attempt) -> None:
         await original(ledger, attempt)
         jobs[0].stop.ask(StopReason.SIGINT)
 
@@ -458,8 +494,8 @@ def test_a_stop_while_the_intent_is_written_sends_nothing(emulator, prompts, tmp
 
 @pytest.mark.parametrize(("on_unknown", "calls"), [("retry", 3), ("skip", 1)])
 def test_unknown_calls_are_made_again_at_most_twice_or_never_also_in_a_redo(
-    emulator, prompts, tmp_path, on_unknown, calls
-):
+    emulator: EmulatorProcess, prompts: Path, tmp_path: Path, on_unknown: str, calls: int
+) -> None:
     settings = job(emulator, prompts, tmp_path, on_unknown=on_unknown)
     run_job(**settings)
     emulator.reset()
@@ -468,7 +504,7 @@ def test_unknown_calls_are_made_again_at_most_twice_or_never_also_in_a_redo(
         summary = run_job(**settings, voice="ash", redo=True)
     assert billed(emulator, TEXTS["p1"]) == calls
     assert billed(emulator) == calls + len(TEXTS) - 1
-    assert Path(summary.output).exists()
+    assert Path(local(summary.output)).exists()
     assert observing.look(tmp_path / "out").statuses == Counter(succeeded=4)
     emulator.put_faults()
     unknown = Retry(statuses=frozenset({Status.UNKNOWN}))

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from crash import children, observing
-
 from audiobatch_emulator.process import EmulatorProcess
+from tests.crash import children, observing
 
 #: A run that takes longer hangs.
 GIVE_UP_S = 60.0

@@ -30,16 +30,14 @@ from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from crash import observing  # noqa: E402
-from crash.many_runs import WINDOW_S, _most_in_a_window, _seconds  # noqa: E402
-from postgresql_server import PostgresqlServer  # noqa: E402
-from remote_stores import Azurite  # noqa: E402
 
 from audiobatch.ledger.engine import schema_of  # noqa: E402
 from audiobatch.storage.object_stores import filesystem_of  # noqa: E402
 from audiobatch_emulator.process import EmulatorProcess  # noqa: E402
+from tests.crash import observing  # noqa: E402
+from tests.crash.many_runs import WINDOW_S, _most_in_a_window, _seconds  # noqa: E402
+from tests.postgresql_server import PostgresqlServer  # noqa: E402
+from tests.remote_stores import Azurite  # noqa: E402
 
 COMMAND = (sys.executable, "-P", "-c", "from audiobatch_flows.cli.main import main; main()")
 POOL = "crew"
@@ -253,10 +251,11 @@ def _states(scene: Scene) -> Counter[str]:
         return Counter(json.loads(told.stdout.splitlines()[-1]))
 
     # Prefect's worker closes a killed flow run when it hears of its end.
-    return scene.until(
+    ended: Counter[str] = scene.until(
         lambda: (now := look()) and not now["at work"] and now,
         "flow runs are left running",
     )
+    return ended
 
 
 def _judged(scene: Scene, code: int, lasted_s: float, states: Counter[str]) -> list[str]:

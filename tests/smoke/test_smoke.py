@@ -12,15 +12,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import audio_corpus
 import openpyxl
 import pytest
-from running import azure, read_manifest, rows_of, run_job, write_wav
 
 import audiobatch
 from audiobatch.audio.encode import REPLY_FORMATS
 from audiobatch.audio.probe import EXTENSIONS, probe
 from audiobatch.reports.waveforms import BINS, HEIGHT, STEP
+from audiobatch_emulator.process import EmulatorProcess
+from tests import audio_corpus
+from tests.running import azure, read_manifest, rows_of, run_job, write_wav
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_inputs"
 PROMPT = "Describe in detail the spoken audio input."
@@ -48,11 +49,11 @@ def pictures(report: Path) -> int:
 
 
 @pytest.mark.skipif("AUDIOBATCH_SMOKE" not in os.environ, reason="only for an installed wheel")
-def test_the_package_under_test_is_the_installed_one():
+def test_the_package_under_test_is_the_installed_one() -> None:
     assert "site-packages" in Path(audiobatch.__file__ or "").parts
 
 
-def test_modules_of_the_user_s_that_are_called_as_ours_once_were_are_in_nobody_s_way(tmp_path):
+def test_modules_of_the_user_s_that_are_called_as_ours_once_were_are_in_nobody_s_way(tmp_path: Path) -> None:
     for name in ("pipeline.py", "audio.py", "limits.py", "flows/__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"raise SystemExit({name!r} + ' was imported')\n")
@@ -66,19 +67,19 @@ def test_modules_of_the_user_s_that_are_called_as_ours_once_were_are_in_nobody_s
 
 @pytest.mark.skipif("AUDIOBATCH_SMOKE" not in os.environ, reason="only for an installed wheel")
 @pytest.mark.parametrize("name", ["pipeline", "flows"])
-def test_the_wheel_puts_nothing_of_a_common_name_on_the_import_path(name):
+def test_the_wheel_puts_nothing_of_a_common_name_on_the_import_path(name: str) -> None:
     program = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({name!r}) is not None)"
     assert subprocess.run([sys.executable, "-P", "-c", program], check=False).returncode == 0
 
 
-def test_the_public_names_are_there():
+def test_the_public_names_are_there() -> None:
     import audiobatch_flows
 
     for package in (audiobatch, audiobatch_flows):
         assert {name for name in package.__all__ if getattr(package, name, None) is None} == set()
 
 
-def test_the_readme_s_first_command_makes_all_reports_and_sends_nothing_twice(tmp_path):
+def test_the_readme_s_first_command_makes_all_reports_and_sends_nothing_twice(tmp_path: Path) -> None:
     shutil.copytree(SAMPLES, tmp_path / "sample_inputs")
     words = ["run", "sample_inputs/recordings", "--provider", "local", "--prompt", PROMPT]
     first = command(*words, cwd=tmp_path)
@@ -102,7 +103,9 @@ def test_the_readme_s_first_command_makes_all_reports_and_sends_nothing_twice(tm
         assert "Traceback" not in said.stdout + said.stderr
 
 
-def test_every_container_is_read_and_what_is_none_is_refused(emulator, tmp_path):
+def test_every_container_is_read_and_what_is_none_is_refused(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     taken = {}
@@ -130,7 +133,7 @@ def test_every_container_is_read_and_what_is_none_is_refused(emulator, tmp_path)
 
 
 @pytest.mark.parametrize("reply_format", REPLY_FORMATS)
-def test_every_reply_format_is_written(reply_format, emulator, tmp_path):
+def test_every_reply_format_is_written(reply_format: str, emulator: EmulatorProcess, tmp_path: Path) -> None:
     write_wav(tmp_path / "in" / "memo.wav", seconds=1.0)
     summary = run_job(
         inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), format=reply_format, **azure(emulator)
@@ -141,7 +144,7 @@ def test_every_reply_format_is_written(reply_format, emulator, tmp_path):
     assert media.duration_s == pytest.approx(float(row["audio_duration_s"]), abs=0.15)
 
 
-def test_the_doctor_finds_every_codec(tmp_path):
+def test_the_doctor_finds_every_codec(tmp_path: Path) -> None:
     ended = command("doctor", "--provider", "local", "--output", "out", cwd=tmp_path)
     assert ended.returncode == 0
     (codecs,) = (line for line in ended.stdout.splitlines() if " codecs " in line)

@@ -3,19 +3,25 @@
 import base64
 import io
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from audio_corpus import by_ffmpeg, make, speech, wav
-from running import audiobatch, azure, last_json, read_manifest, rows_of, run_job, write_wav
+from numpy.typing import NDArray
 
 from audiobatch.audio.levels import LevelMeter
+from audiobatch.calls.stats import RunSummary
+from audiobatch_emulator.process import EmulatorProcess
+from tests.audio_corpus import by_ffmpeg, make, speech, wav
+from tests.narrowing import local
+from tests.running import audiobatch, azure, last_json, read_manifest, rows_of, run_job, write_wav
 
 RATE = 16_000
 
 
-def job(emulator, tmp_path, **settings):
+def job(emulator: EmulatorProcess, tmp_path: Path, **settings: Any) -> RunSummary:
     return run_job(
         inputs=[str(tmp_path / "in")],
         output=str(tmp_path / "out"),
@@ -23,22 +29,24 @@ def job(emulator, tmp_path, **settings):
     )
 
 
-def put(tmp_path, name, data):
+def put(tmp_path: Path, name: str, data: bytes) -> Path:
     path = tmp_path / "in" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
 
 
-def by_id(summary):
+def by_id(summary: RunSummary) -> dict[str, dict[str, str]]:
     return {row["item_id"]: row for row in rows_of(summary)}
 
 
-def log_of(summary):
-    return (summary.output / "runs" / f"{summary.run_id}.log").read_text()
+def log_of(summary: RunSummary) -> str:
+    return local(summary.output / "runs" / f"{summary.run_id}.log").read_text()
 
 
-def test_every_kind_of_recording_is_sent_or_refused_with_its_reason(emulator, tmp_path):
+def test_every_kind_of_recording_is_sent_or_refused_with_its_reason(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     (tmp_path / "in").mkdir()
     cases = {case.path.name: case for case in make(tmp_path / "in") if case.path.stat().st_size < 50e6}
     for path in (tmp_path / "in").rglob("*"):
@@ -61,7 +69,9 @@ def test_every_kind_of_recording_is_sent_or_refused_with_its_reason(emulator, tm
     assert len(emulator.settled_journal(len(rows) - refused)) == len(rows) - refused
 
 
-def test_a_wrong_ending_is_noted_in_the_log_and_not_refused(emulator, tmp_path):
+def test_a_wrong_ending_is_noted_in_the_log_and_not_refused(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     put(tmp_path, "memo.wav", by_ffmpeg(speech(1.0, RATE), RATE, "mp3", "libmp3lame"))
     summary = job(emulator, tmp_path)
     assert summary.succeeded == 1
@@ -77,14 +87,18 @@ def test_a_wrong_ending_is_noted_in_the_log_and_not_refused(emulator, tmp_path):
         ({"include": ("*.flac",), "exclude": ("d.*",)}, {"calls/c.flac"}),
     ],
 )
-def test_globs_choose_among_a_folder_s_files(settings, sent, emulator, tmp_path):
+def test_globs_choose_among_a_folder_s_files(
+    settings: dict[str, tuple[str, ...]], sent: set[str], emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     for name in ("a.wav", "calls/b.wav", "calls/c.flac", "d.flac"):
         sound = speech(0.5, RATE)
         put(tmp_path, name, wav(sound, RATE, container=name.rpartition(".")[2].upper()))
     assert set(by_id(job(emulator, tmp_path, **settings))) == sent
 
 
-def test_silent_recordings_are_refused_unless_they_are_wanted(emulator, tmp_path):
+def test_silent_recordings_are_refused_unless_they_are_wanted(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     write_wav(tmp_path / "in" / "voice.wav", seconds=0.5)
     put(tmp_path, "silence.wav", wav(np.zeros(RATE, np.float32), RATE))
     first = job(emulator, tmp_path)
@@ -98,14 +112,16 @@ def test_silent_recordings_are_refused_unless_they_are_wanted(emulator, tmp_path
     assert (third.sent, third.refused, third.exit_code) == (0, 0, 0), "what is done is not refused afterwards"
 
 
-def two_sides(seconds=2.0):
+def two_sides(seconds: float = 2.0) -> NDArray[np.float32]:
     """A call: on the left somebody speaks, on the right somebody whistles at 1 kHz."""
     left = speech(seconds, RATE)
     right = (0.2 * np.sin(2 * np.pi * 1000 * np.arange(len(left)) / RATE)).astype(np.float32)
     return np.stack((left, right), axis=1)
 
 
-def test_a_split_makes_two_items_of_a_call_and_leaves_the_others_alone(emulator, tmp_path):
+def test_a_split_makes_two_items_of_a_call_and_leaves_the_others_alone(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     put(tmp_path, "call.wav", wav(two_sides(), RATE))
     write_wav(tmp_path / "in" / "memo.wav", seconds=0.5)
     summary = job(emulator, tmp_path, channels="split")
@@ -117,7 +133,9 @@ def test_a_split_makes_two_items_of_a_call_and_leaves_the_others_alone(emulator,
     assert job(emulator, tmp_path, channels="split").sent == 0
 
 
-def test_one_side_is_another_question_and_the_mix_is_the_old_one(emulator, tmp_path):
+def test_one_side_is_another_question_and_the_mix_is_the_old_one(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     put(tmp_path, "call.wav", wav(two_sides(), RATE))
     write_wav(tmp_path / "in" / "memo.wav", seconds=0.5)
     plain = by_id(job(emulator, tmp_path))
@@ -127,13 +145,15 @@ def test_one_side_is_another_question_and_the_mix_is_the_old_one(emulator, tmp_p
     assert by_id(left)["call.wav"]["transcript"] != plain["call.wav"]["transcript"]
 
 
-def with_silences():
+def with_silences() -> NDArray[np.float32]:
     """Three sentences, eleven seconds of silence between them."""
     parts = [speech(2.0, RATE, seed=1), np.zeros(5 * RATE, np.float32), speech(2.0, RATE, seed=2)]
     return np.concatenate([*parts, np.zeros(6 * RATE, np.float32), speech(2.0, RATE, seed=3)])
 
 
-def test_long_silences_are_not_sent_and_what_that_saves_is_told(emulator, tmp_path):
+def test_long_silences_are_not_sent_and_what_that_saves_is_told(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     put(tmp_path, "talk.wav", wav(with_silences(), RATE))
     summary = job(emulator, tmp_path, trim_silence=True)
     row = by_id(summary)["talk.wav"]
@@ -148,9 +168,9 @@ def test_long_silences_are_not_sent_and_what_that_saves_is_told(emulator, tmp_pa
     assert by_id(whole)["talk.wav"]["trimmed_s"] == ""
 
 
-def test_what_the_service_takes_goes_out_bit_for_bit(tmp_path):
+def test_what_the_service_takes_goes_out_bit_for_bit(tmp_path: Path) -> None:
     """A server of our own sees the request: the recording's bytes are those of the file."""
-    from bare_server import bare_server
+    from tests.bare_server import bare_server
 
     data = wav(speech(1.0, RATE), RATE)
     put(tmp_path, "memo.wav", data)
@@ -160,7 +180,7 @@ def test_what_the_service_takes_goes_out_bit_for_bit(tmp_path):
             inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"),
             modalities="text", provider="openai", endpoint=server.url,
         )  # fmt: skip
-    sent = {}
+    sent: dict[int, bytes] = {}
     for body in server.bodies:
         part = json.loads(body)["messages"][-1]["content"][-1]["input_audio"]
         sent[len(sent)] = base64.b64decode(part["data"])
@@ -171,9 +191,9 @@ def test_what_the_service_takes_goes_out_bit_for_bit(tmp_path):
     assert odd.exists()
 
 
-def test_a_recording_whose_sides_are_in_opposite_phase_is_not_sent_as_silence(tmp_path):
+def test_a_recording_whose_sides_are_in_opposite_phase_is_not_sent_as_silence(tmp_path: Path) -> None:
     """A server of our own sees the request: one side alone, so that nobody can mix them."""
-    from bare_server import bare_server
+    from tests.bare_server import bare_server
 
     said = speech(1.0, RATE)
     put(tmp_path, "wired-wrongly.wav", wav(np.stack((said, -said), axis=1), RATE))
@@ -188,7 +208,7 @@ def test_a_recording_whose_sides_are_in_opposite_phase_is_not_sent_as_silence(tm
     assert "wired-wrongly.wav: its channels cancel each other when mixed" in log_of(summary)
 
 
-def test_the_flags_do_the_same_as_the_settings(tmp_path):
+def test_the_flags_do_the_same_as_the_settings(tmp_path: Path) -> None:
     put(tmp_path, "call.flac", wav(two_sides(0.6), RATE, container="FLAC"))
     put(tmp_path, "draft.wav", wav(two_sides(0.6), RATE))
     done = audiobatch(
@@ -210,13 +230,13 @@ def test_the_flags_do_the_same_as_the_settings(tmp_path):
     assert last_json(done.stdout)["succeeded"] == 2
 
 
-def test_a_level_is_measured_of_every_side():
+def test_a_level_is_measured_of_every_side() -> None:
     meter = LevelMeter(RATE)
     meter.add(two_sides())
     assert meter.result().silence_share < 0.01
 
 
-def test_the_plan_tells_what_is_refused_cut_and_left_out_before_anything_is_sent(tmp_path):
+def test_the_plan_tells_what_is_refused_cut_and_left_out_before_anything_is_sent(tmp_path: Path) -> None:
     put(tmp_path, "talk.wav", wav(with_silences(), RATE))
     put(tmp_path, "long.wav", wav(np.tile(speech(10.0, RATE), 4), RATE))
     put(tmp_path, "silence.wav", wav(np.zeros(RATE, np.float32), RATE))

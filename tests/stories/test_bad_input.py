@@ -1,37 +1,42 @@
 """Bad inputs and settings: a clear word before any money is spent, and everything good still runs."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from running import audiobatch, azure, rows_of, run_job, write_wav
 
 from audiobatch.errors import ConfigError
+from audiobatch.execution.job import Job
 from audiobatch.limits.retry import RetryBudget
+from audiobatch.planning.plan import Plan
+from audiobatch_emulator.process import EmulatorProcess
+from tests.running import audiobatch, azure, rows_of, run_job, write_wav
 
 GOOD = "good.wav"
 
 
-def broken_wav(path, keep):
+def broken_wav(path: Path, keep: float) -> None:
     write_wav(path, seconds=1)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
 
 
-def other_codec(path):
+def other_codec(path: Path) -> None:
     """A WAV whose codec has a number that nobody knows."""
     data = bytearray(write_wav(path, seconds=1).read_bytes())
     data[20:22] = b"\x99\x99"
     path.write_bytes(data)
 
 
-def other_rate(path):
+def other_rate(path: Path) -> None:
     """A WAV of 4 294 967 295 samples a second."""
     data = bytearray(write_wav(path, seconds=1).read_bytes())
     data[24:28] = b"\xff" * 4
     path.write_bytes(data)
 
 
-BAD_FILES = {
+BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty.wav": (lambda path: path.write_bytes(b""), "0 bytes"),
     "text.wav": (lambda path: path.write_text("this is no sound"), "text"),
     "random.wav": (lambda path: path.write_bytes(os.urandom(4000)), ""),
@@ -44,7 +49,9 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_bad_recording_is_refused_with_its_reason_and_the_good_one_is_sent(name, emulator, tmp_path):
+def test_a_bad_recording_is_refused_with_its_reason_and_the_good_one_is_sent(
+    name: str, emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     make, reason = BAD_FILES[name]
     write_wav(tmp_path / "in" / GOOD, seconds=0.3)
     make(tmp_path / "in" / name)
@@ -60,13 +67,13 @@ def test_a_bad_recording_is_refused_with_its_reason_and_the_good_one_is_sent(nam
 
 
 def test_a_recording_that_cannot_be_converted_fails_alone_whatever_the_decoder_raises(
-    emulator, tmp_path, monkeypatch
-):
+    emulator: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A decoder may fail when a file is sent that it could read when it was found."""
     write_wav(tmp_path / "in" / GOOD, seconds=0.3)
     write_wav(tmp_path / "in" / "odd.wav", seconds=0.3, rate_hz=96_000)  # is resampled before it goes
 
-    def refuse(*_arguments):
+    def refuse(*_arguments: object) -> None:
         raise TypeError("open() got an unexpected keyword argument")
 
     monkeypatch.setattr("audiobatch.audio.convert._convert", refuse)
@@ -78,7 +85,7 @@ def test_a_recording_that_cannot_be_converted_fails_alone_whatever_the_decoder_r
     assert len(emulator.settled_journal(1)) == 1
 
 
-def test_a_file_that_cannot_be_read_is_refused(emulator, tmp_path):
+def test_a_file_that_cannot_be_read_is_refused(emulator: EmulatorProcess, tmp_path: Path) -> None:
     write_wav(tmp_path / "in" / GOOD, seconds=0.3)
     (tmp_path / "in" / "folder.wav").mkdir()
     os.mkfifo(tmp_path / "in" / "pipe.wav")
@@ -86,19 +93,21 @@ def test_a_file_that_cannot_be_read_is_refused(emulator, tmp_path):
     assert (summary.succeeded, summary.items) == (1, 1)
 
 
-def test_a_file_that_is_gone_when_its_turn_comes_is_a_failed_row(emulator, tmp_path):
+def test_a_file_that_is_gone_when_its_turn_comes_is_a_failed_row(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     write_wav(tmp_path / "in" / GOOD, seconds=0.3)
     lost = write_wav(tmp_path / "in" / "lost.wav", seconds=0.3)
 
-    def remove(job):
+    def remove(job: Job) -> None:
         prepare = job.prepare
 
-        async def prepare_then_remove():
+        async def prepare_then_remove() -> Plan:
             plan = await prepare()
             lost.unlink()
             return plan
 
-        job.prepare = prepare_then_remove
+        job.prepare = prepare_then_remove  # type: ignore[method-assign]  # a stand-in
 
     summary = run_job(
         inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), on_open=remove, **azure(emulator)
@@ -110,11 +119,11 @@ def test_a_file_that_is_gone_when_its_turn_comes_is_a_failed_row(emulator, tmp_p
 
 
 def test_a_file_that_is_gone_before_the_second_turn_takes_nothing_from_the_first(
-    emulator, tmp_path, monkeypatch
-):
+    emulator: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lost = write_wav(tmp_path / "in" / "lost.wav", seconds=0.3)
 
-    def allows(_budget):
+    def allows(_budget: object) -> bool:
         lost.unlink()
         return False
 
@@ -133,7 +142,9 @@ def test_a_file_that_is_gone_before_the_second_turn_takes_nothing_from_the_first
     assert "gone" in second["error_message"]
 
 
-def test_bad_rows_of_a_table_are_refused_and_the_good_ones_sent(emulator, tmp_path):
+def test_bad_rows_of_a_table_are_refused_and_the_good_ones_sent(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     (tmp_path / "p.csv").write_text(
         "id,prompt,format\ngood,Say hello.,\nempty,,\ngood,Say it twice.,\nodd,Say something.,wma\n"
     )
@@ -148,7 +159,9 @@ def test_bad_rows_of_a_table_are_refused_and_the_good_ones_sent(emulator, tmp_pa
     assert "'wma' is not one of" in found[3][2]
 
 
-def test_a_broken_line_of_json_lines_is_refused_and_the_rest_sent(emulator, tmp_path):
+def test_a_broken_line_of_json_lines_is_refused_and_the_rest_sent(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "Say hello."}\n{"prompt": \n["a list"]\n')
     summary = run_job(inputs=[str(tmp_path / "p.jsonl")], output=str(tmp_path / "out"), **azure(emulator))
     assert [row["status"] for row in rows_of(summary)] == ["succeeded", "refused", "refused"]
@@ -163,14 +176,16 @@ def test_a_broken_line_of_json_lines_is_refused_and_the_rest_sent(emulator, tmp_
     ],
     ids=["empty folder", "no audio in it"],
 )
-def test_a_folder_without_inputs_is_said_to_be_one(make, message, emulator, tmp_path):
+def test_a_folder_without_inputs_is_said_to_be_one(
+    make: Callable[[Path], object], message: str, emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     (tmp_path / "in").mkdir()
     make(tmp_path / "in")
     with pytest.raises(ConfigError, match=message):
         run_job(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator))
 
 
-def test_an_output_that_is_a_file_is_refused(emulator, tmp_path):
+def test_an_output_that_is_a_file_is_refused(emulator: EmulatorProcess, tmp_path: Path) -> None:
     write_wav(tmp_path / "in" / GOOD, seconds=0.3)
     (tmp_path / "out").write_text("a file")
     with pytest.raises(ConfigError, match="out"):
@@ -178,20 +193,22 @@ def test_an_output_that_is_a_file_is_refused(emulator, tmp_path):
     assert emulator.journal() == []
 
 
-def test_a_table_without_prompts_names_its_columns(emulator, tmp_path):
+def test_a_table_without_prompts_names_its_columns(emulator: EmulatorProcess, tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("id,text\nx,hello\n")
     with pytest.raises(ConfigError, match="no column 'prompt'; there are: id, text"):
         run_job(inputs=[str(tmp_path / "p.csv")], output=str(tmp_path / "out"), **azure(emulator))
 
 
-def test_a_table_whose_prompts_have_bare_commas_is_refused_before_anything_is_sent(emulator, tmp_path):
+def test_a_table_whose_prompts_have_bare_commas_is_refused_before_anything_is_sent(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     (tmp_path / "p.csv").write_text("prompt\nHello, world\nPlease close the door, the cat is out\n")
     with pytest.raises(ConfigError, match=r"line 2\b[\s\S]*double quotes"):
         run_job(inputs=[str(tmp_path / "p.csv")], output=str(tmp_path / "out"), **azure(emulator))
     assert emulator.journal() == []
 
 
-def test_text_prompts_cannot_ask_for_text_alone(emulator, tmp_path):
+def test_text_prompts_cannot_ask_for_text_alone(emulator: EmulatorProcess, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("hello")
     with pytest.raises(ConfigError, match="audio"):
         run_job(
@@ -214,7 +231,9 @@ def test_text_prompts_cannot_ask_for_text_alone(emulator, tmp_path):
         (("nowhere", "--endpoint", "http://example.com"), ["https://"]),
     ],
 )
-def test_wrong_arguments_are_explained_with_exit_code_2(arguments, wanted, tmp_path):
+def test_wrong_arguments_are_explained_with_exit_code_2(
+    arguments: tuple[str, ...], wanted: list[str], tmp_path: Path
+) -> None:
     done = audiobatch("run", *arguments, "--no-prefect", "--provider", "local", cwd=tmp_path)
     assert done.returncode == 2
     assert not done.stdout
@@ -223,7 +242,7 @@ def test_wrong_arguments_are_explained_with_exit_code_2(arguments, wanted, tmp_p
     assert "Traceback" not in done.stderr
 
 
-def test_with_nothing_set_up_one_message_says_what_to_set(tmp_path):
+def test_with_nothing_set_up_one_message_says_what_to_set(tmp_path: Path) -> None:
     write_wav(tmp_path / "in" / GOOD, seconds=0.3)
     done = audiobatch("run", "in", "--no-prefect", cwd=tmp_path)
     assert done.returncode == 2

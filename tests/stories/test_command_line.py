@@ -1,18 +1,20 @@
 """The command line as a stranger meets it."""
 
 import sys
+from pathlib import Path
 
 import pytest
-from running import audiobatch, last_json, read_manifest, write_wav
 
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.config.settings import read_job_file
+from audiobatch_emulator.process import EmulatorProcess
 from audiobatch_flows.cli.main import COMMANDS
 from audiobatch_flows.cli.options import SECTIONS, flags_of
+from tests.running import audiobatch, last_json, read_manifest, write_wav
 
 
 @pytest.fixture
-def service(emulator):
+def service(emulator: EmulatorProcess) -> dict[str, str]:
     """The environment of a user who has set up Azure with a key."""
     return {
         "AZURE_OPENAI_ENDPOINT": emulator.base_url,
@@ -21,7 +23,7 @@ def service(emulator):
     }
 
 
-def test_help_lists_every_command_with_its_line():
+def test_help_lists_every_command_with_its_line() -> None:
     done = audiobatch("--help")
     assert done.returncode == 0
     for name, line in COMMANDS.items():
@@ -29,7 +31,7 @@ def test_help_lists_every_command_with_its_line():
         assert line in done.stdout
 
 
-def test_help_imports_nothing_heavy():
+def test_help_imports_nothing_heavy() -> None:
     import subprocess
 
     program = (
@@ -48,7 +50,7 @@ def test_help_imports_nothing_heavy():
 WHO_WORKS = {"workers", "work_pool", "dask"}
 
 
-def test_every_setting_of_a_job_is_a_flag_in_the_help():
+def test_every_setting_of_a_job_is_a_flag_in_the_help() -> None:
     done = audiobatch("run", "--help")
     for field in JobSpec.model_fields:
         if field not in ("inputs", "turns", "deployments"):
@@ -68,19 +70,21 @@ def test_every_setting_of_a_job_is_a_flag_in_the_help():
         (["--verify-speech=whisper-1"], {"verify_speech": "whisper-1", "inputs": "lines"}),
     ],
 )
-def test_a_value_that_may_be_left_out_never_takes_the_next_word(arguments, shown, tmp_path):
+def test_a_value_that_may_be_left_out_never_takes_the_next_word(
+    arguments: list[str], shown: dict[str, str], tmp_path: Path
+) -> None:
     done = audiobatch("config", "show", "--provider", "local", *arguments, "lines", cwd=tmp_path)
     values = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.split()[1:]}
     assert {name: values.get(name) for name in shown} == shown, done.stdout + done.stderr
 
 
-def test_a_mistyped_command_is_answered_with_the_nearest(tmp_path):
+def test_a_mistyped_command_is_answered_with_the_nearest(tmp_path: Path) -> None:
     done = audiobatch("rum", cwd=tmp_path)
     assert done.returncode == 2
     assert "Did you mean 'run'?" in done.stderr
 
 
-def test_init_writes_a_job_file_that_is_valid_and_never_overwrites(tmp_path):
+def test_init_writes_a_job_file_that_is_valid_and_never_overwrites(tmp_path: Path) -> None:
     assert audiobatch("init", cwd=tmp_path).returncode == 0
     values = read_job_file(tmp_path / "job.toml")
     assert values["provider"] == "local"
@@ -92,7 +96,7 @@ def test_init_writes_a_job_file_that_is_valid_and_never_overwrites(tmp_path):
     assert "--force" in again.stderr
 
 
-def test_a_job_file_says_which_key_is_wrong_and_what_is_allowed(tmp_path):
+def test_a_job_file_says_which_key_is_wrong_and_what_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text('inputs = ["x"]\nformat = "wma"\n')
     done = audiobatch("run", "--job", "job.toml", "--no-prefect", "--provider", "local", cwd=tmp_path)
     assert done.returncode == 2
@@ -105,7 +109,7 @@ def test_a_job_file_says_which_key_is_wrong_and_what_is_allowed(tmp_path):
     assert "environment" in audiobatch("run", "--job", "job.toml", "--no-prefect", cwd=tmp_path).stderr
 
 
-def test_flags_win_over_the_job_file_and_that_over_the_environment(tmp_path):
+def test_flags_win_over_the_job_file_and_that_over_the_environment(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text('voice = "echo"\nformat = "mp3"\n')
     done = audiobatch(
         *("config", "show", "--job", "job.toml", "--voice", "coral"),
@@ -126,7 +130,9 @@ def test_flags_win_over_the_job_file_and_that_over_the_environment(tmp_path):
     assert "6789" in shown["credential"]
 
 
-def test_a_run_a_second_run_status_and_report(service, emulator, tmp_path):
+def test_a_run_a_second_run_status_and_report(
+    service: dict[str, str], emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     write_wav(tmp_path / "in" / "memo.wav", seconds=0.5)
     command = ("run", "in", "--no-prefect", "--json", "--output", "out")
     first = audiobatch(*command, env=service, cwd=tmp_path)
@@ -147,7 +153,7 @@ def test_a_run_a_second_run_status_and_report(service, emulator, tmp_path):
     assert read_manifest(tmp_path / "out" / "manifest.csv")[0]["status"] == "succeeded"
 
 
-def test_a_run_with_refused_inputs_ends_with_3(service, tmp_path):
+def test_a_run_with_refused_inputs_ends_with_3(service: dict[str, str], tmp_path: Path) -> None:
     write_wav(tmp_path / "in" / "good.wav", seconds=0.3)
     (tmp_path / "in" / "bad.wav").write_bytes(b"")
     (tmp_path / "in" / "worse.wav").write_bytes(b"")
@@ -157,7 +163,9 @@ def test_a_run_with_refused_inputs_ends_with_3(service, tmp_path):
     assert "audiobatch: refused: bad.wav and 1 more: it is empty (0 bytes)\n" in done.stderr
 
 
-def test_a_run_says_why_rows_failed_the_most_usual_reasons_first(service, emulator, tmp_path):
+def test_a_run_says_why_rows_failed_the_most_usual_reasons_first(
+    service: dict[str, str], emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     for name in "abcdefg":
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / f"{name}.txt").write_text(f"Say {name}.")
@@ -178,7 +186,7 @@ def test_a_run_says_why_rows_failed_the_most_usual_reasons_first(service, emulat
     ]
 
 
-def test_results_are_on_stdout_and_everything_else_on_stderr(service, tmp_path):
+def test_results_are_on_stdout_and_everything_else_on_stderr(service: dict[str, str], tmp_path: Path) -> None:
     write_wav(tmp_path / "in" / "memo.wav", seconds=0.3)
     done = audiobatch(
         "run", "in", "--no-prefect", "--json", "--quiet", "--output", "o", env=service, cwd=tmp_path
@@ -187,7 +195,7 @@ def test_results_are_on_stdout_and_everything_else_on_stderr(service, tmp_path):
     assert done.stderr == ""
 
 
-def test_both_credentials_at_once_must_be_told_apart(service, tmp_path):
+def test_both_credentials_at_once_must_be_told_apart(service: dict[str, str], tmp_path: Path) -> None:
     write_wav(tmp_path / "in" / "memo.wav", seconds=0.3)
     both = {**service, "IDENTITY_ENDPOINT": "http://127.0.0.1:9", "IDENTITY_HEADER": "x"}
     done = audiobatch("run", "in", "--no-prefect", env=both, cwd=tmp_path)
@@ -195,7 +203,7 @@ def test_both_credentials_at_once_must_be_told_apart(service, tmp_path):
     assert "--auth key or --auth entra" in done.stderr
 
 
-def test_status_of_a_folder_that_is_none_of_ours_says_so(tmp_path):
+def test_status_of_a_folder_that_is_none_of_ours_says_so(tmp_path: Path) -> None:
     done = audiobatch("status", ".", cwd=tmp_path)
     assert done.returncode == 2
     assert "job.json" in done.stderr

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
-from running import audiobatch, rows_of, run_job
 
 from audiobatch.storage.spool import Spool
+from audiobatch_emulator.process import EmulatorProcess
+from tests.running import audiobatch, rows_of, run_job
 
 EARLIER = Path(__file__).parents[1] / "fixtures" / "earlier"
-TRANSPORTS = {
+TRANSPORTS: dict[str, dict[str, Any]] = {
     "chat": {"deployment": "gpt-audio-1.5"},
     "stream": {"deployment": "gpt-audio-1.5", "stream": True},
     "realtime": {"deployment": "gpt-realtime", "transport": "realtime"},
@@ -23,7 +25,7 @@ TRANSPORTS = {
 
 
 @pytest.fixture(params=["c3dbc08", "f4652fc"])
-def place(request, tmp_path, monkeypatch):
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as that version left it."""
     with tarfile.open(EARLIER / f"{request.param}.tar.gz") as packed:
         packed.extractall(tmp_path, filter="data")
@@ -32,7 +34,7 @@ def place(request, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def common(emulator, monkeypatch):
+def common(emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setenv("AZURE_OPENAI_API_KEY", emulator.api_key)
     return {
         "inputs": ["prompts.csv"],
@@ -44,7 +46,9 @@ def common(emulator, monkeypatch):
 
 
 @pytest.mark.parametrize("name", TRANSPORTS)
-def test_an_output_folder_is_gone_on_with(name, place, common, emulator):
+def test_an_output_folder_is_gone_on_with(
+    name: str, place: Path, common: dict[str, Any], emulator: EmulatorProcess
+) -> None:
     before = {path: path.read_bytes() for path in (place / name / "audio").iterdir()}
     summary = run_job(**common, output=name, **TRANSPORTS[name])
     assert (summary.exit_code, summary.sent, summary.skipped_done) == (0, 0, 2)
@@ -55,13 +59,15 @@ def test_an_output_folder_is_gone_on_with(name, place, common, emulator):
     assert checked.returncode == 0, checked.stdout
 
 
-def test_what_was_left_to_send_is_all_that_is_sent(place, common, emulator):
+def test_what_was_left_to_send_is_all_that_is_sent(
+    place: Path, common: dict[str, Any], emulator: EmulatorProcess
+) -> None:
     summary = run_job(**common, output="half", **TRANSPORTS["chat"])
     assert (summary.exit_code, summary.sent, summary.skipped_done) == (0, 1, 1)
     assert len(emulator.settled_journal(1)) == 1
 
 
-def test_a_job_file_is_the_same_job(place, common, emulator):
+def test_a_job_file_is_the_same_job(place: Path, common: dict[str, Any], emulator: EmulatorProcess) -> None:
     env = {
         "AZURE_OPENAI_ENDPOINT": emulator.base_url,
         "AZURE_OPENAI_API_KEY": emulator.api_key,
@@ -73,7 +79,9 @@ def test_a_job_file_is_the_same_job(place, common, emulator):
     assert emulator.journal() == []
 
 
-def test_a_reply_in_the_spool_comes_home(place, common, emulator):
+def test_a_reply_in_the_spool_comes_home(
+    place: Path, common: dict[str, Any], emulator: EmulatorProcess
+) -> None:
     spool = Spool(place / "spool").folder
     spool.mkdir(parents=True)
     head, _, rest = (place / "kept.reply").read_bytes().partition(b"\n")

@@ -7,16 +7,23 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from audio_corpus import by_ffmpeg, speech, wav
-from bare_server import bare_server, completion
-from running import ROOT, azure, rows_of, run_job
 
 from audiobatch.audio.probe import probe
+from audiobatch.calls.stats import RunSummary
 from audiobatch.errors import ConfigError
+from audiobatch.execution.job import Job
+from audiobatch.model import Reply, Request
+from audiobatch.storage.local import LocalStorage
+from audiobatch_emulator.process import EmulatorProcess
+from tests.audio_corpus import by_ffmpeg, speech, wav
+from tests.bare_server import bare_server, completion
+from tests.narrowing import local, present
+from tests.running import ROOT, azure, rows_of, run_job, spec_of
 
 RATE = 16_000
 #: Looked at when the tests are collected: each test runs without this project's variables.
@@ -33,7 +40,7 @@ def talk(path: Path, seconds: float) -> Path:
     return path
 
 
-def job(emulator, tmp_path, **settings):
+def job(emulator: EmulatorProcess, tmp_path: Path, **settings: Any) -> RunSummary:
     return run_job(
         inputs=[str(tmp_path / "in")],
         output=str(tmp_path / "out"),
@@ -41,12 +48,14 @@ def job(emulator, tmp_path, **settings):
     )
 
 
-def the_row(summary, turn=1):
+def the_row(summary: RunSummary, turn: int = 1) -> dict[str, str]:
     (row,) = [row for row in rows_of(summary) if row["turn"] == str(turn)]
     return row
 
 
-def test_a_long_recording_goes_out_in_parts_and_comes_back_as_one(emulator, tmp_path):
+def test_a_long_recording_goes_out_in_parts_and_comes_back_as_one(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     talk(tmp_path / "in" / "talk.wav", 90)
     summary = job(emulator, tmp_path)
     row = the_row(summary)
@@ -66,17 +75,19 @@ def test_a_long_recording_goes_out_in_parts_and_comes_back_as_one(emulator, tmp_
     lengths = [float(one) for one in re.findall(r"lasts ([\d.]+) seconds", row["transcript"])]
     assert sum(lengths) == pytest.approx(90, abs=1)
     assert max(lengths) <= 30
-    assert (summary.output / row["transcript_file"]).read_text() == row["transcript"]
+    assert local(summary.output / row["transcript_file"]).read_text() == row["transcript"]
     spoken_s = sum(call["output_audio_tokens"] for call in calls) / 20
     assert float(row["audio_duration_s"]) == pytest.approx(spoken_s + 3 * 0.5, abs=0.3), "a short gap between"
-    assert probe(summary.output / row["audio_file"]).media.duration_s == pytest.approx(
+    assert probe(local(summary.output / row["audio_file"])).media.duration_s == pytest.approx(
         float(row["audio_duration_s"]), abs=0.01
     )
-    assert not [path for path in (summary.output / "parts").rglob("*") if path.is_file()]
+    assert not [path for path in local(summary.output / "parts").rglob("*") if path.is_file()]
     assert job(emulator, tmp_path).sent == 0
 
 
-def test_parts_that_a_new_ledger_does_not_know_are_not_bought_again(emulator, tmp_path):
+def test_parts_that_a_new_ledger_does_not_know_are_not_bought_again(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     talk(tmp_path / "in" / "talk.wav", 40)
     emulator.put_faults({"when": {"nth": 2}, "do": {"status": 400}})
     assert job(emulator, tmp_path, ledger=str(tmp_path / "old.db"), max_concurrency=1).failed == 1
@@ -89,7 +100,9 @@ def test_parts_that_a_new_ledger_does_not_know_are_not_bought_again(emulator, tm
 
 
 @pytest.mark.parametrize("audio_format", ["mp3", "m4a"])
-def test_joined_replies_have_the_job_s_format(audio_format, emulator, tmp_path):
+def test_joined_replies_have_the_job_s_format(
+    audio_format: str, emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     talk(tmp_path / "in" / "talk.wav", 40)
     row = the_row(job(emulator, tmp_path, format=audio_format))
     assert row["audio_file"].endswith(audio_format)
@@ -97,7 +110,9 @@ def test_joined_replies_have_the_job_s_format(audio_format, emulator, tmp_path):
     assert media.duration_s == pytest.approx(float(row["audio_duration_s"]), abs=0.1)
 
 
-def test_a_compressed_recording_is_unpacked_once_and_its_copy_is_gone(emulator, tmp_path, monkeypatch):
+def test_a_compressed_recording_is_unpacked_once_and_its_copy_is_gone(
+    emulator: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))
@@ -114,10 +129,10 @@ def test_a_compressed_recording_is_unpacked_once_and_its_copy_is_gone(emulator, 
     assert list(scratch.iterdir()) == []
 
 
-def test_a_follow_up_builds_on_the_joined_words(tmp_path):
+def test_a_follow_up_builds_on_the_joined_words(tmp_path: Path) -> None:
     talk(tmp_path / "in" / "talk.wav", 40)
 
-    def reply(_path, body, _before):
+    def reply(_path: str, body: bytes, _before: int) -> object:
         return completion("A summary." if b"And in short" in body else "Somebody talks.", sound_s=1.0)
 
     with bare_server(reply) as server:
@@ -140,13 +155,14 @@ def test_a_follow_up_builds_on_the_joined_words(tmp_path):
 TOPIC = ({"name": "topic", "description": "what it is about"},)
 
 
-def test_a_recording_in_parts_is_refused_before_it_is_asked_for_fields(emulator, tmp_path):
-    from audiobatch.config.jobspec import JobSpec
+def test_a_recording_in_parts_is_refused_before_it_is_asked_for_fields(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     from audiobatch.planning.forecast import forecast
 
     talk(tmp_path / "in" / "long.wav", 40)
     talk(tmp_path / "in" / "short.wav", 20)
-    how = {"modalities": "text", "fields": TOPIC, "prompt": "What is it about?"}
+    how: dict[str, Any] = {"modalities": "text", "fields": TOPIC, "prompt": "What is it about?"}
     summary = job(emulator, tmp_path, **how)
     long, short = rows_of(summary)
     assert (long["status"], long["error_type"], long["reply.topic"]) == ("refused", "input", "")
@@ -155,7 +171,7 @@ def test_a_recording_in_parts_is_refused_before_it_is_asked_for_fields(emulator,
     assert (short["status"], bool(short["reply.topic"])) == ("succeeded", True)
     assert len(emulator.settled_journal(1)) == 1, "nothing was paid for the long one"
     planned = forecast(
-        JobSpec(
+        spec_of(
             inputs=[str(tmp_path / "in")], output=str(tmp_path / "o"), max_part=0.5, provider="local", **how
         )
     )
@@ -165,7 +181,9 @@ def test_a_recording_in_parts_is_refused_before_it_is_asked_for_fields(emulator,
     assert [bool(row["reply.topic"]) for row in rows_of(raised)] == [True, True]
 
 
-def test_a_follow_up_answers_in_fields_for_the_whole_of_a_recording_in_parts(emulator, tmp_path):
+def test_a_follow_up_answers_in_fields_for_the_whole_of_a_recording_in_parts(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     talk(tmp_path / "in" / "talk.wav", 40)
     how = {"modalities": "text", "fields": TOPIC, "prompt": ("What is said?", "What is it about?")}
     first, last = rows_of(job(emulator, tmp_path, **how))
@@ -174,7 +192,9 @@ def test_a_follow_up_answers_in_fields_for_the_whole_of_a_recording_in_parts(emu
     assert len(emulator.settled_journal(3)) == 3
 
 
-def test_one_side_that_its_own_silence_leaves_short_enough_is_asked_for_fields(emulator, tmp_path):
+def test_one_side_that_its_own_silence_leaves_short_enough_is_asked_for_fields(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     """Only the recording itself says how long a trimmed side is: no plan refuses it, no call is in vain."""
     talks, hardly = speech(40.0, RATE), np.concatenate((speech(12.0, RATE), np.zeros(28 * RATE, np.float32)))
     (tmp_path / "in").mkdir()
@@ -187,7 +207,9 @@ def test_one_side_that_its_own_silence_leaves_short_enough_is_asked_for_fields(e
     assert len(emulator.settled_journal(1)) == 1
 
 
-def test_a_part_that_fails_leaves_the_others_recorded_and_only_it_is_sent_again(emulator, tmp_path):
+def test_a_part_that_fails_leaves_the_others_recorded_and_only_it_is_sent_again(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     talk(tmp_path / "in" / "talk.wav", 90)
     emulator.put_faults({"when": {"nth": 3}, "do": {"status": 400}})
     first = job(emulator, tmp_path)
@@ -211,7 +233,9 @@ def test_a_part_that_fails_leaves_the_others_recorded_and_only_it_is_sent_again(
     assert len({call["item_hash"] for call in billed}) == 4
 
 
-def test_attempts_are_the_calls_that_were_made_whatever_run_made_them(emulator, tmp_path):
+def test_attempts_are_the_calls_that_were_made_whatever_run_made_them(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     from audiobatch.planning.plan import Retry
 
     talk(tmp_path / "in" / "talk.wav", 140)
@@ -233,7 +257,9 @@ def test_attempts_are_the_calls_that_were_made_whatever_run_made_them(emulator, 
     assert int(row["attempts"]) == len(emulator.settled_journal(8)) == 6 + 2
 
 
-def test_a_part_that_is_asked_again_for_a_flaw_costs_both_replies(emulator, tmp_path):
+def test_a_part_that_is_asked_again_for_a_flaw_costs_both_replies(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     talk(tmp_path / "in" / "talk.wav", 60)
     emulator.put_faults({"when": {"nth": 1}, "do": {"corrupt": "text_only"}})
     summary = run_job(
@@ -245,22 +271,24 @@ def test_a_part_that_is_asked_again_for_a_flaw_costs_both_replies(emulator, tmp_
     row = the_row(summary)
     assert (row["status"], row["checks"]) == ("succeeded", "")
     assert int(row["attempts"]) == len(emulator.settled_journal(4)) == int(row["parts"]) + 1
-    assert float(row["cost_usd"]) == pytest.approx(float(summary.cost_usd))
+    assert float(row["cost_usd"]) == pytest.approx(float(present(summary.cost_usd)))
 
 
-def test_a_run_that_stops_between_parts_is_resumed_where_it_was(emulator, tmp_path):
+def test_a_run_that_stops_between_parts_is_resumed_where_it_was(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     talk(tmp_path / "in" / "talk.wav", 140)
 
-    def stop_soon(running):
+    def stop_soon(running: Job) -> None:
         from audiobatch.stop import StopReason
 
         record = running.context.ledger.record_part
 
-        async def record_then_stop(*arguments):
+        async def record_then_stop(*arguments: Any) -> None:
             await record(*arguments)
             running.stop.ask(StopReason.SIGINT)
 
-        running.context.ledger.record_part = record_then_stop
+        running.context.ledger.record_part = record_then_stop  # type: ignore[assignment, method-assign]  # a stand-in
 
     stopped = run_job(
         inputs=[str(tmp_path / "in")],
@@ -279,7 +307,7 @@ def test_a_run_that_stops_between_parts_is_resumed_where_it_was(emulator, tmp_pa
 
 CHILD = """
 import sys
-from running import run_job
+from tests.running import run_job
 from pathlib import Path
 run_job(inputs=[sys.argv[1]], output=sys.argv[2], endpoint=sys.argv[3], deployment="gpt-audio-1.5",
         max_part=float(sys.argv[4]))
@@ -288,7 +316,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
-def child(emulator, tmp_path, max_part=0.5):
+def child(emulator: EmulatorProcess, tmp_path: Path, max_part: float = 0.5) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, tmp_path / "in", tmp_path / "out", emulator.base_url, str(max_part)],
         env={
@@ -302,12 +330,14 @@ def child(emulator, tmp_path, max_part=0.5):
     )
 
 
-def test_a_kill_between_parts_buys_none_of_the_recorded_ones_again(emulator, tmp_path):
+def test_a_kill_between_parts_buys_none_of_the_recorded_ones_again(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     talk(tmp_path / "in" / "talk.wav", 200)
     emulator.put_faults({"do": {"latency_s": 0.3}})
     with child(emulator, tmp_path) as killed:
         while len([call for call in emulator.journal() if call["delivered"]]) < 4:
-            assert killed.poll() is None, killed.stderr.read()
+            assert killed.poll() is None, present(killed.stderr).read()
             time.sleep(0.02)
         killed.kill()
     emulator.put_faults()
@@ -320,7 +350,9 @@ def test_a_kill_between_parts_buys_none_of_the_recorded_ones_again(emulator, tmp
     assert parts < len(before) + parts - 2
 
 
-def test_silence_is_trimmed_and_the_times_stay_those_of_the_recording(emulator, tmp_path):
+def test_silence_is_trimmed_and_the_times_stay_those_of_the_recording(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     sound = np.concatenate([speech(20.0, RATE), np.zeros(60 * RATE, np.float32), speech(20.0, RATE, seed=2)])
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "talk.wav").write_bytes(wav(sound, RATE))
@@ -335,13 +367,14 @@ def test_silence_is_trimmed_and_the_times_stay_those_of_the_recording(emulator, 
 
 
 @pytest.mark.parametrize("seconds", [40, 90, 140])
-def test_the_plan_knows_how_many_parts_there_will_be(seconds, emulator, tmp_path):
-    from audiobatch.config.jobspec import JobSpec
+def test_the_plan_knows_how_many_parts_there_will_be(
+    seconds: int, emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     from audiobatch.planning.forecast import forecast
 
     talk(tmp_path / "in" / "talk.wav", seconds)
-    how = {"modalities": "text", "max_part": 0.5, "transcribe_inputs": "whisper-1"}
-    spec = JobSpec(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator), **how)
+    how: dict[str, Any] = {"modalities": "text", "max_part": 0.5, "transcribe_inputs": "whisper-1"}
+    spec = spec_of(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator), **how)
     planned = forecast(spec)
     parts = int(the_row(job(emulator, tmp_path, **how))["parts"])
     assert (planned.calls, planned.transcription_calls) == (parts, parts)
@@ -350,22 +383,21 @@ def test_the_plan_knows_how_many_parts_there_will_be(seconds, emulator, tmp_path
 KINDS = ("input_text_tokens", "input_audio_tokens", "output_text_tokens", "output_audio_tokens")
 
 
-def taken(rows):
+def taken(rows: list[dict[str, str]]) -> dict[str, int]:
     return {kind: sum(int(row[kind] or 0) for row in rows) for kind in KINDS}
 
 
 @pytest.mark.parametrize("turns", [2, 3, 4])
 @pytest.mark.parametrize("modalities", ["text", "text,audio"])
 def test_the_turns_after_a_recording_in_parts_are_planned_as_they_are_made(
-    turns, modalities, emulator, tmp_path
-):
+    turns: int, modalities: str, emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     """No follow-up hears the recording; the first one in text is asked for with sound, which the others hear."""
-    from audiobatch.config.jobspec import JobSpec
     from audiobatch.planning.forecast import forecast
 
     prompt = ("What is said?", "And in short?", "Give it a title.", "Who speaks?")[:turns]
-    how = {"modalities": modalities, "max_part": 0.25, "prompt": prompt}
-    spec = JobSpec(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator), **how)
+    how: dict[str, Any] = {"modalities": modalities, "max_part": 0.25, "prompt": prompt}
+    spec = spec_of(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator), **how)
     talk(tmp_path / "in" / "a.wav", 60)
     planned = forecast(spec)
     first = job(emulator, tmp_path, **how)
@@ -374,7 +406,7 @@ def test_the_turns_after_a_recording_in_parts_are_planned_as_they_are_made(
         assert of.low <= actual[kind] <= of.high, kind
     assert actual["output_audio_tokens"] > 0
     assert actual["input_audio_tokens"] < 600 * turns
-    assert planned.cost_usd["low"] <= first.cost_usd <= planned.cost_usd["high"]
+    assert present(planned.cost_usd)["low"] <= present(first.cost_usd) <= present(planned.cost_usd)["high"]
 
     talk(tmp_path / "in" / "b.wav", 70)
     learned = forecast(spec)
@@ -383,24 +415,28 @@ def test_the_turns_after_a_recording_in_parts_are_planned_as_they_are_made(
     assert learned.tokens["input_audio_tokens"].expected == pytest.approx(
         actual["input_audio_tokens"], rel=0.15
     )
-    assert float(learned.cost_usd["expected"]) == pytest.approx(float(second.cost_usd), rel=0.15)
+    assert float(present(learned.cost_usd)["expected"]) == pytest.approx(
+        float(present(second.cost_usd)), rel=0.15
+    )
 
 
-def test_what_parts_repeat_of_a_recording_without_pauses_is_planned_for(emulator, tmp_path):
-    from running import write_wav
-
-    from audiobatch.config.jobspec import JobSpec
+def test_what_parts_repeat_of_a_recording_without_pauses_is_planned_for(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     from audiobatch.planning.forecast import forecast
+    from tests.running import write_wav
 
     write_wav(tmp_path / "in" / "hum.wav", seconds=60.0)
-    how = {"modalities": "text", "max_part": 0.25}
-    spec = JobSpec(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator), **how)
+    how: dict[str, Any] = {"modalities": "text", "max_part": 0.25}
+    spec = spec_of(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator), **how)
     planned = forecast(spec).tokens["input_audio_tokens"]
     actual = int(the_row(job(emulator, tmp_path, **how))["input_audio_tokens"])
     assert 600 * 1.15 < actual <= planned.high
 
 
-def test_a_follow_up_to_a_reply_whose_sound_is_gone_is_planned_by_its_words(emulator, tmp_path, monkeypatch):
+def test_a_follow_up_to_a_reply_whose_sound_is_gone_is_planned_by_its_words(
+    emulator: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is asked for with sound, though text was wanted, and hears nothing."""
     import time
 
@@ -424,7 +460,7 @@ def test_a_follow_up_to_a_reply_whose_sound_is_gone_is_planned_by_its_words(emul
         assert gone[kind].low <= int(last[kind]) <= gone[kind].high, kind
 
 
-def test_the_length_of_parts_is_part_of_what_was_asked_for(emulator, tmp_path):
+def test_the_length_of_parts_is_part_of_what_was_asked_for(emulator: EmulatorProcess, tmp_path: Path) -> None:
     from audiobatch.errors import ConfigError
 
     talk(tmp_path / "in" / "talk.wav", 40)
@@ -433,11 +469,11 @@ def test_the_length_of_parts_is_part_of_what_was_asked_for(emulator, tmp_path):
         job(emulator, tmp_path, modalities="text", max_part=0.3)
 
 
-def test_parts_with_a_flaw_are_asked_again_alone(tmp_path):
+def test_parts_with_a_flaw_are_asked_again_alone(tmp_path: Path) -> None:
     talk(tmp_path / "in" / "talk.wav", 90)
     seen = []
 
-    def reply(_path, body, _before):
+    def reply(_path: str, body: bytes, _before: int) -> object:
         again = body in seen
         seen.append(body)
         reason = "stop" if again or len(seen) != 2 else "length"
@@ -454,11 +490,11 @@ def test_parts_with_a_flaw_are_asked_again_alone(tmp_path):
     assert len(set(server.bodies)) == 4
 
 
-def test_the_words_of_a_long_recording_are_joined_with_their_own_times(tmp_path):
+def test_the_words_of_a_long_recording_are_joined_with_their_own_times(tmp_path: Path) -> None:
     talk(tmp_path / "in" / "talk.wav", 90)
     written = []
 
-    def reply(path, _body, _before):
+    def reply(path: str, _body: bytes, _before: int) -> object:
         if not path.endswith("transcriptions"):
             return completion("Somebody talks.")
         written.append(path)
@@ -473,7 +509,7 @@ def test_the_words_of_a_long_recording_are_joined_with_their_own_times(tmp_path)
         )  # fmt: skip
     row = the_row(summary)
     assert row["input_transcript"] == "stretch 1 stretch 2 stretch 3 stretch 4"
-    srt = (summary.output / row["transcript_file"]).with_suffix(".srt").read_text()
+    srt = local(summary.output / row["transcript_file"]).with_suffix(".srt").read_text()
     times = re.findall(r"(\d\d):(\d\d):(\d\d),(\d{3}) -->", srt)
     at = [int(m) * 60 + int(s) + int(ms) / 1000 for _, m, s, ms in times]
     starts = [
@@ -485,14 +521,16 @@ def test_the_words_of_a_long_recording_are_joined_with_their_own_times(tmp_path)
     assert len([path for path in server.paths if path.endswith("transcriptions")]) == 4
 
 
-def test_what_the_sessions_of_all_parts_wrote_down_is_the_recording_s_words(emulator, tmp_path, monkeypatch):
+def test_what_the_sessions_of_all_parts_wrote_down_is_the_recording_s_words(
+    emulator: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dataclasses import replace
 
     from audiobatch.transports.realtime import RealtimeTransport
 
     send = RealtimeTransport.send
 
-    async def written(self, request, *arguments, **named):
+    async def written(self: Any, request: Request, *arguments: Any, **named: Any) -> Reply:
         reply = await send(self, request, *arguments, **named)
         return replace(reply, input_transcript=f"stretch {request.item_id[-1]}")
 
@@ -505,7 +543,9 @@ def test_what_the_sessions_of_all_parts_wrote_down_is_the_recording_s_words(emul
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 @pytest.mark.timeout(900)
-def test_memory_does_not_grow_with_the_length(emulator, tmp_path, capsys):
+def test_memory_does_not_grow_with_the_length(
+    emulator: EmulatorProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Ten minutes in parts of one minute; two hours in parts of ten by `AUDIOBATCH_FULL=1`."""
     seconds, max_part = (7200, 10) if FULL else (600, 1)
     peaks = {}
@@ -528,14 +568,15 @@ def test_memory_does_not_grow_with_the_length(emulator, tmp_path, capsys):
     assert above < 300
 
 
-def test_a_part_that_cannot_be_written_is_kept_and_brought_home(emulator, tmp_path, monkeypatch):
+def test_a_part_that_cannot_be_written_is_kept_and_brought_home(
+    emulator: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from audiobatch.errors import StorageError
-    from audiobatch.storage.local import LocalStorage
 
     talk(tmp_path / "in" / "talk.wav", 60)
     write_many = LocalStorage.write_many
 
-    def full(self, files, **how):
+    def full(self: LocalStorage, files: Any, **how: Any) -> Any:
         if any(path.startswith("parts/") for path, _ in files):
             raise StorageError("no space left")
         return write_many(self, files, **how)
@@ -552,18 +593,20 @@ def test_a_part_that_cannot_be_written_is_kept_and_brought_home(emulator, tmp_pa
     assert 1 <= len(bought) <= 2
 
 
-def test_a_redo_of_a_long_recording_buys_every_part_anew_and_keeps_the_old_whole(emulator, tmp_path):
+def test_a_redo_of_a_long_recording_buys_every_part_anew_and_keeps_the_old_whole(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     talk(tmp_path / "in" / "talk.wav", 40)
     job(emulator, tmp_path)
     again = job(emulator, tmp_path, voice="echo", redo=True)
     row = the_row(again)
     assert (row["version"], row["parts"], row["voice"]) == ("2", "2", "echo")
     assert len(emulator.settled_journal(4)) == 4
-    assert (again.output / "versions" / "v1" / row["audio_file"]).exists()
+    assert local(again.output / "versions" / "v1" / row["audio_file"]).exists()
 
 
-def test_the_folder_verifies_and_a_purge_leaves_no_word(emulator, tmp_path):
-    from running import audiobatch
+def test_the_folder_verifies_and_a_purge_leaves_no_word(emulator: EmulatorProcess, tmp_path: Path) -> None:
+    from tests.running import audiobatch
 
     talk(tmp_path / "in" / "talk.wav", 40)
     job(emulator, tmp_path, modalities="text", transcribe_inputs="whisper-1")

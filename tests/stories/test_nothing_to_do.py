@@ -2,29 +2,33 @@
 
 import csv
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
-from running import azure, read_manifest, rows_of, run_job, write_wav
 
 from audiobatch.ledger.ledger import Ledger
 from audiobatch.model import Review
+from audiobatch_emulator.process import EmulatorProcess
+from tests.narrowing import local, present
+from tests.running import azure, read_manifest, rows_of, run_job, write_wav
 
 
 @pytest.fixture
-def job(tmp_path, emulator):
+def job(tmp_path: Path, emulator: EmulatorProcess) -> dict[str, Any]:
     for name in ("a", "b", "c"):
         write_wav(tmp_path / "in" / f"{name}.wav")
     return {"inputs": [str(tmp_path / "in")], "output": str(tmp_path / "out"), **azure(emulator)}
 
 
-def made(folder):
+def made(folder: Path) -> dict[str, int]:
     """When each report was made."""
     return {
         name: (folder / name).stat().st_mtime_ns for name in ("manifest.csv", "manifest.xlsx", "report.html")
     }
 
 
-def test_reports_that_show_all_there_is_are_left_alone(job, tmp_path):
+def test_reports_that_show_all_there_is_are_left_alone(job: dict[str, Any], tmp_path: Path) -> None:
     run_job(**job)
     before = made(tmp_path / "out")
     again = run_job(**job)
@@ -33,7 +37,7 @@ def test_reports_that_show_all_there_is_are_left_alone(job, tmp_path):
     assert read_manifest(tmp_path / "out" / "runs" / f"{again.run_id}.csv") == []
 
 
-def test_whatever_changes_a_row_makes_them_again(job, tmp_path):
+def test_whatever_changes_a_row_makes_them_again(job: dict[str, Any], tmp_path: Path) -> None:
     run_job(**job)
     out = tmp_path / "out"
 
@@ -54,10 +58,12 @@ def test_whatever_changes_a_row_makes_them_again(job, tmp_path):
     assert (out / "report.html").exists()
 
 
-def test_a_manifest_that_a_reviewer_saved_is_read_and_written_again(job, tmp_path):
+def test_a_manifest_that_a_reviewer_saved_is_read_and_written_again(
+    job: dict[str, Any], tmp_path: Path
+) -> None:
     summary = run_job(**job)
     rows = rows_of(summary)
-    with summary.manifest.open("w", encoding="utf-8-sig", newline="") as file:
+    with local(summary.manifest).open("w", encoding="utf-8-sig", newline="") as file:
         out = csv.DictWriter(file, [*rows[0], "my notes"])
         out.writeheader()
         out.writerows({**row, "my notes": "heard"} for row in rows)
@@ -65,16 +71,18 @@ def test_a_manifest_that_a_reviewer_saved_is_read_and_written_again(job, tmp_pat
     assert [row["my notes"] for row in rows_of(run_job(**job))] == ["heard"] * 3
 
 
-def test_a_run_that_was_killed_before_its_reports_leaves_them_to_the_next(job, tmp_path):
+def test_a_run_that_was_killed_before_its_reports_leaves_them_to_the_next(
+    job: dict[str, Any], tmp_path: Path
+) -> None:
     run_job(**job)
     with closing(Ledger.open(tmp_path / "out" / "ledger.db")) as ledger:
         assert ledger.shown()
         outcome = ledger.outcome("a.wav", 1)
-        ledger.record_outcome_now(outcome)
+        ledger.record_outcome_now(present(outcome))
         assert not ledger.shown()
         ledger.mark_shown("so")
         ledger.note("any", "word")
         ledger.see_all("run")
         assert ledger.shown() == "so"
-        ledger.record_outcome_now(outcome)
+        ledger.record_outcome_now(present(outcome))
         assert not ledger.shown()

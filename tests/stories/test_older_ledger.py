@@ -2,17 +2,20 @@
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
-from running import audiobatch, azure, rows_of, run_job, write_wav
 
 from audiobatch.errors import ConfigError
+from audiobatch_emulator.process import EmulatorProcess
+from tests.running import audiobatch, azure, rows_of, run_job, write_wav
 
 ITEMS = 6
 
 
 @pytest.fixture
-def job(emulator, tmp_path):
+def job(emulator: EmulatorProcess, tmp_path: Path) -> dict[str, Any]:
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(ITEMS):
@@ -21,7 +24,7 @@ def job(emulator, tmp_path):
 
 
 @pytest.fixture
-def older(emulator, job, tmp_path):
+def older(emulator: EmulatorProcess, job: dict[str, Any], tmp_path: Path) -> list[dict[str, Any]]:
     """The folder after two runs, with the ledger as it was after the first; the manifest of the second."""
     run_job(**job, limit=2)
     shutil.copy(tmp_path / "out" / "ledger.db", tmp_path / "backup.db")
@@ -30,13 +33,15 @@ def older(emulator, job, tmp_path):
     return rows
 
 
-def restore(tmp_path):
+def restore(tmp_path: Path) -> None:
     for path in (tmp_path / "out").glob("ledger.db*"):
         path.unlink()
     shutil.copy(tmp_path / "backup.db", tmp_path / "out" / "ledger.db")
 
 
-def test_a_run_that_the_ledger_does_not_know_stops_the_next_one_before_it_sends(emulator, job, older):
+def test_a_run_that_the_ledger_does_not_know_stops_the_next_one_before_it_sends(
+    emulator: EmulatorProcess, job: dict[str, Any], older: list[dict[str, Any]]
+) -> None:
     before = len(emulator.journal())
     with pytest.raises(ConfigError, match=r"holds run .* that its ledger does not know.*--adopt"):
         run_job(**job)
@@ -44,8 +49,8 @@ def test_a_run_that_the_ledger_does_not_know_stops_the_next_one_before_it_sends(
 
 
 def test_a_file_in_a_result_s_place_that_the_ledger_does_not_know_stops_it_too(
-    emulator, job, older, tmp_path
-):
+    emulator: EmulatorProcess, job: dict[str, Any], older: list[dict[str, Any]], tmp_path: Path
+) -> None:
     for path in (tmp_path / "out" / "runs").iterdir():
         path.unlink()
     before = len(emulator.journal())
@@ -54,7 +59,9 @@ def test_a_file_in_a_result_s_place_that_the_ledger_does_not_know_stops_it_too(
     assert len(emulator.journal()) == before
 
 
-def test_what_the_folder_shows_is_adopted_and_nothing_is_bought_again(emulator, job, older, tmp_path):
+def test_what_the_folder_shows_is_adopted_and_nothing_is_bought_again(
+    emulator: EmulatorProcess, job: dict[str, Any], older: list[dict[str, Any]], tmp_path: Path
+) -> None:
     before = len(emulator.journal())
     summary = run_job(**job, adopt=True)
     assert (summary.exit_code, summary.sent, summary.skipped_done) == (0, 0, ITEMS)
@@ -79,7 +86,9 @@ def test_what_the_folder_shows_is_adopted_and_nothing_is_bought_again(emulator, 
     assert spent == pytest.approx(sum(float(row["cost_usd"]) for row in older)), "caps know it"
 
 
-def test_what_is_not_what_its_row_says_is_listed_set_aside_and_made_again(emulator, job, older, tmp_path):
+def test_what_is_not_what_its_row_says_is_listed_set_aside_and_made_again(
+    emulator: EmulatorProcess, job: dict[str, Any], older: list[dict[str, Any]], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     gone, cut, long = (out / row["audio_file"] for row in older[3:6])
     gone.unlink()
@@ -98,7 +107,9 @@ def test_what_is_not_what_its_row_says_is_listed_set_aside_and_made_again(emulat
     assert {row["status"] for row in rows_of(summary)} == {"succeeded"}
 
 
-def test_lists_that_leave_columns_out_are_no_reason_to_guess(emulator, job, tmp_path):
+def test_lists_that_leave_columns_out_are_no_reason_to_guess(
+    emulator: EmulatorProcess, job: dict[str, Any], tmp_path: Path
+) -> None:
     narrow = {**job, "manifest_columns": ("item_id", "status", "transcript", "audio_file")}
     run_job(**narrow, limit=1)
     shutil.copy(tmp_path / "out" / "ledger.db", tmp_path / "backup.db")
@@ -108,7 +119,7 @@ def test_lists_that_leave_columns_out_are_no_reason_to_guess(emulator, job, tmp_
         run_job(**narrow)
 
 
-def test_a_new_folder_and_one_that_was_killed_are_not_taken_for_older(job):
+def test_a_new_folder_and_one_that_was_killed_are_not_taken_for_older(job: dict[str, Any]) -> None:
     assert run_job(**job, limit=3).exit_code == 0
     assert run_job(**job).exit_code == 0
     assert run_job(**job, redo=True, voice="echo").exit_code == 0

@@ -7,17 +7,22 @@ import json
 import random
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from remote_stores import BUSY, CUT, HALF, KEY, LOST, PASS, RESET, THROTTLED, Wire
-from running import audiobatch, azure, last_json, run_job, write_wav
 
 from audiobatch.address import Address
+from audiobatch.calls.stats import RunSummary
 from audiobatch.errors import ConfigError
 from audiobatch.storage.object_stores import filesystem_of
 from audiobatch.storage.remote import FsspecStorage
+from audiobatch_emulator.process import EmulatorProcess
 from audiobatch_flows.cli.main import cli, main
+from tests.narrowing import local
+from tests.postgresql_server import PostgresqlServer
+from tests.remote_stores import BUSY, CUT, HALF, KEY, LOST, PASS, RESET, THROTTLED, Store, Wire
+from tests.running import audiobatch, azure, last_json, run_job, write_wav
 
 pytestmark = pytest.mark.timeout(600)  # the first use installs Azurite
 
@@ -27,7 +32,9 @@ NAMES = ("anna.wav", "calls/ben.wav", "calls/late shift/zoë #2.wav")
 class Bench:
     """A store with recordings in it, and the job that reads them."""
 
-    def __init__(self, server, tmp_path: Path, monkeypatch, emulator) -> None:
+    def __init__(
+        self, server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, emulator: EmulatorProcess
+    ) -> None:
         self.server, self.tmp_path, self.monkeypatch, self.emulator = server, tmp_path, monkeypatch, emulator
         self.use(None)
         self.inputs = FsspecStorage(server.make(f"in-{uuid.uuid4().hex[:12]}") / "recordings")
@@ -51,7 +58,7 @@ class Bench:
     def put(self, name: str, *, pitch_hz: float) -> None:
         self.inputs.write(name, write_wav(self.tmp_path / "made.wav", pitch_hz=pitch_hz).read_bytes())
 
-    def run(self, **more):
+    def run(self, **more: Any) -> RunSummary:
         return run_job(**{**self.settings, **more})
 
     def command(self, *arguments: str) -> int:
@@ -68,7 +75,9 @@ class Bench:
 
 
 @pytest.fixture(params=["azurite", "s3"])
-def bench(request, tmp_path, monkeypatch, emulator):
+def bench(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, emulator: EmulatorProcess
+) -> Bench:
     return Bench(request.getfixturevalue(request.param), tmp_path, monkeypatch, emulator)
 
 
@@ -76,7 +85,9 @@ def bench(request, tmp_path, monkeypatch, emulator):
 one_store = pytest.mark.parametrize("bench", ["azurite"], indirect=True)
 
 
-def test_recordings_go_from_store_to_store_and_a_second_run_sends_nothing(bench: Bench, capsys):
+def test_recordings_go_from_store_to_store_and_a_second_run_sends_nothing(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = [
         *("--output", str(bench.output), "--ledger", bench.settings["ledger"], "--prompt", "Describe it."),
         *("--no-prefect", "--json", "--quiet", "--deployment", bench.settings["deployment"]),
@@ -124,7 +135,7 @@ def test_recordings_go_from_store_to_store_and_a_second_run_sends_nothing(bench:
 
 
 @one_store
-def test_what_changed_in_the_store_is_sent_again_and_the_old_result_is_kept(bench: Bench):
+def test_what_changed_in_the_store_is_sent_again_and_the_old_result_is_kept(bench: Bench) -> None:
     bench.run()
     bench.put("calls/ben.wav", pitch_hz=700.0)  # of the same size, perhaps within the same second
     second = bench.run()
@@ -137,7 +148,9 @@ def test_what_changed_in_the_store_is_sent_again_and_the_old_result_is_kept(benc
 
 
 @one_store
-def test_reviewing_repairing_and_purging_work_by_address(bench: Bench, capsys):
+def test_reviewing_repairing_and_purging_work_by_address(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
     bench.run()
     where = str(bench.output)
     # A reviewer marks a row in the store's own manifest, and adds a column; the next run keeps both.
@@ -179,7 +192,9 @@ def test_reviewing_repairing_and_purging_work_by_address(bench: Bench, capsys):
 
 
 @one_store
-def test_an_output_whose_ledger_was_moved_is_opened_with_it_named(bench: Bench, capsys):
+def test_an_output_whose_ledger_was_moved_is_opened_with_it_named(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
     bench.run()
     moved = bench.tmp_path / "elsewhere.db"
     for suffix in ("", "-wal", "-shm"):
@@ -200,7 +215,7 @@ def test_an_output_whose_ledger_was_moved_is_opened_with_it_named(bench: Bench, 
     assert len(bench.emulator.journal()) == 3
 
 
-def test_a_run_over_a_bad_wire_loses_nothing_and_pays_once(bench: Bench):
+def test_a_run_over_a_bad_wire_loses_nothing_and_pays_once(bench: Bench) -> None:
     for number in range(5):
         bench.put(f"more/{number}.wav", pitch_hz=300.0 + number)
     chance = random.Random(11)
@@ -218,7 +233,9 @@ def test_a_run_over_a_bad_wire_loses_nothing_and_pays_once(bench: Bench):
     assert not list(bench.results.walk("versions"))
 
 
-def test_a_store_that_goes_away_in_mid_run_costs_no_reply(bench: Bench, monkeypatch):
+def test_a_store_that_goes_away_in_mid_run_costs_no_reply(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("audiobatch.storage.object_stores.PATIENCE_S", 1.0)
     with Wire(bench.server.port, lambda *_: PASS) as wire:
         bench.use(wire.port)
@@ -239,8 +256,8 @@ def test_a_store_that_goes_away_in_mid_run_costs_no_reply(bench: Bench, monkeypa
 
 @one_store
 def test_with_the_ledger_in_a_database_nothing_of_the_job_is_on_this_machine(
-    bench: Bench, postgresql, capsys
-):
+    bench: Bench, postgresql: PostgresqlServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert bench.run(ledger=postgresql.url).succeeded == 3
     again = bench.run(ledger=postgresql.url)
     assert (again.sent, again.skipped_done) == (0, 3)
@@ -254,13 +271,17 @@ def test_with_the_ledger_in_a_database_nothing_of_the_job_is_on_this_machine(
 
 
 @one_store
-def test_a_remote_output_without_a_ledger_is_refused_at_once(bench: Bench, capsys):
+def test_a_remote_output_without_a_ledger_is_refused_at_once(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ConfigError, match=r"cannot hold the job's ledger .*--ledger PATH .*postgresql"):
         bench.run(ledger=None)
     assert list(bench.results.walk()) == []
 
 
-def test_a_secret_in_an_address_is_refused_and_repeated_nowhere(tmp_path, capfd):
+def test_a_secret_in_an_address_is_refused_and_repeated_nowhere(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for address in ("az://in/x?sv=2025&sig=hunter2", "s3://AKIA:hunter2@bucket/x", "https://h/x?sig=hunter2"):
         for arguments in (
             ("run", address, "--provider", "local", "--output", str(tmp_path / "out")),
@@ -277,18 +298,18 @@ def test_a_secret_in_an_address_is_refused_and_repeated_nowhere(tmp_path, capfd)
     assert not (tmp_path / "out").exists()
 
 
-def test_file_addresses_are_local_folders(tmp_path, emulator):
+def test_file_addresses_are_local_folders(tmp_path: Path, emulator: EmulatorProcess) -> None:
     write_wav(tmp_path / "in put" / "a.wav")
     summary = run_job(
         **azure(emulator, inputs=((tmp_path / "in put").as_uri(),), output=(tmp_path / "out").as_uri())
     )
     assert summary.succeeded == 1
     assert (tmp_path / "out" / "ledger.db").exists()
-    assert summary.manifest.samefile(tmp_path / "out" / "manifest.csv")
+    assert local(summary.manifest).samefile(tmp_path / "out" / "manifest.csv")
 
 
 @one_store
-def test_inputs_and_output_may_be_in_different_places(bench: Bench, tmp_path):
+def test_inputs_and_output_may_be_in_different_places(bench: Bench, tmp_path: Path) -> None:
     local = bench.run(output=str(tmp_path / "here"), ledger=None)
     assert local.succeeded == 3
     assert (tmp_path / "here" / "audio" / "calls" / "ben.wav").exists()

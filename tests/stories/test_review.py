@@ -4,49 +4,55 @@ import csv
 import hashlib
 import json
 import os
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import openpyxl
 import pytest
-from libreoffice import AS_CSV, IMPORT_EVALUATING, LibreOffice
-from running import audiobatch, azure, last_json, read_manifest, rows_of, run_job
 
 from audiobatch.errors import ConfigError
+from audiobatch.execution.job import Job
+from audiobatch_emulator.process import EmulatorProcess
+from tests.libreoffice import AS_CSV, IMPORT_EVALUATING, LibreOffice
+from tests.running import audiobatch, azure, last_json, read_manifest, rows_of, run_job
 
 MARKS = {"c03": ("redo", "speak more slowly"), "c17": ("redo", ""), "c40": ("redo", "say =the name first")}
 
 
 @pytest.fixture(scope="module")
-def libreoffice(tmp_path_factory):
+def libreoffice(tmp_path_factory: pytest.TempPathFactory) -> LibreOffice:
     return LibreOffice(tmp_path_factory.mktemp("profile"))
 
 
-def table(path, count):
+def table(path: Path, count: int) -> Path:
     lines = [f"c{n:02d},Say something about number {n}.,team {n % 3}" for n in range(count)]
     path.write_text("\n".join(["id,prompt,team", *lines]) + "\n", encoding="utf-8")
     return path
 
 
 @pytest.fixture
-def job(tmp_path, emulator):
+def job(tmp_path: Path, emulator: EmulatorProcess) -> dict[str, Any]:
     """Settings of a job of a few prompts, as `run_job` and the command line use them."""
     path = table(tmp_path / "prompts.csv", 4)
     return {"inputs": [str(path)], "output": str(tmp_path / "out"), **azure(emulator)}
 
 
 @pytest.fixture
-def out(tmp_path):
+def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def command(*arguments):
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return audiobatch(*arguments, env={"AZURE_OPENAI_API_KEY": os.environ["AZURE_OPENAI_API_KEY"]})
 
 
-def hashes(out):
+def hashes(out: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (out / "audio").iterdir()}
 
 
-def marks_csv(path, *rows):
+def marks_csv(path: Path, *rows: Sequence[Sequence[str]]) -> Path:
     """A file as the page exports it."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -55,7 +61,7 @@ def marks_csv(path, *rows):
     return path
 
 
-def mark_in_workbook(out):
+def mark_in_workbook(out: Path) -> Path:
     """As a reviewer does it: marks, notes, and a column of one's own, in the rows where the ids are."""
     book = openpyxl.load_workbook(out / "manifest.xlsx")
     sheet = book["manifest"]
@@ -74,7 +80,7 @@ def mark_in_workbook(out):
     return out / "manifest.xlsx"
 
 
-def mark_in_csv(out):
+def mark_in_csv(out: Path) -> Path:
     rows = read_manifest(out / "manifest.csv")
     for row in rows:
         row["review"], row["review_note"] = MARKS.get(row["item_id"], ("", ""))
@@ -88,18 +94,24 @@ def mark_in_csv(out):
     return out / "manifest.csv"
 
 
-def in_workbook(libreoffice, out):
+def in_workbook(libreoffice: LibreOffice, out: Path) -> Path:
     return libreoffice.save(mark_in_workbook(out), "xlsx").replace(out / "manifest.xlsx")
 
 
-def in_csv(libreoffice, out):
+def in_csv(libreoffice: LibreOffice, out: Path) -> Path:
     return libreoffice.save(mark_in_csv(out), AS_CSV, f"--infilter={IMPORT_EVALUATING}").replace(
         out / "manifest.csv"
     )
 
 
 @pytest.mark.parametrize("save", [in_workbook, in_csv])
-def test_just_the_marked_rows_are_made_again(save, libreoffice, emulator, tmp_path, out):
+def test_just_the_marked_rows_are_made_again(
+    save: Callable[[LibreOffice, Path], Path],
+    libreoffice: LibreOffice,
+    emulator: EmulatorProcess,
+    tmp_path: Path,
+    out: Path,
+) -> None:
     settings = {
         "inputs": [str(table(tmp_path / "prompts.csv", 50))],
         "output": str(out),
@@ -145,7 +157,9 @@ def test_just_the_marked_rows_are_made_again(save, libreoffice, emulator, tmp_pa
     assert len(emulator.journal()) == 53
 
 
-def test_a_redo_without_notes_asks_just_what_was_asked_before(job, out, emulator, tmp_path):
+def test_a_redo_without_notes_asks_just_what_was_asked_before(
+    job: dict[str, Any], out: Path, emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     run_job(**job)
     command("review", out, "--apply", marks_csv(tmp_path / "m.csv", ("c01", "1", "redo", "slower")))
     command("retry", out, "--review", "redo", "--no-prefect", "--quiet")
@@ -153,7 +167,9 @@ def test_a_redo_without_notes_asks_just_what_was_asked_before(job, out, emulator
     assert calls[4]["item_hash"] in {call["item_hash"] for call in calls[:4]}
 
 
-def test_rows_that_cannot_be_right_are_refused_by_name_and_the_rest_is_taken(job, out, tmp_path):
+def test_rows_that_cannot_be_right_are_refused_by_name_and_the_rest_is_taken(
+    job: dict[str, Any], out: Path, tmp_path: Path
+) -> None:
     run_job(**job)
     file = marks_csv(
         tmp_path / "m.csv",
@@ -171,7 +187,9 @@ def test_rows_that_cannot_be_right_are_refused_by_name_and_the_rest_is_taken(job
     assert [(row["item_id"], row["review"]) for row in shown["rows"]] == [("c00", "ok")]
 
 
-def test_what_was_applied_last_holds_and_a_dry_run_changes_nothing(job, out, tmp_path):
+def test_what_was_applied_last_holds_and_a_dry_run_changes_nothing(
+    job: dict[str, Any], out: Path, tmp_path: Path
+) -> None:
     run_job(**job)
     command(
         "review",
@@ -190,7 +208,9 @@ def test_what_was_applied_last_holds_and_a_dry_run_changes_nothing(job, out, tmp
     assert [row["review"] for row in read_manifest(out / "manifest.csv")] == ["ok", "", "", ""]
 
 
-def test_a_mark_that_was_not_applied_stays_in_the_files_and_sends_nothing(job, out, emulator):
+def test_a_mark_that_was_not_applied_stays_in_the_files_and_sends_nothing(
+    job: dict[str, Any], out: Path, emulator: EmulatorProcess
+) -> None:
     run_job(**job)
     book = openpyxl.load_workbook(out / "manifest.xlsx")
     sheet = book["manifest"]
@@ -202,7 +222,9 @@ def test_a_mark_that_was_not_applied_stays_in_the_files_and_sends_nothing(job, o
     assert len(emulator.settled_journal(4)) == 4
 
 
-def test_approved_results_are_never_replaced_without_force(job, out, emulator, tmp_path):
+def test_approved_results_are_never_replaced_without_force(
+    job: dict[str, Any], out: Path, emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     run_job(**job)
     before = hashes(out)
     command("review", out, "--apply", marks_csv(tmp_path / "m.csv", ("c01", "1", "ok", "")))
@@ -217,7 +239,9 @@ def test_approved_results_are_never_replaced_without_force(job, out, emulator, t
     assert {row["voice"] for row in read_manifest(out / "manifest.csv")} == {"echo"}
 
 
-def test_an_approved_result_stands_when_its_own_input_changes(job, out, emulator, tmp_path):
+def test_an_approved_result_stands_when_its_own_input_changes(
+    job: dict[str, Any], out: Path, emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     run_job(**job)
     command("review", out, "--apply", marks_csv(tmp_path / "m.csv", ("c01", "1", "ok", "")))
     text = (tmp_path / "prompts.csv").read_text()
@@ -225,7 +249,9 @@ def test_an_approved_result_stands_when_its_own_input_changes(job, out, emulator
     assert run_job(**job).sent == 3
 
 
-def test_rejected_rows_are_not_made_again(job, out, emulator, tmp_path):
+def test_rejected_rows_are_not_made_again(
+    job: dict[str, Any], out: Path, emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     emulator.put_faults({"when": {"text": "number 2"}, "do": {"status": 400}})
     run_job(**job, limit=3)
     emulator.put_faults()
@@ -245,7 +271,9 @@ def test_rejected_rows_are_not_made_again(job, out, emulator, tmp_path):
     assert last_json(wanted.stdout)["succeeded"] == 2
 
 
-def test_a_redo_that_fails_leaves_reply_and_mark_as_they_were(job, out, emulator, tmp_path):
+def test_a_redo_that_fails_leaves_reply_and_mark_as_they_were(
+    job: dict[str, Any], out: Path, emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     run_job(**job)
     before = hashes(out)
     command("review", out, "--apply", marks_csv(tmp_path / "m.csv", ("c01", "1", "redo", "louder")))
@@ -257,7 +285,7 @@ def test_a_redo_that_fails_leaves_reply_and_mark_as_they_were(job, out, emulator
     assert (row["status"], row["review"], row["review_note"]) == ("succeeded", "redo", "louder")
 
 
-def test_the_approved_clips_are_handed_out_alone(job, out, tmp_path):
+def test_the_approved_clips_are_handed_out_alone(job: dict[str, Any], out: Path, tmp_path: Path) -> None:
     run_job(**job)
     command(
         "review",
@@ -279,7 +307,9 @@ def test_the_approved_clips_are_handed_out_alone(job, out, tmp_path):
     ]
 
 
-def test_what_is_handed_out_overwrites_no_file_of_the_user_s(job, out, tmp_path):
+def test_what_is_handed_out_overwrites_no_file_of_the_user_s(
+    job: dict[str, Any], out: Path, tmp_path: Path
+) -> None:
     run_job(**job)
     command("review", out, "--apply", marks_csv(tmp_path / "m.csv", ("c01", "1", "ok", "")))
     mine = tmp_path / "mine"
@@ -296,7 +326,9 @@ def test_what_is_handed_out_overwrites_no_file_of_the_user_s(job, out, tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, "", "a,b\n1,2\n", "# A heading\n"])
-def test_a_file_that_holds_no_marks_is_a_mistake_that_is_told(job, out, tmp_path, content):
+def test_a_file_that_holds_no_marks_is_a_mistake_that_is_told(
+    job: dict[str, Any], out: Path, tmp_path: Path, content: str | None
+) -> None:
     run_job(**job)
     path = tmp_path / "marks.csv"
     if content is not None:
@@ -306,7 +338,9 @@ def test_a_file_that_holds_no_marks_is_a_mistake_that_is_told(job, out, tmp_path
     assert "internal error" not in done.stderr
 
 
-def test_a_follow_up_is_marked_and_made_again_alone(tmp_path, out, emulator):
+def test_a_follow_up_is_marked_and_made_again_alone(
+    tmp_path: Path, out: Path, emulator: EmulatorProcess
+) -> None:
     settings = {
         "inputs": [str(table(tmp_path / "prompts.csv", 2))],
         "output": str(out),
@@ -323,7 +357,9 @@ def test_a_follow_up_is_marked_and_made_again_alone(tmp_path, out, emulator):
     assert run_job(**settings).sent == 0
 
 
-def test_manifest_columns_choose_and_order_and_a_wrong_name_stops_before_sending(job, out, emulator):
+def test_manifest_columns_choose_and_order_and_a_wrong_name_stops_before_sending(
+    job: dict[str, Any], out: Path, emulator: EmulatorProcess
+) -> None:
     with pytest.raises(ConfigError, match="did you mean 'transcript'"):
         run_job(**job, manifest_columns="item_id,transkript")
     assert emulator.journal() == []
@@ -331,7 +367,7 @@ def test_manifest_columns_choose_and_order_and_a_wrong_name_stops_before_sending
     assert list(rows_of(summary)[0]) == ["item_id", "status", "in.team", "transcript"]
 
 
-def test_json_lines_and_parquet_are_written_when_asked_for(job, out):
+def test_json_lines_and_parquet_are_written_when_asked_for(job: dict[str, Any], out: Path) -> None:
     run_job(**job, reports="xlsx,jsonl,parquet")
     assert not (out / "report.html").exists()
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
@@ -348,20 +384,22 @@ def test_json_lines_and_parquet_are_written_when_asked_for(job, out):
     assert str(out / "manifest.jsonl") in done.stdout
 
 
-def test_a_manifest_that_is_open_elsewhere_is_written_beside(job, out, monkeypatch):
+def test_a_manifest_that_is_open_elsewhere_is_written_beside(
+    job: dict[str, Any], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pathlib import Path
 
     run_job(**job)
     replace = Path.replace
 
-    def locked(self, target):
+    def locked(self: Path, target: Path) -> Path:
         if Path(target).name in ("manifest.csv", "manifest.xlsx"):
             raise PermissionError(13, "The process cannot access the file because it is being used")
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", locked)
     (Path(job["inputs"][0])).write_text("id,prompt,team\nc00,Say something else.,team 9\n")
-    jobs = []
+    jobs: list[Job] = []
     summary = run_job(**job, on_open=jobs.append)
     assert summary.exit_code == 0
     assert summary.manifest == out / "manifest.new.csv"
@@ -370,7 +408,7 @@ def test_a_manifest_that_is_open_elsewhere_is_written_beside(job, out, monkeypat
     assert any("manifest.csv is open in another program" in warning for warning in jobs[0].warnings)
 
 
-def test_a_run_that_changes_nothing_rewrites_no_workbook_and_no_page(job, out):
+def test_a_run_that_changes_nothing_rewrites_no_workbook_and_no_page(job: dict[str, Any], out: Path) -> None:
     run_job(**job)
     before = {name: (out / name).stat().st_mtime_ns for name in ("manifest.xlsx", "report.html")}
     run_job(**job)

@@ -1,18 +1,21 @@
 """What a second run sends: only what is new, changed, or failed for a reason that may pass."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from running import ROOT, audiobatch, azure, rows_of, run_job, write_wav
 
 from audiobatch.errors import ConfigError
-from audiobatch.planning.plan import Retry
+from audiobatch.execution.job import Job
+from audiobatch.planning.plan import Plan, Retry
+from audiobatch_emulator.process import EmulatorProcess
+from tests.running import ROOT, audiobatch, azure, rows_of, run_job, write_wav
 
 PRICES = ROOT / "pipeline" / "audiobatch" / "config" / "prices.toml"
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     for name in ("a.txt", "b.txt", "c.txt"):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_text(f"Say something about {name[0]}.")
@@ -20,18 +23,20 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def job(folder, emulator):
+def job(folder: Path, emulator: EmulatorProcess) -> dict[str, Any]:
     return {"inputs": [str(folder / "in")], "output": str(folder / "out"), **azure(emulator)}
 
 
-def test_a_second_run_sends_nothing(job, emulator):
+def test_a_second_run_sends_nothing(job: dict[str, Any], emulator: EmulatorProcess) -> None:
     first, second = run_job(**job), run_job(**job)
     assert (first.sent, first.succeeded) == (3, 3)
     assert (second.exit_code, second.sent, second.skipped_done, second.pending) == (0, 0, 3, 0)
     assert len(emulator.settled_journal(3)) == 3
 
 
-def test_a_new_input_is_sent_alone_and_shifts_nothing(job, folder, emulator):
+def test_a_new_input_is_sent_alone_and_shifts_nothing(
+    job: dict[str, Any], folder: Path, emulator: EmulatorProcess
+) -> None:
     before = rows_of(run_job(**job))
     (folder / "in" / "aa.txt").write_text("Something new.")
     after = run_job(**job)
@@ -42,7 +47,7 @@ def test_a_new_input_is_sent_alone_and_shifts_nothing(job, folder, emulator):
         assert rows[row["item_id"]]["request_id"] == row["request_id"]
 
 
-def test_a_row_with_an_id_that_is_taken_moves_no_result(emulator, tmp_path):
+def test_a_row_with_an_id_that_is_taken_moves_no_result(emulator: EmulatorProcess, tmp_path: Path) -> None:
     table = tmp_path / "p.csv"
     job = {"inputs": [str(table)], "output": str(tmp_path / "out"), **azure(emulator)}
     table.write_text("id,prompt\na,Say one.\na-2,Say two.\n")
@@ -57,7 +62,7 @@ def test_a_row_with_an_id_that_is_taken_moves_no_result(emulator, tmp_path):
     ]
 
 
-def test_a_changed_input_is_sent_again_and_its_earlier_reply_kept(job, folder):
+def test_a_changed_input_is_sent_again_and_its_earlier_reply_kept(job: dict[str, Any], folder: Path) -> None:
     run_job(**job)
     (folder / "in" / "b.txt").write_text("Say something else.")
     again = run_job(**job)
@@ -67,7 +72,9 @@ def test_a_changed_input_is_sent_again_and_its_earlier_reply_kept(job, folder):
     assert (folder / "out" / "versions" / "v1" / "audio" / "b.txt.wav").exists()
 
 
-def test_a_changed_voice_stops_the_run_and_says_what_changed(job, emulator):
+def test_a_changed_voice_stops_the_run_and_says_what_changed(
+    job: dict[str, Any], emulator: EmulatorProcess
+) -> None:
     run_job(**job)
     with pytest.raises(ConfigError, match="voice: alloy → echo") as stopped:
         run_job(**job, voice="echo")
@@ -76,15 +83,19 @@ def test_a_changed_voice_stops_the_run_and_says_what_changed(job, emulator):
     assert len(emulator.settled_journal(3)) == 3
 
 
-def test_a_setting_that_is_switched_off_is_among_what_changed(job):
+def test_a_setting_that_is_switched_off_is_among_what_changed(job: dict[str, Any]) -> None:
     run_job(**job, trim_reply_silence=True)
     with pytest.raises(ConfigError, match=r"trim-reply-silence: True → \(none\)"):
         run_job(**job)
 
 
 def test_a_price_table_is_found_from_whatever_folder_the_next_command_runs_in(
-    job, folder, emulator, monkeypatch, tmp_path_factory
-):
+    job: dict[str, Any],
+    folder: Path,
+    emulator: EmulatorProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     (folder / "mine.toml").write_text(PRICES.read_text())
     monkeypatch.chdir(folder)
     emulator.put_faults({"when": {"nth": 1}, "do": {"corrupt": "no_audio"}})
@@ -94,7 +105,9 @@ def test_a_price_table_is_found_from_whatever_folder_the_next_command_runs_in(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_ledger_that_is_lost_has_nothing_bought_again(job, folder, emulator):
+def test_a_ledger_that_is_lost_has_nothing_bought_again(
+    job: dict[str, Any], folder: Path, emulator: EmulatorProcess
+) -> None:
     run_job(**job)
     (folder / "out" / "ledger.db").rename(folder / "safe.db")
     for _ in range(2):  # the second time there is one, and it is empty
@@ -108,7 +121,9 @@ def test_a_ledger_that_is_lost_has_nothing_bought_again(job, folder, emulator):
 
 
 @pytest.mark.parametrize("name", ["manifest.csv", "report.html", "audio/a.txt.wav", "transcripts/mine/x.txt"])
-def test_an_output_that_holds_files_of_the_user_s_is_refused(job, folder, emulator, name):
+def test_an_output_that_holds_files_of_the_user_s_is_refused(
+    job: dict[str, Any], folder: Path, emulator: EmulatorProcess, name: str
+) -> None:
     mine = folder / "out" / name
     mine.parent.mkdir(parents=True)
     mine.write_text("my own")
@@ -120,7 +135,7 @@ def test_an_output_that_holds_files_of_the_user_s_is_refused(job, folder, emulat
     assert run_job(**job).sent == 3
 
 
-def test_redo_makes_them_again(job, emulator):
+def test_redo_makes_them_again(job: dict[str, Any], emulator: EmulatorProcess) -> None:
     run_job(**job)
     again = run_job(**job, voice="echo", redo=True)
     assert (again.sent, again.succeeded) == (3, 3)
@@ -128,7 +143,7 @@ def test_redo_makes_them_again(job, emulator):
     assert run_job(**job, voice="echo").sent == 0
 
 
-def test_keep_leaves_them_for_good(job, folder):
+def test_keep_leaves_them_for_good(job: dict[str, Any], folder: Path) -> None:
     run_job(**job)
     (folder / "in" / "d.txt").write_text("Say something about d.")
     kept = run_job(**job, voice="echo", keep=True)
@@ -137,13 +152,17 @@ def test_keep_leaves_them_for_good(job, folder):
     assert [row["voice"] for row in rows_of(kept)] == ["alloy", "alloy", "alloy", "echo"]
 
 
-def test_another_deployment_or_endpoint_buys_nothing_again(job, emulator):
+def test_another_deployment_or_endpoint_buys_nothing_again(
+    job: dict[str, Any], emulator: EmulatorProcess
+) -> None:
     run_job(**job)
     moved = {**job, "deployment": "gpt-audio", "api_version": "2025-01-01-preview"}
     assert run_job(**moved).sent == 0
 
 
-def test_what_may_pass_is_sent_again_and_what_is_final_only_by_retry(job, emulator):
+def test_what_may_pass_is_sent_again_and_what_is_final_only_by_retry(
+    job: dict[str, Any], emulator: EmulatorProcess
+) -> None:
     emulator.put_faults(
         {"when": {"text": "about a"}, "do": {"status": 400}},
         {"when": {"text": "about b"}, "do": {"corrupt": "json"}},
@@ -160,7 +179,7 @@ def test_what_may_pass_is_sent_again_and_what_is_final_only_by_retry(job, emulat
     assert run_job(**job).sent == 0
 
 
-def test_limit_tries_a_few_first(job):
+def test_limit_tries_a_few_first(job: dict[str, Any]) -> None:
     first = run_job(**job, limit=2)
     assert (first.sent, first.pending, first.exit_code) == (2, 1, 0)
     assert [row["status"] for row in rows_of(first)] == ["succeeded", "succeeded", "pending"]
@@ -168,7 +187,7 @@ def test_limit_tries_a_few_first(job):
     assert (second.sent, second.pending, second.skipped_done) == (1, 0, 2)
 
 
-def test_each_run_lists_what_it_did(job, folder):
+def test_each_run_lists_what_it_did(job: dict[str, Any], folder: Path) -> None:
     first = run_job(**job, limit=1)
     second = run_job(**job)
     runs = folder / "out" / "runs"
@@ -177,20 +196,22 @@ def test_each_run_lists_what_it_did(job, folder):
     assert "2 to send, 1 done" in (runs / f"{second.run_id}.log").read_text()
 
 
-def test_a_recording_that_changes_between_plan_and_call_is_sent_under_its_new_hash(tmp_path, emulator):
+def test_a_recording_that_changes_between_plan_and_call_is_sent_under_its_new_hash(
+    tmp_path: Path, emulator: EmulatorProcess
+) -> None:
     import hashlib
 
     path = write_wav(tmp_path / "in" / "memo.wav", seconds=1)
 
-    def rewrite(job):
+    def rewrite(job: Job) -> None:
         prepare = job.prepare
 
-        async def prepare_then_change():
+        async def prepare_then_change() -> Plan:
             plan = await prepare()
             write_wav(path, seconds=2)
             return plan
 
-        job.prepare = prepare_then_change
+        job.prepare = prepare_then_change  # type: ignore[method-assign]  # a stand-in
 
     summary = run_job(
         inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), on_open=rewrite, **azure(emulator)

@@ -3,24 +3,37 @@
 import base64
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
-from running import audiobatch, azure, rows_of, run_job, write_wav
 
+from audiobatch.calls.stats import RunSummary
 from audiobatch.errors import StorageError
+from audiobatch.execution.job import Job
 from audiobatch.ledger.ledger import Ledger
+from audiobatch.planning.plan import Plan
 from audiobatch_emulator.process import EmulatorProcess
+from tests.narrowing import present
+from tests.running import audiobatch, azure, rows_of, run_job, write_wav
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
     for name in "abcdef":
         (tmp_path / "in" / f"{name}.txt").write_text(f"Say something about {name}.")
     return tmp_path
 
 
-def send(emulator, folder, *, on_open=None, **settings):
+def send(
+    emulator: EmulatorProcess,
+    folder: Path,
+    *,
+    on_open: Callable[[Job], object] | None = None,
+    **settings: Any,
+) -> RunSummary:
     return run_job(
         inputs=[str(folder / "in")],
         output=str(folder / "out"),
@@ -29,12 +42,14 @@ def send(emulator, folder, *, on_open=None, **settings):
     )
 
 
-def billed(emulator):
+def billed(emulator: EmulatorProcess) -> int:
     return sum(call["billed"] for call in emulator.journal())
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 529])
-def test_what_passes_is_tried_again_and_every_item_is_bought_once(status, emulator, folder):
+def test_what_passes_is_tried_again_and_every_item_is_bought_once(
+    status: int, emulator: EmulatorProcess, folder: Path
+) -> None:
     emulator.put_faults(
         {"when": {"attempt_below": 1}, "do": {"status": status, "headers": {"retry-after-ms": "50"}}}
     )
@@ -45,7 +60,9 @@ def test_what_passes_is_tried_again_and_every_item_is_bought_once(status, emulat
     assert billed(emulator) == 6
 
 
-def test_a_reply_that_breaks_off_is_unknown_and_counted_as_perhaps_billed(emulator, folder):
+def test_a_reply_that_breaks_off_is_unknown_and_counted_as_perhaps_billed(
+    emulator: EmulatorProcess, folder: Path
+) -> None:
     emulator.put_faults({"when": {"attempt_below": 1, "text": "about a"}, "do": {"reset": "in"}})
     summary = send(emulator, folder)
     rows = {row["item_id"]: row for row in rows_of(summary)}
@@ -55,7 +72,9 @@ def test_a_reply_that_breaks_off_is_unknown_and_counted_as_perhaps_billed(emulat
     assert billed(emulator) == 7
 
 
-def test_status_says_what_calls_of_an_unknown_end_can_have_cost(emulator, folder):
+def test_status_says_what_calls_of_an_unknown_end_can_have_cost(
+    emulator: EmulatorProcess, folder: Path
+) -> None:
     emulator.put_faults({"when": {"text": "about a"}, "do": {"reset": "in"}})
     send(emulator, folder, on_unknown="skip", max_completion_tokens=100)
     said = audiobatch("status", folder / "out").stdout
@@ -65,7 +84,7 @@ def test_status_says_what_calls_of_an_unknown_end_can_have_cost(emulator, folder
     assert 0 < counts["their_cost_at_most_usd"] < 0.01
 
 
-def test_on_unknown_skip_leaves_the_item_and_says_so(emulator, folder):
+def test_on_unknown_skip_leaves_the_item_and_says_so(emulator: EmulatorProcess, folder: Path) -> None:
     emulator.put_faults({"when": {"text": "about a"}, "do": {"reset": "in"}})
     summary = send(emulator, folder, on_unknown="skip")
     row = rows_of(summary)[0]
@@ -75,7 +94,7 @@ def test_on_unknown_skip_leaves_the_item_and_says_so(emulator, folder):
     assert send(emulator, folder, on_unknown="retry").succeeded == 1
 
 
-def test_an_unknown_call_is_made_again_at_most_twice(emulator, folder):
+def test_an_unknown_call_is_made_again_at_most_twice(emulator: EmulatorProcess, folder: Path) -> None:
     emulator.put_faults({"when": {"text": "about a"}, "do": {"reset": "in"}})
     summary = send(emulator, folder)
     row = rows_of(summary)[0]
@@ -86,7 +105,9 @@ def test_an_unknown_call_is_made_again_at_most_twice(emulator, folder):
 
 
 @pytest.mark.parametrize("corrupt", ["base64", "json", "html", "no_audio"])
-def test_a_useless_reply_is_a_failed_row_with_its_body_kept(corrupt, emulator, folder):
+def test_a_useless_reply_is_a_failed_row_with_its_body_kept(
+    corrupt: str, emulator: EmulatorProcess, folder: Path
+) -> None:
     emulator.put_faults({"when": {"text": "about a"}, "do": {"corrupt": corrupt}})
     summary = send(emulator, folder)
     row = rows_of(summary)[0]
@@ -95,7 +116,7 @@ def test_a_useless_reply_is_a_failed_row_with_its_body_kept(corrupt, emulator, f
     assert row["attempts"] == "1", "buying again is the user's choice"
 
 
-def completion(**fields):
+def completion(**fields: Any) -> dict[str, Any]:
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello."}}
     return {"id": "x", "choices": [choice | fields.pop("choice", {})], **fields}
 
@@ -111,7 +132,9 @@ ODD_COUNTS = {
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("usage", ODD_COUNTS.values(), ids=ODD_COUNTS)
-def test_a_reply_with_odd_token_counts_is_kept_and_its_cost_is_an_estimate(usage, stream, emulator, folder):
+def test_a_reply_with_odd_token_counts_is_kept_and_its_cost_is_an_estimate(
+    usage: dict[str, Any], stream: bool, emulator: EmulatorProcess, folder: Path
+) -> None:
     put_answer(emulator, completion(usage=usage), stream)
     summary = send(emulator, folder, stream=stream)
     row = rows_of(summary)[0]
@@ -121,14 +144,18 @@ def test_a_reply_with_odd_token_counts_is_kept_and_its_cost_is_an_estimate(usage
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_counts_that_are_whole_numbers_count_however_they_are_written(stream, emulator, folder):
+def test_counts_that_are_whole_numbers_count_however_they_are_written(
+    stream: bool, emulator: EmulatorProcess, folder: Path
+) -> None:
     put_answer(emulator, completion(usage={"prompt_tokens": "5", "completion_tokens": 7.0}), stream)
     row = rows_of(send(emulator, folder, stream=stream))[0]
     assert (row["input_text_tokens"], row["output_text_tokens"]) == ("5", "7")
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_an_odd_reason_or_time_is_no_reason_to_lose_the_reply(stream, emulator, folder):
+def test_an_odd_reason_or_time_is_no_reason_to_lose_the_reply(
+    stream: bool, emulator: EmulatorProcess, folder: Path
+) -> None:
     sound = {"id": {"a": 1}, "expires_at": "soon", "transcript": "Hi."}
     sound["data"] = base64.b64encode(b"\1\2" * 999).decode()
     message = {"role": "assistant", "content": None, "audio": sound}
@@ -150,7 +177,9 @@ ODD_REPLIES = {
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("choice", ODD_REPLIES.values(), ids=ODD_REPLIES)
-def test_a_reply_that_cannot_be_read_fails_its_row_alone_and_is_bought_once(choice, stream, emulator, folder):
+def test_a_reply_that_cannot_be_read_fails_its_row_alone_and_is_bought_once(
+    choice: dict[str, Any], stream: bool, emulator: EmulatorProcess, folder: Path
+) -> None:
     put_answer(emulator, completion(choice=choice, usage={"prompt_tokens": 1}), stream)
     summary = send(emulator, folder, stream=stream, format="mp3")
     row = rows_of(summary)[0]
@@ -161,7 +190,7 @@ def test_a_reply_that_cannot_be_read_fails_its_row_alone_and_is_bought_once(choi
     assert billed(emulator) <= 6
 
 
-def put_answer(emulator, body, stream):
+def put_answer(emulator: EmulatorProcess, body: Any, stream: bool) -> None:
     """What the service says of a.txt."""
     headers = {}
     if stream:
@@ -174,27 +203,31 @@ def put_answer(emulator, body, stream):
     )
 
 
-def test_a_reply_of_text_alone_is_saved_and_flagged(emulator, folder):
+def test_a_reply_of_text_alone_is_saved_and_flagged(emulator: EmulatorProcess, folder: Path) -> None:
     emulator.put_faults({"when": {"text": "about a"}, "do": {"corrupt": "text_only"}})
     row = rows_of(send(emulator, folder))[0]
     assert (row["status"], row["checks"], row["audio_file"]) == ("succeeded", "text_only", "")
 
 
-def test_a_reply_of_text_alone_is_asked_for_once_more_if_the_job_says_so(emulator, folder):
+def test_a_reply_of_text_alone_is_asked_for_once_more_if_the_job_says_so(
+    emulator: EmulatorProcess, folder: Path
+) -> None:
     emulator.put_faults({"when": {"text": "about a", "attempt_below": 1}, "do": {"corrupt": "text_only"}})
     row = rows_of(send(emulator, folder, retry_text_only=True))[0]
     assert (row["status"], row["checks"], row["attempts"]) == ("succeeded", "", "2")
     assert billed(emulator) == 7
 
 
-def test_both_replies_are_in_the_row_when_the_first_was_of_text_alone(emulator, folder):
+def test_both_replies_are_in_the_row_when_the_first_was_of_text_alone(
+    emulator: EmulatorProcess, folder: Path
+) -> None:
     emulator.put_faults({"when": {"text": "about a", "attempt_below": 1}, "do": {"corrupt": "text_only"}})
     summary = send(emulator, folder, retry_text_only=True)
     rows = rows_of(summary)
     billed_tokens = sum(
         call["output_text_tokens"] + call["output_audio_tokens"] for call in emulator.journal()
     )
-    assert paid_in(rows) == pytest.approx(float(summary.cost_usd))
+    assert paid_in(rows) == pytest.approx(float(present(summary.cost_usd)))
     assert (
         sum(int(row["output_text_tokens"]) + int(row["output_audio_tokens"]) for row in rows) == billed_tokens
     )
@@ -202,13 +235,13 @@ def test_both_replies_are_in_the_row_when_the_first_was_of_text_alone(emulator, 
 
 @pytest.mark.parametrize("settings", [{}, {"max_part": 0.5}], ids=["whole", "in parts"])
 def test_a_reply_that_waits_for_a_better_one_is_brought_home_when_the_ledger_fails(
-    settings, emulator, tmp_path, monkeypatch
-):
+    settings: dict[str, Any], emulator: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_wav(tmp_path / "in" / "a.wav", seconds=60)
     emulator.put_faults({"do": {"corrupt": "text_only"}})
     wanted = {"retry_text_only": True, **settings}
 
-    async def full(_self, _end):
+    async def full(_self: object, _end: object) -> None:
         raise StorageError("no space left")
 
     with monkeypatch.context() as broken:
@@ -226,27 +259,31 @@ def test_a_reply_that_waits_for_a_better_one_is_brought_home_when_the_ledger_fai
     assert set(paid).isdisjoint(call["item_hash"] for call in emulator.journal()[len(paid) :])
 
 
-def paid_in(rows):
+def paid_in(rows: list[dict[str, str]]) -> float:
     return sum(float(row["cost_usd"]) for row in rows)
 
 
-def test_a_failed_row_says_what_its_reply_cost_where_that_is_known(emulator, folder):
+def test_a_failed_row_says_what_its_reply_cost_where_that_is_known(
+    emulator: EmulatorProcess, folder: Path
+) -> None:
     emulator.put_faults({"when": {"text": "about a"}, "do": {"status": 200, "body": unusable_wav()}})
     summary = send(emulator, folder)
     row = rows_of(summary)[0]
     assert (row["status"], row["error_type"]) == ("failed", "bad_reply")
     assert (row["input_text_tokens"], row["output_audio_tokens"]) == ("5", "40")
-    assert paid_in(rows_of(summary)) == pytest.approx(float(summary.cost_usd))
+    assert paid_in(rows_of(summary)) == pytest.approx(float(present(summary.cost_usd)))
 
 
-def unusable_wav():
+def unusable_wav() -> dict[str, Any]:
     sound = {"id": "a", "transcript": "Hi.", "data": base64.b64encode(b"no sound").decode(), "expires_at": 1}
     usage = {"prompt_tokens": 5, "completion_tokens": 40, "completion_tokens_details": {"audio_tokens": 40}}
     return completion(choice={"message": {"role": "assistant", "content": None, "audio": sound}}, usage=usage)
 
 
 @pytest.mark.parametrize("fault", [{"corrupt": "json"}, {"reset": "in"}], ids=["useless", "lost"])
-def test_what_a_run_cost_is_not_known_where_a_call_was_perhaps_billed(fault, emulator, folder):
+def test_what_a_run_cost_is_not_known_where_a_call_was_perhaps_billed(
+    fault: dict[str, str], emulator: EmulatorProcess, folder: Path
+) -> None:
     emulator.put_faults({"when": {"text": "about a"}, "do": fault})
     summary = send(emulator, folder, on_unknown="skip")
     assert (summary.succeeded, summary.cost_usd) == (5, None)
@@ -255,7 +292,9 @@ def test_what_a_run_cost_is_not_known_where_a_call_was_perhaps_billed(fault, emu
     assert send(emulator, folder, on_unknown="skip").cost_usd is not None
 
 
-def test_sent_are_items_of_which_a_call_was_made_whether_or_not_they_ended(emulator, folder):
+def test_sent_are_items_of_which_a_call_was_made_whether_or_not_they_ended(
+    emulator: EmulatorProcess, folder: Path
+) -> None:
     emulator.put_faults(
         {"when": {"text": "Go on"}, "do": {"status": 429, "headers": {"retry-after": "7200"}}}
     )
@@ -265,26 +304,30 @@ def test_sent_are_items_of_which_a_call_was_made_whether_or_not_they_ended(emula
     assert summary.sent == called > 0
 
 
-def test_an_input_that_is_gone_when_its_turn_comes_was_not_sent(emulator, folder):
+def test_an_input_that_is_gone_when_its_turn_comes_was_not_sent(
+    emulator: EmulatorProcess, folder: Path
+) -> None:
     for path in (folder / "in").iterdir():
         path.unlink()
     write_wav(folder / "in" / "a.wav", seconds=1)
 
-    def lose_it(job):
+    def lose_it(job: Job) -> None:
         prepare = job.prepare
 
-        async def then_lose():
+        async def then_lose() -> Plan:
             plan = await prepare()
             (folder / "in" / "a.wav").unlink()
             return plan
 
-        job.prepare = then_lose
+        job.prepare = then_lose  # type: ignore[method-assign]  # a stand-in
 
     summary = send(emulator, folder, on_open=lose_it)
     assert (summary.failed, summary.sent, emulator.journal()) == (1, 0, [])
 
 
-def test_a_reply_that_is_asked_for_again_for_a_flaw_still_counts_the_lost_call(emulator, folder):
+def test_a_reply_that_is_asked_for_again_for_a_flaw_still_counts_the_lost_call(
+    emulator: EmulatorProcess, folder: Path
+) -> None:
     emulator.put_faults(
         {"when": {"text": "about a", "attempt_below": 1}, "do": {"reset": "in"}},
         {"when": {"text": "about a", "attempt_below": 2}, "do": {"corrupt": "silent"}},
@@ -294,7 +337,7 @@ def test_a_reply_that_is_asked_for_again_for_a_flaw_still_counts_the_lost_call(e
     assert (row["attempts"], row["perhaps_billed"]) == ("3", "1")
 
 
-def test_a_filtered_prompt_is_final_and_names_the_filter(emulator, folder):
+def test_a_filtered_prompt_is_final_and_names_the_filter(emulator: EmulatorProcess, folder: Path) -> None:
     (folder / "in" / "a.txt").write_text("Say emulator_block_prompt now.")
     summary = send(emulator, folder)
     row = rows_of(summary)[0]
@@ -302,7 +345,9 @@ def test_a_filtered_prompt_is_final_and_names_the_filter(emulator, folder):
     assert send(emulator, folder).sent == 0
 
 
-def test_a_wrong_key_stops_the_run_after_one_call(emulator, folder, monkeypatch):
+def test_a_wrong_key_stops_the_run_after_one_call(
+    emulator: EmulatorProcess, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = audiobatch(
         *("run", folder / "in", "--output", folder / "out", "--no-prefect", "--deployment", "gpt-audio-1.5"),
         env={"AZURE_OPENAI_ENDPOINT": emulator.base_url, "AZURE_OPENAI_API_KEY": "wrong-canary-key"},
@@ -316,7 +361,9 @@ def test_a_wrong_key_stops_the_run_after_one_call(emulator, folder, monkeypatch)
             assert b"wrong-canary-key" not in path.read_bytes(), path
 
 
-def test_a_service_that_repeats_the_key_has_it_hidden_and_commands_no_terminal(emulator, folder):
+def test_a_service_that_repeats_the_key_has_it_hidden_and_commands_no_terminal(
+    emulator: EmulatorProcess, folder: Path
+) -> None:
     words = f"Incorrect API key provided: {emulator.api_key}. \x1b]0;owned\x07\x1b[2J"
     emulator.put_faults({"when": {}, "do": {"status": 401, "body": {"error": {"message": words}}}})
     done = audiobatch(
@@ -332,7 +379,9 @@ def test_a_service_that_repeats_the_key_has_it_hidden_and_commands_no_terminal(e
             assert emulator.api_key.encode() not in path.read_bytes(), path
 
 
-def test_a_deployment_that_is_not_there_stops_the_run_after_one_call(emulator, folder):
+def test_a_deployment_that_is_not_there_stops_the_run_after_one_call(
+    emulator: EmulatorProcess, folder: Path
+) -> None:
     summary = run_job(
         inputs=[str(folder / "in")],
         output=str(folder / "out"),
@@ -345,7 +394,7 @@ def test_a_deployment_that_is_not_there_stops_the_run_after_one_call(emulator, f
     assert (summary.failed, rows_of(summary)[statuses.index("failed")]["error_type"]) == (1, "deployment")
 
 
-def test_no_credit_stops_the_run_and_is_never_retried(emulator, folder):
+def test_no_credit_stops_the_run_and_is_never_retried(emulator: EmulatorProcess, folder: Path) -> None:
     body = {"error": {"message": "You exceeded your current quota.", "type": "insufficient_quota",
                       "param": None, "code": "insufficient_quota"}}  # fmt: skip
     emulator.put_faults({"when": {}, "do": {"status": 429, "body": body}})
@@ -353,7 +402,9 @@ def test_no_credit_stops_the_run_and_is_never_retried(emulator, folder):
     assert (summary.exit_code, len(emulator.journal())) == (4, 1)
 
 
-def test_a_named_deployment_that_dies_between_two_turns_costs_no_reply(emulator, tmp_path):
+def test_a_named_deployment_that_dies_between_two_turns_costs_no_reply(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     rows = [{"id": f"p{n}", "prompt": f"Say number {n}.", "deployment": "gpt-audio"} for n in range(3)]
     rows.append({"id": "other", "prompt": "Say hello."})
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -386,15 +437,17 @@ def test_a_named_deployment_that_dies_between_two_turns_costs_no_reply(emulator,
     assert billed(emulator) - before == 3, "no first turn was bought a second time"
 
 
-def test_a_row_that_could_not_be_sent_nor_recorded_ends_the_run_in_order(emulator, tmp_path):
+def test_a_row_that_could_not_be_sent_nor_recorded_ends_the_run_in_order(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     rows = [{"id": f"p{n}", "prompt": f"Say number {n}.", "deployment": "gone"} for n in range(3)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def break_ledger(job):
-        async def record_outcome(*_arguments, **_named):
+    def break_ledger(job: Job) -> None:
+        async def record_outcome(*_arguments: object, **_named: Any) -> None:
             raise StorageError("no space is left")
 
-        job.context.ledger.record_outcome = record_outcome
+        job.context.ledger.record_outcome = record_outcome  # type: ignore[method-assign]  # a stand-in
 
     summary = run_job(
         inputs=[str(tmp_path / "p.jsonl")],
@@ -405,7 +458,9 @@ def test_a_row_that_could_not_be_sent_nor_recorded_ends_the_run_in_order(emulato
     assert (summary.exit_code, summary.stopped_by, summary.pending) == (2, "storage", 3)
 
 
-def test_a_refused_token_is_renewed_once_for_all_and_no_row_fails(folder, monkeypatch):
+def test_a_refused_token_is_renewed_once_for_all_and_no_row_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with EmulatorProcess("--speech", "tone", "--latency", "0.3") as emulator:
         for name, value in emulator.identity_env.items():
             monkeypatch.setenv(name, value)
@@ -420,7 +475,7 @@ def test_a_refused_token_is_renewed_once_for_all_and_no_row_fails(folder, monkey
     assert (summary.exit_code, summary.succeeded, summary.failed) == (0, 6, 0)
 
 
-def test_a_service_that_is_not_there_is_said_to_be_unreachable(folder):
+def test_a_service_that_is_not_there_is_said_to_be_unreachable(folder: Path) -> None:
     done = audiobatch(
         *("run", folder / "in", "--output", folder / "out", "--no-prefect", "--deployment", "x"),
         env={"AZURE_OPENAI_ENDPOINT": "http://127.0.0.1:9", "AZURE_OPENAI_API_KEY": "k"},
@@ -430,7 +485,9 @@ def test_a_service_that_is_not_there_is_said_to_be_unreachable(folder):
     assert "Traceback" not in done.stderr
 
 
-def test_a_wait_of_hours_parks_the_run_with_the_time_to_come_back(emulator, folder):
+def test_a_wait_of_hours_parks_the_run_with_the_time_to_come_back(
+    emulator: EmulatorProcess, folder: Path
+) -> None:
     emulator.put_faults({"when": {}, "do": {"status": 429, "headers": {"retry-after": "86400"}}})
     summary = send(emulator, folder)
     assert (summary.exit_code, summary.stopped_by) == (5, "parked")
@@ -439,7 +496,9 @@ def test_a_wait_of_hours_parks_the_run_with_the_time_to_come_back(emulator, fold
     assert send(emulator, folder).succeeded == 6
 
 
-def test_many_failures_stop_the_run_before_it_has_bought_more(emulator, tmp_path):
+def test_many_failures_stop_the_run_before_it_has_bought_more(
+    emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     (tmp_path / "in").mkdir()
     for number in range(60):
         (tmp_path / "in" / f"{number:02}.txt").write_text(f"Say something about {number}.")

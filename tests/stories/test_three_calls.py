@@ -3,9 +3,13 @@
 import hashlib
 import os
 import wave
+from pathlib import Path
+from typing import Any
 
 import pytest
-from running import azure, rows_of, run_job, write_wav
+
+from audiobatch_emulator.process import EmulatorProcess
+from tests.running import azure, rows_of, run_job, write_wav
 
 ADDRESSES = {
     "azure dated": {"api_version": "2025-01-01-preview"},
@@ -19,7 +23,9 @@ ADDRESSES = {
             ("openai", "key")],
     ids=" ".join,
 )  # fmt: skip
-def service(request, emulator, monkeypatch):
+def service(
+    request: pytest.FixtureRequest, emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
     """JobSpec fields for one form of address and one kind of credential."""
     address, kind = request.param
     settings = {"endpoint": emulator.base_url, "deployment": "gpt-audio-1.5", **ADDRESSES[address]}
@@ -34,7 +40,9 @@ def service(request, emulator, monkeypatch):
     return settings
 
 
-def test_a_text_prompt_is_answered_in_speech(service, emulator, tmp_path):
+def test_a_text_prompt_is_answered_in_speech(
+    service: dict[str, Any], emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "sky.txt").write_text("Why is the sky blue?")
     summary = run_job(inputs=[str(tmp_path / "prompts")], output=str(tmp_path / "out"), **service)
@@ -53,7 +61,9 @@ def test_a_text_prompt_is_answered_in_speech(service, emulator, tmp_path):
     assert (call["status"], call["billed"], call["delivered"]) == (200, True, True)
 
 
-def test_a_recording_is_answered_in_speech(service, emulator, tmp_path):
+def test_a_recording_is_answered_in_speech(
+    service: dict[str, Any], emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     recording = write_wav(tmp_path / "in" / "memo.wav", seconds=2.0)
     summary = run_job(
         inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), prompt="Describe this.", **service
@@ -68,7 +78,9 @@ def test_a_recording_is_answered_in_speech(service, emulator, tmp_path):
     assert emulator.settled_journal(1)[0]["input_audio_tokens"] == int(row["input_audio_tokens"])
 
 
-def test_a_follow_up_names_the_earlier_reply_and_has_its_own_row(service, emulator, tmp_path):
+def test_a_follow_up_names_the_earlier_reply_and_has_its_own_row(
+    service: dict[str, Any], emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     write_wav(tmp_path / "in" / "memo.wav")
     summary = run_job(
         inputs=[str(tmp_path / "in")],
@@ -87,7 +99,7 @@ def test_a_follow_up_names_the_earlier_reply_and_has_its_own_row(service, emulat
     assert (summary.sent, summary.succeeded) == (1, 1), "counts are of items"
 
 
-def test_only_text_is_asked_for_and_saved(emulator, tmp_path):
+def test_only_text_is_asked_for_and_saved(emulator: EmulatorProcess, tmp_path: Path) -> None:
     write_wav(tmp_path / "in" / "memo.wav")
     summary = run_job(
         inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), modalities="text", **azure(emulator)
@@ -97,7 +109,7 @@ def test_only_text_is_asked_for_and_saved(emulator, tmp_path):
     assert not (tmp_path / "out" / "audio").exists()
 
 
-def test_a_recording_is_sent_alone_without_a_prompt(emulator, tmp_path):
+def test_a_recording_is_sent_alone_without_a_prompt(emulator: EmulatorProcess, tmp_path: Path) -> None:
     write_wav(tmp_path / "in" / "memo.wav")
     summary = run_job(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator))
     (row,) = rows_of(summary)
@@ -105,7 +117,7 @@ def test_a_recording_is_sent_alone_without_a_prompt(emulator, tmp_path):
     assert row["prompt"] == ""
 
 
-def test_read_aloud_speaks_the_prompt_word_for_word(emulator, tmp_path):
+def test_read_aloud_speaks_the_prompt_word_for_word(emulator: EmulatorProcess, tmp_path: Path) -> None:
     (tmp_path / "line.txt").write_text("The museum closes in ten minutes.")
     summary = run_job(
         inputs=[str(tmp_path / "line.txt")], output=str(tmp_path / "out"), read_aloud=True, **azure(emulator)
@@ -116,7 +128,9 @@ def test_read_aloud_speaks_the_prompt_word_for_word(emulator, tmp_path):
 
 
 @pytest.mark.parametrize("audio_format", ["wav", "mp3", "flac", "opus", "aac", "pcm16"])
-def test_every_format_is_saved_so_that_it_plays(audio_format, emulator, tmp_path):
+def test_every_format_is_saved_so_that_it_plays(
+    audio_format: str, emulator: EmulatorProcess, tmp_path: Path
+) -> None:
     from audiobatch.audio.probe import probe
 
     (tmp_path / "line.txt").write_text("Good morning.")
@@ -134,7 +148,7 @@ def test_every_format_is_saved_so_that_it_plays(audio_format, emulator, tmp_path
         assert saved.with_suffix(".pcm").stat().st_size == saved.stat().st_size - 44
 
 
-def test_an_expired_audio_id_is_replaced_by_the_words_and_nothing_is_bought_twice(tmp_path):
+def test_an_expired_audio_id_is_replaced_by_the_words_and_nothing_is_bought_twice(tmp_path: Path) -> None:
     from audiobatch_emulator.process import EmulatorProcess
 
     write_wav(tmp_path / "in" / "memo.wav")
@@ -147,7 +161,7 @@ def test_an_expired_audio_id_is_replaced_by_the_words_and_nothing_is_bought_twic
     assert sum(call["billed"] for call in journal) == 2
 
 
-def test_the_key_is_nowhere_in_what_was_written(emulator, tmp_path):
+def test_the_key_is_nowhere_in_what_was_written(emulator: EmulatorProcess, tmp_path: Path) -> None:
     (tmp_path / "line.txt").write_text("Good morning.")
     run_job(inputs=[str(tmp_path / "line.txt")], output=str(tmp_path / "out"), **azure(emulator))
     key = os.environ["AZURE_OPENAI_API_KEY"].encode()

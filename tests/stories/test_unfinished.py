@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
-from hostile_server import good, hostile_server, whole
-from running import audiobatch, azure, rows_of, run_job, write_wav
-from test_long_recordings import talk
 
 from audiobatch.calls import transcription
+from audiobatch.calls.stats import RunSummary
 from audiobatch.errors import StorageError
 from audiobatch.ledger.ledger import Ledger
 from audiobatch.model import Status
@@ -17,6 +19,11 @@ from audiobatch.planning.plan import Retry
 from audiobatch.storage import artifacts
 from audiobatch.storage.spool import Spool
 from audiobatch.transports import chat, reply_content
+from audiobatch_emulator.process import EmulatorProcess
+from tests.hostile_server import Call, HostileServer, good, hostile_server, whole
+from tests.narrowing import local
+from tests.running import audiobatch, azure, rows_of, run_job, write_wav
+from tests.stories.test_long_recordings import talk
 
 WAYS = {
     "measured": ((artifacts, "measure"), {}),
@@ -32,18 +39,18 @@ CASES = {way: (*how, BUG, 1) for way, how in WAYS.items()} | {
 
 
 @pytest.fixture
-def job(emulator, tmp_path):
+def job(emulator: EmulatorProcess, tmp_path: Path) -> dict[str, Any]:
     table = tmp_path / "p.csv"
     table.write_text("id,prompt\n" + "".join(f"p{n},Say number {n}.\n" for n in range(12)))
     return {"inputs": [str(table)], "output": str(tmp_path / "out"), **azure(emulator, max_concurrency=1)}
 
 
-def breaks(monkeypatch, place, failure: Exception) -> None:
+def breaks(monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str], failure: Exception) -> None:
     """What this machine does with a reply fails: no fault of the service's brings it about."""
     owner, name = place
     real = getattr(owner, name)
 
-    def broken(*arguments, **named):
+    def broken(*arguments: Any, **named: Any) -> Any:
         if name == "encode_reply" and arguments[1] == "wav":
             return real(*arguments, **named)
         raise failure
@@ -53,8 +60,14 @@ def breaks(monkeypatch, place, failure: Exception) -> None:
 
 @pytest.mark.parametrize(("place", "settings", "failure", "exit_code"), CASES.values(), ids=CASES)
 def test_the_run_stops_after_the_first_and_the_next_finishes_it_for_nothing(
-    place, settings, failure, exit_code, job, emulator, monkeypatch
-):
+    place: tuple[ModuleType, str],
+    settings: dict[str, Any],
+    failure: MemoryError | OSError | TypeError,
+    exit_code: int,
+    job: dict[str, Any],
+    emulator: EmulatorProcess,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     job = {**job, **settings}
     with monkeypatch.context() as patched:
         breaks(patched, place, failure)
@@ -64,7 +77,7 @@ def test_the_run_stops_after_the_first_and_the_next_finishes_it_for_nothing(
     assert "p0" in first.message
     row = rows_of(first)[0]
     assert (row["status"], row["error_type"]) == ("pending", "unfinished")
-    assert json.loads((first.output / "replies" / "p0.json").read_bytes())["choices"]
+    assert json.loads(local(first.output / "replies" / "p0.json").read_bytes())["choices"]
 
     second = run_job(**{**job, "limit": 1})
     assert (second.exit_code, second.finished, second.sent) == (0, 1, 1)
@@ -73,16 +86,18 @@ def test_the_run_stops_after_the_first_and_the_next_finishes_it_for_nothing(
     assert (row["status"], row["error_type"]) == ("succeeded", "")
     assert row["request_id"] or settings
     assert row["transcript"]
-    assert (second.output / row["audio_file"]).stat().st_size > 1000
+    assert local(second.output / row["audio_file"]).stat().st_size > 1000
     assert int(row["output_audio_tokens"]) == call["output_audio_tokens"]
     assert float(row["cost_usd"]) > 0
-    assert not list((second.output / "replies").glob("*"))
+    assert not list(local(second.output / "replies").glob("*"))
     assert [one["item_hash"] for one in emulator.settled_journal(2)].count(call["item_hash"]) == 1
     checked = audiobatch("verify", str(second.output))
     assert checked.returncode == 0, checked.stdout
 
 
-def test_neither_run_nor_retry_buys_what_still_cannot_be_finished(job, emulator, monkeypatch):
+def test_neither_run_nor_retry_buys_what_still_cannot_be_finished(
+    job: dict[str, Any], emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     breaks(monkeypatch, (artifacts, "measure"), BUG)
     run_job(**job)
     again = run_job(**job)
@@ -98,7 +113,9 @@ def test_neither_run_nor_retry_buys_what_still_cannot_be_finished(job, emulator,
     assert len(emulator.settled_journal(12)) == 12
 
 
-def test_an_earlier_result_is_a_version_when_its_retake_is_finished(job, emulator, monkeypatch):
+def test_an_earlier_result_is_a_version_when_its_retake_is_finished(
+    job: dict[str, Any], emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = {**job, "limit": 1}
     run_job(**job)
     with monkeypatch.context() as patched:
@@ -107,10 +124,12 @@ def test_an_earlier_result_is_a_version_when_its_retake_is_finished(job, emulato
     done = run_job(**{**job, "voice": "ash", "limit": None})
     row = rows_of(done)[0]
     assert (done.finished, row["status"], row["voice"], row["version"]) == (1, "succeeded", "ash", "2")
-    assert (done.output / "versions" / "v1" / "audio" / "p0.wav").exists()
+    assert local(done.output / "versions" / "v1" / "audio" / "p0.wav").exists()
 
 
-def test_each_part_of_a_long_recording_is_finished_by_itself(emulator, tmp_path, monkeypatch):
+def test_each_part_of_a_long_recording_is_finished_by_itself(
+    emulator: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     talk(tmp_path / "in" / "talk.wav", 90)
     job = {"inputs": [str(tmp_path / "in")], "output": str(tmp_path / "out"), **azure(emulator, max_part=0.5)}
     with monkeypatch.context() as patched:
@@ -121,10 +140,10 @@ def test_each_part_of_a_long_recording_is_finished_by_itself(emulator, tmp_path,
     done = run_job(**job)
     assert (done.exit_code, done.finished, done.succeeded) == (0, paid, 1)
     assert len(emulator.settled_journal(4)) == 4, "no part is paid for twice"
-    assert not [path for path in (done.output / "parts").rglob("*") if path.is_file()]
+    assert not [path for path in local(done.output / "parts").rglob("*") if path.is_file()]
 
 
-def words_with_times(call):
+def words_with_times(call: Call) -> Iterable[bytes]:
     if not call.is_transcription:
         return good(call)
     segments = [{"start": 0.2, "end": 0.9, "text": " Hello there."}]
@@ -132,13 +151,13 @@ def words_with_times(call):
 
 
 @pytest.fixture
-def words_server():
+def words_server() -> Iterator[HostileServer]:
     with hostile_server(words_with_times) as server:
         yield server
 
 
 @pytest.fixture
-def words_job(words_server, tmp_path, monkeypatch):
+def words_job(words_server: HostileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setenv("OPENAI_API_KEY", "a-key")
     write_wav(tmp_path / "in" / "talk.wav", seconds=1)
     settings = {"provider": "openai", "modalities": "text", "transcribe_inputs": "whisper-1"}
@@ -150,25 +169,29 @@ def words_job(words_server, tmp_path, monkeypatch):
     }
 
 
-def transcriptions(server) -> int:
+def transcriptions(server: HostileServer) -> int:
     return sum(call.is_transcription for call in server.calls)
 
 
-def has_words(summary) -> bool:
+def has_words(summary: RunSummary) -> bool:
     (row,) = rows_of(summary)
     assert row["status"] == "succeeded"
     return row["input_transcript"] == "Hello there."
 
 
-def subtitles(summary) -> str:
-    (found,) = (summary.output / "transcripts").glob("*.srt")
+def subtitles(summary: RunSummary) -> str:
+    (found,) = local(summary.output / "transcripts").glob("*.srt")
     return found.read_text()
 
 
 @pytest.mark.parametrize(("failure", "exit_code"), [(BUG, 1), (OSError(28, "No space left on device"), 2)])
 def test_words_that_are_paid_for_are_finished_by_the_next_run(
-    failure, exit_code, words_job, words_server, monkeypatch
-):
+    failure: OSError | TypeError,
+    exit_code: int,
+    words_job: dict[str, Any],
+    words_server: HostileServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with monkeypatch.context() as patched:
         breaks(patched, (transcription, "Cue"), failure)
         first = run_job(**words_job)
@@ -177,14 +200,16 @@ def test_words_that_are_paid_for_are_finished_by_the_next_run(
     second = run_job(**words_job)
     assert (second.exit_code, second.finished, has_words(second)) == (0, 1, True)
     assert transcriptions(words_server) == 1
-    assert not [path for path in (second.output / "parts").rglob("*") if path.is_file()]
+    assert not [path for path in local(second.output / "parts").rglob("*") if path.is_file()]
     assert "00:00:00,200 --> 00:00:00,900" in subtitles(second)
     checked = audiobatch("verify", str(second.output))
     assert checked.returncode == 0, checked.stdout
 
 
-def test_words_that_the_ledger_does_not_take_come_home_from_the_spool(words_job, words_server, monkeypatch):
-    async def full(*_arguments):
+def test_words_that_the_ledger_does_not_take_come_home_from_the_spool(
+    words_job: dict[str, Any], words_server: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_arguments: object) -> None:
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as patched:
@@ -197,12 +222,14 @@ def test_words_that_the_ledger_does_not_take_come_home_from_the_spool(words_job,
     assert "00:00:00,200 --> 00:00:00,900" in subtitles(second), "their times came home, too"
 
 
-def test_a_purge_takes_what_is_kept_of_one_item_s_words(words_job, words_server, tmp_path, monkeypatch):
+def test_a_purge_takes_what_is_kept_of_one_item_s_words(
+    words_job: dict[str, Any], words_server: HostileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_wav(tmp_path / "in" / "other.wav", seconds=1)
     with monkeypatch.context() as patched:
         breaks(patched, (transcription, "Cue"), BUG)
         first = run_job(**words_job, max_concurrency=1)
-    (kept,) = (path for path in (first.output / "parts").rglob("*") if path.is_file())
+    (kept,) = (path for path in local(first.output / "parts").rglob("*") if path.is_file())
     whose = next(name for name in ("talk.wav", "other.wav") if name in kept.name)
     purged = audiobatch("purge", str(first.output), "--item", whose, "--yes")
     assert purged.returncode == 0, purged.stderr
