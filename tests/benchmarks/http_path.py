@@ -267,7 +267,7 @@ def main(arguments: list[str]) -> None:
     """Measure one path; see the top."""
     if arguments[0] == "engine":
         _, path, origin, inputs, output, at_once = arguments
-        chat.ServiceClient = PATHS[path][1]
+        vars(chat)["ServiceClient"] = PATHS[path][1]
         asyncio.run(engine.main(origin, Path(inputs), Path(output), int(at_once)))
         return
     path, origin, count, at_once = arguments
