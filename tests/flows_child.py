@@ -40,7 +40,7 @@ async def run_command(spec: JobSpec, server: EmbeddedServer | None) -> RunSummar
     launch.PATIENCE_S = 2.0
     async with flows_engine.SlowJob.open(spec) as job:
         with signals.on_signals(
-            job.stop, in_flight=partial(progress.in_flight, flows_engine.as_job(job)), keep=True
+            job.stop, in_flight=partial(progress.in_flight, flows_engine.as_job(job)), keep_handlers=True
         ):
             plan = await job.prepare()
             if server is not None:

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from flows_prefect import alive, until
 
 from audiobatch.child_process import ChildProcess, StartFailed, without_credentials
 from audiobatch_emulator.process import EmulatorProcess
+from tests.flows_prefect import alive, until
 
 PROGRAMS = ("audiobatch.audio.probe_worker", "audiobatch_flows.server_process", "audiobatch_emulator")
 #: A child that is at work, and does not look at its input.
@@ -32,7 +33,7 @@ pid = emulator.pid
 
 
 @pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """Return a function that writes a module which a child finds."""
     folder = tmp_path / "modules"
     folder.mkdir()
@@ -80,7 +81,9 @@ def parent_of(start: str) -> subprocess.Popen[str]:
     ],
     ids=["probe", "prefect", "emulator", "emulator of tests"],
 )
-def test_a_child_ends_when_its_parent_is_killed(start: str, tmp_path: Path, monkeypatch) -> None:
+def test_a_child_ends_when_its_parent_is_killed(
+    start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     with parent_of(start) as parent:
         assert parent.stdout is not None
@@ -91,7 +94,9 @@ def test_a_child_ends_when_its_parent_is_killed(start: str, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("watch_input", [True, False])
-def test_a_child_at_work_ends_when_its_parent_is_killed(program, watch_input: bool) -> None:
+def test_a_child_at_work_ends_when_its_parent_is_killed(
+    program: Callable[[str], str], watch_input: bool
+) -> None:
     module = program(BUSY.replace("WATCH", str(watch_input)))
     start = (
         "from audiobatch.child_process import ChildProcess\n"
@@ -105,7 +110,9 @@ def test_a_child_at_work_ends_when_its_parent_is_killed(program, watch_input: bo
     assert until(lambda: not alive(pid), 10.0)
 
 
-def test_a_child_ends_when_its_input_is_closed_and_what_it_prints_later_is_no_answer(program) -> None:
+def test_a_child_ends_when_its_input_is_closed_and_what_it_prints_later_is_no_answer(
+    program: Callable[[str], str],
+) -> None:
     child = ChildProcess(program(BUSY.replace("WATCH", "True")), env=os.environ)
     assert child.wait_ready(60) == f"ready {child.pid}"
     assert child.read_line(60) == b""
@@ -114,7 +121,7 @@ def test_a_child_ends_when_its_input_is_closed_and_what_it_prints_later_is_no_an
     assert child.stop(30) == 0
 
 
-def test_why_a_child_did_not_start_is_said_with_its_last_lines(program) -> None:
+def test_why_a_child_did_not_start_is_said_with_its_last_lines(program: Callable[[str], str]) -> None:
     child = ChildProcess(program("import sys\nprint('so far', file=sys.stderr)\n1 / 0\n"), env=os.environ)
     with pytest.raises(StartFailed, match="ended with code 1 before it was ready") as failed:
         child.wait_ready(60)
@@ -122,7 +129,7 @@ def test_why_a_child_did_not_start_is_said_with_its_last_lines(program) -> None:
     assert (lines[0], lines[-1]) == ("so far", "ZeroDivisionError: division by zero")
 
 
-def test_a_child_that_does_not_get_ready_is_ended(program) -> None:
+def test_a_child_that_does_not_get_ready_is_ended(program: Callable[[str], str]) -> None:
     child = ChildProcess(program("import time\ntime.sleep(600)\n"), env=os.environ)
     with pytest.raises(StartFailed, match=r"was not ready within 0\.2 s"):
         child.wait_ready(0.2)
@@ -130,7 +137,7 @@ def test_a_child_that_does_not_get_ready_is_ended(program) -> None:
     assert not alive(child.pid)
 
 
-def test_a_child_that_falls_silent_is_ended(program) -> None:
+def test_a_child_that_falls_silent_is_ended(program: Callable[[str], str]) -> None:
     child = ChildProcess(
         program("import time\nprint('ready', flush=True)\ntime.sleep(600)\n"), env=os.environ
     )
@@ -141,7 +148,9 @@ def test_a_child_that_falls_silent_is_ended(program) -> None:
     assert child.stop(None) == -signal.SIGKILL
 
 
-def test_a_child_that_does_not_call_the_service_gets_no_key(program, monkeypatch) -> None:
+def test_a_child_that_does_not_call_the_service_gets_no_key(
+    program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("AZURE_OPENAI_API_KEY", "OPENAI_API_KEY", "AUDIOBATCH_X"):
         monkeypatch.setenv(name, "canary")
     child = ChildProcess(program("import os\nprint(dict(os.environ))"), env=without_credentials())
