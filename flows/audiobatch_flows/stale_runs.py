@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 LABEL = "audiobatch.folder"
 PAGE = 200
 MESSAGE = (
-    "Its process ended without a word: killed, or its machine went down. Closed by the next run, {run_id}."
+    "Its process ended without a report: killed, or its machine went down. Closed by the next run, {run_id}."
 )
 _AT_WORK = [StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED]
 

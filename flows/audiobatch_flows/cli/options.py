@@ -55,7 +55,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         *("transport", "stream", "transcription_model", "vad", "vad_threshold"),
         *("vad_prefix_padding_ms", "vad_silence_ms"),
     ),
-    "How much, how fast, how dear": (
+    "How much, how fast, at what cost": (
         *("limit", "stop_at", "max_failures", "max_concurrency", "rpm", "tpm", "max_cost"),
         *("max_total_cost", "wait"),
     ),

@@ -61,7 +61,9 @@ def status(folder: Location, *, as_json: bool) -> int:
             f"  {now.ended:,} of its {now.queued:,} items ended, {now.in_flight} calls in flight{pace}"
         )
     if waiting:
-        click.echo(f"  {waiting} paid replies wait outside this folder; the next run brings them home")
+        click.echo(
+            f"  {waiting} paid replies wait in the spool, outside this folder; the next run replays them"
+        )
     for name, count in seen.statuses.items():
         click.echo(f"  {name:<10} {count:>8,}")
     for name, count in seen.error_types.items():
