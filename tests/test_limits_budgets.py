@@ -84,8 +84,8 @@ def test_the_cap_is_never_passed_whatever_calls_cost_and_however_many_are_in_fli
             spending.reserve(worst)
             flying.append((worst, worst * share if is_known else worst))
         assert spending.spent + spending.reserved <= cap
-    for one in flying:
-        spending.settle(*one)
+    for reservation in flying:
+        spending.settle(*reservation)
     assert spending.reserved == 0
     assert spending.spent <= cap
 
@@ -94,7 +94,7 @@ def test_the_folder_s_cap_counts_what_earlier_runs_cost() -> None:
     spending = Spending(total_cap=Decimal(10), spent_before=Decimal("9.80"))
     assert spending.fits(Decimal("0.20"))
     assert not spending.fits(Decimal("0.21"))
-    assert "--max-total-cost 10" in spending.words(Decimal("0.21"))
+    assert "--max-total-cost 10" in spending.refusal(Decimal("0.21"))
 
 
 def test_without_a_cap_everything_fits() -> None:

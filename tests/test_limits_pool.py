@@ -17,8 +17,8 @@ from audiobatch.limits.circuit_breaker import OPENS_AFTER
 from audiobatch.limits.concurrency import Gate
 from audiobatch.limits.limiter import (
     CATCH_UP_RATE,
+    DEPARTS_AFTER_S,
     LATE_S,
-    LEAVES_AFTER_S,
     LONGEST_HELD_S,
     CallTokens,
     Limiter,
@@ -100,19 +100,19 @@ async def test_lower_priority_numbers_go_first_and_the_others_take_the_overflow(
 
 async def test_the_first_call_of_a_deployment_goes_alone(make: Callable[..., Pool]) -> None:
     pool = make(place(proven=False, concurrency=64))
-    scout = await served(pool)
+    first = await served(pool)
     callers = [await waiting(pool) for _ in range(5)]
     assert pool.binding() == "the first call to a"
-    scout.release(proven=True)
+    first.release(proven=True)
     assert len(await asyncio.gather(*callers)) == 5
 
 
 async def test_a_wrong_key_costs_one_call_of_a_thousand_that_wait(make: Callable[..., Pool]) -> None:
     pool = make(place(proven=False, concurrency=1000))
-    scout = await served(pool)
+    first = await served(pool)
     callers = [await waiting(pool) for _ in range(1000)]
-    pool.drop(scout.deployment, AuthenticationFailed("no"))
-    scout.release()
+    pool.drop(first.deployment, AuthenticationFailed("no"))
+    first.release()
     ends = await asyncio.gather(*callers, return_exceptions=True)
     assert all(isinstance(end, NoDeployment) and end.cause is not None for end in ends)
 
@@ -144,7 +144,7 @@ async def test_a_paused_deployment_is_left_and_comes_back(make: Callable[..., Po
     assert (await caller).deployment.name == "a"
 
 
-async def test_a_parked_deployment_is_left_and_tried_again_by_a_scout(
+async def test_a_parked_deployment_is_left_and_tried_again_by_a_single_call(
     make: Callable[..., Pool], time: Time
 ) -> None:
     a, b = place("a"), place("b", priority=1, concurrency=1)
@@ -282,10 +282,10 @@ async def test_who_finds_too_little_money_while_more_is_asked_for_waits_for_the_
 ) -> None:
     spending = Spending(total_cap=Decimal("1.00"), spent_before=Decimal("1.00"))
     pool = make(place("a", concurrency=2), spending=spending)
-    pool.asks_for_money = True
+    pool.awaits_budget = True
     callers = [await waiting(pool, worst_usd={"a": Decimal("0.26")}) for _ in range(2)]
     assert pool.binding() == "the budget: what other runs have left of it is asked for"
-    spending.spent_before, pool.asks_for_money = Decimal("0.70"), False
+    spending.spent_before, pool.awaits_budget = Decimal("0.70"), False
     pool.serve()
     (await callers[0]).release(cost_usd=Decimal("0.26"))
     with pytest.raises(BudgetReached):
@@ -334,7 +334,7 @@ async def test_calls_leave_as_evenly_as_permits_are_given_however_long_their_int
     assert [is_paced for is_paced, _, _ in left] == [False, True, True], "the first waited for nothing"
     (_, _, at_once), (_, _, second_s), (_, given_s, third_s) = left
     assert at_once < second_s < third_s
-    assert third_s >= given_s + LEAVES_AFTER_S - 0.001
+    assert third_s >= given_s + DEPARTS_AFTER_S - 0.001
 
 
 def test_calls_that_a_standstill_made_late_do_not_leave_together() -> None:
@@ -355,9 +355,9 @@ def test_no_call_is_let_through_that_would_only_be_given_back() -> None:
     limiter = Limiter(max_concurrency=9, rpm=20)
     late = limiter.take(CALL, 0.0)
     assert limiter.departs_in_s(late, 2.5) == 0
-    assert limiter.room_in_s(3.0) == pytest.approx(2.5 - LATE_S + 3 / CATCH_UP_RATE - LEAVES_AFTER_S - 3.0)
+    assert limiter.room_in_s(3.0) == pytest.approx(2.5 - LATE_S + 3 / CATCH_UP_RATE - DEPARTS_AFTER_S - 3.0)
     now_s = 3.0 + limiter.room_in_s(3.0)
-    assert limiter.departs_in_s(limiter.take(CALL, now_s), now_s) == pytest.approx(LEAVES_AFTER_S)
+    assert limiter.departs_in_s(limiter.take(CALL, now_s), now_s) == pytest.approx(DEPARTS_AFTER_S)
 
 
 async def test_calls_that_no_rate_holds_back_leave_at_once(make: Callable[..., Pool]) -> None:
@@ -368,10 +368,10 @@ async def test_calls_that_no_rate_holds_back_leave_at_once(make: Callable[..., P
 
 @pytest.mark.parametrize("rests", [
     lambda pool, _: pool.stop(),
-    lambda pool, one: pool.park(one, 3600),
-    lambda pool, one: pool.pause(one, 30, "asked"),
-    lambda pool, one: pool.drop(one, DeploymentGone("gone")),
-    lambda pool, one: [one.circuit.failed(0.0, pool.clock()) for _ in range(OPENS_AFTER)],
+    lambda pool, deployment: pool.park(deployment, 3600),
+    lambda pool, deployment: pool.pause(deployment, 30, "asked"),
+    lambda pool, deployment: pool.drop(deployment, DeploymentGone("gone")),
+    lambda pool, deployment: [deployment.circuit.failed(0.0, pool.clock()) for _ in range(OPENS_AFTER)],
 ], ids=["a stop", "parked", "a long pause", "out", "in trouble"])  # fmt: skip
 async def test_a_call_that_was_let_through_is_not_made_when_its_deployment_rests(
     make: Callable[..., Pool], rests: Callable[..., object]
@@ -397,5 +397,5 @@ def test_no_call_is_held_longer_than_a_second_however_many_wait_in_front_of_it()
             if not 0 < wait_s < math.inf:
                 waiting.remove(taken)
         now_s += 0.01
-    assert now_s <= LEAVES_AFTER_S + LONGEST_HELD_S + 0.1
+    assert now_s <= DEPARTS_AFTER_S + LONGEST_HELD_S + 0.1
     assert (left, given_back) == (3, 17)

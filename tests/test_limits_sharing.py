@@ -15,10 +15,10 @@ CALL = CallTokens(expected=100.0)
 
 def several(count: int, *, in_turn: bool = False, **given: Any) -> list[Limiter]:
     limiters = [Limiter(**given) for _ in range(count)]
-    for place, one in enumerate(limiters):
+    for position, limiter in enumerate(limiters):
         # Each process's idea of the common clock is a little off.
-        slots = TimeSlots(place=place, count=count, clock_ahead_s=1000.0 + 0.003 * place)
-        one.share(1 / count, 0.0, slots if in_turn else None)
+        slots = TimeSlots(position=position, count=count, clock_ahead_s=1000.0 + 0.003 * position)
+        limiter.share(1 / count, 0.0, slots if in_turn else None)
     return limiters
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from audiobatch.limits.limiter import LEAVES_AFTER_S, CallTokens, Limiter, Taken
+from audiobatch.limits.limiter import DEPARTS_AFTER_S, CallTokens, Limiter, Taken
 from audiobatch.limits.standstills import AFTERMATH_S, MANY, MANY_A_MINUTE, Standstills
 from tests.quota_simulation import Simulation, standstills
 
@@ -92,6 +92,6 @@ def test_a_call_that_was_let_through_is_given_back_for_a_long_wait(
 ) -> None:
     limiter, call = let_through
     limiter.pause(30.0, 1.05, "asked")
-    assert limiter.departs_in_s(call, 1.0 + LEAVES_AFTER_S) == math.inf
+    assert limiter.departs_in_s(call, 1.0 + DEPARTS_AFTER_S) == math.inf
     limiter.give_back(call, 0.0)
     assert limiter.in_flight == 1

@@ -122,7 +122,7 @@ class Membership:
         self.live, self.names = beat.live, beat.names
         if self._runner is not None:
             # Also where their number stays: clocks drift, and one may have come as another went.
-            slots = TimeSlots(place=beat.place, count=beat.live, clock_ahead_s=beat.clock_ahead_s)
+            slots = TimeSlots(position=beat.place, count=beat.live, clock_ahead_s=beat.clock_ahead_s)
             self._runner.context.pool.share(1 / beat.live, slots)
         if self._runner is not None and self._sharing != beat.live:
             # Slow down before the others are told; a share grows only when another run leaves.
@@ -157,9 +157,9 @@ class Membership:
         used = pool.spending.spent + pool.spending.reserved
         # Nothing is reserved during the request: others may get what this run does not use.
         pool.spending.spent_before = cap - used
-        pool.asks_for_money = True
+        pool.awaits_budget = True
         allowed = await self.ledger.workers.allowance(cap, used, unrecorded_usd)
         # What others have spent or may spend counts as spent before.
         pool.spending.spent_before = cap - allowed
-        pool.asks_for_money = False
+        pool.awaits_budget = False
         pool.serve()

@@ -1,11 +1,11 @@
-"""A deployment in trouble is left alone, and asked again by one call at a time.
+"""A circuit breaker: a failing deployment gets no calls for a while, then one call at a time.
 
-    closed      calls go out; `OPENS_AFTER` failures without a success between them open it
+    closed      calls are made; `OPENS_AFTER` failures without a success between them open the circuit
     open        no call for 2 s, then twice as long each time, up to two minutes (drawn at random, ± 25 %)
-    half open   one call goes, a scout: a success closes it, a failure opens it again
+    half open   a single call is made: success closes the circuit, failure opens it again
 
-Failures are the service's troubles (500 to 529, time-outs, no connection), not refusals for rate: those close
-nothing, but whoever refuses is there.
+Failures are errors of the service (500 to 529, time-outs, no connection). A refusal for rate is not one: it shows
+that the service is reachable.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ LONGEST_WAIT_S = 120.0
 
 @dataclass(slots=True)
 class Circuit:
-    """One deployment's.
+    """The circuit breaker of one deployment.
 
     Attributes:
-        failures: since the last success.
-        since_s: when the first of them came that no answer has followed; infinite while there is none.
-        open_until_s: no call before this moment.
-        half_open: the next call is a scout.
+        failures: failures since the last success.
+        since_s: time of the first failure since the last answer; infinite: there is none.
+        open_until_s: no call is made before this time.
+        half_open: the next call is made alone.
+        draw: returns a random number between two.
     """
 
     failures: int = 0
@@ -42,33 +43,33 @@ class Circuit:
     _opened: int = 0
 
     def failed(self, sent_s: float, now_s: float) -> None:
-        """A call that was sent at `sent_s` came to nothing by the service's doing."""
+        """Count a call, sent at `sent_s`, that failed because of the service."""
         self.since_s = min(self.since_s, now_s)
         self.failures += 1
         if self.failures < OPENS_AFTER and not self.half_open:
             return
         if now_s < self.open_until_s or (self.half_open and sent_s < self.open_until_s):
-            return  # one of those that were in flight when it opened
+            return  # it was in flight when the circuit opened
         wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**self._opened) * self.draw(0.75, 1.25)
         self._opened += 1
         self.open_until_s = now_s + wait_s
         self.half_open = True
 
     def answered(self) -> None:
-        """A call was answered, though not with a reply: the service is there."""
+        """Count an answer other than a reply: the service is reachable."""
         self.since_s = math.inf
 
     def succeeded(self) -> None:
-        """A call ended well."""
+        """Count a call that ended well: the circuit closes."""
         self.failures = self._opened = 0
         self.since_s = math.inf
         self.open_until_s = -math.inf
         self.half_open = False
 
     def wait_s(self, now_s: float) -> float:
-        """Seconds until a call may go."""
+        """Return the seconds until a call may be made."""
         return max(0.0, self.open_until_s - now_s)
 
     def down_s(self, now_s: float) -> float:
-        """How long nothing but failures has come."""
+        """Return for how many seconds there were only failures."""
         return max(0.0, now_s - self.since_s)

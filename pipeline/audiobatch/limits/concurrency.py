@@ -1,21 +1,19 @@
-"""How many calls to have in flight when nobody said: found by growing until the service pushes back.
+"""How many calls to have in flight where the user does not say: the window grows until the service pushes back.
 
-    slow start    one more for each call that ends well: twice as many each round
+    slow start    one more for each call that ends well: the window doubles each round
     after the first refusal
                   a twentieth more for each call that ends well: 5 % each round
-    growth        only while at least 80 % of the window was in use in this round; else there is nothing to learn
+    growth        only while at least 80 % of the window was in use in this round
     known rate    the window is at least what that rate needs
-    refusal       × 0.8, once an episode of 15 s, but not below what the learned rate needs; one that a standstill
-                  explains cuts nothing: the rate is kept, and Little's law says what it needs
-    server error  none of its business: the circuit pauses, nothing is cut
+    refusal       × 0.8, once per episode of 15 s, but not below what the known rate needs. A refusal that a stall
+                  explains cuts nothing
+    server error  cuts nothing: the circuit breaker pauses the deployment
 
-Little's law says what a rate needs: calls in flight = calls a second × seconds a call. Where a rate binds, the
-window stops growing a quarter above that.
+A rate needs, by Little's law, calls a second × seconds a call.
 
-The `Gate` says how many items may be open at once: a few more than calls that may be in flight.
-
-An open item holds its recording in memory. Workers are as many as calls may ever be in flight; the gate lets in
-only as many as the deployments have room for today, and a quarter more, so that one is always ready to go.
+`Gate` limits how many items are open at once. An open item holds its recording in memory. There are as many
+workers as calls may ever be in flight; the gate lets in as many as the deployments have room for now, and a quarter
+more, so that one is always ready.
 """
 
 from __future__ import annotations
@@ -30,30 +28,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-#: Where slow start begins, after the scout.
+#: Where slow start begins, after the first call.
 START = 4.0
-#: Nobody wants more connections than this without having said so.
-CEILING = 512
-#: A burst of refusals within this time has one cause and is answered once.
+#: More connections than this are opened only where `--max-concurrency` says so.
+MAX_IN_FLIGHT = 512
+#: Refusals within this time have one cause and are answered once.
 EPISODE_S = 15.0
 CUT = 0.8
 GROWTH = 0.05
 IN_USE = 0.8
-#: A learned rate's need is met with this much to spare.
+#: How many times the calls that a known rate needs are allowed.
 _SPARE = 1.1
 
 
 @dataclass(slots=True)
 class AdaptiveConcurrency:
-    """One deployment's window of calls in flight.
+    """The window of calls in flight of one deployment.
 
     Attributes:
-        ceiling: it never grows past this.
-        window: how many calls may be in flight now, before rounding down.
-        latency_s: mean seconds a call, of the last twenty or so; None before the first.
+        maximum: the window never grows beyond this.
+        window: calls that may be in flight now, before rounding down.
+        latency_s: mean latency of the last twenty calls or so; None before the first.
     """
 
-    ceiling: int = CEILING
+    maximum: int = MAX_IN_FLIGHT
     window: float = START
     latency_s: float | None = None
     _slow_start: bool = True
@@ -64,14 +62,20 @@ class AdaptiveConcurrency:
 
     @property
     def limit(self) -> int:
-        return max(1, min(self.ceiling, int(self.window)))
+        """Calls that may be in flight now."""
+        return max(1, min(self.maximum, int(self.window)))
 
     def began(self, in_flight: int) -> None:
-        """A call is being made; `in_flight` counts it."""
+        """Count a call that starts; `in_flight` includes it."""
         self._most = max(self._most, in_flight)
 
     def ended_well(self, latency_s: float, *, rate_per_s: float | None = None) -> None:
-        """A call ended well, after so many seconds; `rate_per_s`: calls a second that are known to pass."""
+        """Grow the window after a call that ended well.
+
+        Args:
+            latency_s: seconds that the call took.
+            rate_per_s: calls a second that the deployment is known to accept; None: not known.
+        """
         self.latency_s = (
             latency_s if self.latency_s is None else self.latency_s + 0.05 * (latency_s - self.latency_s)
         )
@@ -79,20 +83,21 @@ class AdaptiveConcurrency:
             self.window += 1.0 if self._slow_start else GROWTH
         if rate_per_s is not None:
             self.window = max(self.window, rate_per_s * self.latency_s * _SPARE)
-        self.window = min(self.window, float(self.ceiling))
+        self.window = min(self.window, float(self.maximum))
         self._ended += 1
         if self._ended >= self.limit:  # a round is over
             self._ended = self._most = 0
 
     def refused(self, now_s: float, *, rate_per_s: float | None = None) -> bool:
-        """The service refused a call for rate.
+        """Cut the window after a refusal for rate.
 
         Args:
-            now_s: when.
-            rate_per_s: calls a second that were learned to pass; the window is not cut below their need.
+            now_s: time of the refusal.
+            rate_per_s: calls a second that the deployment is known to accept; the window is not cut below what
+                they need.
 
         Returns:
-            Whether this begins an episode.
+            Whether the refusal starts an episode, so that the window was cut.
         """
         if now_s - self._cut_at_s < EPISODE_S:
             return False
@@ -105,7 +110,7 @@ class AdaptiveConcurrency:
         return True
 
     def take_back(self) -> None:
-        """The refusals that it was cut for had another cause: as it was before them."""
+        """Undo the cuts since the last undo: the refusals did not depend on the rate."""
         if self._before_cut is not None:
             window, self._slow_start = self._before_cut
             self.window = max(self.window, window)
@@ -113,23 +118,28 @@ class AdaptiveConcurrency:
             self._cut_at_s = -math.inf
 
 
-_MORE = 1.25
-_AT_LEAST = 2
+#: Items open at once, for each call that may be in flight, and in addition.
+_OPEN_PER_CALL = 1.25
+_OPEN_IN_ADDITION = 2
 
 
 class Gate:
     """Limits how many items are open at once; a worker enters it before it takes an item."""
 
     def __init__(self, room: Callable[[], int]) -> None:
-        """Args: room: calls that may be in flight now, on all deployments."""
+        """Create a gate.
+
+        Args:
+            room: returns how many calls may be in flight now, on all deployments.
+        """
         self._room = room
         self.open = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @contextlib.asynccontextmanager
     async def entered(self) -> AsyncIterator[None]:
-        """Wait for a place, and hold it for the block."""
-        if self.open >= self._places or self._waiting:
+        """Wait until there is room for an item, which is open for the length of the block."""
+        if self.open >= self._capacity or self._waiting:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             self.let_in()
@@ -148,7 +158,7 @@ class Gate:
 
     @contextlib.contextmanager
     def stepped_out(self) -> Iterator[None]:
-        """An item that waits for its next try lets another in meanwhile."""
+        """Let another item in for the length of the block, while this one waits for its next attempt."""
         self._leave()
         try:
             yield
@@ -156,8 +166,8 @@ class Gate:
             self.open += 1
 
     def let_in(self) -> None:
-        """Let in as many as there is room for; called when the room has grown."""
-        while self._waiting and self.open < self._places:
+        """Let in as many items as there is room for; called when the room has grown."""
+        while self._waiting and self.open < self._capacity:
             turn = self._waiting.popleft()
             if not turn.done():
                 self.open += 1
@@ -168,5 +178,5 @@ class Gate:
         self.let_in()
 
     @property
-    def _places(self) -> int:
-        return int(self._room() * _MORE) + _AT_LEAST
+    def _capacity(self) -> int:
+        return int(self._room() * _OPEN_PER_CALL) + _OPEN_IN_ADDITION

@@ -1,32 +1,29 @@
 """How fast one deployment may be called: calls in flight, requests a minute, tokens a minute.
 
-What is kept to is what the user gave; where nothing was given, what the service's headers say; and where calls
-are refused all the same, what refusals teach. Tokens are reserved by an estimate and put right when the reply
-comes, or taken as the service's own counter is seen to take them.
+A limit is what the user gave; else what the headers of the service state; and where calls are refused all the same,
+what refusals teach (`rate.py`). Tokens are reserved by an estimate, which is corrected when the reply comes, or by
+what the counter of the service was seen to take.
 
-Nothing here waits: a limiter only says when there will be room. The waiting is the pool's.
+Nothing here waits: a limiter only says when there is room. The pool waits.
 
-A `Pace` is one quota as a line in time: units are spent evenly, never in a burst.
+A `Pace` spends one quota evenly in time, never in a burst. A quota of a minute is judged over windows of 1 to 10
+seconds (PROTOCOL: learn.microsoft.com, "Manage Azure OpenAI quota", 2026-11), so a minute's share sent at once is
+refused. A pace keeps two lines in time, and the later one decides:
 
-A minute's quota is judged over windows of 1 to 10 seconds (PROTOCOL: learn.microsoft.com, "Manage Azure OpenAI
-quota", 2026-11), so a minute's share sent at once is refused. Two lines are kept, and the later one decides:
+    even      at the rate of the quota; it makes up for up to `CATCH_UP_S` that a pause or a slow machine cost
+    smooth    at 2 % more than that rate, with almost no memory, so that catching up is spread out. Where the rate
+              is not the whole of a known limit, at the rate itself: nothing is caught up
 
-    even      at the quota's rate; what was lost to a pause or a slow machine, up to `CATCH_UP_S`, is made good
-    smooth    at 2 % more than that rate, with almost no memory: making good is spread out, never a burst. At the
-              rate itself where it is not the whole of a known limit: then nothing is made good
+Over any second at most 102 % of a second's share is sent; over a minute at most 100 % and `CATCH_UP_S`.
 
-So over any second at most 102 % of a second's share is sent, over a minute at most 100 % and `CATCH_UP_S`.
+Processes that share a quota each use a part of it, and calls of several can still fall into one second: of four
+processes with ten calls a second together, each sends two or three in any second. So they also use `TimeSlots`: the
+even line is cut into slots of one unit, and each process spends in every n-th slot.
 
-Processes that share a quota each keep to a part of it, and still several can fall into one second together: of
-four with ten calls a second between them, each sends two or three in any one second. So they also take turns
-(`TimeSlots`): the quota's own line is cut into stretches of one unit, and each process spends in every n-th.
-
-The service's token counter takes an amount for a call that is not what the call will use.
-
-The gateway counts an estimate before the model runs: the input, and the maximum of the reply, whether the reply
-needs it or not (learn.microsoft.com, "Manage Azure OpenAI quota", 2026-11). Where its headers say how many tokens
-are left, the counter's own measure is learned from how that number falls; until then a call is taken at the
-estimate of what it will really use.
+The token counter of a gateway takes an amount that differs from what the call uses. It counts an estimate before
+the model runs: the input, and the maximum of the reply, needed or not (same source). Where headers say how many
+tokens are left, `TokenCharge` learns the counter's measure from how that number falls. Until then a call is counted
+at the estimate of its real use.
 """
 
 from __future__ import annotations
@@ -42,38 +39,40 @@ from audiobatch.limits.rate import Answer, LearnedRate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: While no rate is known, calls are this far apart: the first refusal comes back before the last call has left. It
-#: begins at the first figure, where nobody said how many calls to have in flight, and grows by a tenth a second.
+#: The pace while no rate is known: the first refusal then comes back before the last call has left. Without a given
+#: concurrency it starts at the first figure and grows by a tenth each second.
 UNKNOWN_AT_FIRST_PER_MIN, UNKNOWN_RATE_PER_MIN = 4_500.0, 30_000.0
 UNKNOWN_GROWTH_A_S = 1.1
-#: A minute's tokens may be short of the mark by so much time; nothing is made good across the minute's end.
+#: Lost time that the pace of tokens makes up for: a counter of tokens starts anew each minute.
 TOKENS_CATCH_UP_S = 0.25
-#: Between being let through and leaving, a call's intent goes to disk, which takes as long as the disk likes, and
-#: calls whose intents share a flush would leave together. So each leaves so long after it was let through, where a
-#: rate is kept; and where that moment has passed for several, because the machine stood still or the service asked
-#: for a wait, they leave as evenly as they were let through. No call is held longer than the second figure: rather
-#: than that it is given back.
-LEAVES_AFTER_S = 0.1
+#: Between its permit and its departure the intent of a call is written to disk. That takes a varying time, and
+#: calls whose intents share a flush would depart together. Where a rate is known, each call therefore departs this
+#: long after its permit. Where several are late, because the machine stalled or the service asked for a wait, they
+#: depart as evenly as they were permitted. A call that would be held longer than the second figure returns its
+#: permit.
+DEPARTS_AFTER_S = 0.1
 LONGEST_HELD_S = 1.0
-#: Where several share a quota and do not take turns, each may begin a call more in ten seconds than its pace says.
+#: Processes that share a quota without time slots can each start one call more in ten seconds than their pace says.
 SPARED_PER_MIN = 6.0
-#: A refusal that names no wait: full jitter up to this, doubled for each refusal that follows, up to the second.
+#: The wait after a refusal that names none: full jitter up to this, doubled with each further refusal up to the
+#: second figure.
 UNNAMED_WAIT_S = 1.0
 LONGEST_UNNAMED_WAIT_S = 60.0
-#: So many named waits in a row that were kept to in vain are believed; after that, the same for named ones.
+#: After this many named waits in a row without success, a named wait is lengthened in the same way.
 WAITS_BELIEVED = 3
 
 
 @dataclass(slots=True)
 class Taken:
-    """A call that was let through, and what it took of the limits: given back when it ends.
+    """What one permitted call has taken of the limits, until it ends.
 
     Attributes:
-        sent_s: when it left; until then, when it was let through.
-        is_paced: the known rate of requests was what delayed it.
-        tokens: that were spent for it; `by_counter`: as the service's counter takes them.
-        leaves_by_s: it is not held longer.
-        mark: its place among the calls that left, for that counter; None: it has not left.
+        sent_s: when it departed; until then, when it was permitted.
+        is_paced: it had to wait for the known rate of requests.
+        tokens: tokens that were spent for it.
+        by_counter: `tokens` is what the service's counter takes, not what the call is expected to use.
+        departs_by_s: it is not held longer than until then.
+        mark: its position among the calls that departed, for `TokenCharge`; None: it has not departed.
     """
 
     call: CallTokens
@@ -81,17 +80,17 @@ class Taken:
     is_paced: bool
     tokens: float
     by_counter: bool
-    leaves_by_s: float = math.inf
+    departs_by_s: float = math.inf
     mark: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rest:
-    """What a refusal asks for.
+    """The waits that follow a refusal.
 
     Attributes:
-        all_s: how long nobody may call.
-        this_call_s: how long the refused call is to wait although others may go on: it was refused by chance.
+        all_s: how long nobody calls the deployment.
+        this_call_s: how long only the refused call waits: its refusal does not depend on the rate.
     """
 
     all_s: float
@@ -109,7 +108,14 @@ class Limiter:
         tpm: float | None = None,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """Args: what the user gave; None leaves it to be learned."""
+        """Create the limits of a deployment.
+
+        Args:
+            max_concurrency: calls in flight; None: learned.
+            rpm: requests a minute; None: from headers, or learned.
+            tpm: tokens a minute; None: from headers.
+            draw: returns a random number between two.
+        """
         self._fixed_concurrency = max_concurrency
         self._tpm = tpm
         self._told_tpm: float | None = None
@@ -123,7 +129,7 @@ class Limiter:
         self.in_flight = 0
         self.refusals = 0
         self._in_vain = 0
-        self._next_leaves_s = -math.inf
+        self._next_departure_s = -math.inf
         self._paused_until_s = -math.inf
         self.pause_reason = ""
 
@@ -133,14 +139,14 @@ class Limiter:
         return self._fixed_concurrency or self.adaptive.limit
 
     def room_in_s(self, now_s: float) -> float:
-        """Seconds until a call may be made; infinite while only the end of another call makes room."""
+        """Return the seconds until a call may be made; infinite: not before another call has ended."""
         if self.in_flight >= self.max_concurrency:
             return math.inf
-        leaves_s = 0.0 if self.rate.per_minute is None else self._next_leaves_s - LEAVES_AFTER_S - now_s
-        return max(self.paused_s(now_s), self.requests.wait_s(now_s), self.tokens.wait_s(now_s), leaves_s)
+        departs_s = 0.0 if self.rate.per_minute is None else self._next_departure_s - DEPARTS_AFTER_S - now_s
+        return max(self.paused_s(now_s), self.requests.wait_s(now_s), self.tokens.wait_s(now_s), departs_s)
 
     def take(self, call: CallTokens, now_s: float) -> Taken:
-        """A call is let through."""
+        """Count a call that is permitted."""
         if self._first_s is None:
             self._first_s = now_s
         self._follow(now_s)
@@ -153,29 +159,29 @@ class Limiter:
         return Taken(call, now_s, is_paced, tokens, self.charge.factor is not None)
 
     def departs_in_s(self, taken: Taken, now_s: float) -> float:
-        """Seconds until a call that was let through is to leave.
+        """Return the seconds until a permitted call departs.
 
         Returns:
-            0: it leaves now; infinite: not soon, so it is to be given back.
+            0: it departs now, and is counted as sent. Infinite: not soon, so its permit is to be returned.
         """
         wait_s = self.paused_s(now_s)
         if self.rate.per_minute is not None:
-            wait_s = max(wait_s, self._next_leaves_s - now_s)
+            wait_s = max(wait_s, self._next_departure_s - now_s)
         if taken.is_paced:
-            wait_s = max(wait_s, taken.sent_s + LEAVES_AFTER_S - now_s)
+            wait_s = max(wait_s, taken.sent_s + DEPARTS_AFTER_S - now_s)
         if wait_s > 0:
-            held_from_s = max(now_s, taken.sent_s + LEAVES_AFTER_S)
-            taken.leaves_by_s = min(taken.leaves_by_s, held_from_s + LONGEST_HELD_S)
-            return wait_s if now_s + wait_s <= taken.leaves_by_s else math.inf
+            held_from_s = max(now_s, taken.sent_s + DEPARTS_AFTER_S)
+            taken.departs_by_s = min(taken.departs_by_s, held_from_s + LONGEST_HELD_S)
+            return wait_s if now_s + wait_s <= taken.departs_by_s else math.inf
         distance_s = 60 / CATCH_UP_RATE / (self.requests.per_minute or math.inf)
-        self._next_leaves_s = max(self._next_leaves_s, now_s - LATE_S) + distance_s
+        self._next_departure_s = max(self._next_departure_s, now_s - LATE_S) + distance_s
         taken.sent_s, taken.mark = now_s, self.charge.sent(taken.call)
         self.rate.sent(now_s)
         self._follow(now_s)
         return 0.0
 
     def give_back(self, taken: Taken, actual_tokens: float | None) -> None:
-        """The call has ended, or never left; an estimate of its use is put right where the use is known."""
+        """Count a call that has ended, or never departed; correct its estimate where the use is known."""
         self.in_flight -= 1
         if taken.mark is None:
             self.requests.correct(-1)
@@ -183,10 +189,8 @@ class Limiter:
         elif actual_tokens is not None and not taken.by_counter:
             self.tokens.correct(actual_tokens - taken.tokens)
 
-    # What the service lets know.
-
     def ended_well(self, latency_s: float) -> None:
-        """A call ended well; it is still counted as in flight."""
+        """Learn from a call that ended well and is still counted as in flight."""
         self._in_vain = 0
         rate = self.rate.per_minute
         self.adaptive.ended_well(latency_s, rate_per_s=rate / 60 if rate else None)
@@ -200,7 +204,7 @@ class Limiter:
         tpm: float | None,
         tokens_left: float | None,
     ) -> None:
-        """What the headers of a call's answer say; None where they say nothing that can be believed."""
+        """Follow the limits in the headers of a reply; None: the headers state none that is plausible."""
         if rpm is not None:
             self.rate.tell(rpm)
             self._follow(now_s)
@@ -211,7 +215,7 @@ class Limiter:
             self.charge.left(taken.mark, tokens_left, self.rate.part)
 
     def refused(self, taken: Taken, now_s: float, wait_s: float | None) -> Rest:
-        """A call was refused for rate. Returns who is to rest, and how long."""
+        """Learn from a call that was refused for rate. Returns who waits, and how long."""
         self.refusals += 1
         answer = self.rate.refused(taken.sent_s, now_s, wait_s)
         rate = self.rate.per_minute
@@ -223,9 +227,7 @@ class Limiter:
         if answer is Answer.ALL_SLOWER:
             self.adaptive.refused(now_s, rate_per_s=rate / 60 if rate else None)
         if taken.sent_s < self._paused_until_s:
-            return Rest(
-                all_s=wait_s or 0.0
-            )  # it was in flight when the pause that is under way, or was, began
+            return Rest(all_s=wait_s or 0.0)  # it departed before the last pause ended
         self._in_vain += 1
         if wait_s is None:
             return Rest(all_s=self._back_off(self._in_vain - 1))
@@ -237,7 +239,7 @@ class Limiter:
         return self._draw(0.1, min(LONGEST_UNNAMED_WAIT_S, UNNAMED_WAIT_S * 2.0 ** min(doublings, 10)))
 
     def share(self, part: float, now_s: float, slots: TimeSlots | None = None) -> None:
-        """Keep to this part of the quotas: other processes take the rest, in turn with this one."""
+        """Use only this part of the quotas, in these time slots; other processes use the rest."""
         self.requests.slots = slots
         if part == self.rate.part:
             return
@@ -248,9 +250,9 @@ class Limiter:
 
     def _follow(self, now_s: float) -> None:
         rate, part = self.rate.per_minute or self._unknown_rate(now_s), self.rate.part
-        if part < 1 and 60 * part / rate < SHORTEST_TURN_S:
+        if part < 1 and 60 * part / rate < SHORTEST_SLOT_S:
             rate = max(rate - SPARED_PER_MIN, rate / 2)
-        # Of a rate that was learned, or that others share, nothing lost is made good: it may be the very edge.
+        # A learned or shared rate makes up for no lost time: it may be exactly what the quota allows.
         is_all_of_a_limit = part >= 1 and rate == self.rate.ceiling
         self.requests.catch_up_rate = CATCH_UP_RATE if is_all_of_a_limit else 1.0
         self.requests.change(rate, now_s)
@@ -267,17 +269,17 @@ class Limiter:
         return min(UNKNOWN_RATE_PER_MIN, grown) * self.rate.part
 
     def pause(self, seconds: float, now_s: float, reason: str) -> None:
-        """Nobody calls for this long; a longer pause that is under way stays."""
+        """Pause the deployment for this long; a longer pause under way is not shortened."""
         if now_s + seconds > self._paused_until_s:
             self._paused_until_s = now_s + seconds
             self.pause_reason = reason
 
     def paused_s(self, now_s: float) -> float:
-        """Seconds that are left of a pause."""
+        """Return the seconds that are left of a pause."""
         return max(0.0, self._paused_until_s - now_s)
 
     def binding(self, now_s: float) -> str:
-        """Which limit holds the next call back, in words; empty when none does."""
+        """Return which limit delays the next call, as text for the progress line; empty: none does."""
         if self.paused_s(now_s):
             return f"{self.pause_reason}, {self.paused_s(now_s):.0f} s left"
         if self.in_flight >= self.max_concurrency:
@@ -292,52 +294,54 @@ class Limiter:
         return f"{known:.0f} requests a minute" if known else ""
 
 
-#: Lost time that is made good later, a little at a time.
+#: Lost time that a pace makes up for later, a little at a time.
 CATCH_UP_S = 2.5
-#: How much faster than the quota's rate lost time is made good.
+#: How much faster than the quota's rate it does so.
 CATCH_UP_RATE = 1.02
-#: What the smooth line forgives at once: timers and event loops are late by this much.
+#: Delay that the smooth line does not spread: timers and event loops are late by this much.
 LATE_S = 0.02
-#: Less than this is a clock's rounding.
+#: Less than this is rounding of the clock.
 _ROUNDING_S = 1e-6
-#: Who is behind by less than this share of what may be made good uses the whole rate.
+#: A pace whose lost time is below this share of `catch_up_s` uses the whole rate.
 _NEARLY = 0.9
-#: How far into its stretch a unit may still be spent; later, it could meet the next process's.
-TURN_OPEN = 0.5
-#: Shorter stretches than this nobody can keep to: then chance spreads the processes well enough.
-SHORTEST_TURN_S = 0.04
+#: How far into its slot a process may still spend a unit; later ones could meet the next process's.
+SLOT_OPEN = 0.5
+#: Slots shorter than this cannot be kept; chance then spreads the processes well enough.
+SHORTEST_SLOT_S = 0.04
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeSlots:
-    """Which of the processes that share a quota this one is.
+    """The time slots of one of several processes that share a quota.
 
     Attributes:
-        place: 0 to `count` - 1.
-        clock_ahead_s: the clock that all of them read, less this process's own.
+        position: of this process, 0 to `count` - 1.
+        count: number of processes.
+        clock_ahead_s: the shared clock minus the clock of this process.
     """
 
-    place: int
+    position: int
     count: int
     clock_ahead_s: float
 
     def wait_s(self, at_s: float, period_s: float) -> float:
-        """Seconds from `at_s` until this process's stretch is open; a period holds one of each process."""
-        stretch_s = period_s / self.count
-        if self.count == 1 or stretch_s < SHORTEST_TURN_S:
+        """Return the seconds from `at_s` until a slot of this process is open; a period has a slot for each."""
+        slot_s = period_s / self.count
+        if self.count == 1 or slot_s < SHORTEST_SLOT_S:
             return 0.0
-        into_s = (at_s + self.clock_ahead_s - self.place * stretch_s) % period_s
-        return 0.0 if into_s <= TURN_OPEN * stretch_s else period_s - into_s
+        into_s = (at_s + self.clock_ahead_s - self.position * slot_s) % period_s
+        return 0.0 if into_s <= SLOT_OPEN * slot_s else period_s - into_s
 
 
 @dataclass(slots=True)
 class Pace:
-    """One quota.
+    """The even spending of one quota.
 
     Attributes:
         per_minute: units a minute; None: no limit.
-        catch_up_s: how much lost time may be made good.
-        slots: this process's, where several take turns; `per_minute` is its own part.
+        catch_up_s: how much lost time it makes up for.
+        catch_up_rate: how many times as fast as `per_minute` it does so.
+        slots: time slots of this process, whose part `per_minute` is; None: it has the quota to itself.
     """
 
     per_minute: float | None
@@ -348,7 +352,7 @@ class Pace:
     _smooth_s: float = -math.inf
 
     def wait_s(self, now_s: float) -> float:
-        """Seconds until the next unit may be spent."""
+        """Return the seconds until the next unit may be spent."""
         if self.per_minute is None:
             return 0.0
         at_s = max(self._even_s, self._smooth_s, now_s)
@@ -358,12 +362,13 @@ class Pace:
         return wait_s if wait_s > _ROUNDING_S else 0.0
 
     def binds(self, now_s: float) -> bool:
-        """Whether this rate delays units now; not while enough lost time may still be made good."""
+        """Return whether the rate delays units now; not while there is much lost time to make up for."""
         if self.per_minute is None:
             return False
         return self.slots is not None or self._even_s > now_s - _NEARLY * self.catch_up_s
 
     def spend(self, units: float, now_s: float) -> None:
+        """Spend this many units."""
         if self.per_minute is None:
             return
         one_s = 60 / self.per_minute
@@ -373,13 +378,13 @@ class Pace:
         self._smooth_s = max(self._smooth_s, now_s - LATE_S) + units * one_s / self.catch_up_rate
 
     def correct(self, units: float) -> None:
-        """Take (positive) or give back (negative) what an estimate was off by."""
+        """Spend the units by which an estimate was too low; negative: return those by which it was too high."""
         if self.per_minute is not None and self._even_s > -math.inf:
             self._even_s += units * 60 / self.per_minute
             self._smooth_s += units * 60 / self.per_minute
 
     def change(self, per_minute: float | None, now_s: float) -> None:
-        """Another rate from now on. What is owed, is owed in units: it shrinks or grows in time."""
+        """Change the rate. Units that are spent ahead stay the same number, so their time shrinks or grows."""
         if per_minute == self.per_minute:
             return
         if per_minute is not None and self.per_minute is not None:
@@ -391,23 +396,23 @@ class Pace:
         self.per_minute = per_minute
 
 
-#: What a gateway is thought to count for a reply when the request names no maximum; only a basis to learn from.
+#: Tokens that a gateway is assumed to count for a reply without a maximum; only a basis to learn from.
 UNSTATED_MAXIMUM = 1000.0
-#: So many calls must lie between two readings before they are compared: replies come back out of order.
+#: Calls between two readings before they are compared: replies come back out of order.
 _LEAST_CALLS = 8
 _BOUNDS = (0.02, 50.0)
-#: A count that was learned is taken a little higher: being refused costs more than half a percent.
+#: A learned count is raised a little: a refusal costs more than half a percent.
 _CAUTION = 1.004
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallTokens:
-    """A call before it is made.
+    """Tokens of a call before it is made.
 
     Attributes:
-        expected: input and output that it is likely to take.
-        input: of which input.
-        maximum: output that it may take by its own words; None: it names none.
+        expected: input and output tokens that it probably uses.
+        input: the input among them.
+        maximum: output tokens that the request allows; None: it states no maximum.
     """
 
     expected: float
@@ -416,13 +421,17 @@ class CallTokens:
 
     @property
     def basis(self) -> float:
-        """What a gateway would count, up to a factor."""
+        """What a gateway counts, up to a factor."""
         return max(1.0, self.input + (UNSTATED_MAXIMUM if self.maximum is None else self.maximum))
 
 
 @dataclass(slots=True)
 class TokenCharge:
-    """Learns one deployment's measure. `factor` × basis is what its counter takes; None: not known."""
+    """Learns what the token counter of one deployment takes for a call.
+
+    Attributes:
+        factor: the counter takes `factor` × `CallTokens.basis`; None: not known yet.
+    """
 
     factor: float | None = None
     _basis_sent: float = 0.0
@@ -431,29 +440,30 @@ class TokenCharge:
     _last: tuple[int, float] = (0, 0.0)
 
     def of(self, call: CallTokens) -> float:
+        """Return the tokens to spend for a call."""
         return call.expected if self.factor is None else call.basis * self.factor * _CAUTION
 
     def sent(self, call: CallTokens) -> tuple[float, int]:
-        """A call is being made. Returns its mark, to be given back with what its reply says."""
+        """Count a call that departs. Returns its mark, for `left`."""
         self._basis_sent += call.basis
         self._calls_sent += 1
         return self._basis_sent, self._calls_sent
 
     def begin_anew(self) -> None:
-        """Forget the readings so far: other processes began, or ended, to move the same counter."""
+        """Forget the readings so far: other processes have started or stopped to use the same counter."""
         self._from = None
 
     def left(self, mark: tuple[float, int], tokens_left: float, part: float = 1.0) -> None:
-        """The reply to the call of this mark said how many tokens are left in the current minute.
+        """Learn from a reply that states how many tokens are left in the current minute.
 
         Args:
-            mark: of the call.
-            tokens_left: to all who share the counter.
-            part: of what moves the counter that is this process's.
+            mark: what `sent` returned for the call.
+            tokens_left: tokens left to all processes.
+            part: part of the quota that this process uses.
         """
         basis, calls = mark
         if calls <= self._last[0]:
-            return  # overtaken by a later call's reply
+            return  # the reply to a later call came first
         if self._from is None or tokens_left > self._last[1]:
             self._from = (basis, calls, tokens_left)  # a new minute
         self._last = (calls, tokens_left)

@@ -1,23 +1,21 @@
-"""When a call is made again, and after how long: the project's one retry layer, on tenacity.
+"""When a call is retried, and after how long: the only retry layer of the project, built on tenacity.
 
-The SDK's own retries are off. Layers multiply (three times three is nine paid calls), the SDK retries exhausted
-credit, and it gives up where a Retry-After passes two minutes.
+The retries of the SDK are off. Layers multiply (three times three is nine paid calls), the SDK retries when credit
+is exhausted, and it gives up where a Retry-After exceeds two minutes.
 
-| raised | again? |
+| raised | retried? |
 |---|---|
-| `RateLimited` | always, after the pause it asked for: the deployment's, or this call's where chance refused it |
-| `Disconnected` | always, after the deployment's pause: nothing was sent; a network that stays away ends the run |
-| `Unavailable` | up to `MAX_TRIES`, after full-jitter back-off: nothing was bought |
-| … when the job's budget of retries is used up | later: the item goes to the end of the queue (`Deferred`) |
-| `OutcomeUnknown` | by `--on-unknown retry`, at most `MAX_UNKNOWN` times an item: perhaps it was bought |
-| `AskAgain` | at once: in another way, elsewhere, or once the deployment has rested |
+| `RateLimited` | always, after the wait that it asks for: of the deployment, or of this call alone |
+| `Disconnected` | always, after the pause of the deployment: nothing was sent. A longer outage ends the run |
+| `Unavailable` | up to `MAX_TRIES`, after full-jitter back-off: nothing was billed |
+| … when the retry budget of the job is used up | later: the item goes to the end of the queue (`Deferred`) |
+| `OutcomeUnknown` | with `--on-unknown retry`, at most `MAX_UNKNOWN` times: the call was perhaps billed |
+| `AskAgain` | at once: in another way, to another deployment, or when the deployment's pause has ended |
 | everything else | never |
 
-`RetryBudget` limits the retries of a whole job to a share of what succeeds, so that an outage becomes no storm.
-
-A bucket of tokens. A retry takes one; a call that ends well gives a tenth back; and a trickle over time lets the
-last items of a job try again though nothing else succeeds any more. An empty bucket refuses: the item goes to
-the end of the queue. It is deferred, never failed.
+`RetryBudget` limits the retries of a whole job to a share of its successes, so that retries do not make an outage
+worse. It is a token bucket: a retry takes a token; a success adds a tenth; and time adds a few, so that the last
+items of a job are retried although nothing else succeeds. Without a token the item is deferred, not failed.
 
 Source of the idea: the retry quota of AWS's SDKs ("standard" retry mode), and "Handling Overload" in Google's
 Site Reliability Engineering book (retries at most a tenth of all requests).
@@ -43,45 +41,58 @@ from audiobatch.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-#: Calls that may fail for the service's troubles before the item is recorded as failed (a later run sends it).
+#: Failures of the service after which an item is recorded as failed (a later run sends it again).
 MAX_TRIES = 6
-#: Calls with an unknown end that are made again, for one item and turn.
+#: How often a call whose end is unknown is retried, for one turn of an item.
 MAX_UNKNOWN = 2
-#: Refusals for rate that one item sits through. With waits of up to 15 minutes each this ends somewhere.
+#: Refusals for rate after which a turn fails. Each can ask for up to 15 minutes, so there is a limit.
 MAX_RATE_LIMITED = 100
-#: A pause up to this long is waited out; a longer one parks the deployment.
+#: A longer wait than this parks the deployment.
 PARKED_AFTER_S = 15 * 60.0
 _BACK_OFF = wait_random_exponential(multiplier=1, max=30)
 
 
 class Deferred(Exception):
-    """The budget of retries is used up: the item goes to the end of the queue."""
+    """The retry budget is used up; the item goes to the end of the queue."""
 
 
 class AskAgain(TransientError):
-    """The turn can be asked for at once: in another way, elsewhere, or where the call was taken back."""
+    """The turn can be sent again at once: in another way, to another deployment, or because it was not sent."""
 
     error_type = ErrorType.BAD_REPLY
 
 
 class Tries:
-    """What has happened to one item's turn so far, and the decision that follows."""
+    """Counts the failures of one turn and decides whether it is tried again. The turn's call owns it.
+
+    Attributes:
+        deferred: the retry budget refused the last retry, so that the item continues later in the run.
+        pause_s: how long the last refused call waits before its retry, while other calls go on.
+        unknown: calls whose end is unknown, those of earlier runs included.
+        failures: failures of the service.
+        refusals: refusals for rate.
+    """
 
     def __init__(
         self, *, retry_unknown: bool, unknown_before: int = 0, budget: RetryBudget | None = None
     ) -> None:
-        """Args: budget: the job's; where it refuses a retry, `deferred` is set and the item goes on later."""
+        """Start counting.
+
+        Args:
+            retry_unknown: whether a call whose end is unknown is retried.
+            unknown_before: calls of earlier runs whose end is unknown.
+            budget: the retry budget of the job; None: no limit.
+        """
         self.deferred = False
-        #: How long a refused call waits while others go on: its refusal had nothing to do with the rate.
         self.pause_s = 0.0
         self._budget = budget
         self.unknown = unknown_before
-        self.troubles = 0
+        self.failures = 0
         self.refusals = 0
         self._retry_unknown = retry_unknown
 
     def again(self, error: BaseException) -> bool:
-        """Count this failure, and say whether the call is made once more."""
+        """Count a failure. Returns whether the call is retried."""
         match error:
             case RateLimited():
                 self.refusals += 1
@@ -90,13 +101,13 @@ class Tries:
                 self.unknown += 1
                 again = self._retry_unknown and self.unknown <= MAX_UNKNOWN
                 if again and self._budget is not None:
-                    self._budget.allows()  # takes its token if there is one; such a call is made again either way
+                    self._budget.allows()  # takes a token if there is one; the call is retried either way
                 return again
             case Disconnected() | AskAgain():
                 return True
             case TransientError():
-                self.troubles += 1
-                if self.troubles >= MAX_TRIES:
+                self.failures += 1
+                if self.failures >= MAX_TRIES:
                     return False
                 self.deferred = self._budget is not None and not self._budget.allows()
                 return not self.deferred
@@ -104,7 +115,7 @@ class Tries:
                 return False
 
     def wait_s(self, state: RetryCallState) -> float:
-        """Return how long to wait before the next try: no back-off where the deployment itself pauses."""
+        """Return the seconds to wait before the retry: no back-off where the deployment itself pauses."""
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, RateLimited):
             return self.pause_s
@@ -116,10 +127,11 @@ class Tries:
 
 
 def retrying(tries: Tries, *, sleep: Callable[[float], Awaitable[Any]]) -> AsyncRetrying:
-    """The retry loop of one turn. `sleep` may raise to end it when the run stops."""
+    """Return the retry loop of one turn. `sleep` may raise an error, which ends the loop."""
     return AsyncRetrying(retry=retry_if_exception(tries.again), wait=tries.wait_s, sleep=sleep, reraise=True)
 
 
+#: Tokens of a retry budget at the start and at most; tokens that a success adds; tokens that a second adds.
 CAPACITY = 50.0
 SHARE = 0.1
 TRICKLE_PER_S = 0.5
@@ -127,10 +139,13 @@ TRICKLE_PER_S = 0.5
 
 @dataclass(slots=True)
 class RetryBudget:
-    """One a job.
+    """The retry budget of a job.
 
     Attributes:
-        refused: how often a retry was deferred.
+        clock: returns seconds.
+        capacity: the most tokens that it holds.
+        tokens: tokens that it holds now.
+        refused: number of retries that were deferred.
     """
 
     clock: Callable[[], float]
@@ -140,7 +155,7 @@ class RetryBudget:
     _filled_at_s: float = field(default=-math.inf)
 
     def allows(self) -> bool:
-        """Take a token for one retry; False: there is none."""
+        """Take a token for one retry. Returns False where there is none."""
         self._trickle()
         if self.tokens < 1.0 - 1e-9:  # ten tenths are one
             self.refused += 1
@@ -149,11 +164,11 @@ class RetryBudget:
         return True
 
     def succeeded(self) -> None:
-        """A call ended well."""
+        """Add the tokens for a call that ended well."""
         self.tokens = min(self.capacity, self.tokens + SHARE)
 
     def room_in_s(self) -> float:
-        """Seconds until there is a token, by time alone."""
+        """Return the seconds until time alone has added a whole token."""
         self._trickle()
         return max(0.0, 1.0 - self.tokens) / TRICKLE_PER_S
 
