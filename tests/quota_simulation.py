@@ -1,4 +1,4 @@
-"""A deployment with a quota, and limiters that are always asked for more: hours in simulated seconds.
+"""A deployment with a quota, and limiters that always have more calls to make, in simulated time.
 
 The quota is judged by the emulator's own meter, on the simulation's clock; nothing sleeps. Beside the quota the
 service can refuse calls at random, whatever their rate, or all calls for a while; and others can use its quota.
@@ -23,10 +23,10 @@ ROUND_TRIP_S = 0.02
 Spans = Sequence[tuple[float, float]]
 
 
-def standstills(
+def stall_spans(
     a_minute: float, shortest_s: float, longest_s: float, *, until_s: float, seed: int = 1
 ) -> Spans:
-    """So many moments a minute, at random, from which something stands still for a time between these two."""
+    """Return the spans of random stalls, so many a minute, of a duration between these two."""
     chance = random.Random(seed)
     from_s, found = 5.0, []
     while (from_s := from_s + chance.expovariate(a_minute / 60)) < until_s:
@@ -46,14 +46,14 @@ class Simulation:
 
     Attributes:
         others: limiters of other processes on the same quota.
-        stray: the share of calls that is refused whatever the rate.
-        stray_wait_s: the wait that such a refusal names.
-        hears: the client reads what headers say of limits.
+        random_share: share of calls that is refused at any rate.
+        random_wait_s: wait that such a refusal names.
+        hears: the client reads the limits in headers.
         names_waits: refusals name their wait.
         jitter_s: a call arrives up to this much late, at random.
         intent_s: a call's intent takes up to this long to reach the disk, at random.
-        stalls: the service stands still between these moments: calls arrive when it goes on.
-        halts: the client stands still between these moments: calls leave when it goes on.
+        stalls: spans in which the service stalls: calls arrive when it goes on.
+        halts: spans in which the client stalls: calls depart when it goes on.
         counter_takes: what the service's token counter takes for a call.
     """
 
@@ -61,8 +61,8 @@ class Simulation:
     rpm: int | None = None
     tpm: int | None = None
     others: tuple[Limiter, ...] = ()
-    stray: float = 0.0
-    stray_wait_s: float | None = None
+    random_share: float = 0.0
+    random_wait_s: float | None = None
     latency_s: float = 0.5
     hears: bool = True
     names_waits: bool = True
@@ -119,19 +119,23 @@ class Simulation:
 
     def share(self, from_s: float, to_s: float, per_minute: float) -> float:
         """Accepted calls as a share of a quota."""
-        return sum(from_s <= one < to_s for one in self.accepted_s) * 60 / (per_minute * (to_s - from_s))
+        return (
+            sum(from_s <= moment_s < to_s for moment_s in self.accepted_s)
+            * 60
+            / (per_minute * (to_s - from_s))
+        )
 
     def refused_share(self, from_s: float = 0.0) -> float:
-        refused = sum(one >= from_s for one in self.refused_s)
-        return refused / max(1, refused + sum(one >= from_s for one in self.accepted_s))
+        refused = sum(moment_s >= from_s for moment_s in self.refused_s)
+        return refused / max(1, refused + sum(moment_s >= from_s for moment_s in self.accepted_s))
 
     def episodes(self, gap_s: float = 2.0) -> list[float]:
         """When each group of refusals began."""
         began, last = [], -1e9
-        for one in self.refused_s:
-            if one - last > gap_s:
-                began.append(one)
-            last = one
+        for moment_s in self.refused_s:
+            if moment_s - last > gap_s:
+                began.append(moment_s)
+            last = moment_s
         return began
 
     def _ask(self) -> None:
@@ -181,7 +185,7 @@ class Simulation:
         for from_s, to_s, wait_s in self._bursts:
             if from_s <= self.now_s < to_s:
                 return True, wait_s
-        return self._random.random() < self.stray, self.stray_wait_s
+        return self._random.random() < self.random_share, self.random_wait_s
 
     def _heard(self, limiter: Limiter, taken: Taken, verdict: Verdict | None) -> None:
         if self.hears and verdict is not None:

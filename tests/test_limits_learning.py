@@ -58,20 +58,20 @@ def test_a_halved_quota_is_found_within_a_minute_and_in_few_episodes(rpm: int, h
     simulation.change(rpm=rpm // 2)
     simulation.run(240)
     assert simulation.share(150, 240, rpm / 2) >= 0.9
-    episodes = [one for one in simulation.episodes() if one > 90]
+    episodes = [episode_s for episode_s in simulation.episodes() if episode_s > 90]
     assert all(later - sooner >= 15 for sooner, later in itertools.pairwise(episodes))
 
 
 @pytest.mark.parametrize("part", [0.5, 0.75])
 @pytest.mark.parametrize("rpm", [600, 3000])
-def test_a_quota_that_was_cut_is_not_taken_for_stray_refusals(rpm: int, part: float) -> None:
+def test_a_quota_that_was_cut_is_not_taken_for_random_rejections(rpm: int, part: float) -> None:
     for seed in range(4):
         simulation = Simulation(Limiter(), rpm=rpm, hears=False, seed=seed)
         simulation.run(50 + 3 * seed)
         simulation.change(rpm=int(part * rpm))
         simulation.run(170 + 3 * seed)
-        assert simulation.limiter.rate.stray.share == 0
-        assert sum(one > 50 + 3 * seed for one in simulation.refused_s) <= 30
+        assert simulation.limiter.rate.random_rejections.share == 0
+        assert sum(refused_s > 50 + 3 * seed for refused_s in simulation.refused_s) <= 30
         assert simulation.share(110 + 3 * seed, 170 + 3 * seed, part * rpm) >= 0.9
 
 
@@ -111,7 +111,7 @@ def test_nothing_is_sent_in_a_burst() -> None:
     simulation = Simulation(Limiter(), rpm=600)
     simulation.run(120)
     sent = simulation.accepted_s
-    assert max(sum(start <= one < start + 1 for one in sent) for start in range(5, 119)) <= 11
+    assert max(sum(start <= sent_s < start + 1 for sent_s in sent) for start in range(5, 119)) <= 11
 
 
 def test_a_pause_is_made_good_a_little_at_a_time() -> None:

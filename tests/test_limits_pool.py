@@ -388,7 +388,7 @@ async def test_a_call_that_was_let_through_is_not_made_when_its_deployment_rests
 def test_no_call_is_held_longer_than_a_second_however_many_wait_in_front_of_it() -> None:
     limiter = Limiter(max_concurrency=30)
     waiting = [limiter.take(CALL, 0.0) for _ in range(20)]
-    limiter.rate.tell(60)
+    limiter.rate.state(60)
     now_s, left, given_back = 0.0, 0, 0
     while waiting:
         for taken in tuple(waiting):

@@ -29,7 +29,9 @@ def test_a_quota_that_is_given_is_used_whole_and_hardly_ever_refused(count: int,
     simulation.run(300)
     assert simulation.share(30, 300, rpm) >= 0.97
     assert simulation.refused_share() < 0.005
-    windows = [sum(begin <= one < begin + 10 for one in simulation.accepted_s) for begin in range(290)]
+    windows = [
+        sum(begin <= accepted_s < begin + 10 for accepted_s in simulation.accepted_s) for begin in range(290)
+    ]
     assert max(windows) <= rpm / 6, "no ten seconds see more than the quota"
 
 
@@ -91,7 +93,7 @@ def test_two_that_share_never_pass_the_quota_together_over_any_ten_seconds(given
     first, second = several(2, rpm=600 if given else None)
     simulation = Simulation(first, others=(second,), rpm=600)
     simulation.run(180)
-    moments = [one for one in simulation.accepted_s if given or one > 15]
+    moments = [accepted_s for accepted_s in simulation.accepted_s if given or accepted_s > 15]
     most = max(bisect_left(moments, start + 10.0) - n for n, start in enumerate(moments))
     assert most <= 102, "the quota's hundred, and one of each that came a little late"
     assert given is False or simulation.refused_s == []
@@ -100,10 +102,10 @@ def test_two_that_share_never_pass_the_quota_together_over_any_ten_seconds(given
 def test_a_pool_gives_each_deployment_its_share() -> None:
     limiters = [Limiter(rpm=600, tpm=10_000), Limiter(rpm=60)]
     pool = Pool(
-        [Deployment(name=str(n), limiter=one, proven=True) for n, one in enumerate(limiters)],
+        [Deployment(name=str(n), limiter=limiter, proven=True) for n, limiter in enumerate(limiters)],
         clock=lambda: 0.0,
         call_later=lambda *_: pytest.fail("nobody waits"),
     )
     pool.share(1 / 3)
-    assert [one.requests.per_minute for one in limiters] == [pytest.approx(200), pytest.approx(20)]
+    assert [limiter.requests.per_minute for limiter in limiters] == [pytest.approx(200), pytest.approx(20)]
     assert limiters[0].tokens.per_minute == pytest.approx(10_000 / 3)

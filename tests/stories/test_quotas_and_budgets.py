@@ -399,7 +399,7 @@ def test_the_limits_that_a_realtime_session_tells_are_kept_to(
         refused = sum(call["status"] == 429 for call in emulator.journal())
     assert (summary.exit_code, summary.succeeded) == (0, 12)
     [deployment] = present(jobs[0]._runner).context.pool.deployments
-    assert deployment.limiter.rate.told == 300
+    assert deployment.limiter.rate.stated == 300
     assert deployment.limiter.tokens.per_minute == 70_000
     assert refused <= 4, "the first call told how many pass"
 

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from audiobatch.limits.concurrency import AdaptiveConcurrency
-from audiobatch.limits.rate import Answer, LearnedRate
+from audiobatch.limits.rate import RateLearner, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +122,7 @@ class Limiter:
         self._first_s: float | None = None
         self._draw = draw
         self.adaptive = AdaptiveConcurrency()
-        self.rate = LearnedRate(given=rpm)
+        self.rate = RateLearner(given=rpm)
         self.requests = Pace(rpm or self._unknown_rate(0.0))
         self.tokens = Pace(tpm, catch_up_s=TOKENS_CATCH_UP_S)
         self.charge = TokenCharge()
@@ -206,7 +206,7 @@ class Limiter:
     ) -> None:
         """Follow the limits in the headers of a reply; None: the headers state none that is plausible."""
         if rpm is not None:
-            self.rate.tell(rpm)
+            self.rate.state(rpm)
             self._follow(now_s)
         if tpm is not None and self._tpm is None:
             self._told_tpm = tpm
@@ -220,11 +220,11 @@ class Limiter:
         answer = self.rate.refused(taken.sent_s, now_s, wait_s)
         rate = self.rate.per_minute
         self._follow(now_s)
-        if answer is Answer.IT_WAITS:
-            if self.rate.stray.share:
+        if answer is Wait.THIS_CALL:
+            if self.rate.random_rejections.share:
                 self.adaptive.take_back()
             return Rest(all_s=0.0, this_call_s=self._draw(0.1, UNNAMED_WAIT_S) if wait_s is None else wait_s)
-        if answer is Answer.ALL_SLOWER:
+        if answer is Wait.ALL_AND_SLOWER:
             self.adaptive.refused(now_s, rate_per_s=rate / 60 if rate else None)
         if taken.sent_s < self._paused_until_s:
             return Rest(all_s=wait_s or 0.0)  # it departed before the last pause ended
@@ -253,7 +253,7 @@ class Limiter:
         if part < 1 and 60 * part / rate < SHORTEST_SLOT_S:
             rate = max(rate - SPARED_PER_MIN, rate / 2)
         # A learned or shared rate makes up for no lost time: it may be exactly what the quota allows.
-        is_all_of_a_limit = part >= 1 and rate == self.rate.ceiling
+        is_all_of_a_limit = part >= 1 and rate == self.rate.limit
         self.requests.catch_up_rate = CATCH_UP_RATE if is_all_of_a_limit else 1.0
         self.requests.change(rate, now_s)
 

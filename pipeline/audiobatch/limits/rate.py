@@ -1,107 +1,562 @@
 """How many requests a minute a deployment takes: as its user says, as its headers say, or as refusals teach.
 
-A rate that was given or told is kept to from the first call. Where neither is there, or where calls are refused
-although it is kept, the rate is found by trials. A refusal now and then at a rate that is kept begins none: a
-standstill explains it (`standstills.py`), and it is enough to wait as asked. Every other one begins a trial:
+A limit that the user gave, or that headers state, is kept from the first call. Without one, or where calls are
+refused although it is kept, the rate is learned from refusals. What is known of services:
 
-    at first       the *edge* is what passed in the window that the service judges; go on at 98.5 % of it, or
-                   at 88 % for 6 s or 40 calls where no edge was known before. Calls that filled the window in a
-                   burst are counted over the window, whose end the wait tells
-    again          at 88 % of what had passed when the trial began (66 % where that was counted over a second or
-                   two), for 6 s, then 12, 24, 40, or for 40 calls, without a pause: what passes after one says
-                   nothing
-    most refused   the quota was cut. 90 % of what passes, at most halved at once
-    nothing passes the window is full and only waiting helps; where that lasts over 10 s, it is a minute's
-    few refused, and still so at the low rate, and at a still lower one: refusals do not depend on the rate.
-                   Everything is as it was before the trial, and such refusals are expected from now on (`stray.py`)
+- A quota of a minute is judged over windows of 1 to 10 seconds, and over the minute. A full window refuses all
+  calls until it ends. The wait that a refusal names tells which: up to 10 s a short window, more the minute.
+- A refusal comes back at once, a reply after seconds. So a call counts as accepted from when it is sent until it is
+  refused.
+- After a pause every window has room. What is accepted then says nothing about the rate.
+- A machine, a network or a service stalls now and then. Calls that arrive together after a stall overfill a window
+  although the rate is right. Such a refusal comes alone and names a short wait.
+- Some services refuse a share of calls at any rate.
 
-    below the edge grow by 5 % each 3 s until 98.5 % of the edge
-    at the edge    hold for 45 s; for 90 s at a minute's edge; for 15 s while it is not sure, or where a limit was
-                   given or told
-    then           the trial is over. Look beyond by 1.5 % each 3 s; by 5 % once 3 % past it, or while it is not
-                   sure. It is sure once looking beyond has found it again, and a minute's is at once
+So each refusal has one of three causes:
 
-So a stable quota is used at 98 to 103 % and costs a refusal or two a minute; a doubled one is found in 90 s.
-The wait that a refusal names tells the window: up to 10 s a short one, more the minute's.
+    a stall             it comes alone, at a rate that is known, with a short wait (`Stalls`): wait as asked
+    random rejection    refusals go on in the same share at a rate far below what was accepted before; later ones
+                        fit that share (`RandomRejections`): only the refused call waits
+    the rate            every other refusal: a probe (`Probe`) finds the rate
+
+A probe lasts from the first refusal until the rate looks beyond the ceiling again. The ceiling is what was accepted
+in the window that the service judges:
+
+    first refusal       98.5 % of the ceiling. 88 % for 6 s or 40 calls where none was known before. A burst that
+                        filled a window is counted over that window, whose end the wait tells
+    refused again       88 % of what was accepted when the probe began (66 % where that was counted over less than
+                        ten seconds), without a pause, for 6 s, then 12, 24, 40, or for 40 calls
+    most are refused    the quota was cut: 90 % of what is accepted, at most halved at once
+    all are refused     unchanged: the window is full and only waiting helps. After 10 s of this it is the minute's
+    few are refused     also at the low rate and at a still lower one: the rate before the probe. These are random
+                        rejections
+
+    below the ceiling   5 % more each 3 s, up to 98.5 % of the ceiling
+    at the ceiling      unchanged for a while (`HOLD_CONFIRMED` and others); then the probe is over
+    beyond it           1.5 % more each 3 s up to 3 % beyond, then 5 %; 5 % while the ceiling is not confirmed
+
+Looking beyond a ceiling confirms it by finding it again; the ceiling of a minute is confirmed at once. A stable
+quota is so used at 98 to 103 %, for one or two refusals a minute. A doubled quota is found in 90 s.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeGuard
 
-from audiobatch.limits.passed_calls import MINUTE_S, PassedCalls
-from audiobatch.limits.standstills import Standstills
-from audiobatch.limits.stray import StrayRefusals
-from audiobatch.limits.trial import DEPTH, Finding, Trial
-
-# At the edge: how long the rate is held there before it looks beyond, which costs a refusal; at a low rate so many
-# calls, which take longer.
-HOLD_S, HOLD_CALLS = 45.0, 250
-#: … while it is not sure, or where a limit was given or told.
-FIRST_HOLD_S, FIRST_HOLD_CALLS = 15.0, 60
-MINUTE_HOLD_S = 90.0
-BELOW_EDGE = 0.985
-#: Two edges that differ by less are the same edge, found twice.
-SAME_EDGE = 0.06
-
-# Growing: every `STEP_S`, where so much of the rate is in use.
-STEP_S, IN_USE = 3.0, 0.8
-GROWTH = 1.05
-#: Past an edge that is sure, up to so far beyond it.
-LOOK, LOOK_UNTIL = 1.015, 1.03
-#: From a test's low rate, this far from the edge, back to near it.
-QUICK, FAR_BELOW = 1.25, 0.8
-#: Back to where the rate was before a deep cut: it may have been a burst of refusals, and no smaller quota.
-RECOVERY = 1.1
-#: The same after the very first refusals, unless a window was counted: perhaps no more was tried so far.
-DOUBT = 1.25
-#: … and again, where so much more passed than before the first ones.
-ANOTHER_EDGE = 1.25
-
-# Going lower: the edge, where a test's low rate is still refused; the rate below what passes, after a deep cut,
-# which halves the rate at most and is left at the earliest after so many seconds.
-LOWER_EDGE = 0.97
-BELOW_PASSING, MOST_AT_ONCE, AFTER_CUT_S = 0.9, 0.5, 15.0
-
-#: Waits up to this are of windows of 1 to 10 s; longer ones, up to the second bound, of the minute.
+MINUTE_S = 60.0
+#: The windows over which services judge a rate; a steady rate is measured over the last one.
+WINDOWS_S = (1.0, 2.0, 5.0, 10.0)
+#: Waits up to the first are of a window of 1 to 10 s; longer ones, up to the second, of the minute.
 SHORT_WAIT_S, LONGEST_MINUTE_WAIT_S = 10.5, 75.0
 _LEAST_PER_MINUTE = 1.0
 _ROUNDED = 1 + 1e-9
 
 
-class Answer(Enum):
-    """Who is to wait after a refusal."""
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """How long the rate is held just below the ceiling before it looks beyond, which costs a refusal.
 
-    ALL_SLOWER = "everybody waits as asked, and goes on slower"
-    ALL_WAIT = "everybody waits as asked"
-    IT_WAITS = "the refused request alone: it was refused by chance, or that is being found out"
+    Attributes:
+        seconds: at least this long.
+        calls: and for at least this many calls.
+    """
+
+    seconds: float
+    calls: int
+
+    def duration_s(self, per_minute: float) -> float:
+        """Return the seconds at this rate."""
+        return max(self.seconds, self.calls * MINUTE_S / per_minute)
+
+
+HOLD_CONFIRMED = Hold(45.0, 250)
+#: While the ceiling is not confirmed, or where a limit was given or stated.
+HOLD_UNCONFIRMED = Hold(15.0, 60)
+HOLD_MINUTE = Hold(90.0, 0)
+
+# Where the rate goes, as factors.
+BELOW_CEILING = 0.985
+#: Each `STEP_S`, while at least `IN_USE` of the rate is used.
+STEP_S, IN_USE = 3.0, 0.8
+GROWTH = 1.05
+#: From a low rate, this far below the ceiling, back to near it.
+QUICK, FAR_BELOW = 1.25, 0.8
+#: Beyond a confirmed ceiling, up to the second.
+BEYOND, BEYOND_UNTIL = 1.015, 1.03
+#: Each step after a deep cut, up to the rate before it: it was perhaps a burst of refusals and no smaller quota.
+RECOVERY = 1.1
+#: Each step after the very first refusals, unless a window was counted: perhaps a higher rate was not tried.
+DOUBT = 1.25
+#: The same where the ceiling is so much higher than the one found before.
+ANOTHER_CEILING = 1.25
+#: The ceiling, where calls are still refused at the low rate of a probe.
+LOWER_CEILING = 0.97
+#: After a deep cut: the rate below what is accepted; the most that the rate is cut at once; how long it stays.
+BELOW_ACCEPTED, MOST_AT_ONCE, AFTER_CUT_S = 0.9, 0.5, 15.0
+#: Two ceilings that differ by less are the same one, found twice.
+SAME_CEILING = 0.06
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How far a probe goes below what was accepted.
+
+    Attributes:
+        rate: the factor by which it goes lower.
+        low: a rate up to this factor counts as low: a quota that accepted so much more refuses nothing there.
+    """
+
+    rate: float
+    low: float
+
+
+STEADY_DEPTH = Depth(0.88, 0.90)
+#: Where what was accepted was counted over less than ten seconds.
+UNSTEADY_DEPTH = Depth(0.66, 0.68)
+
+#: How long a probe stays at its first low rate, in seconds and calls; doubled each time, up to the third.
+PROBE_S, PROBE_CALLS, LONGEST_PROBE_S = 6.0, 40, 40.0
+#: So many refusals in so many seconds at the low rate can show that they do not depend on the rate …
+ENOUGH, ENOUGH_S = 2, 3.0
+#: … where their share is hardly more than this, and half of it for so few: a cut quota would refuse more.
+FEW = 0.2
+#: So many at the low rate, and this share of its calls, say that it is not low enough.
+MANY, GREAT_SHARE = 4, 0.2
+#: … or so many, whatever their share. A quota just below the low rate refuses few calls, too, so a still lower rate
+#: is tried. Where the refused share falls below `FAR_LESS` of what it was (`LESS` where it was over `MUCH`), the
+#: rate was the cause after all.
+AT_LENGTH = 8
+FAR_LESS, LESS, MUCH = 0.6, 0.85, 0.12
+#: After so many calls and seconds without a refusal, at a rate that is not low, the next belongs to no probe.
+CLEAN_CALLS, CLEAN_S = 200, 10.0
+#: Nor does one at a rate so far above what the probe began with.
+PAST = 1.02
+#: So many refusals, and this share of the calls, say that much less is accepted than is sent.
+MOST_REFUSED, MOST_REFUSED_SHARE = 4, 0.4
+
+#: Fewer calls than this in a window say nothing about a rate.
+_CALLS_OF_WINDOW = 4
+#: Before a rate is known, fewer calls than this say nothing either; nor does the only refusal of the last `_ALONE`.
+_CALLS_AT_FIRST, _ALONE = 30, 60
+#: Unless refusals are a crowd: so many of the last calls, or a third of the calls of ten seconds.
+_LAST, _CROWD, _CROWD_SHARE = 12, 4, 1 / 3
+#: A burst fills a window early, so the wait is at least this part of it. Windows may be measured a little short.
+_LEAST_PART, _MEASURED_SHORT = 0.25, 0.1
+_CONFIRMED_WITHIN_S = 2.0
+#: What was accepted in ten seconds, as a share of the most in shorter windows: it was no burst.
+_STEADY = 0.9
+
+#: A refusal that a stall explains names no longer wait.
+LONGEST_STALL_WAIT_S = 1.0
+#: So many within so many seconds, or calls, are not chance; nor so many in a minute, or such a share of its calls.
+STALLS, STALLS_WITHIN_S, STALLS_WITHIN_CALLS = 6, 6.0, 100
+STALLS_A_MINUTE, STALLS_SHARE = 8, 0.005
+#: For so long after a refusal that no stall explains, none explains the next ones.
+AFTER_UNEXPLAINED_S = 15.0
+
+#: The known share of random rejections is exceeded where a share twice as great is e^10 = 22 000 times as likely.
+ALARM = 10.0
+#: A greater share than this is worth going slower for; a smaller one than the second is none.
+GREATEST_SHARE, LEAST_SHARE = 0.25, 0.005
+#: The share is reviewed each so many calls, over the last so many.
+_REVIEWED_EACH, _MEMORY = 100, 2000
+
+
+class Wait(Enum):
+    """Who waits after a refusal."""
+
+    ALL_AND_SLOWER = "all calls wait as asked, and go on at a lower rate"
+    ALL = "all calls wait as asked"
+    THIS_CALL = "only the refused call waits: the rate has not refused it, or that is being found out"
+
+
+class Finding(Enum):
+    """What a refusal during a probe says."""
+
+    NOTHING_ACCEPTED = "only waiting helps: the rate makes no difference"
+    NOTHING_YET = "more refusals are needed to tell"
+    FAR_TOO_HIGH = "the quota is much smaller than what is sent"
+    TOO_HIGH = "the rate has to go lower"
+    RANDOM = "refusals do not depend on the rate"
 
 
 @dataclass(slots=True)
-class LearnedRate:
-    """Requests a minute of one deployment.
+class RecentCalls:
+    """The calls of the last minute, and how many a minute of them were accepted."""
+
+    _sent_s: deque[float] = field(default_factory=deque)
+    _refused_s: deque[float] = field(default_factory=deque)
+    _first_s: float = math.inf
+    _counted: tuple[float, float] = (0.0, -math.inf)
+
+    def sent(self, now_s: float) -> None:
+        """Count a call that is sent."""
+        self._first_s = min(self._first_s, now_s)
+        self._sent_s.append(now_s)
+        for moments in (self._sent_s, self._refused_s):
+            while moments and moments[0] < now_s - MINUTE_S:
+                moments.popleft()
+
+    def refused(self, sent_s: float) -> None:
+        """Count the refusal of a call that was sent at `sent_s`."""
+        self._refused_s.append(sent_s)
+
+    def count(self, since_s: float, until_s: float = math.inf) -> int:
+        """Return the number of calls that were sent between these times and accepted."""
+        sent = sum(1 for moment in self._sent_s if since_s < moment < until_s)
+        return max(0, sent - sum(1 for moment in self._refused_s if since_s < moment < until_s))
+
+    def in_a_minute(self, now_s: float) -> float | None:
+        """Return what was accepted in the last minute; None: nothing."""
+        return float(self.count(now_s - MINUTE_S)) or None
+
+    def per_minute(self, now_s: float, *, is_known: bool) -> float | None:
+        """Return the most that was accepted, per minute, over any window that a service may judge.
+
+        Args:
+            now_s: the time.
+            is_known: a rate is known that this is compared with; without one, more calls are required.
+
+        Returns:
+            None: too few calls to tell.
+        """
+        counts = self._counts(now_s)
+        if not is_known:
+            count, longest_s = counts[-1]
+            if self._is_crowd(now_s):
+                if min(longest_s, now_s - self._first_s) < WINDOWS_S[0]:
+                    return None  # a burst at the very start: it cannot be told which window it filled
+                return _certain(counts) or None
+            if count < _CALLS_AT_FIRST or self._of_the_last(_ALONE) < 2:
+                return None  # one refusal among few calls, or the first one, has any cause
+        rates = [count * MINUTE_S / window_s for count, window_s in counts if count >= _CALLS_OF_WINDOW]
+        return max(rates, default=None)
+
+    def share_of_window(self, sent_s: float, now_s: float, wait_s: float) -> float | None:
+        """Return the rate at which a burst filled a window whose end a refusal tells by its wait.
+
+        Args:
+            sent_s: when the refused call was sent.
+            now_s: when the refusal came.
+            wait_s: the wait that it names.
+
+        Returns:
+            Requests a minute. 0 after the first such refusal: another one has to confirm it. None: the wait is not
+            until the end of a window, or more than its share was accepted already.
+        """
+        share = self._calls_of_window(sent_s, wait_s)
+        earlier, earlier_s = self._counted
+        is_confirmed = now_s - earlier_s <= _CONFIRMED_WITHIN_S
+        if share is not None:
+            self._counted = share, now_s
+            return share if is_confirmed else 0.0
+        return earlier if is_confirmed else None
+
+    def _calls_of_window(self, sent_s: float, wait_s: float) -> float | None:
+        window_s = next((window_s for window_s in (WINDOWS_S[0], WINDOWS_S[-1]) if wait_s < window_s), None)
+        if window_s is None or wait_s < _LEAST_PART * window_s:
+            return None
+        began_s = sent_s + wait_s - window_s
+        if self._first_s > began_s + _MEASURED_SHORT * window_s:
+            return None
+        since_s = began_s - _MEASURED_SHORT * window_s
+        # A call that was sent after the first refused one found the window full, too.
+        full_s = min((moment for moment in self._refused_s if moment > since_s), default=sent_s)
+        share = self.count(since_s, full_s) * MINUTE_S / window_s
+        most = max(
+            self.count(full_s - part_s, full_s) * MINUTE_S / part_s
+            for part_s in WINDOWS_S
+            if part_s <= window_s
+        )
+        return share if 0 < most <= share else None
+
+    def is_steady(self, per_minute: float, now_s: float) -> bool:
+        """Return whether this rate was accepted over ten seconds."""
+        return self.count(now_s - WINDOWS_S[-1]) * MINUTE_S / WINDOWS_S[-1] >= _STEADY * per_minute
+
+    def certain_per_minute(self, now_s: float) -> float:
+        """Return the rate that was accepted for certain: a window may have started anew while it was counted."""
+        return _certain(self._counts(now_s))
+
+    def _is_crowd(self, now_s: float) -> bool:
+        """Return whether many of the last calls were refused, in a row or over ten seconds."""
+        since_s = now_s - WINDOWS_S[-1]
+        refused = sum(1 for moment in self._refused_s if moment > since_s)
+        return self._of_the_last(_LAST) >= _CROWD or 2 * refused >= self.count(since_s)
+
+    def _of_the_last(self, calls: int) -> int:
+        """Return how many of the last calls were refused."""
+        last_s = self._sent_s[-min(calls, len(self._sent_s))] if self._sent_s else -math.inf
+        return sum(1 for moment in self._refused_s if moment >= last_s)
+
+    def _counts(self, now_s: float) -> list[tuple[int, float]]:
+        return [(self.count(now_s - window_s), window_s) for window_s in WINDOWS_S]
+
+
+def _certain(counts: list[tuple[int, float]]) -> float:
+    return max(count * MINUTE_S / (window_s + WINDOWS_S[0]) for count, window_s in counts)
+
+
+@dataclass(slots=True)
+class Stalls:
+    """Tells refusals that a stall explains from those of a quota that was cut, or that others use too."""
+
+    _began_s: deque[float] = field(default_factory=deque)
+    _resumed_s: float = -math.inf
+    _unexplained_until_s: float = -math.inf
+
+    def explains(self, sent_s: float, now_s: float, wait_s: float, per_minute: float) -> bool:
+        """Return whether a stall explains a refusal, which then says nothing about the rate.
+
+        Args:
+            sent_s: when the refused call was sent.
+            now_s: when the refusal came.
+            wait_s: the wait that it names; 0: none.
+            per_minute: the rate that is kept.
+        """
+        if sent_s > self._resumed_s:
+            self._began_s.append(now_s)
+        self._resumed_s = max(self._resumed_s, now_s + wait_s)
+        clump_s = max(STALLS_WITHIN_S, STALLS_WITHIN_CALLS * MINUTE_S / per_minute)
+        while self._began_s and self._began_s[0] < now_s - max(MINUTE_S, clump_s):
+            self._began_s.popleft()
+        clump = sum(moment > now_s - clump_s for moment in self._began_s)
+        many = clump >= STALLS or len(self._began_s) >= max(STALLS_A_MINUTE, STALLS_SHARE * per_minute)
+        if many or wait_s > LONGEST_STALL_WAIT_S:
+            self._unexplained_until_s = now_s + wait_s + AFTER_UNEXPLAINED_S
+        return now_s > self._unexplained_until_s
+
+
+def greatest_share(refused: int, calls: int) -> float:
+    """Return the greatest plausible share of refusals: the observed one and two standard errors."""
+    return (refused + 2 * math.sqrt(refused) + 1) / max(1, calls)
+
+
+@dataclass(slots=True)
+class RandomRejections:
+    """The share of calls that a service refuses at any rate, and whether a refusal exceeds it.
+
+    A probe finds such a share. From then on a cumulative sum (Page's test) judges refusals: each call moves it by
+    the logarithm of how much likelier its end is with a greater share than with the known one. It never falls below
+    0, and beyond `ALARM` the refusals are too many for the known share.
 
     Attributes:
-        given: by the user; never passed, and what headers say does not count.
-        told: by the service's headers.
-        edge: requests a minute above which calls were refused; None: none were.
-        part: of the deployment's limit that is this process's, where several share it.
-        stray: refusals that come at any rate.
+        share: of all calls; 0: none is known, so each refusal is due to the rate.
+    """
+
+    share: float = 0.0
+    _sum: float = 0.0
+    _calls: int = 0
+    _refused: int = 0
+    _step_accepted: float = 0.0
+    _step_refused: float = 0.0
+
+    def found(self, refused: int, calls: int) -> None:
+        """Take the share from this many refusals at a low rate."""
+        self._calls, self._refused = calls, refused
+        self._set(min(GREATEST_SHARE, greatest_share(self._refused, self._calls)))
+
+    def sent(self) -> None:
+        """Count a call that is sent."""
+        if not self.share:
+            return
+        self._calls += 1
+        self._sum = max(0.0, self._sum + self._step_accepted)
+        if self._calls % _REVIEWED_EACH == 0:
+            self._review()
+
+    def refused(self) -> bool:
+        """Count a refusal. Returns whether it is due to the rate."""
+        if not self.share:
+            return True
+        self._refused += 1
+        self._sum += self._step_refused - self._step_accepted
+        if self._sum < ALARM:
+            return False
+        self._sum = 0.0
+        return True
+
+    def _review(self) -> None:
+        """Lower the share, or forget it; a probe finds a greater one, as it found the first."""
+        share = greatest_share(self._refused, self._calls)
+        if share < LEAST_SHARE:
+            self.share = 0.0
+        elif share < 0.9 * self.share:
+            self._set(share)
+        if self._calls > _MEMORY:
+            self._calls //= 2
+            self._refused //= 2
+
+    def _set(self, share: float) -> None:
+        greater = max(2 * share, share + 0.05)
+        self.share, self._sum = share, 0.0
+        self._step_refused = math.log(greater / share)
+        self._step_accepted = math.log((1 - greater) / (1 - share))
+
+
+@dataclass(slots=True, kw_only=True)
+class Probe:
+    """Finds out whether a lower rate ends the refusals.
+
+    Calls are counted from a refusal on, not from the end of a pause. So the shares that are judged are those of
+    calls that were sent one after another, at one rate.
+
+    Attributes:
+        ceiling_found: requests a minute that were accepted, as it seemed when the probe began.
+        accepted: requests a minute that were accepted for certain.
+        rate: the rate before the probe.
+        ceiling: the ceiling before it.
+        is_confirmed: whether that ceiling was confirmed.
+        is_steady: `accepted` was counted over ten seconds.
+        accepted_at_s: when a call was last seen to be accepted.
+        recovery: factor by which the rate grows each step, up to `recovers_to`, until it is refused on the way.
+        goes_on: the last change of the rate was made without a pause.
+        refused_at_s: time of the last refusal.
+        low_from_s: time of the first call at the low rate.
+        sent_low: calls at the low rate.
+        refused_low: refusals among them.
+    """
+
+    ceiling_found: float
+    accepted: float
+    rate: float | None
+    ceiling: float | None
+    is_confirmed: bool
+    is_steady: bool
+    accepted_at_s: float
+    refused_at_s: float
+    recovery: float | None = None
+    recovers_to: float = math.inf
+    goes_on: bool = False
+    low_from_s: float = math.inf
+    sent_low: int = 0
+    refused_low: int = 0
+    _clean: int = 0
+    _was_clean: bool = False
+    _is_counting: bool = False
+    _sent: int = 0
+    _refused: int = 0
+    _low_rates: int = 0
+    _share_before: float = math.inf
+
+    def sent(self, per_minute: float | None, now_s: float) -> None:
+        """Count a call that is sent at this rate."""
+        self._clean += 1
+        if self._is_counting:
+            self._sent += 1
+        if per_minute is not None and per_minute <= self._low:
+            self.low_from_s = min(self.low_from_s, now_s)
+            self.sent_low += 1
+
+    def refused(self, per_minute: float, now_s: float) -> None:
+        """Count the refusal of a call that was sent at this rate, after the last change of the rate."""
+        long_ago = now_s - self.refused_at_s > CLEAN_S and self._clean > CLEAN_CALLS
+        self._was_clean = long_ago and per_minute > self._low
+        self.refused_at_s, self._clean = now_s, 0
+        self._refused += self._is_counting
+        self._is_counting = True
+        if per_minute <= self._low:
+            self.refused_low += 1
+
+    def is_over(self, per_minute: float) -> bool:
+        """Return whether the last refusal, at this rate, does not belong to this probe."""
+        return self._was_clean or per_minute > PAST * self.ceiling_found
+
+    def paused(self) -> None:
+        """Stop counting: after a pause, what is accepted says nothing."""
+        self._is_counting, self.goes_on = False, False
+        self._sent = self._refused = 0
+
+    def lower_rate(self, per_minute: float) -> float:
+        """Return the rate to go on at after a refusal at this one."""
+        depth = self._depth.rate
+        self._is_counting = self.goes_on = True
+        self._sent = self._refused = 0
+        if per_minute > self._low and self.sent_low:
+            return self.accepted * depth  # the low rate of before
+        self._share_before = self.refused_low / self.sent_low if self.sent_low else math.inf
+        self.low_from_s = math.inf
+        self.sent_low = self.refused_low = 0
+        return min(per_minute, self.accepted) * depth
+
+    def finding(self, per_minute: float, now_s: float, *, accepted: int) -> Finding:
+        """Return what the last refusal says; `accepted`: calls that were accepted between the last pause and it."""
+        if accepted == 0:
+            return Finding.NOTHING_ACCEPTED
+        if self._refused >= MOST_REFUSED and self._refused >= MOST_REFUSED_SHARE * self._sent:
+            return Finding.FAR_TOO_HIGH
+        if per_minute > self._low:
+            return Finding.TOO_HIGH if self._refused else Finding.NOTHING_YET
+        long_enough = self.refused_low >= ENOUGH and now_s - self.low_from_s >= ENOUGH_S
+        few = FEW if self.refused_low > ENOUGH else FEW / 2
+        are_few = long_enough and greatest_share(self.refused_low, self.sent_low) <= few
+        if are_few or self.refused_low >= AT_LENGTH:
+            return Finding.TOO_HIGH if self._helped else Finding.RANDOM
+        if self.refused_low >= MANY and self.refused_low >= GREAT_SHARE * self.sent_low:
+            return Finding.TOO_HIGH
+        return Finding.NOTHING_YET
+
+    @property
+    def accepted_share(self) -> float:
+        """The share of the counted calls that was accepted."""
+        return 1 - self._refused / max(1, self._sent)
+
+    @property
+    def _helped(self) -> bool:
+        """Whether clearly fewer calls are refused than at the low rate before; not asked after a deep one."""
+        before = self._share_before if self.is_steady else 0.0
+        less = LESS if self.refused_low > MUCH * self.sent_low else FAR_LESS
+        return self.refused_low < less * before * self.sent_low
+
+    @property
+    def _depth(self) -> Depth:
+        return STEADY_DEPTH if self.is_steady else UNSTEADY_DEPTH
+
+    @property
+    def _low(self) -> float:
+        return self.accepted * self._depth.low
+
+    def low_rate_s(self, per_minute: float) -> float:
+        """Return how long to stay at this low rate, this time."""
+        self._low_rates += 1
+        shortest_s = PROBE_S * 2.0 ** (self._low_rates - 1)
+        return min(LONGEST_PROBE_S, max(PROBE_CALLS * MINUTE_S / per_minute, shortest_s))
+
+    def scale(self, factor: float) -> None:
+        """Multiply all rates by this factor."""
+        self.ceiling_found *= factor
+        self.accepted *= factor
+        self.recovers_to *= factor
+        self.rate = None if self.rate is None else self.rate * factor
+        self.ceiling = None if self.ceiling is None else self.ceiling * factor
+
+
+@dataclass(slots=True)
+class RateLearner:
+    """The requests a minute of one deployment.
+
+    Attributes:
+        given: limit that the user gave; it is never exceeded, and headers do not count.
+        stated: limit that the headers state.
+        ceiling: requests a minute above which calls were refused; None: none were.
+        part: part of the deployment's limit that this process uses, where several share it.
+        random_rejections: refusals that come at any rate.
     """
 
     given: float | None = None
-    told: float | None = None
-    edge: float | None = None
+    stated: float | None = None
+    ceiling: float | None = None
     part: float = 1.0
-    stray: StrayRefusals = field(default_factory=StrayRefusals)
+    random_rejections: RandomRejections = field(default_factory=RandomRejections)
     _rate: float | None = None
-    _is_sure: bool = False
-    _trial: Trial | None = None
-    _calls: PassedCalls = field(default_factory=PassedCalls)
-    _standstills: Standstills = field(default_factory=Standstills)
+    _is_confirmed: bool = False
+    _probe: Probe | None = None
+    _calls: RecentCalls = field(default_factory=RecentCalls)
+    _stalls: Stalls = field(default_factory=Stalls)
     _changed_at_s: float = -math.inf
     _resumed_at_s: float = -math.inf
     _grow_at_s: float = math.inf
@@ -109,222 +564,229 @@ class LearnedRate:
     _used_since_s: float = -math.inf
 
     @property
-    def ceiling(self) -> float | None:
-        whole = self.given if self.given is not None else self.told
+    def limit(self) -> float | None:
+        """The part of the limit, given or stated, that this process uses; None: there is no limit."""
+        whole = self.given if self.given is not None else self.stated
         return None if whole is None else whole * self.part
 
     @property
     def per_minute(self) -> float | None:
         """The rate to keep; None: nothing is known."""
-        known = [rate for rate in (self.ceiling, self._rate) if rate is not None]
+        known = [rate for rate in (self.limit, self._rate) if rate is not None]
         return min(known) if known else None
 
-    def tell(self, per_minute: float) -> None:
-        """A header says the limit. Another one than before makes all that was learned void."""
-        if per_minute != self.told:
-            self.told = per_minute
+    def state(self, per_minute: float) -> None:
+        """Follow a limit that a header states. A new one makes all that was learned void."""
+        if per_minute != self.stated:
+            self.stated = per_minute
             if self.given is None:
-                self.edge = self._rate = self._trial = None
-                self._is_sure = False
+                self.ceiling = self._rate = self._probe = None
+                self._is_confirmed = False
                 self._grow_at_s = math.inf
 
     def share(self, part: float) -> None:
-        """Keep to this part of the limit from now on; what was learned was of the part so far."""
+        """Use this part of the limit from now on; what was learned applied to the part so far."""
         factor, self.part = part / self.part, part
-        self.edge = None if self.edge is None else self.edge * factor
+        self.ceiling = None if self.ceiling is None else self.ceiling * factor
         self._rate = None if self._rate is None else self._rate * factor
-        if self._trial is not None:
-            self._trial.scale(factor)
+        if self._probe is not None:
+            self._probe.scale(factor)
 
     def sent(self, now_s: float) -> None:
-        """A request is being sent."""
+        """Count a request that is sent, and let the rate grow where it is time."""
         self._calls.sent(now_s)
         self._used += 1
-        self.stray.sent()
-        if self._trial is not None:
-            self._trial.sent(self.per_minute, now_s)
+        self.random_rejections.sent()
+        if self._probe is not None:
+            self._probe.sent(self.per_minute, now_s)
         if now_s >= self._grow_at_s:
             self._grow(now_s)
 
-    def refused(self, sent_s: float, now_s: float, wait_s: float | None) -> Answer:
-        """A request that was sent at `sent_s` was refused, with the wait that the service named.
+    def refused(self, sent_s: float, now_s: float, wait_s: float | None) -> Wait:
+        """Learn from the refusal of a request.
+
+        Args:
+            sent_s: when the request was sent.
+            now_s: when the refusal came.
+            wait_s: the wait that it names; None: none.
 
         Returns:
-            Who is to wait.
+            Who waits.
         """
         named_s = wait_s or 0.0
         self._calls.refused(sent_s)
         if named_s > LONGEST_MINUTE_WAIT_S:
-            return Answer.ALL_WAIT  # no window's
-        trial, known = self._trial, self.per_minute
-        is_late = sent_s <= self._changed_at_s  # sent before the last change, which answered it
-        by_chance = self._is_kept(known) and self._standstills.explains(sent_s, now_s, named_s, known)
-        if trial is not None and known is not None and not is_late and not by_chance:
-            trial.refused(known, now_s)
-        if not self.stray.refused():
-            return Answer.IT_WAITS
-        if by_chance:
+            return Wait.ALL  # it is not until the end of a window
+        probe, known = self._probe, self.per_minute
+        is_late = sent_s <= self._changed_at_s  # the last change of the rate has answered it
+        by_stall = self._is_kept(known) and self._stalls.explains(sent_s, now_s, named_s, known)
+        if probe is not None and known is not None and not is_late and not by_stall:
+            probe.refused(known, now_s)
+        if not self.random_rejections.refused():
+            return Wait.THIS_CALL
+        if by_stall:
             self._resumed_at_s = now_s + named_s
-            return Answer.ALL_WAIT
+            return Wait.ALL
         if is_late:
-            return Answer.IT_WAITS if trial is not None and trial.goes_on else Answer.ALL_WAIT
-        if trial is None or known is None or trial.is_over(known):
+            return Wait.THIS_CALL if probe is not None and probe.goes_on else Wait.ALL
+        if probe is None or known is None or probe.is_over(known):
             return self._begin(sent_s, now_s, named_s)
-        return self._go_on(trial, known, sent_s, now_s, named_s)
+        return self._go_on(probe, known, sent_s, now_s, named_s)
 
     def _is_kept(self, known: float | None) -> TypeGuard[float]:
-        """Whether the rate is what it is known to be: nothing is being found out."""
-        if self.ceiling is not None:
-            return known == self.ceiling
-        is_test = self._trial is not None and self._trial.goes_on
-        return known is not None and self._is_sure and not is_test and not self._looks_beyond(known)
+        """Return whether the rate is a known one, so that nothing is being found out."""
+        if self.limit is not None:
+            return known == self.limit
+        is_low = self._probe is not None and self._probe.goes_on
+        return known is not None and self._is_confirmed and not is_low and not self._is_beyond(known)
 
-    def _looks_beyond(self, known: float | None) -> bool:
-        """Whether calls are made at the edge that was found before, or past it."""
-        return known is not None and self.edge is not None and known > _ROUNDED * BELOW_EDGE * self.edge
+    def _is_beyond(self, known: float | None) -> bool:
+        """Return whether the rate is at the ceiling that was found before, or beyond it."""
+        return (
+            known is not None and self.ceiling is not None and known > _ROUNDED * BELOW_CEILING * self.ceiling
+        )
 
-    def _begin(self, sent_s: float, now_s: float, named_s: float) -> Answer:
-        """The first refusal after a while."""
+    def _begin(self, sent_s: float, now_s: float, named_s: float) -> Wait:
+        """Begin a probe after the first refusal for a while."""
         self._resumed_at_s = now_s + named_s
         known = self.per_minute
         counted = self._calls.share_of_window(sent_s, now_s, named_s) if known is None else None
         if named_s > SHORT_WAIT_S:
-            passed = self._calls.in_a_minute(now_s)
+            accepted = self._calls.in_a_minute(now_s)
         elif counted is not None:
-            passed = counted
+            accepted = counted
         else:
-            passed = self._calls.per_minute(now_s, is_known=known is not None)
-        if not passed and known is None:
-            return Answer.ALL_WAIT  # what rate would pass cannot be told, or not yet
+            accepted = self._calls.per_minute(now_s, is_known=known is not None)
+        if not accepted and known is None:
+            return Wait.ALL  # there is no telling yet which rate is accepted
         self._changed_at_s = now_s
-        edge = max(_LEAST_PER_MINUTE, min(math.inf if passed is None else passed, known or math.inf))
-        before = self._trial
-        self._trial = self._new_trial(edge, now_s, is_counted=counted is not None)
-        is_new = self._trial.edge is None and self.ceiling is None
-        self._is_sure = self._looks_beyond(known) and abs(edge - (self.edge or 0.0)) <= SAME_EDGE * edge
+        ceiling = max(_LEAST_PER_MINUTE, min(math.inf if accepted is None else accepted, known or math.inf))
+        before = self._probe
+        self._probe = self._new_probe(ceiling, now_s, is_counted=counted is not None)
+        is_new = self._probe.ceiling is None and self.limit is None
+        is_same = abs(ceiling - (self.ceiling or 0.0)) <= SAME_CEILING * ceiling
+        self._is_confirmed = self._is_beyond(known) and is_same
         if is_new and named_s <= SHORT_WAIT_S:
-            self.edge, self._rate = edge, max(_LEAST_PER_MINUTE, edge * DEPTH)
-            is_another = before is None or edge > ANOTHER_EDGE * before.edge_found
-            if is_another and counted is None and not self.stray.share:
-                self._trial.recovery = DOUBT
-            self._next_step(self._resumed_at_s, self._trial.test_s(self._rate))
+            self.ceiling, self._rate = ceiling, max(_LEAST_PER_MINUTE, ceiling * STEADY_DEPTH.rate)
+            is_another = before is None or ceiling > ANOTHER_CEILING * before.ceiling_found
+            if is_another and counted is None and not self.random_rejections.share:
+                self._probe.recovery = DOUBT
+            self._next_step(self._resumed_at_s, self._probe.low_rate_s(self._rate))
         else:
-            self._follow(edge, of_a_minute=named_s > SHORT_WAIT_S)
-        return Answer.ALL_SLOWER
+            self._follow(ceiling, of_a_minute=named_s > SHORT_WAIT_S)
+        return Wait.ALL_AND_SLOWER
 
-    def _follow(self, edge: float, *, of_a_minute: bool) -> None:
-        """Go on a little below this."""
-        self.edge, self._rate = edge, max(_LEAST_PER_MINUTE, edge * BELOW_EDGE)
-        self._is_sure = self._is_sure or of_a_minute
-        self._next_step(self._resumed_at_s, MINUTE_HOLD_S if of_a_minute else self._hold_s)
+    def _follow(self, ceiling: float, *, of_a_minute: bool) -> None:
+        """Go on a little below this ceiling."""
+        self.ceiling, self._rate = ceiling, max(_LEAST_PER_MINUTE, ceiling * BELOW_CEILING)
+        self._is_confirmed = self._is_confirmed or of_a_minute
+        hold = HOLD_MINUTE if of_a_minute else self._hold
+        self._next_step(self._resumed_at_s, hold.duration_s(self._rate))
 
-    def _new_trial(self, edge: float, now_s: float, *, is_counted: bool = False) -> Trial:
-        before = self._trial
-        is_steady = is_counted or edge == self.ceiling or self._calls.is_steady(edge, now_s)
+    def _new_probe(self, ceiling: float, now_s: float, *, is_counted: bool = False) -> Probe:
+        before = self._probe
+        is_steady = is_counted or ceiling == self.limit or self._calls.is_steady(ceiling, now_s)
         certain = self._calls.certain_per_minute(now_s)
-        return Trial(
-            edge_found=edge,
-            passed=edge if is_steady else max(_LEAST_PER_MINUTE, min(edge, certain)),
+        return Probe(
+            ceiling_found=ceiling,
+            accepted=ceiling if is_steady else max(_LEAST_PER_MINUTE, min(ceiling, certain)),
             rate=before.rate if before else self._rate,
-            edge=before.edge if before else self.edge,
-            is_sure=before.is_sure if before else self._is_sure,
+            ceiling=before.ceiling if before else self.ceiling,
+            is_confirmed=before.is_confirmed if before else self._is_confirmed,
             is_steady=is_steady,
-            passed_at_s=now_s,
+            accepted_at_s=now_s,
             refused_at_s=now_s,
         )
 
-    def _go_on(self, trial: Trial, known: float, sent_s: float, now_s: float, named_s: float) -> Answer:
-        """A refusal although the rate was cut. Returns who is to wait."""
-        # Of two calls sent at nearly the same time the second's refusal can come first.
-        passed = self._calls.count(self._resumed_at_s, sent_s - (now_s - sent_s) / 2)
-        finding = trial.finding(known, now_s, passed=passed)
+    def _go_on(self, probe: Probe, known: float, sent_s: float, now_s: float, named_s: float) -> Wait:
+        """Go on with a probe after a further refusal."""
+        # Of two calls that are sent at nearly the same time, the refusal of the second can come first.
+        accepted = self._calls.count(self._resumed_at_s, sent_s - (now_s - sent_s) / 2)
+        finding = probe.finding(known, now_s, accepted=accepted)
         for_a_minute = named_s > SHORT_WAIT_S
-        if finding is Finding.NOTHING_PASSES:
-            for_a_minute = for_a_minute or now_s - trial.passed_at_s > SHORT_WAIT_S
+        if finding is Finding.NOTHING_ACCEPTED:
+            for_a_minute = for_a_minute or now_s - probe.accepted_at_s > SHORT_WAIT_S
         else:
-            trial.passed_at_s = now_s
+            probe.accepted_at_s = now_s
         if finding is Finding.NOTHING_YET and not for_a_minute:
-            return Answer.IT_WAITS
+            return Wait.THIS_CALL
         self._changed_at_s = now_s
         if for_a_minute:
-            self._wait_for_a_minute(trial, known, now_s, named_s)
-            return Answer.ALL_WAIT if finding is Finding.NOTHING_PASSES else Answer.ALL_SLOWER
-        if finding is Finding.STRAY:
-            self._are_stray(trial, now_s)
-            return Answer.IT_WAITS
+            self._wait_for_a_minute(probe, known, now_s, named_s)
+            return Wait.ALL if finding is Finding.NOTHING_ACCEPTED else Wait.ALL_AND_SLOWER
+        if finding is Finding.RANDOM:
+            self._end_as_random(probe, now_s)
+            return Wait.THIS_CALL
         if finding is Finding.TOO_HIGH:
-            self._slow_down(trial, known, now_s)
-            return Answer.IT_WAITS
+            self._slow_down(probe, known, now_s)
+            return Wait.THIS_CALL
         self._resumed_at_s = now_s + named_s
         if finding is Finding.FAR_TOO_HIGH:
-            self._cut_deep(trial, known, now_s)
-            return Answer.ALL_SLOWER
-        trial.paused()
-        return Answer.ALL_WAIT
+            self._cut_deep(probe, known, now_s)
+            return Wait.ALL_AND_SLOWER
+        probe.paused()
+        return Wait.ALL
 
-    def _wait_for_a_minute(self, trial: Trial, known: float, now_s: float, named_s: float) -> None:
-        """It is the minute's quota: wait as asked, and go on with what passed in the last minute."""
+    def _wait_for_a_minute(self, probe: Probe, known: float, now_s: float, named_s: float) -> None:
+        """Wait as asked for the quota of a minute, and go on at what was accepted in the last minute."""
         self._resumed_at_s = now_s + named_s
-        passing = min(self._calls.in_a_minute(now_s) or known, known)
-        self._follow(max(_LEAST_PER_MINUTE, passing), of_a_minute=True)
-        trial.recovery = None
-        trial.paused()
+        accepted = min(self._calls.in_a_minute(now_s) or known, known)
+        self._follow(max(_LEAST_PER_MINUTE, accepted), of_a_minute=True)
+        probe.recovery = None
+        probe.paused()
 
-    def _slow_down(self, trial: Trial, known: float, now_s: float) -> None:
-        """The next lower rate of the trial, without a pause."""
-        self.edge = max(_LEAST_PER_MINUTE, min(self.edge or known, known / BELOW_EDGE) * LOWER_EDGE)
-        self._rate, trial.recovery = max(_LEAST_PER_MINUTE, trial.slower(known)), None
-        self._next_step(now_s, trial.test_s(self._rate))
+    def _slow_down(self, probe: Probe, known: float, now_s: float) -> None:
+        """Go on at the next lower rate of the probe, without a pause."""
+        ceiling = min(self.ceiling or known, known / BELOW_CEILING) * LOWER_CEILING
+        self.ceiling = max(_LEAST_PER_MINUTE, ceiling)
+        self._rate, probe.recovery = max(_LEAST_PER_MINUTE, probe.lower_rate(known)), None
+        self._next_step(now_s, probe.low_rate_s(self._rate))
 
-    def _cut_deep(self, trial: Trial, known: float, now_s: float) -> None:
-        """Much less passes than is sent: another trial, of what passes now."""
-        passing = max(_LEAST_PER_MINUTE, known * max(MOST_AT_ONCE, trial.let_in))
-        self.edge, self._rate = passing, max(_LEAST_PER_MINUTE, passing * BELOW_PASSING)
-        self._trial = self._new_trial(passing, now_s)
-        self._trial.recovery, self._trial.recovers_to = RECOVERY, BELOW_EDGE * trial.edge_found
-        self._next_step(self._resumed_at_s, max(AFTER_CUT_S, self._trial.test_s(self._rate)))
-        self._trial.paused()
+    def _cut_deep(self, probe: Probe, known: float, now_s: float) -> None:
+        """Begin another probe, from what is accepted now: much less than is sent."""
+        accepted = max(_LEAST_PER_MINUTE, known * max(MOST_AT_ONCE, probe.accepted_share))
+        self.ceiling, self._rate = accepted, max(_LEAST_PER_MINUTE, accepted * BELOW_ACCEPTED)
+        self._probe = self._new_probe(accepted, now_s)
+        self._probe.recovery, self._probe.recovers_to = RECOVERY, BELOW_CEILING * probe.ceiling_found
+        self._next_step(self._resumed_at_s, max(AFTER_CUT_S, self._probe.low_rate_s(self._rate)))
+        self._probe.paused()
 
-    def _are_stray(self, trial: Trial, now_s: float) -> None:
-        """As it was before the trial; where such a share was known before, no higher than what had passed."""
-        if self.stray.share:
-            self._rate, self.edge, self._is_sure = trial.passed, trial.passed, False
+    def _end_as_random(self, probe: Probe, now_s: float) -> None:
+        """Return to the rate before the probe, or to what was accepted where a random share was known before."""
+        if self.random_rejections.share:
+            self._rate, self.ceiling, self._is_confirmed = probe.accepted, probe.accepted, False
         else:
-            self._rate, self.edge, self._is_sure = trial.rate, trial.edge, trial.is_sure
-        self.stray.found(trial.refused_low, trial.sent_low)
-        self._trial = None
+            self._rate, self.ceiling, self._is_confirmed = probe.rate, probe.ceiling, probe.is_confirmed
+        self.random_rejections.found(probe.refused_low, probe.sent_low)
+        self._probe = None
         self._resumed_at_s = now_s
         self._next_step(now_s, STEP_S)
 
     @property
-    def _hold_s(self) -> float:
-        a_call_s = MINUTE_S / (self._rate or math.inf)
-        if self._is_sure and self.ceiling is None:
-            return max(HOLD_S, HOLD_CALLS * a_call_s)
-        return max(FIRST_HOLD_S, FIRST_HOLD_CALLS * a_call_s)
+    def _hold(self) -> Hold:
+        return HOLD_CONFIRMED if self._is_confirmed and self.limit is None else HOLD_UNCONFIRMED
 
     def _grow(self, now_s: float) -> None:
-        rate, edge = self._rate, self.edge
-        if rate is None or edge is None:
+        rate, ceiling = self._rate, self.ceiling
+        if rate is None or ceiling is None:
             self._grow_at_s = math.inf
             return
         elapsed_s = now_s - self._used_since_s
         idle = self._used * MINUTE_S / elapsed_s < IN_USE * rate if elapsed_s > 0 else True
-        near = BELOW_EDGE * edge
-        trial = self._trial
-        if trial is not None and trial.recovery and not idle and rate < trial.recovers_to:
-            self._rate = min(rate * trial.recovery, trial.recovers_to)
-            self.edge = max(edge, self._rate)
-            pause_s = STEP_S
-        elif idle or (self.ceiling is not None and rate >= self.ceiling):
-            pause_s = STEP_S
+        near = BELOW_CEILING * ceiling
+        probe, pause_s = self._probe, STEP_S
+        if idle or (self.limit is not None and rate >= self.limit):
+            pass
+        elif probe is not None and probe.recovery and rate < probe.recovers_to:
+            self._rate = min(rate * probe.recovery, probe.recovers_to)
+            self.ceiling = max(ceiling, self._rate)
         elif rate < near:
-            self._rate = min(rate * (QUICK if rate < FAR_BELOW * near and trial else GROWTH), near)
-            pause_s = self._hold_s if self._rate >= near else STEP_S
+            self._rate = min(rate * (QUICK if rate < FAR_BELOW * near else GROWTH), near)
+            if self._rate >= near:
+                pause_s = self._hold.duration_s(self._rate)
         else:
-            self._trial = None
-            self._rate = rate * (LOOK if self._is_sure and rate < LOOK_UNTIL * edge else GROWTH)
-            pause_s = STEP_S
+            self._probe = None
+            self._rate = rate * (BEYOND if self._is_confirmed and rate < BEYOND_UNTIL * ceiling else GROWTH)
         self._next_step(now_s, pause_s)
 
     def _next_step(self, now_s: float, pause_s: float) -> None:
