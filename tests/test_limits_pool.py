@@ -337,7 +337,7 @@ async def test_calls_leave_as_evenly_as_permits_are_given_however_long_their_int
     assert third_s >= given_s + DEPARTS_AFTER_S - 0.001
 
 
-def test_calls_that_a_standstill_made_late_do_not_leave_together() -> None:
+def test_calls_that_a_stall_made_late_do_not_leave_together() -> None:
     limiter = Limiter(max_concurrency=9, rpm=600)
     limiter.take(CALL, 0.0)
     late = [limiter.take(CALL, 0.1 * number) for number in (1, 2, 3)]

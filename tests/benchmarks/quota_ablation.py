@@ -95,7 +95,7 @@ RULES: Mapping[str, tuple[Edit, ...]] = {
         ("return Finding.TOO_HIGH if self._helped else Finding.RANDOM", "return Finding.TOO_HIGH"),
     ),
     "a filled window is counted": (
-        ("self._calls.share_of_window(sent_s, now_s, named_s) if known is None else None", "None"),
+        ("self._calls.filled_window(sent_s, named_s) if known is None else None", "None"),
     ),
     "deeper where it is not steady": (
         ("UNSTEADY_DEPTH = Depth(0.66, 0.68)", "UNSTEADY_DEPTH = Depth(0.88, 0.90)"),
@@ -107,7 +107,7 @@ RULES: Mapping[str, tuple[Edit, ...]] = {
         ("return Finding.TOO_HIGH if self._helped else Finding.RANDOM", "return Finding.RANDOM"),
     ),
     "a probe is over after many good calls": (
-        ("self._was_clean = long_ago and per_minute > self._low", "self._was_clean = False"),
+        ("self._was_clean = self._clean > CLEAN_CALLS and per_minute > self._low", "self._was_clean = False"),
     ),
     "a probe is over past its ceiling": (
         ("self._was_clean or per_minute > PAST * self.ceiling_found", "self._was_clean"),

@@ -22,10 +22,10 @@ So each refusal has one of three causes:
 A probe lasts from the first refusal until the rate looks beyond the ceiling again. The ceiling is what was accepted
 in the window that the service judges:
 
-    first refusal       98.5 % of the ceiling. 88 % for 6 s or 40 calls where none was known before. A burst that
+    first refusal       98.5 % of the ceiling. 88 % for 6 s where none was known before. A burst that
                         filled a window is counted over that window, whose end the wait tells
     refused again       88 % of what was accepted when the probe began (66 % where that was counted over less than
-                        ten seconds), without a pause, for 6 s, then 12, 24, 40, or for 40 calls
+                        ten seconds), without a pause, for 6 s, then 12, 24, 40
     most are refused    the quota was cut: 90 % of what is accepted, at most halved at once
     all are refused     unchanged: the window is full and only waiting helps. After 10 s of this it is the minute's
     few are refused     also at the low rate and at a still lower one: the rate before the probe. These are random
@@ -76,7 +76,6 @@ class Hold:
 HOLD_CONFIRMED = Hold(45.0, 250)
 #: While the ceiling is not confirmed, or where a limit was given or stated.
 HOLD_UNCONFIRMED = Hold(15.0, 60)
-HOLD_MINUTE = Hold(90.0, 0)
 
 # Where the rate goes, as factors.
 BELOW_CEILING = 0.985
@@ -91,8 +90,6 @@ BEYOND, BEYOND_UNTIL = 1.015, 1.03
 RECOVERY = 1.1
 #: Each step after the very first refusals, unless a window was counted: perhaps a higher rate was not tried.
 DOUBT = 1.25
-#: The same where the ceiling is so much higher than the one found before.
-ANOTHER_CEILING = 1.25
 #: The ceiling, where calls are still refused at the low rate of a probe.
 LOWER_CEILING = 0.97
 #: After a deep cut: the rate below what is accepted; the most that the rate is cut at once; how long it stays.
@@ -118,8 +115,8 @@ STEADY_DEPTH = Depth(0.88, 0.90)
 #: Where what was accepted was counted over less than ten seconds.
 UNSTEADY_DEPTH = Depth(0.66, 0.68)
 
-#: How long a probe stays at its first low rate, in seconds and calls; doubled each time, up to the third.
-PROBE_S, PROBE_CALLS, LONGEST_PROBE_S = 6.0, 40, 40.0
+#: How long a probe stays at its first low rate; doubled each time, up to the second.
+PROBE_S, LONGEST_PROBE_S = 6.0, 40.0
 #: So many refusals in so many seconds at the low rate can show that they do not depend on the rate …
 ENOUGH, ENOUGH_S = 2, 3.0
 #: … where their share is hardly more than this, and half of it for so few: a cut quota would refuse more.
@@ -131,8 +128,8 @@ MANY, GREAT_SHARE = 4, 0.2
 #: rate was the cause after all.
 AT_LENGTH = 8
 FAR_LESS, LESS, MUCH = 0.6, 0.85, 0.12
-#: After so many calls and seconds without a refusal, at a rate that is not low, the next belongs to no probe.
-CLEAN_CALLS, CLEAN_S = 200, 10.0
+#: After so many calls without a refusal, at a rate that is not low, the next refusal belongs to no probe.
+CLEAN_CALLS = 200
 #: Nor does one at a rate so far above what the probe began with.
 PAST = 1.02
 #: So many refusals, and this share of the calls, say that much less is accepted than is sent.
@@ -140,20 +137,18 @@ MOST_REFUSED, MOST_REFUSED_SHARE = 4, 0.4
 
 #: Fewer calls than this in a window say nothing about a rate.
 _CALLS_OF_WINDOW = 4
-#: Before a rate is known, fewer calls than this say nothing either; nor does the only refusal of the last `_ALONE`.
+#: Before a rate is known, fewer calls than this say nothing, nor does the only refusal of the last `_ALONE`, except
+#: where a third of the calls of ten seconds was refused.
 _CALLS_AT_FIRST, _ALONE = 30, 60
-#: Unless refusals are a crowd: so many of the last calls, or a third of the calls of ten seconds.
-_LAST, _CROWD, _CROWD_SHARE = 12, 4, 1 / 3
 #: A burst fills a window early, so the wait is at least this part of it. Windows may be measured a little short.
 _LEAST_PART, _MEASURED_SHORT = 0.25, 0.1
-_CONFIRMED_WITHIN_S = 2.0
 #: What was accepted in ten seconds, as a share of the most in shorter windows: it was no burst.
 _STEADY = 0.9
 
 #: A refusal that a stall explains names no longer wait.
 LONGEST_STALL_WAIT_S = 1.0
-#: So many within so many seconds, or calls, are not chance; nor so many in a minute, or such a share of its calls.
-STALLS, STALLS_WITHIN_S, STALLS_WITHIN_CALLS = 6, 6.0, 100
+#: So many within so many seconds are not chance; nor are so many in a minute, or such a share of its calls.
+STALLS, STALLS_WITHIN_S = 6, 6.0
 STALLS_A_MINUTE, STALLS_SHARE = 8, 0.005
 #: For so long after a refusal that no stall explains, none explains the next ones.
 AFTER_UNEXPLAINED_S = 15.0
@@ -191,7 +186,6 @@ class RecentCalls:
     _sent_s: deque[float] = field(default_factory=deque)
     _refused_s: deque[float] = field(default_factory=deque)
     _first_s: float = math.inf
-    _counted: tuple[float, float] = (0.0, -math.inf)
 
     def sent(self, now_s: float) -> None:
         """Count a call that is sent."""
@@ -236,42 +230,26 @@ class RecentCalls:
         rates = [count * MINUTE_S / window_s for count, window_s in counts if count >= _CALLS_OF_WINDOW]
         return max(rates, default=None)
 
-    def share_of_window(self, sent_s: float, now_s: float, wait_s: float) -> float | None:
+    def filled_window(self, sent_s: float, wait_s: float) -> float | None:
         """Return the rate at which a burst filled a window whose end a refusal tells by its wait.
 
         Args:
             sent_s: when the refused call was sent.
-            now_s: when the refusal came.
-            wait_s: the wait that it names.
+            wait_s: the wait that the refusal names.
 
         Returns:
-            Requests a minute. 0 after the first such refusal: another one has to confirm it. None: the wait is not
-            until the end of a window, or more than its share was accepted already.
+            Requests a minute. None: the wait is not until the end of a window, or more than its share was accepted
+            already.
         """
-        share = self._calls_of_window(sent_s, wait_s)
-        earlier, earlier_s = self._counted
-        is_confirmed = now_s - earlier_s <= _CONFIRMED_WITHIN_S
-        if share is not None:
-            self._counted = share, now_s
-            return share if is_confirmed else 0.0
-        return earlier if is_confirmed else None
-
-    def _calls_of_window(self, sent_s: float, wait_s: float) -> float | None:
         window_s = next((window_s for window_s in (WINDOWS_S[0], WINDOWS_S[-1]) if wait_s < window_s), None)
         if window_s is None or wait_s < _LEAST_PART * window_s:
             return None
-        began_s = sent_s + wait_s - window_s
-        if self._first_s > began_s + _MEASURED_SHORT * window_s:
-            return None
-        since_s = began_s - _MEASURED_SHORT * window_s
+        since_s = sent_s + wait_s - (1 + _MEASURED_SHORT) * window_s
         # A call that was sent after the first refused one found the window full, too.
         full_s = min((moment for moment in self._refused_s if moment > since_s), default=sent_s)
         share = self.count(since_s, full_s) * MINUTE_S / window_s
-        most = max(
-            self.count(full_s - part_s, full_s) * MINUTE_S / part_s
-            for part_s in WINDOWS_S
-            if part_s <= window_s
-        )
+        parts_s = [part_s for part_s in WINDOWS_S if part_s <= window_s]
+        most = max(self.count(full_s - part_s, full_s) * MINUTE_S / part_s for part_s in parts_s)
         return share if 0 < most <= share else None
 
     def is_steady(self, per_minute: float, now_s: float) -> bool:
@@ -283,10 +261,10 @@ class RecentCalls:
         return _certain(self._counts(now_s))
 
     def _is_crowd(self, now_s: float) -> bool:
-        """Return whether many of the last calls were refused, in a row or over ten seconds."""
+        """Return whether a third of the calls of ten seconds was refused."""
         since_s = now_s - WINDOWS_S[-1]
         refused = sum(1 for moment in self._refused_s if moment > since_s)
-        return self._of_the_last(_LAST) >= _CROWD or 2 * refused >= self.count(since_s)
+        return 2 * refused >= self.count(since_s)
 
     def _of_the_last(self, calls: int) -> int:
         """Return how many of the last calls were refused."""
@@ -321,10 +299,9 @@ class Stalls:
         if sent_s > self._resumed_s:
             self._began_s.append(now_s)
         self._resumed_s = max(self._resumed_s, now_s + wait_s)
-        clump_s = max(STALLS_WITHIN_S, STALLS_WITHIN_CALLS * MINUTE_S / per_minute)
-        while self._began_s and self._began_s[0] < now_s - max(MINUTE_S, clump_s):
+        while self._began_s and self._began_s[0] < now_s - MINUTE_S:
             self._began_s.popleft()
-        clump = sum(moment > now_s - clump_s for moment in self._began_s)
+        clump = sum(moment > now_s - STALLS_WITHIN_S for moment in self._began_s)
         many = clump >= STALLS or len(self._began_s) >= max(STALLS_A_MINUTE, STALLS_SHARE * per_minute)
         if many or wait_s > LONGEST_STALL_WAIT_S:
             self._unexplained_until_s = now_s + wait_s + AFTER_UNEXPLAINED_S
@@ -341,7 +318,7 @@ class RandomRejections:
     """The share of calls that a service refuses at any rate, and whether a refusal exceeds it.
 
     A probe finds such a share. From then on a cumulative sum (Page's test) judges refusals: each call moves it by
-    the logarithm of how much likelier its end is with a greater share than with the known one. It never falls below
+    the logarithm of how much likelier its end is with twice the share than with the known one. It never falls below
     0, and beyond `ALARM` the refusals are too many for the known share.
 
     Attributes:
@@ -353,12 +330,12 @@ class RandomRejections:
     _calls: int = 0
     _refused: int = 0
     _step_accepted: float = 0.0
-    _step_refused: float = 0.0
 
     def found(self, refused: int, calls: int) -> None:
         """Take the share from this many refusals at a low rate."""
         self._calls, self._refused = calls, refused
-        self._set(min(GREATEST_SHARE, greatest_share(self._refused, self._calls)))
+        self.share, self._sum = min(GREATEST_SHARE, greatest_share(refused, calls)), 0.0
+        self._step_accepted = math.log((1 - 2 * self.share) / (1 - self.share))
 
     def sent(self) -> None:
         """Count a call that is sent."""
@@ -374,28 +351,20 @@ class RandomRejections:
         if not self.share:
             return True
         self._refused += 1
-        self._sum += self._step_refused - self._step_accepted
+        self._sum += math.log(2) - self._step_accepted
         if self._sum < ALARM:
             return False
         self._sum = 0.0
         return True
 
     def _review(self) -> None:
-        """Lower the share, or forget it; a probe finds a greater one, as it found the first."""
+        """Forget a share that has become too small; a probe finds a greater one, as it found the first."""
         share = greatest_share(self._refused, self._calls)
         if share < LEAST_SHARE:
             self.share = 0.0
-        elif share < 0.9 * self.share:
-            self._set(share)
         if self._calls > _MEMORY:
             self._calls //= 2
             self._refused //= 2
-
-    def _set(self, share: float) -> None:
-        greater = max(2 * share, share + 0.05)
-        self.share, self._sum = share, 0.0
-        self._step_refused = math.log(greater / share)
-        self._step_accepted = math.log((1 - greater) / (1 - share))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -415,7 +384,6 @@ class Probe:
         accepted_at_s: when a call was last seen to be accepted.
         recovery: factor by which the rate grows each step, up to `recovers_to`, until it is refused on the way.
         goes_on: the last change of the rate was made without a pause.
-        refused_at_s: time of the last refusal.
         low_from_s: time of the first call at the low rate.
         sent_low: calls at the low rate.
         refused_low: refusals among them.
@@ -428,7 +396,6 @@ class Probe:
     is_confirmed: bool
     is_steady: bool
     accepted_at_s: float
-    refused_at_s: float
     recovery: float | None = None
     recovers_to: float = math.inf
     goes_on: bool = False
@@ -452,11 +419,10 @@ class Probe:
             self.low_from_s = min(self.low_from_s, now_s)
             self.sent_low += 1
 
-    def refused(self, per_minute: float, now_s: float) -> None:
+    def refused(self, per_minute: float) -> None:
         """Count the refusal of a call that was sent at this rate, after the last change of the rate."""
-        long_ago = now_s - self.refused_at_s > CLEAN_S and self._clean > CLEAN_CALLS
-        self._was_clean = long_ago and per_minute > self._low
-        self.refused_at_s, self._clean = now_s, 0
+        self._was_clean = self._clean > CLEAN_CALLS and per_minute > self._low
+        self._clean = 0
         self._refused += self._is_counting
         self._is_counting = True
         if per_minute <= self._low:
@@ -520,11 +486,10 @@ class Probe:
     def _low(self) -> float:
         return self.accepted * self._depth.low
 
-    def low_rate_s(self, per_minute: float) -> float:
-        """Return how long to stay at this low rate, this time."""
+    def low_rate_s(self) -> float:
+        """Return how long to stay at the low rate, this time."""
         self._low_rates += 1
-        shortest_s = PROBE_S * 2.0 ** (self._low_rates - 1)
-        return min(LONGEST_PROBE_S, max(PROBE_CALLS * MINUTE_S / per_minute, shortest_s))
+        return min(LONGEST_PROBE_S, PROBE_S * 2.0 ** (self._low_rates - 1))
 
     def scale(self, factor: float) -> None:
         """Multiply all rates by this factor."""
@@ -621,7 +586,7 @@ class RateLearner:
         is_late = sent_s <= self._changed_at_s  # the last change of the rate has answered it
         by_stall = self._is_kept(known) and self._stalls.explains(sent_s, now_s, named_s, known)
         if probe is not None and known is not None and not is_late and not by_stall:
-            probe.refused(known, now_s)
+            probe.refused(known)
         if not self.random_rejections.refused():
             return Wait.THIS_CALL
         if by_stall:
@@ -650,7 +615,7 @@ class RateLearner:
         """Begin a probe after the first refusal for a while."""
         self._resumed_at_s = now_s + named_s
         known = self.per_minute
-        counted = self._calls.share_of_window(sent_s, now_s, named_s) if known is None else None
+        counted = self._calls.filled_window(sent_s, named_s) if known is None else None
         if named_s > SHORT_WAIT_S:
             accepted = self._calls.in_a_minute(now_s)
         elif counted is not None:
@@ -668,10 +633,10 @@ class RateLearner:
         self._is_confirmed = self._is_beyond(known) and is_same
         if is_new and named_s <= SHORT_WAIT_S:
             self.ceiling, self._rate = ceiling, max(_LEAST_PER_MINUTE, ceiling * STEADY_DEPTH.rate)
-            is_another = before is None or ceiling > ANOTHER_CEILING * before.ceiling_found
-            if is_another and counted is None and not self.random_rejections.share:
+            is_another = before is None
+            if is_another and counted is None:
                 self._probe.recovery = DOUBT
-            self._next_step(self._resumed_at_s, self._probe.low_rate_s(self._rate))
+            self._next_step(self._resumed_at_s, self._probe.low_rate_s())
         else:
             self._follow(ceiling, of_a_minute=named_s > SHORT_WAIT_S)
         return Wait.ALL_AND_SLOWER
@@ -680,8 +645,7 @@ class RateLearner:
         """Go on a little below this ceiling."""
         self.ceiling, self._rate = ceiling, max(_LEAST_PER_MINUTE, ceiling * BELOW_CEILING)
         self._is_confirmed = self._is_confirmed or of_a_minute
-        hold = HOLD_MINUTE if of_a_minute else self._hold
-        self._next_step(self._resumed_at_s, hold.duration_s(self._rate))
+        self._next_step(self._resumed_at_s, self._hold.duration_s(self._rate))
 
     def _new_probe(self, ceiling: float, now_s: float, *, is_counted: bool = False) -> Probe:
         before = self._probe
@@ -695,7 +659,6 @@ class RateLearner:
             is_confirmed=before.is_confirmed if before else self._is_confirmed,
             is_steady=is_steady,
             accepted_at_s=now_s,
-            refused_at_s=now_s,
         )
 
     def _go_on(self, probe: Probe, known: float, sent_s: float, now_s: float, named_s: float) -> Wait:
@@ -740,7 +703,7 @@ class RateLearner:
         ceiling = min(self.ceiling or known, known / BELOW_CEILING) * LOWER_CEILING
         self.ceiling = max(_LEAST_PER_MINUTE, ceiling)
         self._rate, probe.recovery = max(_LEAST_PER_MINUTE, probe.lower_rate(known)), None
-        self._next_step(now_s, probe.low_rate_s(self._rate))
+        self._next_step(now_s, probe.low_rate_s())
 
     def _cut_deep(self, probe: Probe, known: float, now_s: float) -> None:
         """Begin another probe, from what is accepted now: much less than is sent."""
@@ -748,15 +711,12 @@ class RateLearner:
         self.ceiling, self._rate = accepted, max(_LEAST_PER_MINUTE, accepted * BELOW_ACCEPTED)
         self._probe = self._new_probe(accepted, now_s)
         self._probe.recovery, self._probe.recovers_to = RECOVERY, BELOW_CEILING * probe.ceiling_found
-        self._next_step(self._resumed_at_s, max(AFTER_CUT_S, self._probe.low_rate_s(self._rate)))
+        self._next_step(self._resumed_at_s, max(AFTER_CUT_S, self._probe.low_rate_s()))
         self._probe.paused()
 
     def _end_as_random(self, probe: Probe, now_s: float) -> None:
-        """Return to the rate before the probe, or to what was accepted where a random share was known before."""
-        if self.random_rejections.share:
-            self._rate, self.ceiling, self._is_confirmed = probe.accepted, probe.accepted, False
-        else:
-            self._rate, self.ceiling, self._is_confirmed = probe.rate, probe.ceiling, probe.is_confirmed
+        """Return to the rate before the probe."""
+        self._rate, self.ceiling, self._is_confirmed = probe.rate, probe.ceiling, probe.is_confirmed
         self.random_rejections.found(probe.refused_low, probe.sent_low)
         self._probe = None
         self._resumed_at_s = now_s
