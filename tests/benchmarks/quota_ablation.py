@@ -149,9 +149,8 @@ def _times(value: str, factor: float) -> str:
 
 def scenarios() -> dict[str, Scenario]:
     """Return all scenarios by name. They import the learner, which a variant has replaced before."""
-    from quota_simulation import Simulation, stall_spans
-
     from audiobatch.limits.limiter import Limiter
+    from tests.quota_simulation import Simulation, stall_spans
 
     def figures(simulation: Simulation, judged: tuple[float, float], quota: float, since_s: float) -> Figures:
         until_s = int(judged[1])
@@ -163,7 +162,7 @@ def scenarios() -> dict[str, Scenario]:
             recovery_s=reached - since_s,
         )
 
-    def hidden(rpm: int, until_s: float = 300, **service: object) -> Scenario:
+    def hidden(rpm: int, until_s: float = 300, **service: Any) -> Scenario:
         """Nobody states the quota."""
 
         def run(seed: int) -> Figures:
@@ -189,7 +188,7 @@ def scenarios() -> dict[str, Scenario]:
 
         return run
 
-    def given(limit: int, rpm: int | None, **service: object) -> Scenario:
+    def given(limit: int, rpm: int | None, **service: Any) -> Scenario:
         """The user gives a limit."""
 
         def run(seed: int) -> Figures:
@@ -203,7 +202,7 @@ def scenarios() -> dict[str, Scenario]:
         """The quota is ample, and a share of calls is refused at random: 24 calls of 0.5 s make 2880 a minute."""
 
         def run(seed: int) -> Figures:
-            service = {"random_share": random_share, "random_wait_s": wait_s, "seed": seed}
+            service: dict[str, Any] = {"random_share": random_share, "random_wait_s": wait_s, "seed": seed}
             simulation = Simulation(Limiter(max_concurrency=24), **service)
             simulation.run(120)
             return figures(simulation, (30, 120), 2880 * (1 - random_share), 0)
