@@ -71,7 +71,9 @@ def chunk(piece: bytes) -> bytes:
 
 def as_events(*events: object) -> bytes:
     """Server-sent events as a streamed chat completion has them."""
-    return b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in events) + b"data: [DONE]\n\n"
+    return (
+        b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
+    )
 
 
 def good_body(call: Call, words: str = "Hello there.", sound_s: float = 0.5) -> bytes:
@@ -203,4 +205,4 @@ def spoken_frames(words: str = "Hello there.", sound_s: float = 0.5) -> list[str
         {"type": "response.output_audio_transcript.delta", "response_id": "resp_1", "delta": words},
         {"type": "response.done", "response": {"id": "resp_1", "status": "completed", "usage": usage}},
     ]
-    return [json.dumps(one) for one in events]
+    return [json.dumps(event) for event in events]

@@ -121,8 +121,8 @@ async def flow_runs(output: Path | str) -> list[Any]:
 
     async with get_client() as client:
         found = await client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200)
-    begun = [one for one in found if one.state and one.state.type.value not in ("SCHEDULED", "PENDING")]
-    return [one for one in reversed(begun) if one.parameters.get("job", {}).get("output") == str(output)]
+    begun = [run for run in found if run.state and run.state.type.value not in ("SCHEDULED", "PENDING")]
+    return [run for run in reversed(begun) if run.parameters.get("job", {}).get("output") == str(output)]
 
 
 async def until_run(
@@ -135,9 +135,9 @@ async def until_run(
     end = loop.time() + timeout_s
     while True:
         runs = await flow_runs(output)
-        for one in runs:
-            if wanted(one):
-                return one
-        states = [(one.state.name, one.state.message) for one in runs]
+        for run in runs:
+            if wanted(run):
+                return run
+        states = [(run.state.name, run.state.message) for run in runs]
         assert loop.time() < end, f"no such run; there are {states}"
         await asyncio.sleep(0.2)

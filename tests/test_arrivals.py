@@ -36,7 +36,7 @@ def test_a_file_that_still_grows_is_left(tmp_path: Path) -> None:
         assert arrivals.look()
         assert arrivals.is_arriving(growing.resolve())
     found = Discovery(arrivals.spec, is_arriving=arrivals.is_arriving).sources()
-    assert [one.item_id for one in found] == ["one.wav"]
+    assert [item.item_id for item in found] == ["one.wav"]
     arrivals.handled()
     assert arrivals.look(), "it has stopped growing"
     assert not arrivals.is_arriving(growing.resolve())

@@ -238,7 +238,7 @@ def error_share(want: list[str], have: list[str]) -> float:
 def test_joined_transcripts_are_the_script_within_half_a_point(pauses: bool) -> None:
     samples, script = monologue(120 if FULL else 30, pauses=pauses, seed=3)
     parts = plan_parts(levels_of(samples), longest_s=300)
-    texts = [" ".join(heard(script, one.start_s, one.timeline.end_s)) for one in parts]
+    texts = [" ".join(heard(script, part.start_s, part.timeline.end_s)) for part in parts]
     joined = re.sub(r"[^\w\s-]", "", to_text(join_transcripts(parts, texts), with_times=False)).split()
     share = error_share([word for word, _, _ in script], joined)
     print(f"{len(parts)} parts, {len(script)} words, {100 * share:.3f} % wrong")

@@ -23,7 +23,7 @@ def ask(index: int = 0, *, deployment: str = "d", text: str = "", attempt: int =
 
 
 def statuses(faults: Faults, asks: list[Ask]) -> list[int | None]:
-    hits = [faults.match(one) for one in asks]
+    hits = [faults.match(request) for request in asks]
     return [None if hit is None else hit.do.status for hit in hits]
 
 
@@ -73,12 +73,12 @@ def test_texts_and_times_are_conditions() -> None:
 def test_a_share_is_of_the_requests_whatever_their_order() -> None:
     asked = [ask(index) for index in range(2000)]
     rule = rules({"when": {"share": 0.25}, "do": {"status": 500}})
-    hit = {one.identity for one in asked if Faults(rule, seed=1).match(one)}
+    hit = {question.identity for question in asked if Faults(rule, seed=1).match(question)}
     backwards = Faults(rule, seed=1)
-    assert {one.identity for one in reversed(asked) if backwards.match(one)} == hit
+    assert {question.identity for question in reversed(asked) if backwards.match(question)} == hit
     assert 430 < len(hit) < 570
     other_seed = Faults(rule, seed=2)
-    assert {one.identity for one in asked if other_seed.match(one)} != hit
+    assert {question.identity for question in asked if other_seed.match(question)} != hit
 
 
 def test_a_retry_draws_again() -> None:

@@ -49,7 +49,7 @@ async def task_runs(flow_run_id: UUID, count: int) -> list[TaskRun]:
             found = await client.read_task_runs(
                 flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
             )
-            if len([one for one in found if one.state and one.state.is_final()]) >= count:
+            if len([run for run in found if run.state and run.state.is_final()]) >= count:
                 break
             await asyncio.sleep(0.1)
     return found
@@ -62,7 +62,7 @@ async def artifacts(flow_run_id: UUID) -> dict[str | None, Any]:
     wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
     async with get_client() as client:
         found = await client.read_artifacts(artifact_filter=wanted)
-    by_type = {one.type: one for one in found}
+    by_type = {artifact.type: artifact for artifact in found}
     assert len(by_type) == len(found), "one of each kind"
     return by_type
 
@@ -81,8 +81,8 @@ async def test_a_run_is_a_completed_flow_run_with_a_name_tags_and_a_task_an_item
         assert present(present(run.state).message).startswith("3 succeeded; $0.0125")
         assert run.parameters["job"]["output"] == str(tmp_path / "out")
         tasks = await task_runs(run.id, 3)
-        assert sorted(one.name for one in tasks) == ["item 1", "item 2", "item 3"]
-        assert {present(one.state).type.value for one in tasks} == {"COMPLETED"}
+        assert sorted(task.name for task in tasks) == ["item 1", "item 2", "item 3"]
+        assert {present(task.state).type.value for task in tasks} == {"COMPLETED"}
 
 
 async def test_items_share_tasks_where_the_plan_says_so(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ async def test_items_share_tasks_where_the_plan_says_so(tmp_path: Path) -> None:
 
         await speak_prompts(spec(tmp_path, system="shard=2"))
         tasks = await task_runs((await last_run()).id, 2)
-        assert sorted(one.name for one in tasks) == ["item 3", "items 1-2"]
+        assert sorted(task.name for task in tasks) == ["item 3", "items 1-2"]
 
 
 async def test_artifacts_show_progress_a_summary_and_the_first_items(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ async def test_the_run_s_log_in_prefect_has_its_progress_and_its_warnings(
         for _ in range(150):  # lines are sent from a thread of their own
             async with get_client() as client:
                 lines = [
-                    one.message for one in await client.read_logs(limit=200) if one.flow_run_id == run.id
+                    log.message for log in await client.read_logs(limit=200) if log.flow_run_id == run.id
                 ]
             if any("Finished" in line for line in lines):
                 break
@@ -281,7 +281,11 @@ def test_the_parameter_form_explains_each_setting() -> None:
     from audiobatch_flows.flow import process_folder
 
     schema = process_folder.parameters.model_dump()
-    job = next(one["properties"] for one in schema["definitions"].values() if "inputs" in one["properties"])
+    job = next(
+        definition["properties"]
+        for definition in schema["definitions"].values()
+        if "inputs" in definition["properties"]
+    )
     assert job["max_concurrency"]["anyOf"][0]["maximum"] == 1000
     assert all(setting.get("description") for setting in job.values())
     assert job["timeout_s"]["title"] == "Timeout (seconds)"

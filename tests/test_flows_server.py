@@ -20,9 +20,9 @@ linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="read
 
 async def test_two_servers_started_at_once_on_a_new_home_both_answer() -> None:
     both = flows_prefect.pair()
-    await asyncio.gather(*(one.wait_healthy() for one in both))
+    await asyncio.gather(*(child.wait_healthy() for child in both))
     assert both[0].api_url != both[1].api_url
-    assert all(server.answers(one.api_url, 5.0) for one in both)
+    assert all(server.answers(child.api_url, 5.0) for child in both)
     assert "Error" not in both[0].log_tail() + both[1].log_tail()
 
 

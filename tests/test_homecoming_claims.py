@@ -84,7 +84,7 @@ def attempt() -> Attempt:
 
 
 def claimed(ledger: Ledger) -> list[str]:
-    return [one.item_id for one in asyncio.run(ledger.queue.claim(5))]
+    return [claim.item_id for claim in asyncio.run(ledger.queue.claim(5))]
 
 
 def test_what_another_run_holds_stays_in_the_spool(

@@ -70,10 +70,10 @@ async def test_what_is_written_at_once_shares_transactions_and_is_on_disk_when_t
 async def test_one_bad_row_fails_alone(ledger: Ledger) -> None:
     bad = replace(outcome("bad"), finish_reason=cast("str", {"not": "text"}))
     ended = await asyncio.gather(
-        *(ledger.record_outcome(one) for one in (outcome("a"), bad, outcome("b"))), return_exceptions=True
+        *(ledger.record_outcome(given) for given in (outcome("a"), bad, outcome("b"))), return_exceptions=True
     )
-    assert [type(one) for one in ended] == [type(None), StorageError, type(None)]
-    assert {one.item_id for one in ledger.all_outcomes()} == {"a", "b"}
+    assert [type(result) for result in ended] == [type(None), StorageError, type(None)]
+    assert {recorded.item_id for recorded in ledger.all_outcomes()} == {"a", "b"}
 
 
 async def test_an_outcome_the_end_of_its_call_and_what_it_replaces_are_one_commit(ledger: Ledger) -> None:
@@ -95,7 +95,7 @@ async def test_a_disk_that_is_full_fails_everybody_who_waits_and_nobody_hangs(le
     ended = await asyncio.gather(
         *(ledger.record_outcome(outcome(f"i{n}", transcript=long)) for n in range(20)), return_exceptions=True
     )
-    assert {type(one) for one in ended} == {StorageError}
+    assert {type(result) for result in ended} == {StorageError}
     assert "full" in str(ended[0])
 
 
@@ -128,8 +128,8 @@ def test_calls_in_flight_at_a_kill_become_unknown_once(ledger: Ledger, tmp_path:
 
 
 async def _intents(ledger: Ledger, *attempts: Attempt) -> None:
-    for one in attempts:
-        await ledger.record_intent(one)
+    for attempt in attempts:
+        await ledger.record_intent(attempt)
 
 
 def test_an_unknown_call_whose_outcome_the_kill_left_out_gets_it(ledger: Ledger, tmp_path: Path) -> None:
@@ -219,11 +219,14 @@ def schema_of(path: Path) -> tuple[list[tuple[Any, ...]], dict[str, set[tuple[An
 def test_a_folder_of_version_1_opens_with_all_that_was_in_it(tmp_path: Path) -> None:
     folder = folder_v1(tmp_path)
     with closing(Ledger.open(folder / "ledger.db")) as opened:
-        found = {one.item_id: one for one in opened.all_outcomes()}
-        assert {item_id: one.status for item_id, one in found.items()} == {
+        found = {outcome.item_id: outcome for outcome in opened.all_outcomes()}
+        assert {item_id: recorded.status for item_id, recorded in found.items()} == {
             "p1": Status.SUCCEEDED, "p2": Status.SUCCEEDED, "p3": Status.SUCCEEDED, "filtered": Status.FAILED
         }  # fmt: skip
-        assert (found["p1"].version, [one.version for one in opened.all_outcomes(earlier=True)]) == (2, [1])
+        assert (found["p1"].version, [outcome.version for outcome in opened.all_outcomes(earlier=True)]) == (
+            2,
+            [1],
+        )
         assert isinstance(found["p1"].audio, SavedFile)
         assert len(list(opened.recorded())) == 4
         assert opened.spent_usd() > 0

@@ -78,5 +78,7 @@ def test_a_ledger_of_the_first_version_opens_and_takes_marks(tmp_path: Path) -> 
     folder = folder_v1(tmp_path)
     with closing(Ledger.open(folder / "ledger.db")) as ledger:
         ledger.put_reviews({("p1", 1): REDO})
-        marked = {one.source.item_id: dict(one.reviews) for one in ledger.recorded() if one.reviews}
+        marked = {
+            outcome.source.item_id: dict(outcome.reviews) for outcome in ledger.recorded() if outcome.reviews
+        }
     assert marked == {"p1": {1: REDO}}

@@ -29,10 +29,10 @@ def test_jobs_share_a_database_each_in_a_schema_of_its_own(
 ) -> None:
     ledgers = [Ledger.at(postgresql.url, str(tmp_path / name)) for name in ("a", "b", "a")]
     ledgers[0].note("who", "a")
-    assert [one.noted("who") for one in ledgers] == ["a", "", "a"]
+    assert [ledger.noted("who") for ledger in ledgers] == ["a", "", "a"]
     assert {schema_of(str(tmp_path / name)) for name in ("a", "b")} <= schemas(postgresql)
-    for one in ledgers:
-        one.close()
+    for ledger in ledgers:
+        ledger.close()
 
 
 @pytest.mark.parametrize("before", [1, 2, 3, 4, 5, 6])
@@ -162,9 +162,9 @@ def test_a_limit_of_cost_for_all_runs_is_handed_out_and_never_passed(
             allowed[which] = await ledgers[which].workers.allowance(cap, used[which], worst)
             assert sum(allowed) <= cap
             used[which] = allowed[which] if turn % 2 else used[which]
-        for one in ledgers:
-            one.workers.leave()
-            one.close()
+        for ledger in ledgers:
+            ledger.workers.leave()
+            ledger.close()
         return sum(used, Decimal(0))
 
     spent = asyncio.run(hand_out())

@@ -89,9 +89,9 @@ async def test_the_database_and_a_look_at_every_input_agree(
         found = list(sources(seed))
         ledger.put_sources(found, "now")
         for source in found:
-            for one in outcomes(source, spec, seed):
-                await ledger.record_outcome(one)
-        marks = random.Random(seed).sample([one.item_id for one in found], 90)
+            for outcome in outcomes(source, spec, seed):
+                await ledger.record_outcome(outcome)
+        marks = random.Random(seed).sample([planned.item_id for planned in found], 90)
         said = ("ok", "redo", "reject")
         ledger.put_reviews({(item, 1): Review(review=said[n % 3]) for n, item in enumerate(marks)})
 

@@ -51,7 +51,7 @@ def found(*inputs: str, known: Any = None, **settings: Any) -> tuple[list[Source
 
 
 def ids(sources: Iterable[Source]) -> list[str]:
-    return [one.item_id for one in sources]
+    return [source.item_id for source in sources]
 
 
 def test_recordings_are_found_by_their_path_below_the_root(bucket: str, sound: Callable[..., bytes]) -> None:
@@ -61,10 +61,12 @@ def test_recordings_are_found_by_their_path_below_the_root(bucket: str, sound: C
     })  # fmt: skip
     sources, stats = found(f"memory://{bucket}/calls")
     assert ids(sources) == ["a/x #1.wav", "b.wav"]
-    assert {(one.root, one.path) for one in sources} == {
+    assert {(source.root, source.path) for source in sources} == {
         (f"memory://{bucket}/calls", "a/x #1.wav"), (f"memory://{bucket}/calls", "b.wav"),
     }  # fmt: skip
-    assert all(one.sha256 and one.media and one.media.duration_s == pytest.approx(0.2) for one in sources)
+    assert all(
+        source.sha256 and source.media and source.media.duration_s == pytest.approx(0.2) for source in sources
+    )
     assert (stats.other_files, stats.probed) == (1, 2)
 
 
@@ -111,13 +113,13 @@ def test_prompts_come_from_texts_and_tables(bucket: str) -> None:
         "t.jsonl": json.dumps({"id": "j1", "prompt": "From JSON."}) + "\n", "bad.csv": "name\nAnna\n", "x.pdf": "x",
     })  # fmt: skip
     sources, _ = found(f"memory://{bucket}/p")
-    assert [(one.item_id, one.text) for one in sources] == [
+    assert [(listed.item_id, listed.text) for listed in sources] == [
         ("a.txt", "One."),
         ("b.txt", ""),
         ("deep/c.txt", "Three."),
     ]
     assert sources[1].refusal == "the file is not UTF-8 text"
-    assert [one.text for one in found(f"memory://{bucket}/lines.txt", one_prompt_per_line=True)[0]] == [
+    assert [item.text for item in found(f"memory://{bucket}/lines.txt", one_prompt_per_line=True)[0]] == [
         "Four.",
         "Five.",
     ]
@@ -147,7 +149,7 @@ def test_include_and_exclude_hold_for_objects(bucket: str, sound: Callable[..., 
 def known_from(sources: Iterable[Source]) -> dict[str, Any]:
     from audiobatch.ledger.rows import source_to_row
 
-    rows = [source_to_row(one, "run") for one in sources]
+    rows = [source_to_row(source, "run") for source in sources]
     return {
         row["item_id"]: (row["size_bytes"], row["mtime_ns"], row["sha256"], row["media"], row["refusal"])
         for row in rows
@@ -226,9 +228,9 @@ def test_an_object_that_is_not_handed_out_is_refused_until_it_is(
     with monkeypatch.context() as patch:
         patch.setattr(FsspecStorage, "_get", archived)
         sources, _ = found(f"memory://{bucket}/c")
-    assert [bool(one.refusal) for one in sources] == [True, False]
+    assert [bool(source.refusal) for source in sources] == [True, False]
     again, stats = found(f"memory://{bucket}/c", known=known_from(sources))
-    assert [one.refusal for one in again] == ["", ""]
+    assert [listed.refusal for listed in again] == ["", ""]
     assert stats.probed == 1
 
 

@@ -306,7 +306,7 @@ def test_a_reply_is_let_go_when_it_is_recorded(way: str, run: Callable[..., RunS
 
 
 def replies_in_memory() -> int:
-    return sum(type(one) is Reply for one in gc.get_objects())
+    return sum(type(object_) is Reply for object_ in gc.get_objects())
 
 
 async def test_a_time_out_stands_still_while_a_reply_waits_for_memory() -> None:

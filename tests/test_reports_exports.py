@@ -147,11 +147,11 @@ def test_parts_hold_together_what_the_manifest_holds_and_no_part_of_an_earlier_s
     three = write_parts(chunks_of(ROWS, 10), storage, "csv", write_csv, rows=12, extra_columns=EXTRA)
     assert three == [f"manifest-parts/0000{n}.csv" for n in (1, 2, 3)]
     parts = [read_manifest(tmp_path / name) for name in three]
-    assert [len(one) for one in parts] == [12, 12, 1]
+    assert [len(part) for part in parts] == [12, 12, 1]
     with (tmp_path / "whole.csv").open("wb") as out:
         write_csv(chunks_of(ROWS, 10), out, extra_columns=EXTRA)
     whole = read_manifest(tmp_path / "whole.csv")
-    assert [list(row) for one in parts for row in one.itertuples(index=False)] == [
+    assert [list(row) for part in parts for row in part.itertuples(index=False)] == [
         list(row) for row in whole.itertuples(index=False)
     ]
     assert write_parts(chunks_of(ROWS, 10), storage, "csv", write_csv, rows=25) == three[:1]

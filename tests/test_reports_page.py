@@ -129,7 +129,7 @@ def test_a_large_job_is_paged_and_pages_of_a_larger_one_before_are_removed(tmp_p
     written = made(tmp_path, rows, page_rows=10)
     assert [path.name for path in written.paths] == ["report.html", "report-2.html", "report-3.html"]
     pages = [Page(path.read_text()) for path in written.paths]
-    assert [row["data-id"] for one in pages for row in one.rows()] == [row["item_id"] for row in rows]
+    assert [row["data-id"] for page in pages for row in page.rows()] == [row["item_id"] for row in rows]
     assert {attrs["href"] for tag, attrs in pages[1].tags if "rel" in attrs and tag == "a"} == {
         "./report.html",
         "./report-3.html",

@@ -149,7 +149,7 @@ async def begun(job: Any) -> set[UUID]:
         found = await client.read_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[job.id])), limit=200
         )
-    return {one.id for one in found if not present(one.state).is_scheduled()}
+    return {run.id for run in found if not present(run.state).is_scheduled()}
 
 
 async def cancel(run: FlowRun) -> None:
@@ -442,7 +442,7 @@ async def running_tasks(flow_run_id: UUID) -> list[str]:
         found = await client.read_task_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
         )
-    return [one.name for one in found if not present(one.state).is_final()]
+    return [run.name for run in found if not present(run.state).is_final()]
 
 
 async def test_two_live_runs_that_end_one_after_another_close_nobody(
@@ -506,7 +506,9 @@ async def test_a_job_that_an_earlier_version_registered_goes_on(
         assert "was registered by an earlier version" in listed.stderr
         assert after.entrypoint == "audiobatch_flows.flow.process_folder"
         assert (after.id, after.paused, after.parameters) == (before.id, True, before.parameters)
-        assert [one.schedule for one in after.schedules] == [one.schedule for one in before.schedules]
+        assert [schedule.schedule for schedule in after.schedules] == [
+            schedule.schedule for schedule in before.schedules
+        ]
         again = await asyncio.to_thread(audiobatch, "schedule", "list", env=here)
         assert "earlier version" not in again.stderr
 

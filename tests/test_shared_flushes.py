@@ -60,10 +60,12 @@ def test_many_threads_share_one_flush_that_begins_after_they_asked(disk: Disk) -
         disk.leave.release()
         first.result(LONG_S)
         assert disk.begun.acquire(timeout=LONG_S)
-        assert not any(one.done() for one in others)  # the flush under way when they asked was none of theirs
+        assert not any(
+            other.done() for other in others
+        )  # the flush under way when they asked was none of theirs
         disk.leave.release()
-        for one in others:
-            one.result(LONG_S)
+        for other in others:
+            other.result(LONG_S)
     assert disk.count == 2
 
 
@@ -77,9 +79,9 @@ def test_a_flush_that_fails_fails_for_all_who_shared_it_and_for_nobody_else(disk
         asked(flushes, 3)
         disk.leave.release(3)
         first.result(LONG_S)
-        for one in others:
+        for other in others:
             with pytest.raises(OSError, match="broken"):
-                one.result(LONG_S)
+                other.result(LONG_S)
         flushes.flush(FOLDER)
     assert disk.count == 3
 
@@ -91,6 +93,6 @@ def test_folders_do_not_wait_for_each_other(disk: Disk) -> None:
         for _ in both:
             assert disk.begun.acquire(timeout=LONG_S)
         disk.leave.release(2)
-        for one in both:
-            one.result(LONG_S)
+        for child in both:
+            child.result(LONG_S)
     assert disk.count == 2

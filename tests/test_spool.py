@@ -61,7 +61,7 @@ def test_a_kept_reply_comes_home_with_its_files_and_its_record(spool: Spool, out
     assert everything_below(output.root) == dict(FILES)
     [(record, saved)] = recorded
     assert record == RECORD
-    assert [(one.path, one.size_bytes) for one in saved] == [(path, len(data)) for path, data in FILES]
+    assert [(file.path, file.size_bytes) for file in saved] == [(path, len(data)) for path, data in FILES]
     assert not spool.folder.exists()
     assert spool.replay(output, recorded_at_once) == []
 
@@ -259,7 +259,7 @@ def test_replies_that_are_kept_at_once_do_not_take_each_other_s_room(kind: str, 
                     threads.submit(spool.keep, f"item {n}", [("a.wav", os.urandom(200_000))], {"n": n})
                     for n in range(8)
                 ]
-            assert all(one.exception() is None for one in kept)
+            assert all(entry.exception() is None for entry in kept)
             assert len(list(spool.entries())) == 8
             (disk / "fill").unlink()
             shutil.rmtree(spool.folder)

@@ -114,8 +114,8 @@ def test_what_is_written_is_there_with_its_size_and_hash(storage: Storage) -> No
 
 def test_a_reply_s_files_are_written_together(storage: Storage) -> None:
     saved = storage.write_many(REPLY)
-    assert [one.path for one in saved] == [path for path, _ in REPLY]
-    assert [storage.read(one.path) for one in saved] == [data for _, data in REPLY]
+    assert [file.path for file in saved] == [path for path, _ in REPLY]
+    assert [storage.read(file.path) for file in saved] == [data for _, data in REPLY]
 
 
 @pytest.mark.parametrize(

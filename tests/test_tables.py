@@ -75,7 +75,7 @@ def test_a_field_too_many_is_refused_with_its_line_and_what_to_do(
 
 def test_rows_with_fewer_fields_than_the_header_have_empty_cells(tmp_path: Path) -> None:
     path = written(tmp_path / "p.csv", "id,prompt,guest,\r\na,Hello\r\nb,Bye,Ana\r\n")
-    assert [(one.item_id, one.text, one.row) for one in found(path)] == [
+    assert [(item.item_id, item.text, item.row) for item in found(path)] == [
         ("a", "Hello", {"guest": "", "Unnamed: 3": ""}),
         ("b", "Bye", {"guest": "Ana", "Unnamed: 3": ""}),
     ]
@@ -83,7 +83,7 @@ def test_rows_with_fewer_fields_than_the_header_have_empty_cells(tmp_path: Path)
 
 def test_quoted_fields_of_a_csv_keep_commas_and_lines(tmp_path: Path) -> None:
     path = written(tmp_path / "p.csv", '\ufeff"prompt","n"\n"Hello, ""world""","007"\n"One\ntwo",NA\n')
-    assert [(one.text, one.row["n"]) for one in found(path)] == [
+    assert [(item.text, item.row["n"]) for item in found(path)] == [
         ('Hello, "world"', "007"),
         ("One\ntwo", "NA"),
     ]
@@ -94,7 +94,7 @@ def test_every_row_of_a_workbook_is_found_whatever_size_it_says_it_has(stored: s
     rows = [[f"r{number}", f"Say {number}."] for number in range(1, 6)]
     path = workbook(tmp_path / "p.xlsx", [["id", "prompt", "guest"], *rows, [], ["r9", "", "Ana"]])
     edited(path, SHEET, lambda xml: re.sub(rb'ref="[^"]*"', f'ref="{stored}"'.encode(), xml, count=1))
-    assert [(one.item_id, one.text, one.row) for one in found(path)] == [
+    assert [(item.item_id, item.text, item.row) for item in found(path)] == [
         *((name, text, {"guest": ""}) for name, text in rows),
         ("r9", "", {"guest": "Ana"}),
     ]
@@ -213,7 +213,7 @@ def test_whole_numbers_of_json_lines_keep_every_digit(number: str, tmp_path: Pat
 def test_ids_that_differ_in_their_last_digits_alone_are_two(tmp_path: Path) -> None:
     rows = f'{{"id": {LONG}, "prompt": "a"}}\n{{"id": {LONG[:-1]}4, "prompt": "b"}}\n'
     path = written(tmp_path / "p.jsonl", rows)
-    assert [one.refusal for one in found(path)] == ["", ""]
+    assert [item.refusal for item in found(path)] == ["", ""]
 
 
 @pytest.mark.parametrize("line", [f'{{"n": {LONG}', f'{{"n": NaN, "m": {LONG}}}', f'{{"n": {"9" * 400}}}'])
@@ -228,7 +228,7 @@ def test_a_setting_that_no_request_can_carry_is_refused(column: str, tmp_path: P
     path = written(tmp_path / "p.csv", f"prompt,{column}\nOne.,{2**63 - 1}\nTwo.,{2**63}\nThree.,-{LONG}\n")
     first, *others = found(path)
     assert (getattr(first.settings, column), first.refusal) == (2**63 - 1, "")
-    assert all(one.refusal.startswith(f"{column} ") for one in others)
+    assert all(other.refusal.startswith(f"{column} ") for other in others)
     with closing(Ledger.open(tmp_path / "ledger.db")) as ledger:
         ledger.put_sources([first, *others], "now")
 
@@ -246,20 +246,20 @@ def rows_with_ids(path: Path, rows: Iterable[str]) -> Path:
 
 def test_a_row_whose_id_is_taken_never_takes_that_of_another(tmp_path: Path) -> None:
     wanted = ["a", "a", "a-2", "a#again", "a", "a#again-2", "b", "a#again"]
-    given = [(one.item_id, bool(one.refusal)) for one in found(rows_with_ids(tmp_path / "p.csv", wanted))]
+    given = [(item.item_id, bool(item.refusal)) for item in found(rows_with_ids(tmp_path / "p.csv", wanted))]
     assert [name for name, refused in given if not refused] == ["a", "a-2", "b"]
     assert len({name for name, _ in given}) == len(wanted)
 
 
 def test_a_row_that_is_refused_for_more_than_its_id_takes_none_either(tmp_path: Path) -> None:
     path = written(tmp_path / "p.csv", "id,prompt,voice,format\na,One.,,\na,,,\na,Two.,,wma\na-2,Three.,,\n")
-    assert [one.item_id for one in found(path) if not one.refusal] == ["a", "a-2"]
+    assert [item.item_id for item in found(path) if not item.refusal] == ["a", "a-2"]
 
 
 def prompts(path: Path, *asked: str) -> list[tuple[str | None, ...]]:
     """What each row is asked, turn by turn, or why it cannot be."""
     spec = JobSpec(inputs=(str(path),), output="out", prompt=asked)
-    return [tuple(turn.text for turn in build_item(one, spec).turns) for one in found(path, prompt=asked)]
+    return [tuple(turn.text for turn in build_item(item, spec).turns) for item in found(path, prompt=asked)]
 
 
 def test_a_prompt_can_name_every_column_of_its_table(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_entries_stand_in_order_of_priority_with_quotas_and_prices_of_their_own(
 def test_each_may_have_a_key_of_its_own_by_the_name_of_a_variable() -> None:
     spec = spec_of(deployments=[EAST, {**WEST, "key_variable": "WEST_KEY"}])
     keys = environment(AZURE_OPENAI_API_KEY="for-east", WEST_KEY="for-west")
-    assert [present(one.credential).key for one in targets_of(spec, environment=keys)] == [
+    assert [present(target.credential).key for target in targets_of(spec, environment=keys)] == [
         "for-east",
         "for-west",
     ]
@@ -196,13 +196,13 @@ def test_rows_may_name_only_entries_of_the_pool() -> None:
 def test_without_entries_rows_add_deployments_beside_the_job_s() -> None:
     spec = JobSpec(endpoint="https://x.openai.azure.com", deployment="main", rpm=60)
     targets = targets_of(spec, ["other"], environment(AZURE_OPENAI_API_KEY="k"))
-    assert [(one.name, one.named_only) for one in targets] == [("main", False), ("other", True)]
+    assert [(target.name, target.named_only) for target in targets] == [("main", False), ("other", True)]
 
 
 def test_an_entry_of_the_pool_takes_the_overflow_also_where_rows_name_it() -> None:
     spec = spec_of(deployments=[EAST, WEST])
-    names = [one.name for one in targets_of(spec, with_credentials=False)]
-    assert not any(one.named_only for one in targets_of(spec, names, with_credentials=False))
+    names = [target.name for target in targets_of(spec, with_credentials=False)]
+    assert not any(target.named_only for target in targets_of(spec, names, with_credentials=False))
 
 
 def test_a_cost_limit_wants_every_price_known() -> None:

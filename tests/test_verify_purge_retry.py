@@ -42,7 +42,7 @@ def make(emulator: EmulatorProcess, tmp_path: Path, **changes: Any) -> Path:
 
 def command(*arguments: str | Path) -> tuple[int, str]:
     """Exit code and words, as from the terminal."""
-    ended = CliRunner().invoke(cli, [str(one) for one in arguments], standalone_mode=False)
+    ended = CliRunner().invoke(cli, [str(argument) for argument in arguments], standalone_mode=False)
     if isinstance(ended.exception, AudioBatchError):
         return 2, ended.exception.message
     if ended.exception is not None:
@@ -54,7 +54,7 @@ def found(folder: Path, *flags: str) -> dict[tuple[str, str], bool]:
     code, text = command("verify", folder, "--json", *flags)
     seen = json.loads(text.splitlines()[-1])
     assert (code == 3) == bool(seen["wrong"])
-    return {(one["trouble"], one["where"]): one["repaired"] for one in seen["findings"]}
+    return {(finding["trouble"], finding["where"]): finding["repaired"] for finding in seen["findings"]}
 
 
 # verify
@@ -198,14 +198,14 @@ def test_retry_goes_on_with_a_redo_whose_calls_have_an_unknown_end(
     folder = make(emulator, tmp_path)
     emulator.put_faults({"when": {"text": TEXTS["p1"]}, "do": {"reset": "in"}})
     make(emulator, tmp_path, voice="ash", redo=True)
-    assert Counter(one.version for one in observing.look(folder).results) == Counter({2: 2, 1: 1})
+    assert Counter(result.version for result in observing.look(folder).results) == Counter({2: 2, 1: 1})
     emulator.put_faults()
     calls = len(emulator.journal())
     make(emulator, tmp_path, voice="ash", redo=True)
     assert len(emulator.journal()) == calls
     code, said = command("retry", folder, "--no-prefect", "--json", "--quiet")
     assert (code, json.loads(said.splitlines()[-1])["sent"]) == (0, 1)
-    assert Counter(one.version for one in observing.look(folder).results) == Counter({2: 3})
+    assert Counter(result.version for result in observing.look(folder).results) == Counter({2: 3})
 
 
 def test_retry_knows_the_error_types(done: Path) -> None:
@@ -351,7 +351,7 @@ def test_purge_takes_what_had_come_of_the_replies_to_parts(
     assert len(copies) > 4
     assert command("purge", tmp_path / "out", "--item", name, "--yes")[0] == 0
     left = {path.name for path in (tmp_path / "out/replies").iterdir()}
-    assert left == {one for one in copies if one.startswith("x.wav#part")} != set()
+    assert left == {copied for copied in copies if copied.startswith("x.wav#part")} != set()
 
 
 def test_purge_asks_nobody_where_nobody_is(done: Path) -> None:

@@ -94,7 +94,7 @@ def expiry(folder: Path) -> None:
             env=env,
         )
         found = json.loads(ended.stdout.splitlines()[-1])
-        refused = sum(one["status"] == 401 for one in emulator.journal())
+        refused = sum(call["status"] == 401 for call in emulator.journal())
     print(
         f"tokens of 20 s, {took_s:.0f} s | exit {ended.returncode} · succeeded {found['succeeded']} of 800 · "
         f"failed {found['failed']} · calls with a refused token {refused}"
@@ -132,7 +132,7 @@ def three(folder: Path) -> None:
             *("run", "--job", job, "--output", folder / "out", "--reports", "none"),
             env={"AZURE_OPENAI_API_KEY": "wrong"},
         )
-        calls = Counter(one["deployment"] for one in emulator.journal())
+        calls = Counter(call["deployment"] for call in emulator.journal())
     print(f"wrong key, three deployments | exit {ended.returncode} in {took_s:.1f} s · calls {dict(calls)}")
 
 
@@ -146,7 +146,7 @@ def charged(journal: list[dict[str, Any]]) -> Decimal:
         "output_text_tokens": price.text_out,
         "output_audio_tokens": price.audio_out,
     }
-    billed = [one for one in journal if one["billed"]]
+    billed = [call for call in journal if call["billed"]]
     return (
         sum((rate * (one[kind] or 0) for one in billed for kind, rate in rates.items()), Decimal(0))
         / 1_000_000
@@ -155,7 +155,7 @@ def charged(journal: list[dict[str, Any]]) -> Decimal:
 
 def most_at_once(journal: list[dict[str, Any]]) -> int:
     """Calls that were in flight together at most."""
-    moments = sorted([(one["at"], 1) for one in journal] + [(one["finished_at"], -1) for one in journal])
+    moments = sorted([(call["at"], 1) for call in journal] + [(call["finished_at"], -1) for call in journal])
     most = now = 0
     for _, step in moments:
         now += step

@@ -43,7 +43,7 @@ class Bulk:
 
     @property
     def peak_mb(self) -> float:
-        return max(one["peak_mb"] for one in self.phases.values())
+        return max(phase["peak_mb"] for phase in self.phases.values())
 
 
 @functools.cache
@@ -77,14 +77,14 @@ def memory(*, tiny: bool) -> Iterator[Table]:
         f"{CONCURRENCY} in flight, tiny replies, workbook and page written: peak RSS in MB after each phase",
         ["items", *PHASES, "× the smallest", "aim", "aim"],
     )
-    for one in runs:
-        ratio = one.peak_mb / runs[0].peak_mb
+    for trial in runs:
+        ratio = trial.peak_mb / runs[0].peak_mb
         table.add(
-            f"{one.items:,}",
-            *(f"{one.phases[name]['peak_mb']:.0f}" for name in PHASES),
+            f"{trial.items:,}",
+            *(f"{trial.phases[name]['peak_mb']:.0f}" for name in PHASES),
             f"{ratio:.2f}",
             at_most(ratio, 1.3),
-            at_most(one.peak_mb, 400, " MB"),
+            at_most(trial.peak_mb, 400, " MB"),
         )
     yield table
 
@@ -98,15 +98,15 @@ def growth(*, tiny: bool) -> Iterator[Table]:
         ["items", *kinds, "send, wall ms", "send, CPU × the smallest", "aim", "whole, CPU × the smallest"],
     )
     first = runs[0]
-    for one in runs:
-        ratio = one.each_ms("cpu_s", "send") / first.each_ms("cpu_s", "send")
+    for trial in runs:
+        ratio = trial.each_ms("cpu_s", "send") / first.each_ms("cpu_s", "send")
         table.add(
-            f"{one.items:,}",
-            *(f"{one.each_ms('cpu_s', name):.2f}" for name in PHASES),
-            f"{one.each_ms('wall_s', 'send'):.2f}",
+            f"{trial.items:,}",
+            *(f"{trial.each_ms('cpu_s', name):.2f}" for name in PHASES),
+            f"{trial.each_ms('wall_s', 'send'):.2f}",
             f"{ratio:.2f}",
             at_most(ratio, 1.1),
-            f"{one.each_ms('cpu_s') / first.each_ms('cpu_s'):.2f}",
+            f"{trial.each_ms('cpu_s') / first.each_ms('cpu_s'):.2f}",
         )
     table.notes.append(
         "CPU is of the whole process with its probe workers. The smallest run carries the start-up of each phase "

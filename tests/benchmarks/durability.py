@@ -93,7 +93,7 @@ def benchmark(*, tiny: bool) -> Iterator[Table]:
     middle = {
         way: Round(
             *(
-                statistics.median(getattr(one, name) for one in runs)
+                statistics.median(getattr(run, name) for run in runs)
                 for name in ("loop_s", "cpu_ms", "p50_ms", "p99_ms")
             )
         )

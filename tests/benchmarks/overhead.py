@@ -105,7 +105,7 @@ def measure(work: Work, rounds: int) -> dict[str, dict[str, float]]:
                     }
                 )
     return {
-        name: {key: statistics.median(one[key] for one in runs) for key in runs[0]}
+        name: {key: statistics.median(trial[key] for trial in runs) for key in runs[0]}
         for name, runs in found.items()
     }
 

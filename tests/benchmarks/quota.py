@@ -109,7 +109,7 @@ async def run_for(
 
 def seen_by(emulator: EmulatorProcess, summary: Any = None) -> Seen:
     records = emulator.journal()
-    times = [datetime.fromisoformat(one["at"]).timestamp() for one in records]
+    times = [datetime.fromisoformat(record["at"]).timestamp() for record in records]
     first = min(times, default=0.0)
     calls = sorted(
         (at - first, one["status"] or 0, one["deployment"] or "")
@@ -161,7 +161,7 @@ def hidden(folder: Path, *, rpm: int, deaf: bool, minutes: float) -> dict[str, o
         from_second_minute=percent(from_second),
         refused=f"{seen.refused()} of {len(seen.calls)} ({percent(seen.refused() / len(seen.calls))})",
         of_these_after_first_minute=late,
-        episodes=[round(one, 1) for one in seen.episodes()],
+        episodes=[round(episode, 1) for episode in seen.episodes()],
     )
 
 
@@ -179,7 +179,7 @@ def tokens(folder: Path, *, deaf: bool, minutes: float) -> dict[str, object]:
         each_minute=minutes_of(seen, int(minutes), tpm / each),
         from_second_minute=percent(used),
         refused=f"{seen.refused()} of {len(seen.calls)} ({percent(seen.refused() / len(seen.calls))})",
-        episodes=[round(one, 1) for one in seen.episodes()],
+        episodes=[round(episode, 1) for episode in seen.episodes()],
     )
 
 
@@ -203,14 +203,14 @@ def changed(
     reached = next(
         (start - before_s for start, share in shares.items() if share >= 0.9 and start > before_s + 1), None
     )
-    episodes = [one for one in seen.episodes() if one > before_s]
+    episodes = [episode for episode in seen.episodes() if episode > before_s]
     gaps = [round(b - a, 1) for a, b in itertools.pairwise(episodes)]
     return say(
         f"{rpm} rpm, then {now}, {'without' if deaf else 'with'} headers",
         ninety_percent_after_s=reached,
         last_30_s=percent(seen.accepted(seconds - 30, seconds) / (now / 2)),
         refused=seen.refused(before_s),
-        episodes_after=[round(one - before_s, 1) for one in episodes],
+        episodes_after=[round(episode - before_s, 1) for episode in episodes],
         gaps_s=gaps,
     )
 

@@ -84,8 +84,8 @@ def helping(*, rounds: int, warm: bool) -> Table:
     for _ in range(rounds):
         bares.append(run(bare))
         helps.append(run(helped))
-    walls = [statistics.median(one.wall_s for one in runs) for runs in (bares, helps)]
-    cpus = [statistics.median(one.cpu_s for one in runs) for runs in (bares, helps)]
+    walls = [statistics.median(trial.wall_s for trial in runs) for runs in (bares, helps)]
+    cpus = [statistics.median(trial.cpu_s for trial in runs) for runs in (bares, helps)]
     table = Table("start", f"a process's life, median of {rounds}", ["", "s", "CPU s", "s above bare", "aim"])
     table.add("`python -c pass`", f"{walls[0]:.3f}", f"{cpus[0]:.3f}", "", "")
     above_s = walls[1] - walls[0]
@@ -95,9 +95,9 @@ def helping(*, rounds: int, warm: bool) -> Table:
 
 
 def starting(found: dict[str, list[Start]], rounds: int) -> Table:
-    first = {name: statistics.median(one.first_s for one in runs) for name, runs in found.items()}
-    whole = {name: statistics.median(one.took.wall_s for one in runs) for name, runs in found.items()}
-    cpu = {name: statistics.median(one.took.cpu_s for one in runs) for name, runs in found.items()}
+    first = {name: statistics.median(run.first_s for run in runs) for name, runs in found.items()}
+    whole = {name: statistics.median(run.took.wall_s for run in runs) for name, runs in found.items()}
+    cpu = {name: statistics.median(run.took.cpu_s for run in runs) for name, runs in found.items()}
     later_s = first.get("ours, started", float("nan")) - first.get("trivial, started", float("nan"))
     shares = [of["ours, embedded"] / of.get("trivial, embedded", float("nan")) for of in (first, whole)]
     rows = (

@@ -103,15 +103,15 @@ def benchmark(*, tiny: bool) -> Iterator[Table]:
         "embedded": "`run`, embedded server",
         "task": "by hand: one Prefect task an item (one round)",
     }
-    beside_s = statistics.median(one.loop_s for one in found["without"])
+    beside_s = statistics.median(round_.loop_s for round_ in found["without"])
     for name, title in titles.items():
         if not found[name]:
             continue
-        took_s = statistics.median(one.loop_s for one in found[name])
-        cpu_s = statistics.median(one.took.cpu_s for one in found[name])
+        took_s = statistics.median(item.loop_s for item in found[name])
+        cpu_s = statistics.median(item.took.cpu_s for item in found[name])
         states: dict[str, int] = {}
-        for one in found[name]:
-            for state, count in one.states.items():
+        for item in found[name]:
+            for state, count in item.states.items():
                 states[state] = states.get(state, 0) + count
         lost = sum(count for state, count in states.items() if state != "COMPLETED")
         on_server = name != "without"

@@ -86,8 +86,8 @@ def run_workers(count: int, work: Work, server: PostgresqlServer, origin: str, i
             for run, start, end in connection.execute(query).fetchall()
         ]
     runs = {run for run, _, _ in calls}
-    first = max(min(start for run, start, _ in calls if run == one) for one in runs)
-    last = min(max(end for run, _, end in calls if run == one) for one in runs)
+    first = max(min(start for run, start, _ in calls if run == trial) for trial in runs)
+    last = min(max(end for run, _, end in calls if run == trial) for trial in runs)
     together_s = (last - first).total_seconds()
     ended = sum(1 for _, _, end in calls if first < end <= last)
     # One that came when all was sent has sent nothing: then there is no time together.

@@ -116,8 +116,8 @@ async def test_the_async_clients_get_the_same(server: EmulatorProcess) -> None:
         AsyncOpenAI(base_url=f"{server.base_url}/openai/v1/", api_key=server.api_key, max_retries=0) as v1,
     ):
         replies = [
-            await one.chat.completions.create(model="my-audio", messages=PROMPT, **SPOKEN)
-            for one in (azure, v1)
+            await connected.chat.completions.create(model="my-audio", messages=PROMPT, **SPOKEN)
+            for connected in (azure, v1)
         ]
     data = {present(reply.choices[0].message.audio).data for reply in replies}
     assert len(data) == 1

@@ -81,12 +81,12 @@ def ledger(open_ledger: Callable[..., Ledger]) -> Ledger:
 
 def filled(ledger: Ledger, count: int = 10, queue_id: str = "q") -> Ledger:
     ledger.put_sources(sources(count), queue_id)
-    ledger.queue.fill([(one.item_id, one.position) for one in sources(count)], queue_id)
+    ledger.queue.fill([(source.item_id, source.position) for source in sources(count)], queue_id)
     return ledger
 
 
 def ids(claims: Iterable[Claim]) -> list[str]:
-    return [one.item_id for one in claims]
+    return [claim.item_id for claim in claims]
 
 
 async def until(condition: Callable[[], Awaitable[list[Claim]]], patience_s: float = 30.0) -> list[Claim]:
@@ -109,10 +109,10 @@ async def test_what_is_written_at_once_is_all_there_when_the_writes_return(
 async def test_one_bad_row_fails_alone(ledger: Ledger) -> None:
     bad = replace(outcome("bad"), finish_reason=cast("str", {"not": "text"}))
     ended = await asyncio.gather(
-        *(ledger.record_outcome(one) for one in (outcome("a"), bad, outcome("b"))), return_exceptions=True
+        *(ledger.record_outcome(given) for given in (outcome("a"), bad, outcome("b"))), return_exceptions=True
     )
-    assert [type(one) for one in ended] == [type(None), StorageError, type(None)]
-    assert {one.item_id for one in ledger.all_outcomes()} == {"a", "b"}
+    assert [type(result) for result in ended] == [type(None), StorageError, type(None)]
+    assert {recorded.item_id for recorded in ledger.all_outcomes()} == {"a", "b"}
 
 
 async def test_an_outcome_the_end_of_its_call_and_what_it_replaces_are_one_commit(ledger: Ledger) -> None:
@@ -178,10 +178,10 @@ async def test_a_character_that_a_database_cannot_hold_costs_no_reply(ledger: Le
 
 def test_sources_are_streamed_in_input_order_and_put_again_keep_their_place(ledger: Ledger) -> None:
     ledger.put_sources(sources(2500), "q1")
-    ledger.put_sources([replace(one, text="new") for one in sources(2500)], "q2")
+    ledger.put_sources([replace(source, text="new") for source in sources(2500)], "q2")
     found = list(ledger.recorded("q2"))
-    assert [one.source.position for one in found] == list(range(1, 2501))
-    assert {one.source.text for one in found} == {"new"}
+    assert [item.source.position for item in found] == list(range(1, 2501))
+    assert {item.source.text for item in found} == {"new"}
     assert list(ledger.recorded("q1")) == []
 
 
@@ -205,7 +205,7 @@ def test_inputs_that_are_gone_and_never_had_a_result_are_forgotten(ledger: Ledge
     ledger.put_sources(sources(2), "q1")
     ledger.put_sources(sources(1), "q2")
     ledger.forget_missing_inputs("q2")
-    assert [one.source.item_id for one in ledger.recorded()] == ["i001"]
+    assert [outcome.source.item_id for outcome in ledger.recorded()] == ["i001"]
 
 
 # The queue.
@@ -213,8 +213,8 @@ def test_inputs_that_are_gone_and_never_had_a_result_are_forgotten(ledger: Ledge
 
 async def test_what_was_let_go_is_not_counted_as_left_any_more(ledger: Ledger) -> None:
     filled(ledger, 100)
-    for left, one in zip(reversed(range(100)), await ledger.queue.claim(100), strict=True):
-        ledger.queue.ended(one.item_id)
+    for left, claim in zip(reversed(range(100)), await ledger.queue.claim(100), strict=True):
+        ledger.queue.ended(claim.item_id)
         assert ledger.queue.state().left == left
 
 
@@ -240,12 +240,12 @@ async def test_many_who_claim_at_once_get_every_item_once(
         mine = []
         while claims := await run.queue.claim(7):
             mine += ids(claims)
-            for one in claims:
-                run.queue.ended(one.item_id)
+            for claim in claims:
+                run.queue.ended(claim.item_id)
         return mine
 
     found = await asyncio.gather(*(drain(run) for run in runs))
-    assert sorted(one for mine in found for one in mine) == [one.item_id for one in sources(200)]
+    assert sorted(name for mine in found for name in mine) == [source.item_id for source in sources(200)]
     for run in runs:
         await run.queue.renew()  # what was written before it is there
     assert ledger.queue.state().left == 0
@@ -284,7 +284,7 @@ async def test_a_lease_that_runs_out_is_taken_over_and_one_that_is_renewed_is_no
         return await ledger.queue.claim(9)
 
     found = await until(take_over)
-    assert [(one.item_id, one.overdue, one.fence) for one in found] == [("i001", True, 2)]
+    assert [(item.item_id, item.overdue, item.fence) for item in found] == [("i001", True, 2)]
     assert await silent.queue.renew() == {"i001"}
     assert (kept.item_id, kept.fence, kept.overdue) == ("i002", 1, False)
 
@@ -340,12 +340,12 @@ async def test_of_a_batch_only_what_is_late_is_refused(
     silent = open_ledger("silent", lease_s=SHORT_S)
     await silent.queue.claim(10, after=0)
     taken = set(ids(await until(lambda: ledger.queue.claim(4))))
-    names = [one.item_id for one in sources(10)]
+    names = [source.item_id for source in sources(10)]
     ended = await asyncio.gather(
         *(silent.record_outcome(outcome(name)) for name in names), return_exceptions=True
     )
-    assert {name for name, one in zip(names, ended, strict=True) if isinstance(one, LeaseLost)} == taken
-    assert {one.item_id for one in ledger.all_outcomes()} == set(names) - taken
+    assert {name for name, result in zip(names, ended, strict=True) if isinstance(result, LeaseLost)} == taken
+    assert {recorded.item_id for recorded in ledger.all_outcomes()} == set(names) - taken
 
 
 async def test_a_queue_that_is_emptied_refuses_whoever_still_held_something(

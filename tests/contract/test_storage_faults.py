@@ -72,7 +72,7 @@ def test_reading_and_listing_pass_through_one_fault_of_any_kind(
         line.wire.seen.clear()
         line.wire.fate = nth(number, fate)
         storage = line.storage()
-        assert [(one.path, one.size_bytes) for one in storage.entries()] == [("a.wav", len(content))]
+        assert [(entry.path, entry.size_bytes) for entry in storage.entries()] == [("a.wav", len(content))]
         storage.fetch("a.wav", tmp_path / "a")
         assert (tmp_path / "a").read_bytes() == content
         assert line.wire.fates() == [fate]

@@ -67,8 +67,8 @@ def test_what_is_written_is_there_with_its_size_and_hash(storage: Storage) -> No
 @pytest.mark.parametrize("replacing", [True, False])
 def test_a_reply_s_files_are_written_together(storage: Storage, replacing: bool) -> None:
     saved = storage.write_many(REPLY, replacing=replacing)
-    assert [one.path for one in saved] == [path for path, _ in REPLY]
-    assert [one.sha256 for one in saved] == [hashlib.sha256(data).hexdigest() for _, data in REPLY]
+    assert [file.path for file in saved] == [path for path, _ in REPLY]
+    assert [file.sha256 for file in saved] == [hashlib.sha256(data).hexdigest() for _, data in REPLY]
     assert everything(storage) == dict(REPLY)
 
 
@@ -262,7 +262,7 @@ def test_a_version_changes_with_every_write(objects: FsspecStorage) -> None:
         objects.write("a.txt", content)
         found = objects.stat("a.txt")
         assert found is not None
-        assert [one for one in objects.entries() if one.path == "a.txt"] == [found]
+        assert [entry for entry in objects.entries() if entry.path == "a.txt"] == [found]
         seen.add(found.version)
     assert len(seen) == 3
 

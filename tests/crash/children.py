@@ -59,7 +59,7 @@ class Child:
         self.log = log
         self.pid = os.fork()
         if self.pid == 0:
-            _become([str(one) for one in arguments], log, env, point, prepare)
+            _become([str(argument) for argument in arguments], log, env, point, prepare)
         self.code: int | None = None
 
     def poll(self) -> int | None:

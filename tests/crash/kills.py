@@ -242,7 +242,7 @@ class _Job:
             if again and result in seen.results:  # else a redo has replaced it, which alone may send it again
                 totals.paid_again += again
                 self._trouble(f"{result.item_id}: {again} more requests after it was recorded")
-        wanted: Counter[str] = Counter(one.item_id for one in seen.results | seen.earlier)
+        wanted: Counter[str] = Counter(recorded.item_id for recorded in seen.results | seen.earlier)
         for item_id, item_hash in self.hashes.items():
             billed = sum(record["billed"] for record in requests.get(item_hash, []))
             totals.billed += billed if not self.stage else 0

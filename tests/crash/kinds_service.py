@@ -70,8 +70,8 @@ class _HostileJob(Job):
 
     def compare(self) -> None:
         seen = self.look()
-        results = Counter(one.item_id for one in seen.results)
-        failures = {one.item_id: one for one in seen.failures}
+        results = Counter(result.item_id for result in seen.results)
+        failures = {failed.item_id: failed for failed in seen.failures}
         calls: dict[str, list[dict[str, Any]]] = {}
         for call in self.calls():
             calls.setdefault(call["prompt"], []).append(call)
@@ -92,7 +92,9 @@ class _HostileJob(Job):
         unknown = sum(seen.unknown.values())
         self.score.unknown += unknown
         self.score.seen["results"] += len(seen.results)
-        self.score.seen["bodies kept"] += sum(observing.is_kept(self.output, one) for one in seen.failures)
+        self.score.seen["bodies kept"] += sum(
+            observing.is_kept(self.output, failed) for failed in seen.failures
+        )
         if seen.open_calls:
             self.trouble(f"{seen.open_calls} calls are open at the end")
         self.compare_files(seen)

@@ -91,7 +91,7 @@ class Runs:
 
     def wait_until_done(self, count: int, until_s: float) -> None:
         while self.done() < count:
-            if time.monotonic() > until_s or all(one.poll() is not None for one in self.started):
+            if time.monotonic() > until_s or all(process.poll() is not None for process in self.started):
                 raise TimeoutError(f"{self.done()} of {count} done; " + self.said(0)[-2000:])
             time.sleep(0.1)
 
@@ -121,32 +121,32 @@ def campaign(options: argparse.Namespace, folder: Path) -> list[str]:
             if step == "join":
                 runs.start()
             else:
-                victim = draw.choice([one for one in runs.started if one.poll() is None])
+                victim = draw.choice([process for process in runs.started if process.poll() is None])
                 victim.send_signal(signal.SIGKILL)
                 victim.wait()
             print(f"{share:.0%} done: {step}", file=sys.stderr)
-        for one in runs.started:
-            one.wait(max(1.0, until_s - time.monotonic()))
+        for process in runs.started:
+            process.wait(max(1.0, until_s - time.monotonic()))
         journal = emulator.settled_journal(0)
         (folder / "journal.json").write_text(json.dumps(journal))
         return _judged(options, runs, journal)
 
 
 def _judged(options: argparse.Namespace, runs: Runs, journal: list[dict[str, Any]]) -> list[str]:
-    codes = Counter(one.returncode for one in runs.started)
+    codes = Counter(process.returncode for process in runs.started)
     outcomes = runs.rows("SELECT item_id, status, perhaps_billed, audio, transcript_file FROM outcomes")
     versions = runs.rows("SELECT count(*) FROM versions")[0][0]
     unknown = runs.rows("SELECT count(*) FROM attempts WHERE state IN ('unknown', 'open')")[0][0]
     workers = runs.rows("SELECT count(*) FROM workers WHERE alive_until > extract(epoch FROM now())")[0][0]
     calls = observing.by_item(journal)
     paid = {
-        name: sum(one["billed"] for one in calls.get(observing.hash_of_prompt(text), ()))
+        name: sum(call["billed"] for call in calls.get(observing.hash_of_prompt(text), ()))
         for name, text in runs.texts.items()
     }
     known = {row[0]: row[2] for row in outcomes}
     again = sum(max(0, count - 1 - known.get(name, 0)) for name, count in paid.items())
-    refused = sum(one["status"] == 429 for one in journal)
-    taken = sorted(_seconds(one["at"]) for one in journal if one["status"] == 200)
+    refused = sum(call["status"] == 429 for call in journal)
+    taken = sorted(_seconds(call["at"]) for call in journal if call["status"] == 200)
     most = _most_in_a_window(taken)
     allowed = options.rpm * WINDOW_S / 60
     broken = sum(not _is_whole(runs.output, text) for row in outcomes for text in row[3:5] if text)

@@ -29,7 +29,7 @@ PATIENCE_S = 240.0
 
 def command(*arguments: str | Path) -> tuple[int, str]:
     """Exit code and words, as from the terminal, in this process."""
-    ended = CliRunner().invoke(cli, [str(one) for one in arguments], standalone_mode=False)
+    ended = CliRunner().invoke(cli, [str(argument) for argument in arguments], standalone_mode=False)
     if isinstance(ended.exception, AudioBatchError):
         return 2, ended.exception.message
     if ended.exception is not None:
@@ -121,10 +121,10 @@ class Company:
         raise TimeoutError(why + "".join(self.said(n)[-1500:] for n in range(len(self.processes))))
 
     def close(self) -> None:
-        for one in self.processes:
-            if one.poll() is None:
-                one.kill()
-                one.wait()
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 @pytest.mark.timeout(600)
@@ -286,6 +286,9 @@ async def test_an_input_that_a_worker_finds_changed_stays_on_the_queue(
         async with Job.open(spec, worker=True) as worker:
             assert (await worker.drain()).sent == 2
             assert worker.run_id != worker.context.queue_id
-        found = {one.source.path for one in coordinator.context.ledger.recorded(coordinator.context.queue_id)}
+        found = {
+            outcome.source.path
+            for outcome in coordinator.context.ledger.recorded(coordinator.context.queue_id)
+        }
         assert found == {"a.wav", "b.wav"}
         await coordinator.finish()

@@ -163,9 +163,9 @@ def test_calls_that_outlive_the_drain_time_become_unknown(emulator: EmulatorProc
         """Calls that were asked for since the fault: those from before it end within a second."""
         before = datetime.now(UTC) - timedelta(seconds=2)
         return [
-            one
-            for one in emulator.journal()
-            if one["finished_at"] is None and datetime.fromisoformat(one["at"]) < before
+            call
+            for call in emulator.journal()
+            if call["finished_at"] is None and datetime.fromisoformat(call["at"]) < before
         ]
 
     assert flows_prefect.until(lambda: len(long_under_way()) == 4, 30.0)

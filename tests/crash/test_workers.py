@@ -83,11 +83,11 @@ def test_processes_of_this_machine_send_and_the_run_counts_what_all_did(company:
     spent = sum(float(cost) for (cost,) in company.rows("SELECT cost_usd FROM attempts"))
     assert told["cost_usd"] == pytest.approx(spent)
     senders = {run_id for (run_id,) in company.rows("SELECT DISTINCT run_id FROM outcomes")}
-    assert all(one.startswith(told["run_id"] + ".") for one in senders), senders
+    assert all(sender.startswith(told["run_id"] + ".") for sender in senders), senders
     assert company.rows("SELECT count(*) FROM workers") == [(0,)]
     rows = read_manifest(company.output / "manifest.csv")
     assert {row["item_id"]: row["status"] for row in rows} == dict.fromkeys(texts, "succeeded")
-    assert sum(one["status"] == 200 for one in company.emulator.settled_journal(12)) == 12
+    assert sum(call["status"] == 200 for call in company.emulator.settled_journal(12)) == 12
 
 
 @pytest.mark.timeout(600)
@@ -110,7 +110,7 @@ def test_ctrl_c_lets_the_workers_calls_end_and_the_same_command_goes_on(company:
     again = company.start()
     assert again.wait(PATIENCE_S) == 0, company.said(1)
     assert summary(company, 1)["succeeded"] == told["pending"]
-    assert sum(one["status"] == 200 for one in company.emulator.settled_journal(60)) == 60
+    assert sum(call["status"] == 200 for call in company.emulator.settled_journal(60)) == 60
 
 
 @pytest.mark.timeout(600)

@@ -52,9 +52,9 @@ def job(emulator: EmulatorProcess, prompts: Path, tmp_path: Path, **changes: Any
 
 
 def billed(emulator: EmulatorProcess, text: str | None = None) -> int:
-    records = [one for one in emulator.settled_journal(0) if one["billed"]]
+    records = [call for call in emulator.settled_journal(0) if call["billed"]]
     if text is not None:
-        records = [one for one in records if one["item_hash"] == observing.hash_of_prompt(text)]
+        records = [record for record in records if record["item_hash"] == observing.hash_of_prompt(text)]
     return len(records)
 
 
@@ -62,7 +62,7 @@ def all_there(tmp_path: Path) -> None:
     seen = observing.look(tmp_path / "out")
     assert seen.statuses == Counter(succeeded=len(TEXTS))
     assert seen.open_calls == 0
-    assert all(observing.is_there(tmp_path / "out", one) for one in seen.results | seen.earlier)
+    assert all(observing.is_there(tmp_path / "out", result) for result in seen.results | seen.earlier)
     assert observing.temporary_files(tmp_path / "out") == 0
     assert not any((tmp_path / "state").rglob("*.reply"))
 
@@ -316,7 +316,7 @@ def test_a_redo_that_is_refused_for_good_sets_the_earlier_result_aside(
     seen = observing.look(tmp_path / "out")
     assert seen.statuses == Counter(succeeded=3, failed=1)
     assert seen.earlier == before
-    assert all(observing.is_there(tmp_path / "out", one) for one in seen.results | seen.earlier)
+    assert all(observing.is_there(tmp_path / "out", result) for result in seen.results | seen.earlier)
     assert not (tmp_path / "out/audio/p1.wav").exists()
 
 
@@ -330,8 +330,8 @@ def test_a_redo_on_a_full_disk_loses_neither_the_old_nor_the_new(
         disk = FullDisk(monkeypatch, tmp_path / "out", nth)
         run_to_exit({**settings, "voice": "ash", "redo": True})
         seen = observing.look(tmp_path / "out")
-        assert {one for one in before if one in seen.results | seen.earlier} == before
-        assert all(observing.is_there(tmp_path / "out", one) for one in seen.results | seen.earlier)
+        assert {recorded for recorded in before if recorded in seen.results | seen.earlier} == before
+        assert all(observing.is_there(tmp_path / "out", result) for result in seen.results | seen.earlier)
         disk.mended = True
     assert run_job(**settings, voice="ash", redo=True).exit_code == 0
     assert observing.look(tmp_path / "out").earlier == before
@@ -406,7 +406,7 @@ def test_a_bad_reply_to_a_redo_takes_the_earlier_result_s_place_when_it_comes_ho
     seen = observing.look(tmp_path / "out")
     assert seen.statuses == Counter(succeeded=3, failed=1)
     assert seen.earlier == before
-    assert all(observing.is_there(tmp_path / "out", one) for one in seen.results | seen.earlier)
+    assert all(observing.is_there(tmp_path / "out", result) for result in seen.results | seen.earlier)
 
 
 @pytest.mark.parametrize("then", [{"status": 400}, {"corrupt": "html"}, {"corrupt": "text_only"}])

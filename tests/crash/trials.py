@@ -190,8 +190,8 @@ class Job:
         """What the service billed, beside ledger, files and manifest; then forget the job, if all is right."""
         seen = self.look()
         journal = observing.by_item(self.emulator.settled_journal(0, timeout_s=30))
-        results = Counter(one.item_id for one in seen.results)
-        kept = results + Counter(one.item_id for one in seen.earlier)
+        results = Counter(result.item_id for result in seen.results)
+        kept = results + Counter(result.item_id for result in seen.earlier)
         for item_id, text in self.texts.items():
             records = journal.get(observing.hash_of_prompt(text), [])
             billed = sum(record["billed"] for record in records)

@@ -114,7 +114,7 @@ class Scene:
     def _prefect(self) -> None:
         self.process("server", *COMMAND, "server", "--port", "0")
         line = self.until(
-            lambda: [one for one in self.said("server").splitlines() if one.startswith("For runs")],
+            lambda: [logged for logged in self.said("server").splitlines() if logged.startswith("For runs")],
             "no server",
         )[0]
         self.environment["PREFECT_API_URL"] = line.partition("=")[2]
@@ -269,13 +269,13 @@ def _judged(scene: Scene, code: int, lasted_s: float, states: Counter[str]) -> l
     )
     calls = observing.by_item(journal)
     paid = {
-        name: sum(one["billed"] for one in calls.get(observing.hash_of_prompt(text), ()))
+        name: sum(call["billed"] for call in calls.get(observing.hash_of_prompt(text), ()))
         for name, text in scene.texts.items()
     }
     known = {row[0]: row[2] for row in outcomes}
     again = sum(max(0, count - 1 - known.get(name, 0)) for name, count in paid.items())
-    refused = sum(one["status"] == 429 for one in journal)
-    taken = sorted(_seconds(one["at"]) for one in journal if one["status"] == 200)
+    refused = sum(call["status"] == 429 for call in journal)
+    taken = sorted(_seconds(call["at"]) for call in journal if call["status"] == 200)
     most, allowed = _most_in_a_window(taken), options.rpm * WINDOW_S / 60
     rows = Counter(row["item_id"] for row in _manifest(scene))
     found = {

@@ -246,7 +246,7 @@ def test_the_plan_tells_what_is_refused_cut_and_left_out_before_anything_is_sent
     )
     assert done.returncode == 0, done.stderr
     plan = last_json(done.stdout)
-    assert (plan["to_send"], [one["item_id"] for one in plan["refused"]]) == (2, ["silence.wav"])
+    assert (plan["to_send"], [row["item_id"] for row in plan["refused"]]) == (2, ["silence.wav"])
     assert plan["calls"] == 5, "one of six seconds, four of forty: a cut may lie late"
     assert plan["trimmed_s"] == pytest.approx(10.5, abs=1)
     assert plan["trimmed_usd"] == pytest.approx(plan["trimmed_s"] * 10 * 32 / 1e6, rel=0.01)

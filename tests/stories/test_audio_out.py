@@ -155,8 +155,8 @@ def test_a_flawed_reply_is_asked_for_again_and_kept_beside_the_new_one(prompt: P
         local(summary.output / "versions" / "v1" / "transcripts" / "line.txt")
     ).read_text() == "Reply number 1."
     attempts = attempts_of(summary)
-    assert [one[:2] for one in attempts] == [(1, "succeeded"), (2, "succeeded")]
-    assert all(one[2] is not None for one in attempts), "each call is in the account of money"
+    assert [attempt[:2] for attempt in attempts] == [(1, "succeeded"), (2, "succeeded")]
+    assert all(attempt[2] is not None for attempt in attempts), "each call is in the account of money"
 
 
 def test_it_is_asked_so_often_and_no_more(prompt: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_flawed_reply_stands_when_asking_again_fails(
     assert (summary.exit_code, row["status"], row["transcript"]) == (0, "succeeded", "Reply number 1.")
     assert (row["checks"], row["version"], len(server.bodies)) == ("truncated", "1", 2)
     assert local(summary.output / row["audio_file"]).exists()
-    assert [one[1] for one in attempts_of(summary)] == ["succeeded", "failed"]
+    assert [attempt[1] for attempt in attempts_of(summary)] == ["succeeded", "failed"]
 
 
 # Heard again, and written down.
@@ -249,7 +249,7 @@ def test_words_cost_and_are_journalled_like_any_call(emulator: EmulatorProcess, 
     assert sorted(call["transport"] for call in calls) == ["chat", "transcription", "transcription"]
     attempts = attempts_of(summary)
     assert len(attempts) == 3
-    assert float(row["cost_usd"]) == pytest.approx(sum(float(one[2]) for one in attempts))
+    assert float(row["cost_usd"]) == pytest.approx(sum(float(attempt[2]) for attempt in attempts))
     assert float(present(summary.cost_usd)) == pytest.approx(float(row["cost_usd"]))
     assert row["word_error_rate"] == "1"
     assert job(emulator, tmp_path, transcribe_inputs="whisper-1", verify_speech=True).sent == 0

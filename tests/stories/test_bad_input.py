@@ -150,7 +150,7 @@ def test_bad_rows_of_a_table_are_refused_and_the_good_ones_sent(
     )
     summary = run_job(inputs=[str(tmp_path / "p.csv")], output=str(tmp_path / "out"), **azure(emulator))
     found = [(row["item_id"], row["status"], row["error_message"]) for row in rows_of(summary)]
-    assert [one[:2] for one in found] == [
+    assert [item[:2] for item in found] == [
         ("good", "succeeded"), ("empty", "refused"), ("good#again", "refused"), ("odd", "refused"),
     ]  # fmt: skip
     assert "empty" in found[1][2]

@@ -252,7 +252,7 @@ def test_runs_that_share_a_ledger_pass_no_limit_and_lose_no_row(
     emulator.put_faults({"when": {"every": 2}, "do": {"corrupt": "base64"}})
     ended = [run_job(**job, max_total_cost="0.10") for _ in range(3)]
     assert charged(emulator) <= Decimal("0.10")
-    assert {one.exit_code for one in ended} == {6}
+    assert {result.exit_code for result in ended} == {6}
     first = ended[0]
     assert first.sent >= 3
     assert first.sent + first.pending == 30

@@ -210,10 +210,10 @@ def test_a_job_file_names_its_fields_beside_itself_or_holds_them(tmp_path: Path,
 
     (tmp_path / "job.toml").write_text('modalities = "text"\nfields = "fields.json"\n')
     (tmp_path / "inline.toml").write_text('modalities = "text"\n[[fields]]\nname = "topic"\n')
-    assert [one.name for one in resolve({}, job_file=tmp_path / "job.toml").spec.fields] == [
+    assert [field.name for field in resolve({}, job_file=tmp_path / "job.toml").spec.fields] == [
         "sentiment",
         "topic",
         "words",
         "place",
     ]
-    assert [one.name for one in resolve({}, job_file=tmp_path / "inline.toml").spec.fields] == ["topic"]
+    assert [field.name for field in resolve({}, job_file=tmp_path / "inline.toml").spec.fields] == ["topic"]

@@ -16,7 +16,7 @@ from tests.running import azure, rows_of, run_job, write_wav
 
 def send(emulator: EmulatorProcess, tmp_path: Path, *inputs: Path, **settings: Any) -> RunSummary:
     return run_job(
-        inputs=[str(one) for one in inputs], output=str(tmp_path / "out"), **azure(emulator, **settings)
+        inputs=[str(path) for path in inputs], output=str(tmp_path / "out"), **azure(emulator, **settings)
     )
 
 

@@ -72,7 +72,7 @@ def test_a_long_recording_goes_out_in_parts_and_comes_back_as_one(
     assert len(starts) == 4
     assert starts[0] == 0
     assert all(10 <= later - earlier <= 30 for earlier, later in pairwise(starts))
-    lengths = [float(one) for one in re.findall(r"lasts ([\d.]+) seconds", row["transcript"])]
+    lengths = [float(text) for text in re.findall(r"lasts ([\d.]+) seconds", row["transcript"])]
     assert sum(lengths) == pytest.approx(90, abs=1)
     assert max(lengths) <= 30
     assert local(summary.output / row["transcript_file"]).read_text() == row["transcript"]
@@ -362,7 +362,7 @@ def test_silence_is_trimmed_and_the_times_stay_those_of_the_recording(
     starts = re.findall(r"^\[0:(\d\d):(\d\d)\]", row["transcript"], re.MULTILINE)
     later_s = 60 * int(starts[1][0]) + int(starts[1][1])
     assert later_s <= 20 or later_s >= 79, "no part begins in what was left out"
-    lengths = [float(one) for one in re.findall(r"lasts ([\d.]+) seconds", row["transcript"])]
+    lengths = [float(text) for text in re.findall(r"lasts ([\d.]+) seconds", row["transcript"])]
     assert sum(lengths) == pytest.approx(100 - float(row["trimmed_s"]), abs=0.5)
 
 
@@ -517,7 +517,7 @@ def test_the_words_of_a_long_recording_are_joined_with_their_own_times(tmp_path:
         for minutes, seconds in re.findall(r"^\[0:(\d\d):(\d\d)\]", row["transcript"], re.MULTILINE)
     ]
     assert len(at) == 4
-    assert [one - start for one, start in zip(at, starts, strict=True)] == pytest.approx([1.0] * 4, abs=1.01)
+    assert [cut - start for cut, start in zip(at, starts, strict=True)] == pytest.approx([1.0] * 4, abs=1.01)
     assert len([path for path in server.paths if path.endswith("transcriptions")]) == 4
 
 

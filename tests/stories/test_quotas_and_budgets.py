@@ -30,7 +30,11 @@ POOL = ("gpt-audio-1.5", "gpt-audio", "gpt-4o-audio-preview")
 def pooled(emulator: EmulatorProcess, *entries: dict[str, Any], **settings: Any) -> dict[str, Any]:
     os.environ["AZURE_OPENAI_API_KEY"] = emulator.api_key
     model = {"model": "gpt-audio-1.5"}
-    return {"endpoint": emulator.base_url, "deployments": [{**model, **one} for one in entries], **settings}
+    return {
+        "endpoint": emulator.base_url,
+        "deployments": [{**model, **entry} for entry in entries],
+        **settings,
+    }
 
 
 def spent_by(emulator: EmulatorProcess) -> Decimal:

@@ -90,7 +90,7 @@ def test_the_run_stops_after_the_first_and_the_next_finishes_it_for_nothing(
     assert int(row["output_audio_tokens"]) == call["output_audio_tokens"]
     assert float(row["cost_usd"]) > 0
     assert not list(local(second.output / "replies").glob("*"))
-    assert [one["item_hash"] for one in emulator.settled_journal(2)].count(call["item_hash"]) == 1
+    assert [record["item_hash"] for record in emulator.settled_journal(2)].count(call["item_hash"]) == 1
     checked = audiobatch("verify", str(second.output))
     assert checked.returncode == 0, checked.stdout
 
