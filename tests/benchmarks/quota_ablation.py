@@ -29,7 +29,6 @@ from statistics import mean
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS)]
 SOURCE = TESTS.parent / "pipeline" / "audiobatch" / "limits" / "rate.py"
 MODULE = "audiobatch.limits.rate"
 #: Factors around 1, whose distance from 1 is halved and doubled, lie between these.
