@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from audiobatch.ledger.ledger import Attempt, Ledger
+from audiobatch.ledger.ledger import Ledger
+from audiobatch.ledger.rows import Attempt
 from audiobatch.ledger.spool_replay import replay, spool_reply
 from audiobatch.model import Outcome, Source, SourceKind, Status
 from audiobatch.storage.local import LocalStorage
@@ -36,7 +37,7 @@ def ledgers(postgresql: PostgresqlServer, output: LocalStorage) -> Iterator[tupl
     ):
         stopped.queue.claims_as("stopped", lease_s=30.0)
         other.queue.claims_as("other", lease_s=30.0)
-        other.put_sources(
+        other.writer.put_sources(
             [Source(item_id="a", kind=SourceKind.PROMPT, position=1, root="", path="", text="Say a.")], "q"
         )
         other.queue.fill([("a", 1)], "q")
@@ -46,7 +47,7 @@ def ledgers(postgresql: PostgresqlServer, output: LocalStorage) -> Iterator[tupl
 @pytest.fixture
 def spool(tmp_path: Path, ledgers: tuple[Ledger, Ledger]) -> Spool:
     spool = Spool(tmp_path / "out", base=tmp_path / "spool")
-    asyncio.run(ledgers[0].record_intent(attempt()))
+    ledgers[0].writer.record_intent(attempt()).wait()
     outcome = Outcome(
         item_id="a",
         turn=1,
@@ -93,7 +94,7 @@ def test_what_another_run_holds_stays_in_the_spool(
     stopped, other = ledgers
     assert claimed(other) == ["a"]
     assert replay(spool, output, stopped) == 0
-    assert stopped.outcome("a", 1) is None
+    assert stopped.reader.outcome("a", 1) is None
     assert len(list(spool.folder.glob("*.reply"))) == 1
     assert not output.exists("audio/a.wav")
 
@@ -112,7 +113,7 @@ def test_what_comes_home_is_claimed_by_nobody_meanwhile_and_is_done_for_whoever_
     assert replay(spool, output, stopped) == 1
     assert meanwhile == [[]]
     assert claimed(other) == ["a"], "it is on the queue as it was"
-    assert present(other.outcome("a", 1)).transcript == "late"
+    assert present(other.reader.outcome("a", 1)).transcript == "late"
 
 
 def test_a_claim_that_comes_between_leaves_the_reply_in_the_spool(
@@ -129,10 +130,10 @@ def test_a_claim_that_comes_between_leaves_the_reply_in_the_spool(
 
     monkeypatch.setattr(LocalStorage, "write_many", planned_anew)
     assert replay(spool, output, stopped) == 0
-    assert other.outcome("a", 1) is None
+    assert other.reader.outcome("a", 1) is None
     assert len(list(spool.folder.glob("*.reply"))) == 1
     assert other.queue.held == {"a"}
-    asyncio.run(other.record_outcome(outcome_of_other()))
+    other.writer.record_outcome(outcome_of_other()).wait()
 
 
 def outcome_of_other() -> Outcome:

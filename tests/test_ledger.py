@@ -20,7 +20,8 @@ from sqlalchemy import Connection, text
 from audiobatch.errors import ConfigError, StorageError
 from audiobatch.execution.recovery import recover
 from audiobatch.ledger import schema
-from audiobatch.ledger.ledger import Attempt, AttemptEnd, Ledger
+from audiobatch.ledger.ledger import Ledger
+from audiobatch.ledger.rows import Attempt, AttemptEnd
 from audiobatch.model import Outcome, SavedFile, Source, SourceKind, Status
 from audiobatch.storage.local import LocalStorage
 from audiobatch.storage.versions import set_aside, version_path
@@ -63,37 +64,41 @@ def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
 async def test_what_is_written_at_once_shares_transactions_and_is_on_disk_when_the_write_returns(
     ledger: Ledger, tmp_path: Path
 ) -> None:
-    await asyncio.gather(*(ledger.record_intent(attempt(n, f"item{n}")) for n in range(300)))
+    await asyncio.gather(*(ledger.writer.record_intent(attempt(n, f"item{n}")) for n in range(300)))
     assert rows(tmp_path / "ledger.db", "SELECT count(*) FROM attempts") == [(300,)]
 
 
 async def test_one_bad_row_fails_alone(ledger: Ledger) -> None:
     bad = replace(outcome("bad"), finish_reason=cast("str", {"not": "text"}))
     ended = await asyncio.gather(
-        *(ledger.record_outcome(given) for given in (outcome("a"), bad, outcome("b"))), return_exceptions=True
+        *(ledger.writer.record_outcome(given) for given in (outcome("a"), bad, outcome("b"))),
+        return_exceptions=True,
     )
     assert [type(result) for result in ended] == [type(None), StorageError, type(None)]
-    assert {recorded.item_id for recorded in ledger.all_outcomes()} == {"a", "b"}
+    assert {recorded.item_id for recorded in ledger.reader.all_outcomes()} == {"a", "b"}
 
 
 async def test_an_outcome_the_end_of_its_call_and_what_it_replaces_are_one_commit(ledger: Ledger) -> None:
-    await ledger.record_intent(attempt())
+    await ledger.writer.record_intent(attempt())
     first = outcome(transcript="first")
-    await ledger.record_outcome(first, end())
+    await ledger.writer.record_outcome(first, end())
     second = replace(first, version=2, fingerprint=cast("str", {"no": "text"}))
     with pytest.raises(StorageError):
-        await ledger.record_outcome(second, end(state=Status.FAILED), superseded=first)
-    assert list(ledger.all_outcomes(earlier=True)) == []
-    assert ledger.outcome("anna", 1) == first
+        await ledger.writer.record_outcome(second, end(state=Status.FAILED), superseded=first)
+    assert list(ledger.reader.all_outcomes(earlier=True)) == []
+    assert ledger.reader.outcome("anna", 1) == first
 
 
-async def test_a_disk_that_is_full_fails_everybody_who_waits_and_nobody_hangs(ledger: Ledger) -> None:
-    with closing(sqlite3.connect(ledger._where)) as other:
+async def test_a_disk_that_is_full_fails_everybody_who_waits_and_nobody_hangs(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as other:
         pages = other.execute("PRAGMA page_count").fetchone()[0]
     await asyncio.to_thread(_limit_pages, ledger, pages)
     long = "x" * 200_000
     ended = await asyncio.gather(
-        *(ledger.record_outcome(outcome(f"i{n}", transcript=long)) for n in range(20)), return_exceptions=True
+        *(ledger.writer.record_outcome(outcome(f"i{n}", transcript=long)) for n in range(20)),
+        return_exceptions=True,
     )
     assert {type(result) for result in ended} == {StorageError}
     assert "full" in str(ended[0])
@@ -101,14 +106,14 @@ async def test_a_disk_that_is_full_fails_everybody_who_waits_and_nobody_hangs(le
 
 def _limit_pages(ledger: Ledger, pages: int) -> None:
     """The writer's own connection may not let its file grow."""
-    original = ledger._writer._engine.begin
+    original = ledger._database.writing.begin
 
     def begin() -> Any:
         context: Any = original()
         context.conn.connection.execute(f"PRAGMA max_page_count={pages}")
         return context
 
-    ledger._writer._engine.begin = begin  # type: ignore[method-assign]  # each connection gets the limit
+    ledger._database.writing.begin = begin  # type: ignore[method-assign]  # each connection gets the limit
 
 
 # A killed run.
@@ -119,7 +124,7 @@ def test_calls_in_flight_at_a_kill_become_unknown_once(ledger: Ledger, tmp_path:
     storage = LocalStorage(tmp_path)
     assert recover(ledger, storage) == 2
     assert recover(ledger, storage) == 0
-    found = ledger.outcome("anna", 1)
+    found = ledger.reader.outcome("anna", 1)
     assert (present(found).status, present(found).perhaps_billed, present(found).prompt) == (
         Status.UNKNOWN,
         1,
@@ -129,19 +134,19 @@ def test_calls_in_flight_at_a_kill_become_unknown_once(ledger: Ledger, tmp_path:
 
 async def _intents(ledger: Ledger, *attempts: Attempt) -> None:
     for attempt in attempts:
-        await ledger.record_intent(attempt)
+        await ledger.writer.record_intent(attempt)
 
 
 def test_an_unknown_call_whose_outcome_the_kill_left_out_gets_it(ledger: Ledger, tmp_path: Path) -> None:
     async def calls() -> None:
-        await ledger.record_intent(attempt(1))
-        await ledger.record_end(end(1, Status.UNKNOWN))
-        await ledger.record_intent(attempt(2))
-        await ledger.record_end(end(2, Status.UNKNOWN))
+        await ledger.writer.record_intent(attempt(1))
+        await ledger.writer.record_end(end(1, Status.UNKNOWN))
+        await ledger.writer.record_intent(attempt(2))
+        await ledger.writer.record_end(end(2, Status.UNKNOWN))
 
     asyncio.run(calls())
     assert recover(ledger, LocalStorage(tmp_path)) == 0
-    found = ledger.outcome("anna", 1)
+    found = ledger.reader.outcome("anna", 1)
     assert (present(found).status, present(found).attempts, present(found).perhaps_billed) == (
         Status.UNKNOWN,
         2,
@@ -160,7 +165,7 @@ def test_a_killed_redo_leaves_the_recorded_result_with_its_own_files(
     )
     recorded = outcome(audio=audio, transcript_file=transcript)
     asyncio.run(_intents(ledger, attempt(1)))
-    ledger.record_outcome_now(recorded, end(1))
+    ledger.writer.record_outcome(recorded, end(1)).wait()
     asyncio.run(_intents(ledger, attempt(2, fingerprint="f2")))
     if killed_at == "while copying":
         storage.write(version_path(audio.path, 1), b"old sound")
@@ -171,10 +176,10 @@ def test_a_killed_redo_leaves_the_recorded_result_with_its_own_files(
     if killed_at == "written over":
         storage.write("transcripts/anna.txt", b"new")
     recover(ledger, storage)
-    assert ledger.outcome("anna", 1) == recorded
+    assert ledger.reader.outcome("anna", 1) == recorded
     assert (storage.read("audio/anna.wav"), storage.read("transcripts/anna.txt")) == (b"old sound", b"old")
     assert not [path for path in (tmp_path / "versions").rglob("*") if path.is_file()]
-    assert ledger.open_calls() == []
+    assert ledger.reader.open_calls() == []
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk needs root")
@@ -219,17 +224,20 @@ def schema_of(path: Path) -> tuple[list[tuple[Any, ...]], dict[str, set[tuple[An
 def test_a_folder_of_version_1_opens_with_all_that_was_in_it(tmp_path: Path) -> None:
     folder = folder_v1(tmp_path)
     with closing(Ledger.open(folder / "ledger.db")) as opened:
-        found = {outcome.item_id: outcome for outcome in opened.all_outcomes()}
+        found = {outcome.item_id: outcome for outcome in opened.reader.all_outcomes()}
         assert {item_id: recorded.status for item_id, recorded in found.items()} == {
             "p1": Status.SUCCEEDED, "p2": Status.SUCCEEDED, "p3": Status.SUCCEEDED, "filtered": Status.FAILED
         }  # fmt: skip
-        assert (found["p1"].version, [outcome.version for outcome in opened.all_outcomes(earlier=True)]) == (
+        assert (
+            found["p1"].version,
+            [outcome.version for outcome in opened.reader.all_outcomes(earlier=True)],
+        ) == (
             2,
             [1],
         )
         assert isinstance(found["p1"].audio, SavedFile)
-        assert len(list(opened.recorded())) == 4
-        assert opened.spent_usd() > 0
+        assert len(list(opened.reader.recorded())) == 4
+        assert opened.reader.spent_usd() > 0
 
 
 def test_a_migrated_ledger_is_like_a_new_one(tmp_path: Path) -> None:
@@ -332,9 +340,9 @@ def test_a_reader_sees_one_state_while_a_run_writes(ledger: Ledger, tmp_path: Pa
     sources = [
         Source(item_id=f"i{n:04}", kind=SourceKind.PROMPT, position=n, root="", path="") for n in range(2500)
     ]
-    ledger.put_sources(sources, "run")
-    with closing(Ledger.open(tmp_path / "ledger.db")) as reader:
-        reading = reader.recorded()
+    ledger.writer.put_sources(sources, "run")
+    with closing(Ledger.open(tmp_path / "ledger.db")) as other:
+        reading = other.reader.recorded()
         first = next(reading)
-        ledger.put_sources([replace(source, path="moved") for source in sources], "run")
+        ledger.writer.put_sources([replace(source, path="moved") for source in sources], "run")
         assert {one.source.path for one in (first, *reading)} == {""}

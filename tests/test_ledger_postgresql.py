@@ -28,8 +28,8 @@ def test_jobs_share_a_database_each_in_a_schema_of_its_own(
     postgresql: PostgresqlServer, tmp_path: Path
 ) -> None:
     ledgers = [Ledger.at(postgresql.url, str(tmp_path / name)) for name in ("a", "b", "a")]
-    ledgers[0].note("who", "a")
-    assert [ledger.noted("who") for ledger in ledgers] == ["a", "", "a"]
+    ledgers[0].writer.put_note("who", "a")
+    assert [ledger.reader.note("who") for ledger in ledgers] == ["a", "", "a"]
     assert {schema_of(str(tmp_path / name)) for name in ("a", "b")} <= schemas(postgresql)
     for ledger in ledgers:
         ledger.close()
@@ -40,7 +40,7 @@ def test_a_schema_of_an_earlier_version_is_migrated_with_all_that_is_in_it(
     postgresql: PostgresqlServer, tmp_path: Path, before: int
 ) -> None:
     with closing(Ledger.at(postgresql.url, str(tmp_path))) as ledger:
-        ledger.begin_run("run", spec="{}", settings_key="k", settings_value="{}")
+        ledger.writer.begin_run("run", spec="{}", settings_key="k", settings_value="{}")
     back = {
         7: tuple(f"ALTER TABLE {name} DROP COLUMN cost_basis" for name in ("outcomes", "versions", "parts")),
         6: ("ALTER TABLE attempts DROP COLUMN worst_usd",),
@@ -58,15 +58,15 @@ def test_a_schema_of_an_earlier_version_is_migrated_with_all_that_is_in_it(
         connection.execute(text(f"UPDATE meta SET value = '{before}' WHERE key = 'schema_version'"))
     engine.dispose()
     with closing(Ledger.at(postgresql.url, str(tmp_path))) as ledger:
-        assert ledger.settings_value("k") == {}
+        assert ledger.reader.settings_value("k") == {}
         ledger.queue.fill([("a", 1)], "q")
         assert ledger.queue.positions() == [1]
-        assert ledger.noted("schema_version") == str(schema.VERSION)
+        assert ledger.reader.note("schema_version") == str(schema.VERSION)
 
 
 def test_a_schema_of_a_later_version_is_left_alone(postgresql: PostgresqlServer, tmp_path: Path) -> None:
     with closing(Ledger.at(postgresql.url, str(tmp_path))) as ledger:
-        ledger.note("schema_version", "999")
+        ledger.writer.put_note("schema_version", "999")
     with pytest.raises(ConfigError, match="made by a later audiobatch"):
         Ledger.at(postgresql.url, str(tmp_path))
 
@@ -96,13 +96,13 @@ def test_a_missing_driver_is_named_with_the_extra_that_brings_it(
 def test_whoever_opens_a_ledger_for_ever_is_told_of(
     postgresql: PostgresqlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audiobatch.ledger.engine._TURN_S", 1)
+    monkeypatch.setattr("audiobatch.ledger.engine._LOCK_S", 1)
     with (
         closing(Ledger.at(postgresql.url, str(tmp_path))) as first,
         closing(Ledger.at(postgresql.url, str(tmp_path))) as second,
-        first.one_at_a_time(),
+        first.exclusive(),
         pytest.raises(FolderInUse, match="is it stopped"),
-        second.one_at_a_time(),
+        second.exclusive(),
     ):
         pass
 
@@ -112,7 +112,7 @@ def test_who_wants_a_shared_ledger_alone_waits_for_no_run_and_none_for_it(
 ) -> None:
     with closing(Ledger.at(postgresql.url, str(tmp_path))) as ledger:
         with (
-            ledger.alone("purge"),
+            ledger.reserved("purge"),
             closing(Ledger.at(postgresql.url, str(tmp_path))) as other,
             pytest.raises(FolderInUse, match="purge-"),
         ):

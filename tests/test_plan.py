@@ -87,18 +87,18 @@ async def test_the_database_and_a_look_at_every_input_agree(
     spec = JobSpec(inputs=("in",), output="out", redo=True, **JOBS[job])
     with closing(Ledger.open(tmp_path / "ledger.db")) as ledger:
         found = list(sources(seed))
-        ledger.put_sources(found, "now")
+        ledger.writer.put_sources(found, "now")
         for source in found:
             for outcome in outcomes(source, spec, seed):
-                await ledger.record_outcome(outcome)
+                await ledger.writer.record_outcome(outcome)
         marks = random.Random(seed).sample([planned.item_id for planned in found], 90)
         said = ("ok", "redo", "reject")
-        ledger.put_reviews({(item, 1): Review(review=said[n % 3]) for n, item in enumerate(marks)})
+        ledger.writer.put_reviews({(item, 1): Review(review=said[n % 3]) for n, item in enumerate(marks)})
 
         quick = plan.make_plan(ledger, spec, "now")
         for_certain = plan._surely_done(spec, None)
         assert (for_certain is None) == (job == "a template")
         if for_certain is not None:
-            assert ledger.count_unchanged("now", for_certain) > 5, "else this shows nothing"
+            assert ledger.reader.count_unchanged("now", for_certain) > 5, "else this shows nothing"
         monkeypatch.setattr(plan, "_surely_done", lambda *_: None)
         assert plan.make_plan(ledger, spec, "now") == quick

@@ -230,7 +230,7 @@ def test_a_setting_that_no_request_can_carry_is_refused(column: str, tmp_path: P
     assert (getattr(first.settings, column), first.refusal) == (2**63 - 1, "")
     assert all(other.refusal.startswith(f"{column} ") for other in others)
     with closing(Ledger.open(tmp_path / "ledger.db")) as ledger:
-        ledger.put_sources([first, *others], "now")
+        ledger.writer.put_sources([first, *others], "now")
 
 
 def test_a_prompt_on_a_line_ends_where_the_line_does_and_nowhere_else(tmp_path: Path) -> None:

@@ -304,7 +304,7 @@ def test_purge_takes_replies_that_wait_in_the_spool(done: Path, tmp_path: Path) 
     from audiobatch.storage.spool import Spool
 
     with closing(Ledger.open(done / "ledger.db")) as ledger:
-        outcome = ledger.outcome("p1", 1)
+        outcome = ledger.reader.outcome("p1", 1)
     assert present(outcome).status is Status.SUCCEEDED
     roles = {"audio": "audio/p1.wav"}
     spool_reply(Spool(done), present(outcome), None, [("audio/p1.wav", b"canary-sound")], roles)

@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audiobatch.ledger import writer
-from audiobatch.ledger.ledger import Attempt, AttemptEnd, Ledger
+from audiobatch.ledger import group_commit
+from audiobatch.ledger.ledger import Ledger
+from audiobatch.ledger.rows import Attempt, AttemptEnd
 from audiobatch.model import Outcome, Status
 from tests.benchmarks.loopback import fixed_server, prompts
 from tests.benchmarks.session import place, run
@@ -118,15 +119,15 @@ def benchmark(*, tiny: bool) -> Iterator[Table]:
 
 def ledger_alone(items: int, rounds: int) -> Table:
     """Intent and outcome of each item, 64 at once, as fast as they go."""
-    ways = {"group": writer.MAX_BATCH, "each": 1}
+    ways = {"group": group_commit.MAX_BATCH, "each": 1}
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for number in range(rounds):
         for way, batch in ways.items():
-            before, writer.MAX_BATCH = writer.MAX_BATCH, batch
+            before, group_commit.MAX_BATCH = group_commit.MAX_BATCH, batch
             try:
                 found[way].append(asyncio.run(_recorded(items, place() / f"ledger-{way}-{number}.db")))
             finally:
-                writer.MAX_BATCH = before
+                group_commit.MAX_BATCH = before
     table = Table(
         "durability",
         f"the ledger alone, intent and outcome of {items:,} items, 64 at once; median of {rounds}",
@@ -145,8 +146,8 @@ async def _recorded(items: int, path: Path) -> tuple[float, float]:
 
     async def work() -> None:
         for number in queue:
-            await ledger.record_intent(_attempt(number))
-            await ledger.record_outcome(*_end(number))
+            await ledger.writer.record_intent(_attempt(number))
+            await ledger.writer.record_outcome(*_end(number))
 
     try:
         began_s, cpu_s = time.monotonic(), time.process_time()

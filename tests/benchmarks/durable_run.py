@@ -16,11 +16,11 @@ from sqlalchemy import Pool, event
 
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.execution.job import Job, run_shards
-from audiobatch.ledger import writer
+from audiobatch.ledger import group_commit
 
 
 def _flush_each() -> None:
-    writer.MAX_BATCH = 1
+    group_commit.MAX_BATCH = 1
 
 
 def _flush_nothing() -> None:

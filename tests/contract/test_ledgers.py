@@ -14,8 +14,9 @@ from typing import Any, cast
 import pytest
 
 from audiobatch.errors import ErrorType, LeaseLost, StorageError
-from audiobatch.ledger.ledger import Attempt, AttemptEnd, Ledger
+from audiobatch.ledger.ledger import Ledger
 from audiobatch.ledger.queue import Claim
+from audiobatch.ledger.rows import Attempt, AttemptEnd
 from audiobatch.model import Outcome, Review, Source, SourceKind, Status
 from tests.narrowing import present
 
@@ -80,7 +81,7 @@ def ledger(open_ledger: Callable[..., Ledger]) -> Ledger:
 
 
 def filled(ledger: Ledger, count: int = 10, queue_id: str = "q") -> Ledger:
-    ledger.put_sources(sources(count), queue_id)
+    ledger.writer.put_sources(sources(count), queue_id)
     ledger.queue.fill([(source.item_id, source.position) for source in sources(count)], queue_id)
     return ledger
 
@@ -102,31 +103,32 @@ async def until(condition: Callable[[], Awaitable[list[Claim]]], patience_s: flo
 async def test_what_is_written_at_once_is_all_there_when_the_writes_return(
     ledger: Ledger, open_ledger: Callable[..., Ledger]
 ) -> None:
-    await asyncio.gather(*(ledger.record_intent(attempt(n, f"item{n}")) for n in range(300)))
-    assert len(open_ledger().open_calls()) == 300
+    await asyncio.gather(*(ledger.writer.record_intent(attempt(n, f"item{n}")) for n in range(300)))
+    assert len(open_ledger().reader.open_calls()) == 300
 
 
 async def test_one_bad_row_fails_alone(ledger: Ledger) -> None:
     bad = replace(outcome("bad"), finish_reason=cast("str", {"not": "text"}))
     ended = await asyncio.gather(
-        *(ledger.record_outcome(given) for given in (outcome("a"), bad, outcome("b"))), return_exceptions=True
+        *(ledger.writer.record_outcome(given) for given in (outcome("a"), bad, outcome("b"))),
+        return_exceptions=True,
     )
     assert [type(result) for result in ended] == [type(None), StorageError, type(None)]
-    assert {recorded.item_id for recorded in ledger.all_outcomes()} == {"a", "b"}
+    assert {recorded.item_id for recorded in ledger.reader.all_outcomes()} == {"a", "b"}
 
 
 async def test_an_outcome_the_end_of_its_call_and_what_it_replaces_are_one_commit(ledger: Ledger) -> None:
-    await ledger.record_intent(attempt())
+    await ledger.writer.record_intent(attempt())
     first = outcome(transcript="first")
-    await ledger.record_outcome(first, end(cost_usd=Decimal("0.1")))
+    await ledger.writer.record_outcome(first, end(cost_usd=Decimal("0.1")))
     second = replace(first, version=2, fingerprint=cast("str", {"no": "text"}))
     with pytest.raises(StorageError):
-        await ledger.record_outcome(second, end(state=Status.FAILED), superseded=first)
-    assert list(ledger.all_outcomes(earlier=True)) == []
-    assert ledger.outcome("i001", 1) == first
+        await ledger.writer.record_outcome(second, end(state=Status.FAILED), superseded=first)
+    assert list(ledger.reader.all_outcomes(earlier=True)) == []
+    assert ledger.reader.outcome("i001", 1) == first
     second = replace(second, fingerprint="f2")
-    await ledger.record_outcome(second, end(), superseded=first)
-    assert (ledger.outcome("i001", 1), ledger.earlier_outcomes("i001", 1)) == (second, [first])
+    await ledger.writer.record_outcome(second, end(), superseded=first)
+    assert (ledger.reader.outcome("i001", 1), ledger.reader.earlier_outcomes("i001", 1)) == (second, [first])
 
 
 async def test_a_call_counts_what_it_cost_or_its_worst_or_else_what_it_is_taken_for(ledger: Ledger) -> None:
@@ -151,18 +153,20 @@ async def test_a_call_counts_what_it_cost_or_its_worst_or_else_what_it_is_taken_
         "of an earlier version, known": ({}, {**cost}),
     }
     for number, (given, ended) in enumerate(calls.values(), 1):
-        await ledger.record_intent(attempt(number, **given))
+        await ledger.writer.record_intent(attempt(number, **given))
         if ended is not None:
-            await ledger.record_end(end(number, **ended))
-    assert ledger.spent_usd() == Decimal("0.02")
-    assert ledger.spent_at_most_usd(Decimal(7)) == Decimal("0.02") + 4 * Decimal("0.10") + 2 * 7
-    assert ledger.uncounted() == (6, None)
+            await ledger.writer.record_end(end(number, **ended))
+    assert ledger.reader.spent_usd() == Decimal("0.02")
+    assert ledger.reader.spent_at_most_usd(Decimal(7)) == Decimal("0.02") + 4 * Decimal("0.10") + 2 * 7
+    assert ledger.reader.uncounted() == (6, None)
 
 
 async def test_what_comes_back_is_what_was_put_in_whatever_its_characters(ledger: Ledger) -> None:
     words = "naïve \N{PILE OF POO} \u2028 line\r\nline ' \" \\ %s :x"
-    await ledger.record_outcome(outcome(transcript=words, cost_usd=Decimal("0.000001"), latency_s=0.1 + 0.2))
-    found = ledger.outcome("i001", 1)
+    await ledger.writer.record_outcome(
+        outcome(transcript=words, cost_usd=Decimal("0.000001"), latency_s=0.1 + 0.2)
+    )
+    found = ledger.reader.outcome("i001", 1)
     assert (present(found).transcript, present(found).cost_usd, present(found).latency_s) == (
         words,
         Decimal("0.000001"),
@@ -172,40 +176,40 @@ async def test_what_comes_back_is_what_was_put_in_whatever_its_characters(ledger
 
 
 async def test_a_character_that_a_database_cannot_hold_costs_no_reply(ledger: Ledger) -> None:
-    await ledger.record_outcome(outcome(transcript="a\0b"))
-    assert present(ledger.outcome("i001", 1)).transcript in {"a\0b", "a\ufffdb"}
+    await ledger.writer.record_outcome(outcome(transcript="a\0b"))
+    assert present(ledger.reader.outcome("i001", 1)).transcript in {"a\0b", "a\ufffdb"}
 
 
 def test_sources_are_streamed_in_input_order_and_put_again_keep_their_place(ledger: Ledger) -> None:
-    ledger.put_sources(sources(2500), "q1")
-    ledger.put_sources([replace(source, text="new") for source in sources(2500)], "q2")
-    found = list(ledger.recorded("q2"))
+    ledger.writer.put_sources(sources(2500), "q1")
+    ledger.writer.put_sources([replace(source, text="new") for source in sources(2500)], "q2")
+    found = list(ledger.reader.recorded("q2"))
     assert [item.source.position for item in found] == list(range(1, 2501))
     assert {item.source.text for item in found} == {"new"}
-    assert list(ledger.recorded("q1")) == []
+    assert list(ledger.reader.recorded("q1")) == []
 
 
 async def test_marks_notes_settings_and_a_purge(ledger: Ledger) -> None:
-    ledger.begin_run("run", spec="{}", settings_key="k", settings_value='{"voice":"alloy"}')
-    ledger.begin_run("run2", spec="{}", settings_key="k", settings_value='{"voice":"ash"}')
-    assert ledger.settings_value("k") == {"voice": "alloy"}
-    ledger.put_sources(sources(1), "q")
-    await ledger.record_outcome(outcome(transcript="secret"))
-    ledger.put_reviews({("i001", 1): Review(review="redo", note="louder")})
-    assert next(iter(ledger.recorded())).reviews[1] == Review(review="redo", note="louder")
-    ledger.note("a", "b")
-    assert (ledger.noted("a"), ledger.noted("c")) == ("b", "")
-    ledger.forget_words(["i001"])
-    ledger.shrink()
-    assert present(ledger.outcome("i001", 1)).transcript == ""
-    ledger.end_run("run", "{}")
+    ledger.writer.begin_run("run", spec="{}", settings_key="k", settings_value='{"voice":"alloy"}')
+    ledger.writer.begin_run("run2", spec="{}", settings_key="k", settings_value='{"voice":"ash"}')
+    assert ledger.reader.settings_value("k") == {"voice": "alloy"}
+    ledger.writer.put_sources(sources(1), "q")
+    await ledger.writer.record_outcome(outcome(transcript="secret"))
+    ledger.writer.put_reviews({("i001", 1): Review(review="redo", note="louder")})
+    assert next(iter(ledger.reader.recorded())).reviews[1] == Review(review="redo", note="louder")
+    ledger.writer.put_note("a", "b")
+    assert (ledger.reader.note("a"), ledger.reader.note("c")) == ("b", "")
+    ledger.writer.purge_texts(["i001"])
+    ledger.writer.shrink()
+    assert present(ledger.reader.outcome("i001", 1)).transcript == ""
+    ledger.writer.end_run("run", "{}")
 
 
 def test_inputs_that_are_gone_and_never_had_a_result_are_forgotten(ledger: Ledger) -> None:
-    ledger.put_sources(sources(2), "q1")
-    ledger.put_sources(sources(1), "q2")
-    ledger.forget_missing_inputs("q2")
-    assert [outcome.source.item_id for outcome in ledger.recorded()] == ["i001"]
+    ledger.writer.put_sources(sources(2), "q1")
+    ledger.writer.put_sources(sources(1), "q2")
+    ledger.writer.forget_missing_inputs("q2")
+    assert [outcome.source.item_id for outcome in ledger.reader.recorded()] == ["i001"]
 
 
 # The queue.
@@ -214,7 +218,7 @@ def test_inputs_that_are_gone_and_never_had_a_result_are_forgotten(ledger: Ledge
 async def test_what_was_let_go_is_not_counted_as_left_any_more(ledger: Ledger) -> None:
     filled(ledger, 100)
     for left, claim in zip(reversed(range(100)), await ledger.queue.claim(100), strict=True):
-        ledger.queue.ended(claim.item_id)
+        ledger.queue.finish(claim.item_id)
         assert ledger.queue.state().left == left
 
 
@@ -241,7 +245,7 @@ async def test_many_who_claim_at_once_get_every_item_once(
         while claims := await run.queue.claim(7):
             mine += ids(claims)
             for claim in claims:
-                run.queue.ended(claim.item_id)
+                run.queue.finish(claim.item_id)
         return mine
 
     found = await asyncio.gather(*(drain(run) for run in runs))
@@ -254,7 +258,7 @@ async def test_many_who_claim_at_once_get_every_item_once(
 async def test_what_has_ended_is_not_put_on_the_same_queue_again(ledger: Ledger) -> None:
     filled(ledger, 3)
     claims = await ledger.queue.claim(2, after=0)
-    ledger.queue.ended(claims[0].item_id)
+    ledger.queue.finish(claims[0].item_id)
     filled(ledger, 4)  # as another run that plans the same
     assert ledger.queue.positions() == [2, 3, 4]
     assert ids(await ledger.queue.claim(9, after=0)) == ["i003", "i004"]
@@ -305,20 +309,20 @@ async def test_whoever_was_silent_too_long_writes_nothing_more_of_the_item(
     filled(ledger, 1)
     silent = open_ledger("silent", lease_s=SHORT_S)
     [mine] = await silent.queue.claim(1, after=0)
-    await silent.record_intent(attempt(1))
+    await silent.writer.record_intent(attempt(1))
     await until(lambda: ledger.queue.claim(1))
     with pytest.raises(LeaseLost):
-        await silent.record_intent(attempt(2))
+        await silent.writer.record_intent(attempt(2))
     with pytest.raises(LeaseLost):
-        await silent.record_outcome(outcome(transcript="late"), end(1))
+        await silent.writer.record_outcome(outcome(transcript="late"), end(1))
     with pytest.raises(LeaseLost):
-        await asyncio.to_thread(silent.queue.make_sure, mine.item_id)
-    assert ledger.outcome("i001", 1) is None
-    assert [call["attempt_id"] for call in ledger.open_calls(["i001"])] == ["run-1"]
-    await ledger.record_outcome(outcome(transcript="mine"))
-    silent.queue.ended("i001")
+        await asyncio.to_thread(silent.queue.check_lease, mine.item_id)
+    assert ledger.reader.outcome("i001", 1) is None
+    assert [call["attempt_id"] for call in ledger.reader.open_calls(["i001"])] == ["run-1"]
+    await ledger.writer.record_outcome(outcome(transcript="mine"))
+    silent.queue.finish("i001")
     await silent.queue.renew()
-    assert present(ledger.outcome("i001", 1)).transcript == "mine"
+    assert present(ledger.reader.outcome("i001", 1)).transcript == "mine"
     assert ledger.queue.held == {"i001"}
     assert ledger.queue.state().held == 1, "what the silent one let go is not its own any more"
 
@@ -327,10 +331,10 @@ async def test_the_end_that_another_has_given_a_call_stands(
     ledger: Ledger, open_ledger: Callable[..., Ledger]
 ) -> None:
     silent = open_ledger("silent")
-    await silent.record_intent(attempt(1))
-    ledger.record_end_now(end(1, Status.UNKNOWN))
-    await silent.record_end(end(1, Status.FAILED))
-    assert ledger.unknown_calls("i001", 1) == 1
+    await silent.writer.record_intent(attempt(1))
+    ledger.writer.settle_end(end(1, Status.UNKNOWN))
+    await silent.writer.record_end(end(1, Status.FAILED))
+    assert ledger.reader.unknown_calls("i001", 1) == 1
 
 
 async def test_of_a_batch_only_what_is_late_is_refused(
@@ -342,10 +346,10 @@ async def test_of_a_batch_only_what_is_late_is_refused(
     taken = set(ids(await until(lambda: ledger.queue.claim(4))))
     names = [source.item_id for source in sources(10)]
     ended = await asyncio.gather(
-        *(silent.record_outcome(outcome(name)) for name in names), return_exceptions=True
+        *(silent.writer.record_outcome(outcome(name)) for name in names), return_exceptions=True
     )
     assert {name for name, result in zip(names, ended, strict=True) if isinstance(result, LeaseLost)} == taken
-    assert {recorded.item_id for recorded in ledger.all_outcomes()} == set(names) - taken
+    assert {recorded.item_id for recorded in ledger.reader.all_outcomes()} == set(names) - taken
 
 
 async def test_a_queue_that_is_emptied_refuses_whoever_still_held_something(
@@ -354,32 +358,32 @@ async def test_a_queue_that_is_emptied_refuses_whoever_still_held_something(
     filled(ledger, 2)
     before = open_ledger("before")
     await before.queue.claim(1, after=0)
-    ledger.queue.empty()
+    ledger.queue.clear()
     assert ledger.queue.state().left == 0
     with pytest.raises(LeaseLost):
-        await before.record_intent(attempt())
+        await before.writer.record_intent(attempt())
     filled(ledger, 2, "q2")
     assert ids(await ledger.queue.claim(9, after=0)) == ["i001", "i002"]
 
 
 async def test_how_far_the_work_is(ledger: Ledger) -> None:
-    ledger.note("queue", "q")
+    ledger.writer.put_note("queue", "q")
     filled(ledger, 4)
     claims = await ledger.queue.claim(2, after=0)
-    await ledger.record_intent(attempt(1, claims[1].item_id))
-    ledger.queue.ended(claims[0].item_id)
-    await ledger.record_outcome(outcome(finished_at=datetime.now(UTC)))
-    seen = ledger.progress(NOW)
+    await ledger.writer.record_intent(attempt(1, claims[1].item_id))
+    ledger.queue.finish(claims[0].item_id)
+    await ledger.writer.record_outcome(outcome(finished_at=datetime.now(UTC)))
+    seen = ledger.reader.progress(NOW)
     assert (seen.queued, seen.ended, seen.ended_since, seen.in_flight) == (4, 1, 1, 1)
-    ledger.begin_run("q", spec="{}", settings_key="k", settings_value="{}")
-    assert not ledger.has_finished_run()
+    ledger.writer.begin_run("q", spec="{}", settings_key="k", settings_value="{}")
+    assert not ledger.reader.has_finished_run()
     now = datetime.now(UTC)
-    late = ledger.progress(now - timedelta(minutes=1))
+    late = ledger.reader.progress(now - timedelta(minutes=1))
     assert now - late.since < timedelta(seconds=30), "no longer than the run"
     assert late.ended_since <= 1
     assert replace(late, ended_since=3, since=now - timedelta(seconds=20)).per_minute(now) == 9
-    ledger.end_run("q", "{}")
-    assert ledger.has_finished_run()
+    ledger.writer.end_run("q", "{}")
+    assert ledger.reader.has_finished_run()
 
 
 def test_it_is_opened_again_with_all_that_was_in_it(place: str, tmp_path: Path) -> None:
@@ -387,4 +391,4 @@ def test_it_is_opened_again_with_all_that_was_in_it(place: str, tmp_path: Path) 
         filled(first, 3)
     with closing(Ledger.at(place, str(tmp_path))) as again:
         assert again.queue.positions() == [1, 2, 3]
-        assert len(list(again.recorded_to_do())) == 3
+        assert len(list(again.reader.recorded_to_do())) == 3

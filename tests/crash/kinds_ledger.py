@@ -112,9 +112,9 @@ class Database(_OnPostgresql):
 
 def _be_impatient() -> None:
     """In a run's process: give a database up that does not answer at once."""
-    import audiobatch.ledger.ledger
+    import audiobatch.ledger.database
 
-    vars(audiobatch.ledger.ledger)["PATIENCE_S"] = SHORT_PATIENCE_S
+    vars(audiobatch.ledger.database)["LONGEST_OUTAGE_S"] = SHORT_PATIENCE_S
 
 
 def _family(pid: int) -> list[int]:

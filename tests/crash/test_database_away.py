@@ -86,12 +86,12 @@ def lose_database(
     server: PostgresqlServer, emulator: EmulatorProcess, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> int:
     """A run whose database goes away for good; how many replies it has in the spool."""
-    monkeypatch.setattr("audiobatch.ledger.ledger.PATIENCE_S", 0.5)
+    monkeypatch.setattr("audiobatch.ledger.database.LONGEST_OUTAGE_S", 0.5)
     stopped = when(emulator, 8, server.stop)
     summary = run_job(**settings)
     stopped.join()
     assert summary.exit_code == 2
-    monkeypatch.setattr("audiobatch.ledger.ledger.PATIENCE_S", 120.0)
+    monkeypatch.setattr("audiobatch.ledger.database.LONGEST_OUTAGE_S", 120.0)
     server.start()
     return len(list(Spool(settings["output"]).folder.glob("*.reply")))
 

@@ -288,7 +288,7 @@ async def test_an_input_that_a_worker_finds_changed_stays_on_the_queue(
             assert worker.run_id != worker.context.queue_id
         found = {
             outcome.source.path
-            for outcome in coordinator.context.ledger.recorded(coordinator.context.queue_id)
+            for outcome in coordinator.context.ledger.reader.recorded(coordinator.context.queue_id)
         }
         assert found == {"a.wav", "b.wav"}
         await coordinator.finish()

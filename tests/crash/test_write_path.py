@@ -20,9 +20,10 @@ from sqlalchemy.exc import OperationalError
 from audiobatch.config.jobspec import JobSpec
 from audiobatch.execution import job as job_module
 from audiobatch.execution.job import Job
-from audiobatch.ledger import writer
+from audiobatch.ledger import group_commit
 from audiobatch.ledger.ledger import Ledger
 from audiobatch.ledger.rows import Attempt
+from audiobatch.ledger.writer import LedgerWriter
 from audiobatch.model import Status
 from audiobatch.planning.plan import Retry
 from audiobatch.storage import atomic_file
@@ -126,7 +127,7 @@ def test_a_ledger_that_cannot_be_written_at_any_commit_costs_no_paid_reply(
     emulator: EmulatorProcess, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
     settings = job(emulator, prompts, tmp_path)
-    commits, original = itertools.count(1), writer.LedgerWriter._apply
+    commits, original = itertools.count(1), group_commit.GroupCommit._apply
     mended = threading.Event()
 
     def apply(writer: Any, connection: Any, batch: Any) -> Any:
@@ -135,7 +136,7 @@ def test_a_ledger_that_cannot_be_written_at_any_commit_costs_no_paid_reply(
             raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
         return changed
 
-    monkeypatch.setattr(writer.LedgerWriter, "_apply", apply)
+    monkeypatch.setattr(group_commit.GroupCommit, "_apply", apply)
     message, code = run_to_exit(settings)
     assert code == (2 if "full" in message else 0)
     mended.set()
@@ -432,8 +433,8 @@ def test_what_every_call_cost_stands_in_the_ledger_also_where_it_was_for_nothing
     from contextlib import closing
 
     with closing(Ledger.open(tmp_path / "out/ledger.db")) as ledger:
-        assert ledger.spent_usd() == summary.cost_usd
-        assert sum(1 for _ in ledger.all_outcomes()) == len(TEXTS)
+        assert ledger.reader.spent_usd() == summary.cost_usd
+        assert sum(1 for _ in ledger.reader.all_outcomes()) == len(TEXTS)
     assert billed(emulator) == 2 * len(TEXTS)
 
 
@@ -476,13 +477,13 @@ def test_a_stop_while_the_intent_is_written_sends_nothing(
     from audiobatch.stop import StopReason
 
     jobs: list[Job] = []
-    original = Ledger.record_intent
+    original = LedgerWriter.record_intent
 
-    async def stopped(ledger: Ledger, attempt: Attempt) -> None:
-        await original(ledger, attempt)
+    async def stopped(writer: LedgerWriter, attempt: Attempt) -> None:
+        await original(writer, attempt)
         jobs[0].stop.ask(StopReason.SIGINT)
 
-    monkeypatch.setattr(Ledger, "record_intent", stopped)
+    monkeypatch.setattr(LedgerWriter, "record_intent", stopped)
     monkeypatch.setattr(ChatTransport, "send", None)
     summary = run_job(on_open=jobs.append, **job(emulator, prompts, tmp_path))
     assert (summary.exit_code, summary.sent, summary.pending) == (130, 0, len(TEXTS))

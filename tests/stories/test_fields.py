@@ -9,7 +9,7 @@ import pytest
 
 from audiobatch.errors import ConfigError, StorageError
 from audiobatch.execution.job import Job
-from audiobatch.ledger.ledger import Ledger
+from audiobatch.ledger.writer import LedgerWriter
 from audiobatch.model import Reply, Request
 from audiobatch.planning.plan import Retry
 from audiobatch.transports.chat import ChatTransport
@@ -107,13 +107,13 @@ def stop_before_the_repair(running: Job) -> None:
     """As if somebody pressed Ctrl-C while the repair waits for a service in trouble."""
     from audiobatch.stop import StopReason
 
-    record = running.context.ledger.record_part
+    record = running.context.ledger.writer.record_part
 
     async def record_then_stop(*arguments: Any) -> None:
         await record(*arguments)
         running.stop.ask(StopReason.SIGINT)
 
-    running.context.ledger.record_part = record_then_stop  # type: ignore[assignment, method-assign]  # a stand-in
+    running.context.ledger.writer.record_part = record_then_stop  # type: ignore[assignment, method-assign]  # a stand-in
 
 
 def test_a_run_that_stops_before_the_repair_leaves_the_answer_to_the_next_one(
@@ -143,7 +143,7 @@ def test_an_answer_that_cannot_be_recorded_is_brought_home_and_put_right(
     first_answers.append("I would rather not.")
     one = {**job, "inputs": [job["inputs"][0] + "/a.wav"]}
     with monkeypatch.context() as broken:
-        broken.setattr(Ledger, "record_part", full)
+        broken.setattr(LedgerWriter, "record_part", full)
         assert run_job(**one).exit_code == 2
     (row,) = rows_of(run_job(**one))
     assert (row["status"], row["attempts"], len(emulator.settled_journal(2))) == ("succeeded", "2", 2)

@@ -282,13 +282,13 @@ def test_a_run_that_stops_between_parts_is_resumed_where_it_was(
     def stop_soon(running: Job) -> None:
         from audiobatch.stop import StopReason
 
-        record = running.context.ledger.record_part
+        record = running.context.ledger.writer.record_part
 
         async def record_then_stop(*arguments: Any) -> None:
             await record(*arguments)
             running.stop.ask(StopReason.SIGINT)
 
-        running.context.ledger.record_part = record_then_stop  # type: ignore[assignment, method-assign]  # a stand-in
+        running.context.ledger.writer.record_part = record_then_stop  # type: ignore[assignment, method-assign]  # a stand-in
 
     stopped = run_job(
         inputs=[str(tmp_path / "in")],

@@ -50,7 +50,7 @@ def test_whatever_changes_a_row_makes_them_again(job: dict[str, Any], tmp_path: 
     assert [row["item_id"] for row in rows_of(run_job(**job))] == ["a.wav", "b.wav", "c.wav"]
 
     with closing(Ledger.open(out / "ledger.db")) as ledger:
-        ledger.put_reviews({("a.wav", 1): Review(review="ok")})
+        ledger.writer.put_reviews({("a.wav", 1): Review(review="ok")})
     assert [row["review"] for row in rows_of(run_job(**job))] == ["ok", "", ""]
 
     (out / "report.html").unlink()
@@ -76,13 +76,13 @@ def test_a_run_that_was_killed_before_its_reports_leaves_them_to_the_next(
 ) -> None:
     run_job(**job)
     with closing(Ledger.open(tmp_path / "out" / "ledger.db")) as ledger:
-        assert ledger.shown()
-        outcome = ledger.outcome("a.wav", 1)
-        ledger.record_outcome_now(present(outcome))
-        assert not ledger.shown()
-        ledger.mark_shown("so")
-        ledger.note("any", "word")
-        ledger.see_all("run")
-        assert ledger.shown() == "so"
-        ledger.record_outcome_now(present(outcome))
-        assert not ledger.shown()
+        assert ledger.reader.reports_shown()
+        outcome = ledger.reader.outcome("a.wav", 1)
+        ledger.writer.record_outcome(present(outcome)).wait()
+        assert not ledger.reader.reports_shown()
+        ledger.writer.mark_reports_current("so")
+        ledger.writer.put_note("any", "word")
+        ledger.writer.mark_all_seen("run")
+        assert ledger.reader.reports_shown() == "so"
+        ledger.writer.record_outcome(present(outcome)).wait()
+        assert not ledger.reader.reports_shown()

@@ -12,7 +12,7 @@ import pytest
 from audiobatch.calls.stats import RunSummary
 from audiobatch.errors import StorageError
 from audiobatch.execution.job import Job
-from audiobatch.ledger.ledger import Ledger
+from audiobatch.ledger.writer import LedgerWriter
 from audiobatch.planning.plan import Plan
 from audiobatch_emulator.process import EmulatorProcess
 from tests.narrowing import present
@@ -245,7 +245,7 @@ def test_a_reply_that_waits_for_a_better_one_is_brought_home_when_the_ledger_fai
         raise StorageError("no space left")
 
     with monkeypatch.context() as broken:
-        broken.setattr(Ledger, "record_end", full)
+        broken.setattr(LedgerWriter, "record_end", full)
         first = send(emulator, tmp_path, **wanted)
     assert (first.exit_code, first.stopped_by) == (2, "storage")
     paid = [call["item_hash"] for call in emulator.journal()]
@@ -447,7 +447,7 @@ def test_a_row_that_could_not_be_sent_nor_recorded_ends_the_run_in_order(
         async def record_outcome(*_arguments: object, **_named: Any) -> None:
             raise StorageError("no space is left")
 
-        job.context.ledger.record_outcome = record_outcome  # type: ignore[method-assign]  # a stand-in
+        job.context.ledger.writer.record_outcome = record_outcome  # type: ignore[assignment, method-assign]  # a stand-in
 
     summary = run_job(
         inputs=[str(tmp_path / "p.jsonl")],

@@ -139,7 +139,7 @@ def test_the_books_of_a_queue_hold_what_is_estimated(prompts: dict[str, Any]) ->
         settings = {**prompts, "endpoint": server.url, "limit": 6, "max_concurrency": 1}
         summary = run_job(**settings, on_open=jobs.append)
     with closing(Ledger.open(local(summary.output / "ledger.db"))) as ledger:
-        account = ledger.queue.account(jobs[0].context.queue_id)
+        account = ledger.queue.totals(jobs[0].context.queue_id)
         sums, counts = account.sums(), account.counts()
     assert sums.estimated == 4
     assert float(counts.cost_usd + sums.estimated_usd) == pytest.approx(float(present(summary.cost_usd)))

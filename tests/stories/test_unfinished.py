@@ -13,7 +13,7 @@ import pytest
 from audiobatch.calls import transcription
 from audiobatch.calls.stats import RunSummary
 from audiobatch.errors import StorageError
-from audiobatch.ledger.ledger import Ledger
+from audiobatch.ledger.writer import LedgerWriter
 from audiobatch.model import Status
 from audiobatch.planning.plan import Retry
 from audiobatch.storage import artifacts
@@ -213,7 +213,7 @@ def test_words_that_the_ledger_does_not_take_come_home_from_the_spool(
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "record_part", full)
+        patched.setattr(LedgerWriter, "record_part", full)
         first = run_job(**words_job)
     assert (first.exit_code, has_words(first), transcriptions(words_server)) == (2, False, 1)
     assert len(list(Spool(words_job["output"]).folder.glob("*.reply"))) == 1

@@ -19,7 +19,7 @@ from audiobatch.model import Exchange, PartKind, PriorReply, Status, next_versio
 
 if TYPE_CHECKING:
     from audiobatch.calls.context import CallContext
-    from audiobatch.ledger.ledger import AttemptEnd
+    from audiobatch.ledger.rows import AttemptEnd
     from audiobatch.model import Outcome, Reply, Request, Turn
 
 
@@ -86,7 +86,7 @@ async def record_answer(context: CallContext, outcome: Outcome, end: AttemptEnd)
     """
     answer = PartOutcome(kind=PartKind.ANSWER, part=1, start_s=0.0, end_s=0.0, outcome=outcome)
     try:
-        await context.ledger.record_part(answer, end)
+        await context.ledger.writer.record_part(answer, end)
     except StorageError as failed:
         await spool_files(context, outcome, end, [], {}, cause=failed, part=answer)
         raise
@@ -104,7 +104,9 @@ async def recorded_answer(
         before: what is recorded of the turn; a final failure was the end of that answer.
     """
     version = next_version(before)
-    found = await context.on_disk(context.ledger.parts_of, item_id, turn.number, version, PartKind.ANSWER)
+    found = await context.on_disk(
+        context.ledger.reader.parts_of, item_id, turn.number, version, PartKind.ANSWER
+    )
     if 1 not in found:
         return None
     answer = found[1].outcome

@@ -22,7 +22,7 @@ from audiobatch.storage.artifacts import AS_IT_CAME
 from audiobatch.storage.partial_reply import Received
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from decimal import Decimal
 
     from audiobatch.audio.finish import Finish
@@ -134,7 +134,7 @@ class CallContext:
         received = self._received.get(request.item_id)
         return error.raw or (await self.on_disk(received[-1].take) if received else b"")
 
-    async def settle(self, work: Coroutine[Any, Any, _T]) -> _T:
+    async def settle(self, work: Awaitable[_T]) -> _T:
         """Run to its end what records a call, also where the caller is cancelled meanwhile."""
         settling = asyncio.ensure_future(work)
         self._settling.add(settling)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from audiobatch.calls.context import CallContext
     from audiobatch.inputs.prepared_recording import PreparedRecording
-    from audiobatch.ledger.ledger import Recorded
+    from audiobatch.ledger.reader import Recorded
     from audiobatch.model import Item, Turn
 
     ClaimNext = Callable[[], Awaitable[Recorded | None]]
@@ -106,7 +106,7 @@ class ItemRunner:
         finally:
             await self.context.end_item(recorded.source.item_id)
         if status is not None:
-            self.context.ledger.queue.ended(recorded.source.item_id)
+            self.context.ledger.queue.finish(recorded.source.item_id)
             self.context.stats.item_ended(status, recorded.source.item_id)
             self._stop_at_failure_limit()
         return status
@@ -187,7 +187,9 @@ class ItemRunner:
             if source.kind is SourceKind.RECORDING:
                 source, sound = await self.context.on_disk(prepare_recording, source, self.context.spec)
                 if source is not recorded.source:
-                    await self.context.on_disk(self.context.ledger.put_sources, [source], self.queue_id)
+                    await self.context.on_disk(
+                        self.context.ledger.writer.put_sources, [source], self.queue_id
+                    )
             item = build_item(source, self.context.spec)
             return await self._turns(recorded, progress, item, sound)
         except InputError as refused:
@@ -304,13 +306,13 @@ class ItemRunner:
             input_sha256=recorded.source.sha256,
             settings_key=self.context.settings_key,
         )
-        await self.context.ledger.record_outcome(outcome)
+        await self.context.ledger.writer.record_outcome(outcome)
         return Status.FAILED
 
     def _first_without_result(self, item_id: str) -> int | None:
         """Ask the ledger anew: this run may have made turns since the item was claimed."""
         for turn in range(1, len(self.context.spec.turn_specs()) + 1):
-            outcome = self.context.ledger.outcome(item_id, turn)
+            outcome = self.context.ledger.reader.outcome(item_id, turn)
             if outcome is None or outcome.status is not Status.SUCCEEDED:
                 return turn
         return None

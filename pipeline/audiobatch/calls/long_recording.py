@@ -20,7 +20,7 @@ from audiobatch.calls.turn import TurnCall, TurnCost, redo_flawed, success_in
 from audiobatch.config.prices import total_usd
 from audiobatch.errors import InputError, StorageError, redacted_bytes
 from audiobatch.inputs.sound_settings import why_no_fields_in_parts
-from audiobatch.ledger.ledger import PartCalls
+from audiobatch.ledger.reader import PartCalls
 from audiobatch.ledger.rows import PartOutcome
 from audiobatch.limits.pool import Stopping
 from audiobatch.limits.retry import Tries
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from audiobatch.calls.context import CallContext
     from audiobatch.errors import AudioBatchError
     from audiobatch.inputs.prepared_recording import PreparedRecording
-    from audiobatch.ledger.ledger import AttemptEnd
+    from audiobatch.ledger.rows import AttemptEnd
     from audiobatch.model import Exchange, Item, Request, SavedFile, Turn
 
 log = logging.getLogger(__name__)
@@ -96,10 +96,10 @@ class PartPolicy:
         context = self.context
         outcome, files = await self._measured(reply, outcome)
         try:
-            await context.on_disk(context.ledger.queue.make_sure, self.item.item_id)
+            await context.on_disk(context.ledger.queue.check_lease, self.item.item_id)
             saved = await context.on_disk(context.storage.write_many, files)
             outcome = replace(outcome, audio=saved[0] if saved else None)
-            await context.ledger.record_part(_row(self.stretch, outcome), end)
+            await context.ledger.writer.record_part(_row(self.stretch, outcome), end)
         except StorageError as failed:
             await self._spool(outcome, end, files, failed)
             raise
@@ -121,10 +121,10 @@ class PartPolicy:
         body = redacted_bytes(raw)
         path = part_path(self.item, self.turn, self.part, ".json")
         try:
-            await context.on_disk(context.ledger.queue.make_sure, self.item.item_id)
+            await context.on_disk(context.ledger.queue.check_lease, self.item.item_id)
             (saved,) = await context.on_disk(context.storage.write_many, [(path, body)])
             part = _row(self.stretch, replace(outcome, raw_reply=saved))
-            await context.ledger.record_part(part, end, outcome)
+            await context.ledger.writer.record_part(part, end, outcome)
         except StorageError as failed:
             row = _row(self.stretch, outcome)
             roles = {"raw_reply": path}
@@ -183,7 +183,7 @@ class MultipartTurn:
         if done:
             log.info("%s: %d of %d parts are recorded", self.item.item_id, len(done), len(parts))
         calls = await context.on_disk(
-            context.ledger.part_calls, self.item.item_id, self.turn.number, self.turn.fingerprint
+            context.ledger.reader.part_calls, self.item.item_id, self.turn.number, self.turn.fingerprint
         )
         queue = iter([part for part in parts if part.number not in done])
         failures: list[Outcome] = []
@@ -254,7 +254,7 @@ class MultipartTurn:
     def _recorded(self) -> dict[int, PartOutcome]:
         """Return the parts that earlier runs recorded: the same request and stretch, their sound on disk."""
         ledger, storage = self.context.ledger, self.context.storage
-        found = ledger.parts_of(
+        found = ledger.reader.parts_of(
             self.item.item_id, self.turn.number, next_version(self.before), PartKind.REPLY
         )
         planned = {part.number: part for part in self.sound.parts}

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from audiobatch.calls.context import CallContext
-    from audiobatch.ledger.ledger import AttemptEnd
-    from audiobatch.ledger.rows import PartOutcome
+    from audiobatch.ledger.rows import AttemptEnd, PartOutcome
     from audiobatch.model import Check, Item, Outcome, Reply, SavedFile, Turn
     from audiobatch.storage.local import Storage
 
@@ -55,7 +54,7 @@ async def record_reply(
         LeaseLost: another run has taken the item over; the reply is in the spool, for a replay as a version.
         StorageError: the output cannot be written; the reply is in the spool.
     """
-    check_lease = partial(context.ledger.queue.make_sure, item.item_id)
+    check_lease = partial(context.ledger.queue.check_lease, item.item_id)
     try:
         saved = await context.on_disk(
             save, context.storage, item, turn, reply, replaced, context.finish, checks, check_lease
@@ -77,7 +76,7 @@ async def record_reply(
     if outcome.parts is None:
         context.sizes.add(outcome)
     try:
-        await context.ledger.record_outcome(outcome, end, superseded=replaced)
+        await context.ledger.writer.record_outcome(outcome, end, superseded=replaced)
     except StorageError as failed:
         # With its files, though they are on disk: a disk with such errors may not give them back.
         roles = {"audio": saved.made.audio_path, "transcript_file": saved.made.transcript_path}
@@ -108,10 +107,10 @@ async def record_failure(
     path = raw_path(outcome.item_id, outcome.turn, raw) if raw else ""
     try:
         if raw or replaced is not None:
-            check_lease = partial(context.ledger.queue.make_sure, outcome.item_id)
+            check_lease = partial(context.ledger.queue.check_lease, outcome.item_id)
             saved = await context.on_disk(_write, context.storage, path, raw, replaced, check_lease)
             outcome = replace(outcome, raw_reply=saved)
-        await context.ledger.record_outcome(outcome, end, superseded=replaced)
+        await context.ledger.writer.record_outcome(outcome, end, superseded=replaced)
     except StorageError as failed:
         files = [(path, raw)] if raw else []
         await spool_files(context, outcome, end, files, {"raw_reply": path}, cause=failed)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from audiobatch.calls.context import CallContext
     from audiobatch.errors import AudioBatchError
     from audiobatch.inputs.prepared_recording import PreparedRecording
-    from audiobatch.ledger.ledger import AttemptEnd
+    from audiobatch.ledger.rows import AttemptEnd
     from audiobatch.model import AudioPart, Item, Outcome, Reply, Request
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class TranscriptionPolicy:
         """Record the transcript with the end of its call."""
         row = self._row_of(reply, outcome)
         try:
-            await self.context.ledger.record_part(row, end)
+            await self.context.ledger.writer.record_part(row, end)
         except StorageError as failed:
             await self._spool(row, end, failed)
             raise
@@ -95,7 +95,7 @@ class TranscriptionPolicy:
     async def record_failure(self, outcome: Outcome, end: AttemptEnd | None, raw: bytes) -> Outcome:
         """Record the call's end alone: the result stays as it is."""
         if end is not None:
-            await self.context.ledger.record_end(end)
+            await self.context.ledger.writer.record_end(end)
         return outcome
 
     async def record_unfinished(self, outcome: Outcome, end: AttemptEnd, raw: bytes) -> Outcome:
@@ -105,7 +105,9 @@ class TranscriptionPolicy:
         row = _row(self.kind, self.part, self.stretch.timeline, outcome, ())
         try:
             (saved,) = await context.on_disk(context.storage.write_many, [(path, body)])
-            await context.ledger.record_part(replace(row, outcome=replace(row.outcome, raw_reply=saved)), end)
+            await context.ledger.writer.record_part(
+                replace(row, outcome=replace(row.outcome, raw_reply=saved)), end
+            )
         except StorageError as failed:
             roles = {"raw_reply": path}
             await spool_files(context, row.outcome, end, [(path, body)], roles, cause=failed, part=row)
@@ -125,7 +127,7 @@ class TranscriptionPolicy:
         reply = decode(await context.on_disk(context.storage.read, outcome.raw_reply.path), {}, 0.0)
         done = replace(outcome, status=Status.SUCCEEDED, error_type=None, error_message="", raw_reply=None)
         row = self._row_of(reply.without_secrets(), done)
-        await context.ledger.record_part(row)
+        await context.ledger.writer.record_part(row)
         await context.on_disk(context.storage.delete, outcome.raw_reply.path)
         context.stats.finished += 1
         return row
@@ -178,7 +180,7 @@ class TranscriptionPass:
             Stopping: the run is stopping.
             StorageError: the output cannot be written.
         """
-        written = await self.context.on_disk(self.context.ledger.written_down, outcome.item_id)
+        written = await self.context.on_disk(self.context.ledger.reader.transcribed, outcome.item_id)
         for kind in missing_transcripts(outcome, self.item.source, self.context.spec, written):
             try:
                 outcome = await self._add(kind, outcome)
@@ -222,7 +224,7 @@ class TranscriptionPass:
         )
         parts = await context.on_disk(_parts_of, sound)
         recorded = await context.on_disk(
-            context.ledger.parts_of, outcome.item_id, outcome.turn, outcome.version, kind
+            context.ledger.reader.parts_of, outcome.item_id, outcome.turn, outcome.version, kind
         )
         rows = []
         for part in parts:
@@ -287,7 +289,7 @@ class TranscriptionPass:
             outcome = replace(outcome, word_error_rate=word_error_rate(outcome.transcript, text))
         whole = Timeline((Span(start_s=parts[0].timeline.start_s, end_s=parts[-1].timeline.end_s),))
         joined = replace(rows[0].outcome, transcript=text, finished_at=datetime.now(UTC), cost_usd=None)
-        await context.ledger.record_part(_row(kind, 0, whole, joined, cues), None, outcome)
+        await context.ledger.writer.record_part(_row(kind, 0, whole, joined, cues), None, outcome)
         return outcome
 
 

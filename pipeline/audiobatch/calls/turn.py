@@ -42,7 +42,7 @@ from audiobatch.errors import (
     shown,
     working_on_reply,
 )
-from audiobatch.ledger.ledger import Attempt, AttemptEnd
+from audiobatch.ledger.rows import Attempt, AttemptEnd
 from audiobatch.limits.pool import NoDeployment, Stopping
 from audiobatch.limits.retry import AskAgain, Deferred, Tries, retrying
 from audiobatch.model import (
@@ -313,7 +313,7 @@ class TurnCall:
         if context.stop.asked:
             raise Stopping
         attempt = replace(self._attempt(permit.deployment.name), worst_usd=worst_usd)
-        await context.ledger.record_intent(attempt)
+        await context.ledger.writer.record_intent(attempt)
         leaves = await permit.depart()
         if context.stop.asked or not leaves:
             await self._withdraw(attempt)
@@ -363,7 +363,7 @@ class TurnCall:
         """
         self.calls -= 1
         self.paid_usd = Decimal(0)
-        await self.context.settle(self.context.ledger.record_end(self._end(attempt, Status.FAILED)))
+        await self.context.settle(self.context.ledger.writer.record_end(self._end(attempt, Status.FAILED)))
         if self.context.stop.asked:
             raise Stopping
         raise AskAgain(f"deployment {attempt.deployment} rests")
@@ -476,7 +476,7 @@ class TurnCall:
         is_final = isinstance(error, (BadReply, RequestRejected)) and not drop_audio_ids
         if is_final and self.text_only is None:
             return await self._fail(failure, end)
-        await self.context.ledger.record_end(end)
+        await self.context.ledger.writer.record_end(end)
         self.failure = failure
         if isinstance(error, DeploymentFatal) and others_left and self.item.deployment is None:
             raise AskAgain(error.message) from error
@@ -547,7 +547,7 @@ class TurnCall:
         context, error = self.context, failure.error
         if self.standing is not None:
             if end is not None:
-                await context.ledger.record_end(end)
+                await context.ledger.writer.record_end(end)
             return self.standing
         status = Status.UNKNOWN if isinstance(error, OutcomeUnknown) else Status.FAILED
         outcome = self._failed(error, status)

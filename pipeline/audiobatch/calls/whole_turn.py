@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from audiobatch.calls.context import CallContext
     from audiobatch.errors import AudioBatchError, StorageError
     from audiobatch.inputs.prepared_recording import PreparedRecording
-    from audiobatch.ledger.ledger import AttemptEnd
+    from audiobatch.ledger.rows import AttemptEnd
     from audiobatch.model import Exchange, Item, Outcome, Reply, Request, Turn
 
 

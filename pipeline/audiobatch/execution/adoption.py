@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from audiobatch.audio.measure import measure
 from audiobatch.errors import ConfigError, InputError, StorageError, shown
-from audiobatch.ledger.ledger import Attempt, AttemptEnd
+from audiobatch.ledger.rows import Attempt, AttemptEnd
 from audiobatch.model import Check, CostBasis, Outcome, SavedFile, Status, Usage
 from audiobatch.planning.items import build_item
 from audiobatch.reports.manifest import parse_csv
@@ -64,7 +64,7 @@ def check_runs(storage: Storage, ledger: Ledger) -> None:
     Raises:
         ConfigError: it does not: it is older than the folder. Nothing was sent.
     """
-    if strange := sorted(_listed_runs(storage) - ledger.run_ids()):
+    if strange := sorted(_listed_runs(storage) - ledger.reader.run_ids()):
         raise ConfigError(_older(storage, f"run {shown(strange[0])} ({_RUNS}/{shown(strange[0])}.csv)"))
 
 
@@ -86,7 +86,7 @@ def adopt(storage: Storage, ledger: Ledger, spec: JobSpec, settings_key: str) ->
     """
     adopted = Adopted()
     for row in _newest(_rows(storage)):
-        known = ledger.outcome(row["item_id"], _turn(row))
+        known = ledger.reader.outcome(row["item_id"], _turn(row))
         if known is not None and known.status is Status.SUCCEEDED:
             continue
         try:
@@ -94,11 +94,13 @@ def adopt(storage: Storage, ledger: Ledger, spec: JobSpec, settings_key: str) ->
         except (InputError, StorageError) as refused:
             adopted.left.append(f"{shown(row['item_id'])} turn {_turn(row)}: {refused.message}")
             continue
-        ledger.adopt(*_call_of(outcome, settings_key), replace(outcome, settings_key=settings_key))
+        ledger.writer.adopt(*_call_of(outcome, settings_key), replace(outcome, settings_key=settings_key))
         adopted.taken += 1
-    for run_id in sorted(_listed_runs(storage) - ledger.run_ids()):
-        ledger.begin_run(run_id, spec=spec.model_dump_json(), settings_key=settings_key, settings_value="{}")
-        ledger.end_run(run_id, "{}")
+    for run_id in sorted(_listed_runs(storage) - ledger.reader.run_ids()):
+        ledger.writer.begin_run(
+            run_id, spec=spec.model_dump_json(), settings_key=settings_key, settings_value="{}"
+        )
+        ledger.writer.end_run(run_id, "{}")
     return adopted
 
 
@@ -130,7 +132,7 @@ def _strange_files(storage: Storage, ledger: Ledger, spec: JobSpec) -> Iterator[
     """Yield files at the result paths of items without outcome or call."""
     if not any(next(storage.walk(folder), "") for folder in ("audio", "transcripts")):
         return
-    for source in ledger.untouched():
+    for source in ledger.reader.sources_without_calls():
         try:
             item = build_item(source, spec)
         except InputError:  # refused: it has no result

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from audiobatch.calls.item import ItemRunner
-    from audiobatch.ledger.ledger import Recorded
     from audiobatch.ledger.queue import Claim
+    from audiobatch.ledger.reader import Recorded
     from audiobatch.planning.plan import Retry
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class Claims:
 
     async def _read(self, claims: Sequence[Claim]) -> list[Recorded]:
         ids = [claim.item_id for claim in claims]
-        return await asyncio.to_thread(self._ledger.recorded_of, ids) if ids else []
+        return await asyncio.to_thread(self._ledger.reader.recorded_of, ids) if ids else []
 
     async def _take_over(self, item_ids: Sequence[str]) -> list[Recorded]:
         """Close the open calls of a run that fell silent, and plan its items again; return those to send."""
@@ -126,20 +126,20 @@ class Claims:
             "%d items of a run that fell silent are taken over; %d calls of it were perhaps billed",
             *(len(item_ids), lost),
         )
-        recorded = await asyncio.to_thread(ledger.recorded_of, item_ids)
+        recorded = await asyncio.to_thread(ledger.reader.recorded_of, item_ids)
         decided = await asyncio.to_thread(replan, ledger, runner.context.spec, self._retry, recorded)
-        runner.context.unknown_before.update(await asyncio.to_thread(ledger.unknown_counts))
+        runner.context.unknown_before.update(await asyncio.to_thread(ledger.reader.unknown_counts))
         for item_id, decision in decided.items():
             if decision is Decision.SEND:
                 continue
             if decision is Decision.UNKNOWN:
                 runner.context.stats.item_ended(Status.UNKNOWN)
-            ledger.queue.ended(item_id)
+            ledger.queue.finish(item_id)
         return [each for each in recorded if decided[each.source.item_id] is Decision.SEND]
 
     def _replay(self, item_ids: Sequence[str]) -> int:
         """Write the replies of these items that are in this machine's spool; return how many."""
-        with self._ledger.one_at_a_time():
+        with self._ledger.exclusive():
             return replay(
                 self.runner.context.spool, self.runner.context.storage, self._ledger, only=frozenset(item_ids)
             )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from audiobatch.execution.job import Job
-    from audiobatch.ledger.queue_totals import Account
+    from audiobatch.ledger.queue_totals import QueueTotals
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Coordinator:
         """
         job, backend = self.job, self.backend
         queue = job.context.ledger.queue
-        account = queue.account(job.context.queue_id)
+        account = queue.totals(job.context.queue_id)
         self._before = await asyncio.to_thread(account.counts)
         sums_before = await asyncio.to_thread(account.sums)
         job.stats.cost_is_known = all(target.price is not None for target in job.context.targets)
@@ -132,7 +132,7 @@ class Coordinator:
             job.left = (await asyncio.to_thread(queue.state)).left
         job.workers.in_flight, job.workers.waiting = 0, ""
 
-    async def _follow(self, account: Account) -> None:
+    async def _follow(self, account: QueueTotals) -> None:
         job, loop = self.job, asyncio.get_running_loop()
         began_s = loop.time()
         while True:
@@ -228,9 +228,9 @@ class Coordinator:
                 "some workers do not end; they send nothing more than they hold, and the ledger knows it"
             )
 
-    async def _give_up(self, account: Account, workers: Sequence[WorkerStatus]) -> None:
+    async def _give_up(self, account: QueueTotals, workers: Sequence[WorkerStatus]) -> None:
         """Stop the run for the reason that its workers ended for: every one has ended, and items are left."""
-        ends = await asyncio.to_thread(account.ends_of, self.job.run_id)
+        ends = await asyncio.to_thread(account.summaries_of, self.job.run_id)
         trouble = next((worker.trouble for worker in workers if worker.trouble), "")
         if not ends:
             raise ConfigError(f"no worker could begin: {trouble or 'they ended without a word'}")

@@ -52,15 +52,15 @@ def finish_unfinished(
         StorageError: the output or the ledger cannot be written.
     """
     work = _Finishing(ledger, storage, spec, {target.name: target for target in targets})
-    turns, parts = ledger.unfinished()
+    turns, parts = ledger.reader.unfinished()
     ends = [
         *(work.finish(part.outcome, partial(work.part, part)) for part in parts),
         *(work.finish(turn, partial(work.turn, turn)) for turn in turns if turn.raw_reply is not None),
     ]
-    still_open = {(part.outcome.item_id, part.outcome.turn) for part in ledger.unfinished()[1]}
+    still_open = {(part.outcome.item_id, part.outcome.turn) for part in ledger.reader.unfinished()[1]}
     for turn in turns:
         if turn.raw_reply is None and (turn.item_id, turn.turn) not in still_open:
-            ledger.record_outcome_now(_reopened(turn))  # its other parts are sent
+            ledger.writer.record_outcome(_reopened(turn)).wait()  # its other parts are sent
     return ends.count(None), next((failed for failed in ends if failed is not None), None)
 
 
@@ -101,7 +101,7 @@ class _Finishing:
             bad = replace(
                 outcome, status=Status.FAILED, error_type=failed.error_type, error_message=failed.message
             )
-            self.ledger.record_outcome_now(bad)
+            self.ledger.writer.record_outcome(bad).wait()
             return
         done = replace(
             self._succeeded(outcome, reply),
@@ -111,11 +111,11 @@ class _Finishing:
             checks=saved.made.checks,
         )
         if check_answer(turn, reply.transcript_or_text) is None:
-            self.ledger.record_outcome_now(done)
+            self.ledger.writer.record_outcome(done).wait()
         else:  # it is repaired, as it would have been then
             answer = PartOutcome(kind=PartKind.ANSWER, part=1, start_s=0.0, end_s=0.0, outcome=done)
-            self.ledger.record_part_now(answer)
-            self.ledger.record_outcome_now(_reopened(outcome))
+            self.ledger.writer.record_part(answer).wait()
+            self.ledger.writer.record_outcome(_reopened(outcome)).wait()
         self.storage.delete(outcome.raw_reply.path)
 
     def part(self, part: PartOutcome) -> None:
@@ -135,12 +135,12 @@ class _Finishing:
             audio_duration_s=made.audio_duration_s,
             checks=made.checks,
         )
-        self.ledger.record_part_now(replace(part, outcome=done))
+        self.ledger.writer.record_part(replace(part, outcome=done)).wait()
         self.storage.delete(outcome.raw_reply.path)
 
     def _sent_turn(self, outcome: Outcome) -> tuple[Item, Turn]:
         """Return the turn as it was sent, whatever the job says today."""
-        (recorded,) = self.ledger.recorded_of([outcome.item_id])
+        (recorded,) = self.ledger.reader.recorded_of([outcome.item_id])
         item = build_item(recorded.source, self.spec)
         turn = next((turn for turn in item.turns if turn.number == outcome.turn), item.turns[-1])
         sent = replace(

@@ -200,7 +200,7 @@ class Job:
             )
             job = cls(context=context, views=Views(opened.storage, opened.ledger, spec, run_id))
             job._warn_early(opened.joined.replayed, opened.joined.lost)
-            opened.ledger.begin_run(
+            opened.ledger.writer.begin_run(
                 run_id,
                 spec=spec.model_dump_json(),
                 settings_key=key,
@@ -271,12 +271,12 @@ class Job:
         ledger, queue_id = self.context.ledger, self.context.queue_id
         if self.context.retry is not None and "-" in self.spec.inputs:
             # Standard input came once; the ledger has what it held.
-            ledger.see_all(queue_id)
+            ledger.writer.mark_all_seen(queue_id)
             return
-        if not ledger.count_outcomes():
+        if not ledger.reader.count_outcomes():
             import_ahead()  # a first run will send
         stdin = sys.stdin.buffer if "-" in self.spec.inputs else None
-        discovery = Discovery(self.spec, ledger.known_files(), stdin, self.is_arriving)
+        discovery = Discovery(self.spec, ledger.reader.known_files(), stdin, self.is_arriving)
         batch = []
         noted = 0
         for source in discovery.sources():
@@ -286,13 +286,13 @@ class Job:
                 log.info("%s: %s", source.item_id, "; ".join(source.media.notes))
             self.found += 1
             if len(batch) >= _SOURCES_AT_ONCE:
-                ledger.put_sources(batch, queue_id)
+                ledger.writer.put_sources(batch, queue_id)
                 batch = []
             if self.stop.asked:
                 break
-        ledger.put_sources(batch, queue_id)
+        ledger.writer.put_sources(batch, queue_id)
         if not self.stop.asked:
-            ledger.forget_missing_inputs(queue_id)
+            ledger.writer.forget_missing_inputs(queue_id)
         if noted:
             self.warn(
                 f"{noted} recordings are not what they seem (such as a wrong ending); the run's log says how"
@@ -331,9 +331,9 @@ class Job:
     def _finish_unfinished(self) -> None:
         """Finish replies of earlier runs from their stored bodies; stop the run where one still cannot be."""
         run = self.context
-        if not any(run.ledger.unfinished()):
+        if not any(run.ledger.reader.unfinished()):
             return
-        with run.ledger.one_at_a_time() if run.ledger.is_shared else contextlib.nullcontext():
+        with run.ledger.exclusive() if run.ledger.is_shared else contextlib.nullcontext():
             finished, failed = finish_unfinished(run.ledger, run.storage, run.spec, run.targets)
         self.stats.finished += finished
         if finished:
@@ -357,7 +357,7 @@ class Job:
         self._stack.callback(release_reserve, run.spool)
 
     def _warn_of_marks_left(self, plan: Plan, reviews: frozenset[str]) -> None:
-        left = count_marked(self.context.ledger.recorded(), reviews) - plan.to_send - plan.held_back
+        left = count_marked(self.context.ledger.reader.recorded(), reviews) - plan.to_send - plan.held_back
         if left > 0:
             self.warn(
                 f"{left} marked items are not sent: they are refused, approved, or no longer among the inputs"
@@ -448,7 +448,7 @@ class Job:
         """Write replies that came too late as versions, and delete what killed runs left; no run holds an item."""
         run = self.context
         try:
-            with run.ledger.one_at_a_time():
+            with run.ledger.exclusive():
                 replayed = replay(run.spool, run.storage, run.ledger)
                 # A run that died had two thirds of its lease left at least, so its files are older than half of
                 # one; younger ones may be a live run's.
@@ -482,7 +482,7 @@ class Job:
         log.info("ended: %s", orjson.dumps(summary.as_json()).decode())
         try:
             await asyncio.to_thread(
-                self.context.ledger.end_run,
+                self.context.ledger.writer.end_run,
                 self.run_id,
                 orjson.dumps({**summary.as_json(), "message": summary.message}).decode(),
             )
@@ -509,7 +509,7 @@ class Job:
             rate_per_min=rate,
             eta_s=left / rate * 60 if rate and left else None,
             cost_usd=stats.cost_usd if stats.cost_is_known else None,
-            waiting=self.context.ledger.trouble
+            waiting=self.context.ledger.outage.waiting_for
             or self.waiting
             or self.workers.waiting
             or (pool.binding() if pool else ""),
@@ -542,7 +542,7 @@ class Job:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.stop.hard.wait(), self.spec.drain_timeout_s)
         self._runner.context.give_up()
-        self.context.ledger.hurry()
+        self.context.ledger.outage.give_up()
 
     async def _reserve_for_calls(self, runner: ItemRunner) -> None:
         """Reserve disk space for the calls in flight, however many they become."""

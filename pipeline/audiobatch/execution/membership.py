@@ -122,7 +122,7 @@ class Membership:
         self.live, self.names = beat.live, beat.names
         if self._runner is not None:
             # Also where their number stays: clocks drift, and one may have come as another went.
-            slots = TimeSlots(position=beat.place, count=beat.live, clock_ahead_s=beat.clock_ahead_s)
+            slots = TimeSlots(position=beat.position, count=beat.live, clock_ahead_s=beat.clock_ahead_s)
             self._runner.context.pool.share(1 / beat.live, slots)
         if self._runner is not None and self._sharing != beat.live:
             # Slow down before the others are told; a share grows only when another run leaves.

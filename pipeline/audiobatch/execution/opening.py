@@ -129,10 +129,10 @@ def join(  # noqa: PLR0917 - all of it is one run's
     if not ledger.is_shared:
         _bind(ledger, storage, spec)
         ledger.queue.claims_as(me.run_id)
-        ledger.note(QUEUE_NOTE, me.run_id)
+        ledger.writer.put_note(QUEUE_NOTE, me.run_id)
         return _repair(me.run_id, ledger, storage, spool)
     ledger.queue.claims_as(me.run_id, lease_s=me.lease_s)
-    with ledger.one_at_a_time():
+    with ledger.exclusive():
         _bind(ledger, storage, spec)
         workers = ledger.workers.join(me)
         stack.callback(_leave, ledger)
@@ -143,7 +143,7 @@ def join(  # noqa: PLR0917 - all of it is one run's
         # A run that seemed dead may still write: its files are young.
         storage.sweep_temporary(older_than_s=me.lease_s)
         joined = _repair(workers.queue_id, ledger, storage, spool)
-        ledger.workers.beat_now()  # the repair may have taken longer than a heartbeat
+        ledger.workers.beat().wait()  # the repair may have taken longer than a heartbeat
         return joined
 
 
@@ -158,7 +158,7 @@ def _bind(ledger: Ledger, storage: Storage, spec: JobSpec) -> None:
 
 
 def _repair(queue_id: str, ledger: Ledger, storage: Storage, spool: Spool) -> Joined:
-    ledger.queue.empty()
+    ledger.queue.clear()
     replayed = replay(spool, storage, ledger)
     elsewhere = ledger.workers.silent_elsewhere() if ledger.is_shared else frozenset[str]()
     lost = recover(ledger, storage, except_of=elsewhere)

@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from audiobatch.errors import ErrorType
-from audiobatch.ledger.ledger import AttemptEnd
-from audiobatch.ledger.rows import TRANSCRIPTION
+from audiobatch.ledger.rows import TRANSCRIPTION, AttemptEnd
 from audiobatch.model import Outcome, Status
 from audiobatch.storage.versions import restore
 
@@ -49,7 +48,7 @@ def recover(
     Raises:
         StorageError: the output cannot be written.
     """
-    open_calls = [call for call in ledger.open_calls(item_ids) if call["run_id"] not in except_of]
+    open_calls = [call for call in ledger.reader.open_calls(item_ids) if call["run_id"] not in except_of]
     now = datetime.now(UTC)
     for call in open_calls:
         end = AttemptEnd(
@@ -59,17 +58,17 @@ def recover(
             error_type=ErrorType.DISCONNECTED,
         )
         if call["transport"] == TRANSCRIPTION:
-            ledger.record_end_now(end)
+            ledger.writer.settle_end(end)
             continue
-        known = ledger.outcome(call["item_id"], call["turn"])
+        known = ledger.reader.outcome(call["item_id"], call["turn"])
         if known is None or known.status is not Status.SUCCEEDED:
-            ledger.record_outcome_now(_unknown(ledger, call, known, more=1), end)
+            ledger.writer.record_outcome(_unknown(ledger, call, known, more=1), end).wait()
             continue
         if restore(storage, known):
             log.info("%s turn %d: its files were put back", known.item_id, known.turn)
-        ledger.record_end_now(end)
-    for call in ledger.unknown_without_outcome() if item_ids is None else ():
-        ledger.record_outcome_now(_unknown(ledger, call, None, more=0))
+        ledger.writer.settle_end(end)
+    for call in ledger.reader.unknown_without_outcome() if item_ids is None else ():
+        ledger.writer.record_outcome(_unknown(ledger, call, None, more=0)).wait()
     return len(open_calls)
 
 
@@ -93,7 +92,7 @@ def _unknown(ledger: Ledger, call: Mapping[Any, Any], known: Outcome | None, *, 
         provider=call["provider"],
         transport=call["transport"],
         attempts=call["number"],
-        perhaps_billed=ledger.unknown_calls(call["item_id"], call["turn"]) + more,
+        perhaps_billed=ledger.reader.unknown_calls(call["item_id"], call["turn"]) + more,
         input_sha256=call["input_sha256"],
         settings_key=call["settings_key"],
     )

@@ -112,7 +112,7 @@ async def open_runner(
         transports[target.name] = transport
         stack.push_async_callback(transport.aclose)
     unrecorded_usd = worst_unknown_usd(targets, run.spec)
-    spent_before = await asyncio.to_thread(run.ledger.spent_at_most_usd, unrecorded_usd)
+    spent_before = await asyncio.to_thread(run.ledger.reader.spent_at_most_usd, unrecorded_usd)
     pool = pool_of(run.spec, targets, spent_before=spent_before, most_calls=most)
     context = CallContext(
         spec=run.spec,
@@ -125,7 +125,7 @@ async def open_runner(
         spool=run.spool,
         stop=run.stop,
         stats=stats,
-        unknown_before=await asyncio.to_thread(run.ledger.unknown_counts),
+        unknown_before=await asyncio.to_thread(run.ledger.reader.unknown_counts),
         targets={target.name: target for target in targets},
         feedback=CallFeedback(
             pool=pool, stop=run.stop, budget=RetryBudget(clock=pool.clock), waits=run.spec.wait

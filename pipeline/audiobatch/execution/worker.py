@@ -55,7 +55,7 @@ def request_stop(ledger: Ledger, for_run: str, *, now: bool = False) -> None:
     Raises:
         StorageError: the ledger is gone; then they stop by themselves.
     """
-    ledger.note(_key(for_run), HARD if now else SOFT)
+    ledger.writer.put_note(_key(for_run), HARD if now else SOFT)
 
 
 @contextlib.asynccontextmanager
@@ -79,7 +79,7 @@ async def at_work(params: WorkerParams) -> AsyncIterator[Job]:
 async def _listen(job: Job, for_run: str) -> None:
     while not job.stop.hard.is_set():
         try:
-            request = await asyncio.to_thread(job.context.ledger.noted, _key(for_run))
+            request = await asyncio.to_thread(job.context.ledger.reader.note, _key(for_run))
         except StorageError as failed:
             log.warning("the ledger could not be asked whether to stop: %s", failed.message)
             request = ""

@@ -1,4 +1,4 @@
-"""What a ledger's calls have cost: as it was counted, or at the very most where it was not."""
+"""What a ledger's calls have cost: as counted, or at most where it was not counted."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from audiobatch.model import Status
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
 
-#: Calls of which neither is known, by an earlier version or without a price: those that were perhaps billed.
-_IN_THE_DARK = and_(
+#: Calls, perhaps billed, whose cost and worst case are unknown: an earlier version made them, or they had no price.
+_WITHOUT_BOUND = and_(
     attempts.c.cost_usd.is_(None),
     attempts.c.worst_usd.is_(None),
     or_(
@@ -26,31 +26,31 @@ _IN_THE_DARK = and_(
 
 
 def counted_usd(connection: Connection, *which: ColumnElement[bool]) -> Decimal:
-    """What these calls have cost, as far as it is known."""
+    """Add up what these calls have cost, as far as it is known."""
     return _sum(connection, attempts.c.cost_usd, which)
 
 
-def at_most_usd(connection: Connection, otherwise_usd: Decimal, *which: ColumnElement[bool]) -> Decimal:
-    """What these calls can have cost: those in flight, or whose end or tokens are not known, at their worst.
+def at_most_usd(connection: Connection, unrecorded_usd: Decimal, *which: ColumnElement[bool]) -> Decimal:
+    """Add up what these calls cost at most: in flight, or with an unknown end or tokens, at their worst case.
 
     Args:
         connection: to the ledger.
-        otherwise_usd: for each of which the worst was not written down.
+        unrecorded_usd: for each whose worst case is not recorded.
         which: conditions; none: all calls.
     """
     known = _sum(connection, func.coalesce(attempts.c.cost_usd, attempts.c.worst_usd), which)
-    dark = select(func.count()).select_from(attempts).where(_IN_THE_DARK, *which)
-    return known + int(connection.execute(dark).scalar_one()) * otherwise_usd
+    unbounded = select(func.count()).select_from(attempts).where(_WITHOUT_BOUND, *which)
+    return known + int(connection.execute(unbounded).scalar_one()) * unrecorded_usd
 
 
 def uncounted(connection: Connection) -> tuple[int, Decimal | None]:
-    """Calls whose cost is not known: how many, and what they can have cost; None where one could be anything."""
+    """Count the calls whose cost is not known, and add up their worst cases; None where one has no bound."""
     at_worst = and_(attempts.c.cost_usd.is_(None), attempts.c.worst_usd.is_not(None))
-    bounded, dark = (
+    bounded, unbounded = (
         int(connection.execute(select(func.count()).select_from(attempts).where(which)).scalar_one())
-        for which in (at_worst, _IN_THE_DARK)
+        for which in (at_worst, _WITHOUT_BOUND)
     )
-    return bounded + dark, None if dark else _sum(connection, attempts.c.worst_usd, (at_worst,))
+    return bounded + unbounded, None if unbounded else _sum(connection, attempts.c.worst_usd, (at_worst,))
 
 
 def _sum(

@@ -1,7 +1,7 @@
 """The ledger's database, opened: SQLite as it must be set for results to survive a power cut, or PostgreSQL.
 
 In a PostgreSQL database, which several machines share, each job has a schema of its own. The schema's name is made
-from the output's address, so that every run on that output finds the same books; the tables in it are those of
+from the output's address, so that every run on that output finds the same ledger; the tables in it are those of
 SQLite, and so are the statements: each connection looks into its schema alone.
 """
 
@@ -130,8 +130,8 @@ _CONNECTING: Final = {
     "tcp_user_timeout": 30_000,
     "application_name": "audiobatch",
 }
-#: Opening a ledger takes a moment; after a kill it may take longer.
-_TURN_S: Final = 60
+#: Opening a ledger is quick; after a kill it may take longer.
+_LOCK_S: Final = 60
 _IDLE_S: Final = 300
 _IDLE_WRITING_S: Final = 10
 _TLS_MODES: Final = frozenset({"require", "verify-ca", "verify-full"})
@@ -184,7 +184,7 @@ def open_postgresql(url: str, output: str, *, writes: bool = False) -> Engine:
     event.listen(engine, "connect", look_into_schema, insert=True)
     try:
         with engine.connect() as connection, connection.begin():
-            take_turn(connection, schema)
+            lock_schema(connection, schema)
             connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
             if version_of(connection) < VERSION:
                 migrate(connection)
@@ -229,7 +229,7 @@ def _is_here(host: str) -> bool:
         return False
 
 
-def take_turn(connection: Connection, schema: str) -> None:
+def lock_schema(connection: Connection, schema: str) -> None:
     """Of all machines, only one goes on, until its transaction ends or its process does.
 
     Raises:
@@ -237,14 +237,14 @@ def take_turn(connection: Connection, schema: str) -> None:
     """
     key = int.from_bytes(hashlib.sha256(schema.encode()).digest()[:8], "big", signed=True)
     try:
-        connection.execute(text(f"SET LOCAL lock_timeout = '{_TURN_S}s'"))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_S}s'"))
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
     except DBAPIError as failed:
         if getattr(failed.orig, "sqlstate", None) != "55P03":
             raise
         raise FolderInUse(
-            f"another run has been opening this ledger (schema {schema}) for {_TURN_S} s; is it stopped? Try "
+            f"another run has been opening this ledger (schema {schema}) for {_LOCK_S} s; is it stopped? Try "
             "again, or end it"
         ) from failed
 

@@ -63,14 +63,14 @@ def check_belongs(storage: Storage, ledger: Ledger, spec: JobSpec) -> None:
     Raises:
         ConfigError: the ledger is another output's, or a new one while results or a stranger's files are there.
     """
-    theirs, ours = job_id(storage), ledger.noted(_NOTED)
+    theirs, ours = job_id(storage), ledger.reader.note(_NOTED)
     if theirs and ours and theirs != ours:
         which = spec.ledger or "there"
         raise ConfigError(
             f"the ledger {which} belongs to another output than {storage.root}: name the right one with "
             "--ledger, or another --output"
         )
-    if ours or next(ledger.all_outcomes(), None) is not None:
+    if ours or next(ledger.reader.all_outcomes(), None) is not None:
         return
     # Reports are made again from the ledger; where there never was one, they are somebody else's.
     reports = () if theirs else (name for name in _REPORTS if storage.exists(name))
@@ -94,5 +94,5 @@ def check_belongs(storage: Storage, ledger: Ledger, spec: JobSpec) -> None:
 
 def note_belonging(storage: Storage, ledger: Ledger) -> None:
     """Have the ledger know its output."""
-    if (name := job_id(storage)) and ledger.noted(_NOTED) != name:
-        ledger.note(_NOTED, name)
+    if (name := job_id(storage)) and ledger.reader.note(_NOTED) != name:
+        ledger.writer.put_note(_NOTED, name)

@@ -3,6 +3,13 @@
 The write path of one call, each step on disk before the next: intent → (send) → files → outcome. An intent
 whose end is missing is a call that was perhaps billed; `recovery` turns it into an `unknown` outcome.
 
+    ledger.reader     what is recorded                   `reader`
+    ledger.writer     records it                         `writer`
+    ledger.queue      which items are left to send       `queue`
+    ledger.workers    which runs are at work             `membership`
+
+All writes go through one thread (`group_commit`); reads have connections of their own (`database`).
+
 Measured (SQLite, WAL, synchronous=FULL, 64 in flight, two awaited commits an item): about 38 000 items a
 second and 0.02 ms of CPU an item, because waiting commits share one transaction and one flush.
 """
@@ -11,55 +18,54 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from datetime import UTC, datetime
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import DBAPIError
 
 from audiobatch.address import is_database
-from audiobatch.errors import StorageError
-from audiobatch.ledger import statements
-from audiobatch.ledger.engine import open_engine, open_postgresql, schema_of, shrink, take_turn
+from audiobatch.errors import ConfigError, StorageError
+from audiobatch.ledger import database
+from audiobatch.ledger.database import Database, Outage
+from audiobatch.ledger.engine import lock_schema, open_engine, open_postgresql, schema_of
+from audiobatch.ledger.group_commit import GroupCommit
 from audiobatch.ledger.membership import Workers, this_process
-from audiobatch.ledger.patience import PATIENCE_S, Patience
-from audiobatch.ledger.queries import LedgerReader, PartCalls, Recorded, as_found, mark_rows
 from audiobatch.ledger.queue import WorkQueue
-from audiobatch.ledger.rows import Attempt, AttemptEnd, outcome_to_row, part_to_row, source_to_row
-from audiobatch.ledger.statements import end_row, intent_row, time_text
+from audiobatch.ledger.reader import LedgerReader
+from audiobatch.ledger.schema import metadata
 from audiobatch.ledger.writer import LedgerWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-    from sqlalchemy import Engine
-
-    from audiobatch.ledger.rows import PartOutcome
-    from audiobatch.ledger.writer import Write
-    from audiobatch.model import Outcome, Review, Source
-
-#: A command that died while it had the ledger to itself keeps runs away no longer than this.
-_LONGEST_ALONE_S = 600.0
-
-__all__ = ["Attempt", "AttemptEnd", "Ledger", "PartCalls", "Recorded"]
+#: A command that died while it reserved the ledger blocks runs no longer than this.
+_LONGEST_RESERVATION_S = 600.0
+#: Rows that are copied at a time.
+_CHUNK = 1000
 
 
-class Ledger(LedgerReader):
-    """Opened for writing by one run at a time (the folder's lock sees to that), for reading by any number.
+class Ledger:
+    """One job's ledger, for one run at a time (the folder's lock sees to that) and any number of readers.
 
-    In a PostgreSQL database, by any number of runs that claim their items from its queue.
+    In a PostgreSQL database, for any number of runs that claim their items from its queue.
+
+    Attributes:
+        outage: whether the database is away, and how long to wait for it.
+        is_shared: whether several runs may work on it at once.
     """
 
-    def __init__(
-        self, engine: Engine, where: str, *, writing: Engine | None = None, schema: str = ""
-    ) -> None:
-        super().__init__(engine, Patience(PATIENCE_S if schema else 0.0))
-        self._writing = writing or engine
-        self._where = where
-        self._schema = schema
-        self._writer = LedgerWriter(self._writing, where, self._patience)
-        self.queue = WorkQueue(self._reading, self._writer)
-        self.workers = Workers(self._writer)
+    def __init__(self, opened: Database) -> None:
+        """Start the thread that writes to an opened database."""
+        self._database = opened
+        self._commits = GroupCommit(opened)
+        self.outage = opened.outage
+        self.is_shared = opened.is_shared
+        self.queue = WorkQueue(opened, self._commits)
+        self.reader = LedgerReader(opened)
+        self.writer = LedgerWriter(opened, self._commits, self.reader, self.queue.guard)
+        self.workers = Workers(self._commits)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -68,7 +74,8 @@ class Ledger(LedgerReader):
         Raises:
             ConfigError: the file is no ledger, or a later version made it.
         """
-        return cls(open_engine(path), str(path))
+        engine = open_engine(path)
+        return cls(Database(engine=engine, writing=engine, name=str(path), schema="", outage=Outage(0.0)))
 
     @classmethod
     def at(cls, ledger: str, output: str) -> Self:
@@ -81,20 +88,25 @@ class Ledger(LedgerReader):
         Raises:
             ConfigError: it cannot be opened.
         """
-        if is_database(ledger):
-            engine = open_postgresql(ledger, output)
-            writing = open_postgresql(ledger, output, writes=True)
-            return cls(engine, ledger, writing=writing, schema=schema_of(output))
-        return cls.open(Path(ledger))
+        if not is_database(ledger):
+            return cls.open(Path(ledger))
+        opened = Database(
+            engine=open_postgresql(ledger, output),
+            writing=open_postgresql(ledger, output, writes=True),
+            name=ledger,
+            schema=schema_of(output),
+            outage=Outage(database.LONGEST_OUTAGE_S),
+        )
+        return cls(opened)
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether several runs may work on it at once."""
-        return self._engine.dialect.name != "sqlite"
+    def close(self) -> None:
+        """Commit what waits and close every connection."""
+        self._commits.close()
+        self._database.close()
 
     @contextlib.contextmanager
-    def one_at_a_time(self) -> Iterator[None]:
-        """Of all runs on this ledger, only one is in this block; with a file, the folder's lock sees to that.
+    def exclusive(self) -> Iterator[None]:
+        """Let only one of all runs on a shared ledger into this block; a file's runs have the folder's lock.
 
         Raises:
             StorageError: the database is gone.
@@ -103,31 +115,16 @@ class Ledger(LedgerReader):
             yield
             return
         try:
-            connection = self._connected()
+            connection = self._database.connect()
         except DBAPIError as failed:
-            raise StorageError(f"{self._where}: {failed.orig}") from failed
+            raise StorageError(f"{self._database.name}: {failed.orig}") from failed
         with connection, connection.begin():
-            take_turn(connection, self._schema)
+            lock_schema(connection, self._database.schema)
             yield
 
-    @property
-    def trouble(self) -> str:
-        """What the run waits for, where its database does not answer; empty otherwise."""
-        return self._patience.trouble
-
-    def hurry(self) -> None:
-        """Wait no more for a database that does not answer; what cannot be written fails at once."""
-        self._patience.hurry()
-
-    def close(self) -> None:
-        """Commit what waits and close every connection."""
-        self._writer.close()
-        self._writing.dispose()
-        self._engine.dispose()
-
     @contextlib.contextmanager
-    def alone(self, what: str) -> Iterator[None]:
-        """No run works on a shared ledger, and none will until the end of the block; `what` is done to it.
+    def reserved(self, command: str) -> Iterator[None]:
+        """Reserve a shared ledger for a command: no run is at work on it, and none starts in this block.
 
         Raises:
             FolderInUse: a run is at work.
@@ -135,172 +132,66 @@ class Ledger(LedgerReader):
         if not self.is_shared:
             yield
             return
-        name = f"{what}-{secrets.token_hex(2)}"
-        with self.one_at_a_time():
-            self.workers.join(this_process(name, asks=name, lease_s=_LONGEST_ALONE_S, drains=True))
+        name = f"{command}-{secrets.token_hex(2)}"
+        with self.exclusive():
+            self.workers.join(this_process(name, asks=name, lease_s=_LONGEST_RESERVATION_S, drains=True))
         try:
             yield
         finally:
             self.workers.leave()
 
-    # What a call leaves behind.
 
-    async def record_intent(self, attempt: Attempt) -> None:
-        """Before sending: this call is about to be made."""
-        guard = self.queue.guard(attempt.item_id)
-        await self._writer.write((statements.ADD_INTENT, [intent_row(attempt)]), guard=guard)
+@contextlib.contextmanager
+def ledger_copy(ledger: str, output: str, folder: Path) -> Iterator[Ledger]:
+    """Copy a job's ledger to plan on: the original stays as it is, also while a run works on it.
 
-    async def record_end(self, end: AttemptEnd) -> None:
-        """A call ended without deciding its item: it will be tried again."""
-        await self._writer.write((statements.END_OPEN, [end_row(end)]))
+    Args:
+        ledger: its file, or a database's address.
+        output: where the job's results go, in full.
+        folder: where the copy goes.
 
-    def record_end_now(self, end: AttemptEnd) -> None:
-        """The same, for a thread without an event loop."""
-        self._writer.write_now((statements.END_ATTEMPT, [end_row(end)]))
+    Yields:
+        The copy, open; an empty ledger where the job has none yet.
 
-    async def record_outcome(
-        self, outcome: Outcome, end: AttemptEnd | None = None, *, superseded: Outcome | None = None
-    ) -> None:
-        """What became of a turn, at once with the end of the call that decided it.
-
-        Args:
-            outcome: takes the turn's row.
-            end: of the deciding call.
-            superseded: the success in whose place it comes; it moves among the earlier versions.
-        """
-        guard = self.queue.guard(outcome.item_id)
-        await self._writer.write(*_outcome_writes(outcome, end, superseded), guard=guard)
-
-    def record_outcome_now(
-        self, outcome: Outcome, end: AttemptEnd | None = None, *, superseded: Outcome | None = None
-    ) -> None:
-        """The same, for a thread without an event loop."""
-        guard = self.queue.guard(outcome.item_id)
-        self._writer.write_now(*_outcome_writes(outcome, end, superseded), guard=guard)
-
-    def adopt(self, attempt: Attempt, end: AttemptEnd, outcome: Outcome) -> None:
-        """Record a result that an earlier ledger of this output knew, with the call that brought it. Blocks."""
-        self._writer.write_now(
-            (statements.ADD_INTENT, [intent_row(attempt)]), *_outcome_writes(outcome, end, None)
-        )
-
-    async def record_part(
-        self, part: PartOutcome, end: AttemptEnd | None = None, outcome: Outcome | None = None
-    ) -> None:
-        """What became of a part, at once with the end of its call, and with what it changes in the outcome."""
-        guard = self.queue.guard(part.outcome.item_id)
-        await self._writer.write(*_part_writes(part, end, outcome), guard=guard)
-
-    def record_part_now(self, part: PartOutcome, end: AttemptEnd | None = None) -> None:
-        """The same, for a thread without an event loop."""
-        guard = self.queue.guard(part.outcome.item_id)
-        self._writer.write_now(*_part_writes(part, end, None), guard=guard)
-
-    # What a run finds and decides before it sends.
-
-    def begin_run(self, run_id: str, *, spec: str, settings_key: str, settings_value: str) -> None:
-        """Write down the run and the settings that its results are made with."""
-        run = {
-            "run_id": run_id,
-            "started_at": time_text(datetime.now(UTC)),
-            "finished_at": None,
-            "spec": spec,
-            "settings_key": settings_key,
-            "summary": None,
-        }
-        self._writer.write_now(
-            (statements.PUT_RUN, [run]),
-            (statements.PUT_SETTINGS, [{"key": settings_key, "value": settings_value}]),
-        )
-
-    def end_run(self, run_id: str, summary: str) -> None:
-        end = {"which": run_id, "finished_at": time_text(datetime.now(UTC)), "summary": summary}
-        self._writer.write_now((statements.END_RUN, [end]))
-
-    def put_sources(self, sources: Sequence[Source], queue_id: str) -> None:
-        """Insert or refresh inputs; results that they have stay. What is as it was is only seen.
-
-        Args:
-            sources: as they were found now.
-            queue_id: of the queue that they are on; runs that share a ledger share its queue.
-        """
-        rows = [source_to_row(source, queue_id) for source in sources]
-        stored = self.item_rows([row["item_id"] for row in rows])
-        changed, seen = [], []
-        for row in rows:
-            if stored.get(row["item_id"]) == as_found(row):
-                seen.append({"which": row["item_id"], "run": queue_id})
-            else:
-                changed.append(row)
-        self._writer.write_now((statements.PUT_ITEM, changed), (statements.SEE, seen))
-
-    def see_all(self, queue_id: str) -> None:
-        """Take every input that an earlier run found as found for this queue: for inputs that come only once."""
-        self._writer.write_now((statements.SEE_ALL, [{"run": queue_id}]))
-
-    def keep_as(self, kept: Sequence[tuple[str, int, str]]) -> None:
-        """Accept results as they are: (item_id, turn, the fingerprint that would be asked for today)."""
-        rows = [{"which": item_id, "which_turn": turn, "kept_as": mark} for item_id, turn, mark in kept]
-        self._writer.write_now((statements.KEEP_AS, rows))
-
-    def put_reviews(self, reviews: Mapping[tuple[str, int], Review]) -> None:
-        """Set marks on what is recorded now of these turns; an empty one takes the mark away.
-
-        A mark is of one version of a reply: when another takes its place, that one has none, and this stays
-        with the version that it was made on.
-        """
-        kept, dropped = mark_rows(self.outcome, reviews)
-        self._writer.write_now((statements.PUT_MARK, kept), (statements.DROP_MARK, dropped))
-
-    def mark_shown(self, what: str) -> None:
-        """The reports show all that is recorded: until the next change, which takes this back with its commit.
-
-        Args:
-            what: beside the records, decides how the reports look.
-        """
-        self._writer.write_now((statements.MARK_SHOWN, [{"key": statements.SHOWN_KEY, "value": what}]))
-
-    def shown(self) -> str:
-        """What the reports were marked with, if nothing has changed since; empty where that is not certain."""
-        return "" if self.is_shared else self.noted(statements.SHOWN_KEY)
-
-    def note(self, key: str, value: str) -> None:
-        """Keep a word about the folder's files, for `noted`."""
-        self._writer.write_now((statements.PUT_NOTE, [{"key": key, "value": value}]))
-
-    def forget_missing_inputs(self, queue_id: str) -> None:
-        """Drop inputs that were not found for this queue and never had a result."""
-        if not self.has_missing(queue_id):
-            return
-        self._writer.write_now((statements.FORGET_MISSING, [{"run": queue_id}]))
-
-    # What a purge takes away.
-
-    def forget_words(self, item_ids: Sequence[str]) -> None:
-        """Blank all that was said, asked and saved for these items; counts, costs, hashes and times stay."""
-        rows = [{"which": one} for one in item_ids]
-        self._writer.write_now(*((statement, rows) for statement in statements.PURGE))
-
-    def shrink(self) -> None:
-        """Leave no trace of blanked text in the database's file."""
-        shrink(self._engine)
+    Raises:
+        ConfigError: it is no ledger, or cannot be reached.
+    """
+    copy = folder / "ledger.db"
+    if is_database(ledger):
+        _copy_rows(ledger, output, copy)
+    elif Path(ledger).exists():
+        _copy_file(Path(ledger), copy)
+    opened = Ledger.open(copy)
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
-def _outcome_writes(outcome: Outcome, end: AttemptEnd | None, superseded: Outcome | None) -> list[Write]:
-    writes: list[Write] = []
-    if end is not None:
-        writes.append((statements.END_ATTEMPT, [end_row(end)]))
-    if superseded is not None:
-        writes.append((statements.KEEP_VERSION, [outcome_to_row(superseded)]))
-    writes.append((statements.PUT_OUTCOME, [outcome_to_row(outcome)]))
-    return writes
+def _copy_file(original: Path, copy: Path) -> None:
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(f"{original.resolve().as_uri()}?mode=ro", uri=True)) as source,
+            contextlib.closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
+    except sqlite3.Error as failed:
+        raise ConfigError(f"{original}: cannot be read: {failed}") from failed
 
 
-def _part_writes(part: PartOutcome, end: AttemptEnd | None, outcome: Outcome | None) -> list[Write]:
-    writes: list[Write] = []
-    if end is not None:
-        writes.append((statements.END_ATTEMPT, [end_row(end)]))
-    writes.append((statements.PUT_PART, [part_to_row(part)]))
-    if outcome is not None:
-        writes.append((statements.PUT_OUTCOME, [outcome_to_row(outcome)]))
-    return writes
+def _copy_rows(url: str, output: str, copy: Path) -> None:
+    """Copy every table, in one state of the database."""
+    source, target = open_postgresql(url, output), open_engine(copy)
+    snapshot = source.execution_options(isolation_level="REPEATABLE READ")
+    try:
+        with snapshot.connect() as reading, target.begin() as writing:
+            for table in metadata.sorted_tables:
+                writing.execute(delete(table))
+                rows = reading.execution_options(yield_per=_CHUNK).execute(select(table)).mappings()
+                for chunk in rows.partitions(_CHUNK):
+                    writing.execute(insert(table), [dict(row) for row in chunk])
+    except DBAPIError as failed:
+        raise ConfigError(f"{url}: cannot be read: {failed.orig}") from failed
+    finally:
+        source.dispose()
+        target.dispose()

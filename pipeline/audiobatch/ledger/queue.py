@@ -1,9 +1,9 @@
 """The queue: items to send, claimed in batches with a lease, by one run or by many.
 
-    free → claimed → ended                        the usual way
-           claimed → free                         its run ended first, or changed its mind
+    free → claimed → finished                     as a rule
+           claimed → free                         its run stopped first
            claimed → overdue → claimed            its run fell silent: another takes it over, once no machine
-                                                  can hold its reply in a spool (`_grace`)
+                                                  can have its reply in a spool (`_grace`)
 
 Each claim raises the item's fence. What is written of an item carries the fence that its writer claimed it with,
 and is refused once another has claimed it since: a run that was stopped for an hour cannot write over what others
@@ -25,19 +25,17 @@ from sqlalchemy import Float, and_, bindparam, case, exists, func, or_, select, 
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from audiobatch.errors import LeaseLost
-from audiobatch.ledger.fences import refused
-from audiobatch.ledger.queue_totals import Account
+from audiobatch.ledger.group_commit import lost_claims
+from audiobatch.ledger.queue_totals import QueueTotals
 from audiobatch.ledger.schema import attempts, db_now, queue, workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection, Select
 
-    from audiobatch.ledger.writer import LedgerWriter
-
-    Reading = Callable[[], AbstractContextManager[Connection]]
+    from audiobatch.ledger.database import Database
+    from audiobatch.ledger.group_commit import GroupCommit, Guard
 
 #: The lease of a run that nobody else can disturb: it holds the folder's lock.
 FOR_EVER_S = 1e12
@@ -45,14 +43,14 @@ _MINE = (queue.c.item_id == bindparam("which"), queue.c.fence == bindparam("clai
 
 
 def now_s() -> float:
-    """Seconds that pass while the machine sleeps too, where the system knows such a clock."""
+    """Return seconds that go on while the machine sleeps, where the system has such a clock."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """An item that is this run's to send.
+    """An item that this run has claimed.
 
     Attributes:
         overdue: its last holder fell silent; a call of it may be open.
@@ -66,7 +64,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
-    """What is left: free for anybody, held by others who are alive, overdue."""
+    """How many items are left: free, held by runs that are alive, overdue."""
 
     free: int
     held: int
@@ -75,14 +73,15 @@ class QueueState:
 
     @property
     def left(self) -> int:
+        """How many items are left in all."""
         return self.free + self.held + self.overdue
 
 
 def _grace() -> Any:
-    """How long an overdue item is left alone, in seconds: another machine may hold its reply in its spool.
+    """How long an overdue item is left alone, in seconds: another machine may have its reply in its spool.
 
-    A run that ended because its database was away signed nothing off. What it had paid for and could not record, it
-    records when it starts again. This machine's spool is searched; of others only time is known.
+    A run that ended because its database was away released nothing. What it had paid for and could not record, it
+    records when it starts again. This machine's spool is searched; of others only the time is known.
     """
     is_open = exists().where(attempts.c.item_id == queue.c.item_id, attempts.c.state == "open")
     elsewhere = exists().where(workers.c.run_id == queue.c.holder, workers.c.host != bindparam("host"))
@@ -90,8 +89,8 @@ def _grace() -> Any:
     return case((waits, bindparam("grace_s", type_=Float)), else_=0.0)
 
 
-def _holding() -> Any:
-    """Leaves free items that a run elsewhere, silent for less than its grace, has open calls of, to that run."""
+def _reserving() -> Any:
+    """Give free items back to a run of another machine that fell silent lately and has open calls of them."""
     silent = (
         select(workers.c.run_id, workers.c.alive_until)
         .join(attempts, attempts.c.run_id == workers.c.run_id)
@@ -144,7 +143,7 @@ def _claiming() -> Any:
 
 
 def _filling() -> Any:
-    """Puts items on the queue, free to take; one that this queue had before keeps its state."""
+    """Put items on the queue, free; one that this queue had before stays in its state."""
     statement = upsert(queue)
     new = statement.excluded
     return statement.on_conflict_do_update(
@@ -163,8 +162,8 @@ def _filling() -> Any:
 
 _CLAIM = _claiming()
 _FILL = _filling()
-_HOLD = _holding()
-_END = update(queue).where(*_MINE).values(lease_until=None, holder="", overdue=0)
+_RESERVE = _reserving()
+_FINISH = update(queue).where(*_MINE).values(lease_until=None, holder="", overdue=0)
 _RELEASE = update(queue).where(*_MINE).values(lease_until=0.0, holder="", overdue=0)
 _PUT_BACK = (
     update(queue)
@@ -177,7 +176,7 @@ _RENEW = (
     .values(lease_until=db_now() + bindparam("length_s"))
     .returning(queue.c.item_id, queue.c.fence)
 )
-_EMPTY = (
+_CLEAR = (
     update(queue)
     .where(queue.c.lease_until.is_not(None))
     .values(lease_until=None, holder="", fence=queue.c.fence + 1, overdue=0)
@@ -185,12 +184,12 @@ _EMPTY = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Taken:
-    """An item, taken or not.
+class _Hold:
+    """An item that is held for a while, or cannot be.
 
     Attributes:
         fence: of the claim; None: there is none, since another run holds it, or it is not on the queue.
-        before: what stood on the queue, with the new fence; empty where nothing was changed.
+        before: the row to put back, with the new fence; empty where nothing was changed.
     """
 
     is_held: bool
@@ -198,15 +197,15 @@ class _Taken:
     before: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _take(connection: Connection, item_id: str, owner: str, me: str, length_s: float) -> _Taken:
+def _hold(connection: Connection, item_id: str, owner: str, me: str, length_s: float) -> _Hold:
     columns = (queue.c.lease_until, queue.c.holder, queue.c.overdue, queue.c.fence)
     held = func.coalesce(queue.c.lease_until, 0.0) > db_now()
     query = select(*columns, held.label("held")).where(queue.c.item_id == item_id).with_for_update()
     row = connection.execute(query).one_or_none()
     if row is None:
-        return _Taken(is_held=True)
+        return _Hold(is_held=True)
     if row.held and row.holder not in {me, owner}:
-        return _Taken(is_held=False)
+        return _Hold(is_held=False)
     fence = row.fence + 1
     connection.execute(
         update(queue)
@@ -220,32 +219,32 @@ def _take(connection: Connection, item_id: str, owner: str, me: str, length_s: f
         "by": row.holder,
         "was_overdue": row.overdue,
     }
-    return _Taken(is_held=True, fence=fence, before=before)
+    return _Hold(is_held=True, fence=fence, before=before)
 
 
 class WorkQueue:
-    """The queue as one run sees it; what it holds is known here. Used from one event loop, but for `fill`."""
+    """The queue as one run sees it, with the claims of this run. Used from one event loop, but for `fill`."""
 
-    def __init__(self, reading: Reading, writer: LedgerWriter) -> None:
-        """Args: a connection to ask with, each time; who writes."""
-        self._reading = reading
-        self._writer = writer
+    def __init__(self, database: Database, commits: GroupCommit) -> None:
+        """Start without claims."""
+        self._database = database
+        self._commits = commits
         self._fences: dict[str, int] = {}
         self._held: set[str] = set()
-        self._strays: dict[str, int] = {}
-        self._sure_until_s = 0.0
-        self.me = ""
-        self.lease_s = FOR_EVER_S
+        self._orphans: dict[str, int] = {}
+        self._held_until_s = 0.0
+        self._run_id = ""
+        self._lease_s = FOR_EVER_S
 
     def claims_as(self, run_id: str, *, lease_s: float = FOR_EVER_S) -> None:
-        """Who claims from now on, and for how long at a time."""
-        self.me, self.lease_s = run_id, lease_s
+        """Set the run that claims from now on, and how long a lease is."""
+        self._run_id, self._lease_s = run_id, lease_s
 
     # What planning puts there.
 
-    def empty(self) -> None:
+    def clear(self) -> None:
         """Take everything off; whoever still holds something is refused. Blocks."""
-        self._writer.write_now((_EMPTY, [{}]))
+        self._commits.write((_CLEAR, [{}])).wait()
 
     def fill(self, items: Sequence[tuple[str, int]], queue_id: str) -> None:
         """Put items there, as (item_id, position). What `queue_id` had before stays as it is. Blocks."""
@@ -253,145 +252,150 @@ class WorkQueue:
             {"item_id": item_id, "queue_id": queue_id, "position": position, "lease_until": 0.0}
             for item_id, position in items
         ]
-        self._writer.write_now((_FILL, rows))
+        self._commits.write((_FILL, rows)).wait()
 
-    def hold_for_others(self) -> None:
-        """Let no item go at once whose reply a run elsewhere, which fell silent lately, may hold. Blocks."""
-        self._writer.write_now((_HOLD, [{"host": platform.node()}]))
+    def reserve_for_silent_runs(self) -> None:
+        """Do not give away yet what a run of another machine may have paid for before it fell silent. Blocks."""
+        self._commits.write((_RESERVE, [{"host": platform.node()}])).wait()
 
     # What a run sends.
 
     async def claim(self, count: int, *, after: int | None = None) -> list[Claim]:
-        """Up to so many items, in order of position.
+        """Claim up to so many items, in order of position.
 
         Args:
             count: how many at most.
-            after: free ones behind this position alone; None: any, and those of runs that fell silent.
+            after: only free ones after this position; None: any, and those of runs that fell silent.
         """
         given = {
             "count": count,
             "any": after is None,
             "after": -1 if after is None else after,
-            "length_s": self.lease_s,
-            "me": self.me,
+            "length_s": self._lease_s,
+            "me": self._run_id,
             "host": platform.node(),
-            "grace_s": self.lease_s,
+            "grace_s": self._lease_s,
         }
         asked_s = now_s()
-        rows = await self._writer.ask(lambda connection: connection.execute(_CLAIM, given).all())
+        rows = await self._commits.ask(lambda connection: connection.execute(_CLAIM, given).all())
         claims = [Claim(item_id=row[0], position=row[1], fence=row[2], overdue=bool(row[3])) for row in rows]
         if not self._held:
-            self._sure_until_s = asked_s + self.lease_s
-        for one in claims:
-            self._fences[one.item_id] = one.fence
-            self._held.add(one.item_id)
-        return sorted(claims, key=lambda one: one.position)
+            self._held_until_s = asked_s + self._lease_s
+        for claim in claims:
+            self._fences[claim.item_id] = claim.fence
+            self._held.add(claim.item_id)
+        return sorted(claims, key=lambda claim: claim.position)
 
-    def ended(self, item_id: str) -> None:
-        """An item needs nothing more. Committed with what is written next, waited for by nobody."""
-        self._let_go(_END, [item_id])
+    def finish(self, item_id: str) -> None:
+        """Take off an item that needs nothing more. Committed with what is written next; nobody waits."""
+        self._give_up(_FINISH, [item_id])
 
     def release(self, item_ids: Iterable[str]) -> None:
-        """Items that this run will not send after all are anybody's."""
-        self._let_go(_RELEASE, list(item_ids))
+        """Free items that this run will not send after all."""
+        self._give_up(_RELEASE, list(item_ids))
 
-    def _let_go(self, statement: Any, item_ids: Sequence[str]) -> None:
-        rows = [{"which": one, "claimed_with": self._fences[one]} for one in item_ids if one in self._held]
+    def _give_up(self, statement: Any, item_ids: Sequence[str]) -> None:
+        rows = [
+            {"which": item_id, "claimed_with": self._fences[item_id]}
+            for item_id in item_ids
+            if item_id in self._held
+        ]
         self._held.difference_update(item_ids)
         if rows:
-            self._writer.write_later((statement, rows))
+            self._commits.write_later((statement, rows))
 
     @property
     def held(self) -> frozenset[str]:
-        """Items that are claimed and not let go."""
+        """Items that are claimed, and neither finished nor released."""
         return frozenset(self._held)
 
     async def renew(self) -> frozenset[str]:
-        """Hold everything for another lease.
+        """Renew the lease of all claims.
 
         Returns:
-            What was lost meanwhile: others have claimed it.
+            The items that others have claimed meanwhile.
         """
         asked_s = now_s()
         before = frozenset(self._held)
-        given = {"me": self.me, "length_s": self.lease_s}
-        rows = await self._writer.ask(lambda connection: connection.execute(_RENEW, given).all())
+        given = {"me": self._run_id, "length_s": self._lease_s}
+        rows = await self._commits.ask(lambda connection: connection.execute(_RENEW, given).all())
         mine = {item_id for item_id, fence in rows if self._fences.get(item_id) == fence}
-        self._let_strays_go({item_id: fence for item_id, fence in rows if item_id not in before})
+        self._release_orphans({item_id: fence for item_id, fence in rows if item_id not in before})
         lost = (before - mine) & self._held
         self._held -= lost
-        self._sure_until_s = asked_s + self.lease_s
+        self._held_until_s = asked_s + self._lease_s
         return lost
 
-    def _let_strays_go(self, unknown: dict[str, int]) -> None:
-        """Free what is held in this run's name and unknown here: claims whose answer was lost on its way.
+    def _release_orphans(self, unknown: dict[str, int]) -> None:
+        """Free claims of this run that it does not know of, since the database's answer was lost.
 
-        Twice in a row: one that was claimed a moment ago is not among them the second time.
+        Only what was found twice in a row: a claim that is being made is not among them the second time.
         """
-        strays = {one: fence for one, fence in unknown.items() if one not in self._held}
+        orphans = {item_id: fence for item_id, fence in unknown.items() if item_id not in self._held}
         rows = [
-            {"which": one, "claimed_with": fence}
-            for one, fence in strays.items()
-            if self._strays.get(one) == fence
+            {"which": item_id, "claimed_with": fence}
+            for item_id, fence in orphans.items()
+            if self._orphans.get(item_id) == fence
         ]
-        self._strays = strays
+        self._orphans = orphans
         if rows:
-            self._writer.write_later((_RELEASE, rows))
+            self._commits.write_later((_RELEASE, rows))
 
-    # What comes home from the spool.
+    # The spool's replay.
 
     @contextlib.contextmanager
-    def taken(self, item_id: str, *, owner: str) -> Iterator[bool]:
-        """Hold an item while a reply that a run could not record is recorded; then it is on the queue as it was.
+    def hold(self, item_id: str, *, owner: str) -> Iterator[bool]:
+        """Hold an item while a spooled reply is recorded; then put its row back as it was.
 
-        Blocks. Where nobody else can be at work, nothing needs to be held.
+        Blocks. Where no other run can be at work, nothing needs to be held.
 
         Args:
-            owner: the run whose reply it is. What that one holds may be taken.
+            item_id: whose reply it is.
+            owner: the run that the reply was sent to. What that one holds may be taken.
 
         Yields:
             Whether it is held; False: another run holds it.
         """
-        if self.lease_s == FOR_EVER_S or item_id in self._held:
+        if self._lease_s == FOR_EVER_S or item_id in self._held:
             yield True
             return
-        found = self._writer.ask_now(
-            lambda connection: _take(connection, item_id, owner, self.me, self.lease_s)
-        )
-        if found.fence is not None:
-            self._fences[item_id] = found.fence
+        hold = self._commits.ask(
+            lambda connection: _hold(connection, item_id, owner, self._run_id, self._lease_s)
+        ).wait()
+        if hold.fence is not None:
+            self._fences[item_id] = hold.fence
         try:
-            yield found.is_held
+            yield hold.is_held
         finally:
-            if found.before:
-                self._writer.write_now((_PUT_BACK, [found.before]))
+            if hold.before:
+                self._commits.write((_PUT_BACK, [hold.before])).wait()
 
-    # What is refused to one who no longer holds an item.
+    # What is refused to a run that no longer holds an item.
 
-    def guard(self, item_id: str) -> tuple[str, int] | None:
-        """The claim that a write of this item stands on; None: it was never claimed here."""
+    def guard(self, item_id: str) -> Guard | None:
+        """Return the claim that a write of this item depends on; None: it was never claimed here."""
         fence = self._fences.get(item_id)
         return None if fence is None else (item_id, fence)
 
-    def make_sure(self, item_id: str) -> None:
-        """That an item is still this run's: asked of the ledger only where its lease could have run out. Blocks.
+    def check_lease(self, item_id: str) -> None:
+        """Check that an item is still this run's; asks the ledger only where its lease could have run out. Blocks.
 
-        Called in the thread that is about to write the item's files, right before: a ledger refuses what comes
-        too late, a disk does not.
+        Call it in the thread that writes the item's files, right before: a ledger refuses what comes too late, a
+        disk does not.
 
         Raises:
-            LeaseLost: it is not.
+            LeaseLost: another run has claimed it.
         """
         claim = self.guard(item_id)
-        if claim is None or now_s() <= self._sure_until_s:
+        if claim is None or now_s() <= self._held_until_s:
             return
-        if self._writer.ask_now(lambda connection: refused(connection, [claim])):
+        if self._commits.ask(lambda connection: lost_claims(connection, [claim])).wait():
             raise LeaseLost(f"{item_id}: another run has taken it over: this one was silent too long")
 
-    # What all may ask.
+    # What is left.
 
     def state(self) -> QueueState:
-        """What is left on the queue; what was let go here is committed first. Blocks."""
+        """Count what is left on the queue; what was finished or released here is committed first. Blocks."""
         overdue = queue.c.lease_until <= db_now()
         kind = case((queue.c.lease_until == 0, "free"), (overdue, "overdue"), else_="held")
         query = (
@@ -401,21 +405,21 @@ class WorkQueue:
         )
         counts = {"free": 0, "held": 0, "overdue": 0}
         holders = set()
-        rows = self._writer.ask_now(lambda connection: connection.execute(query).all())
+        rows = self._commits.ask(lambda connection: connection.execute(query).all()).wait()
         for kind_of, holder, count in rows:
             counts[kind_of] += count
             if kind_of == "held":
                 holders.add(holder)
         return QueueState(**counts, holders=tuple(sorted(holders)))
 
-    def account(self, queue_id: str) -> Account:
-        """What became of the items of a queue."""
-        return Account(self._reading, queue_id)
+    def totals(self, queue_id: str) -> QueueTotals:
+        """Return the totals of the items of a queue."""
+        return QueueTotals(self._database, queue_id)
 
     def positions(self) -> list[int]:
-        """Positions of what is left, ascending. Blocks."""
+        """Return the positions of what is left, ascending. Blocks."""
         query: Select[Any] = (
             select(queue.c.position).where(queue.c.lease_until.is_not(None)).order_by(queue.c.position)
         )
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return list(connection.execute(query).scalars())

@@ -1,4 +1,4 @@
-"""What became of a queue's items, whoever sent them: for the run that has workers send for it."""
+"""Totals over a queue's items, whichever run sent them: for a run whose workers send."""
 
 from __future__ import annotations
 
@@ -14,22 +14,19 @@ from audiobatch.ledger.schema import TAKEN_BACK, attempts, items, outcomes, queu
 from audiobatch.model import CostBasis, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from sqlalchemy import Select
 
-    from sqlalchemy import Connection, Select
-
-    Reading = Callable[[], AbstractContextManager[Connection]]
+    from audiobatch.ledger.database import Database
 
 _CHUNK = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Items that have ended, by how; and what all calls on the ledger have come to.
+    """How many items are finished, by status; and what all calls on the ledger have cost.
 
     Attributes:
-        in_flight: calls whose end is not written down.
+        in_flight: calls whose end is not recorded.
     """
 
     succeeded: int = 0
@@ -41,7 +38,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sums:
-    """What the items that have ended came to.
+    """Durations, tokens and estimated costs of the items that are finished.
 
     Attributes:
         estimated: rows whose cost is an estimate, which no call's record holds.
@@ -60,15 +57,16 @@ def _ended(queue_id: str) -> Any:
     return and_(queue.c.queue_id == queue_id, queue.c.lease_until.is_(None))
 
 
-class Account:
-    """The books of one queue. Every question blocks."""
+class QueueTotals:
+    """The totals of one queue. Every method blocks."""
 
-    def __init__(self, reading: Reading, queue_id: str) -> None:
-        self._reading = reading
+    def __init__(self, database: Database, queue_id: str) -> None:
+        """Read the totals of the queue with this id."""
+        self._database = database
         self._queue_id = queue_id
 
     def counts(self) -> Counts:
-        """One look, by the database alone."""
+        """Count finished items and calls in flight, and add up what calls have cost."""
         worst = func.max(
             case(
                 (outcomes.c.status == Status.SUCCEEDED.value, 0),
@@ -86,7 +84,7 @@ class Account:
         by_end = select(each.c.worst, func.count()).group_by(each.c.worst)
         in_flight = select(func.count()).select_from(attempts).where(attempts.c.state == "open")
         cost = select(func.sum(cast(attempts.c.cost_usd, Numeric)))
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             ends: dict[int, int] = dict(connection.execute(by_end).tuples().all())
             return Counts(
                 succeeded=ends.get(0, 0),
@@ -97,7 +95,7 @@ class Account:
             )
 
     def sums(self) -> Sums:
-        """Every row of what has ended, once through."""
+        """Add up every row of the items that are finished."""
         query: Select[Any] = (
             select(
                 outcomes.c.turn,
@@ -115,44 +113,44 @@ class Account:
             )
             .where(_ended(self._queue_id))
         )
-        sound_in = sound_out = trimmed = 0.0
-        tokens_in = tokens_out = 0
+        input_s = output_s = all_trimmed_s = 0.0
+        input_tokens = output_tokens = 0
         estimates: list[Decimal] = []
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execution_options(yield_per=_CHUNK).execute(query)
             for turn, status, usage, audio_s, trimmed_s, media, estimate in rows:
                 if estimate is not None:
                     estimates.append(Decimal(estimate))
                 used = orjson.loads(usage) if usage else {}
-                tokens_in += used.get("input_text_tokens", 0) + used.get("input_audio_tokens", 0)
-                tokens_out += used.get("output_text_tokens", 0) + used.get("output_audio_tokens", 0)
+                input_tokens += used.get("input_text_tokens", 0) + used.get("input_audio_tokens", 0)
+                output_tokens += used.get("output_text_tokens", 0) + used.get("output_audio_tokens", 0)
                 if status != Status.SUCCEEDED.value:
                     continue
-                sound_out += audio_s or 0.0
-                trimmed += trimmed_s or 0.0
-                found = media_from_text(media) if turn == 1 else None
-                if found is not None:
-                    sound_in += found.duration_s - (trimmed_s or 0.0)
+                output_s += audio_s or 0.0
+                all_trimmed_s += trimmed_s or 0.0
+                recording = media_from_text(media) if turn == 1 else None
+                if recording is not None:
+                    input_s += recording.duration_s - (trimmed_s or 0.0)
         return Sums(
-            input_audio_s=sound_in,
-            output_audio_s=sound_out,
-            trimmed_s=trimmed,
-            input_tokens=tokens_in,
-            output_tokens=tokens_out,
+            input_audio_s=input_s,
+            output_audio_s=output_s,
+            trimmed_s=all_trimmed_s,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
             estimated=len(estimates),
             estimated_usd=sum(estimates, Decimal(0)),
         )
 
     def sent_for(self, for_run: str) -> int:
-        """Items of which the runs that worked for `for_run` made a call, as opposed to taking all of them back."""
+        """Count the items that the workers of `for_run` made a call for, other than calls that were taken back."""
         query = select(func.count(attempts.c.item_id.distinct())).where(
             attempts.c.run_id.startswith(f"{for_run}.", autoescape=True), ~TAKEN_BACK
         )
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def ends_of(self, for_run: str) -> list[dict[str, Any] | None]:
-        """How the runs that worked for `for_run` ended; None: at work yet, or killed."""
+    def summaries_of(self, for_run: str) -> list[dict[str, Any] | None]:
+        """Return the summaries of the workers of `for_run`; None: still at work, or killed."""
         query = select(runs.c.summary).where(runs.c.run_id.startswith(f"{for_run}.", autoescape=True))
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return [orjson.loads(text) if text else None for text in connection.execute(query).scalars()]

@@ -1,270 +1,217 @@
-"""One thread writes; whoever waits shares its transactions.
-
-Every entry is a few statements that belong together. The thread takes one entry and all that wait behind it,
-runs each statement once over the rows of all of them, commits once, and answers everybody. A flush to disk
-then costs one item nothing and a hundred items the same nothing. While many write, a transaction waits a moment
-for more to join it, as PostgreSQL's `commit_delay` does; who writes alone never waits.
-
-What is written of a claimed item carries its fence; the fences of a batch are looked up once, in its transaction,
-and entries whose item another run has claimed since are refused. Questions that change rows (claims) are entries
-too.
-
-A batch that fails is replayed entry by entry, so that one bad row fails alone. Where the database itself is gone
-(disk full, connection lost) every entry fails with it: to write on, entry by entry, would take as long as the
-batch is long and end the same. A server that does not answer is asked again first (`Patience`); nothing of a batch
-is there twice, since every statement may be run again.
-"""
+"""What is recorded in the ledger: what runs find and decide, calls and their outcomes, marks, purges."""
 
 from __future__ import annotations
 
-import asyncio
-import queue
-import threading
-import time
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import DataError, DBAPIError, OperationalError
-
-from audiobatch.errors import AudioBatchError, LeaseLost, StorageError
-from audiobatch.ledger import statements
-from audiobatch.ledger.fences import refused
+from audiobatch.ledger import engine, statements
+from audiobatch.ledger.reader import as_found, mark_rows
+from audiobatch.ledger.rows import outcome_to_row, part_to_row, source_to_row
+from audiobatch.ledger.statements import end_row, intent_row, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sqlalchemy import Connection, Engine, Executable
-
-    from audiobatch.ledger.patience import Patience
-
-    Row = Mapping[str, Any]
-    Write = tuple[Executable, Sequence[Row]]
-    Guard = tuple[str, int]
-
-_T = TypeVar("_T")
-
-#: Entries that may share one transaction. Past a few hundred the flush is long since negligible.
-MAX_BATCH = 500
-#: Entries that may wait before `_put` blocks its caller.
-MAX_WAITING = 10_000
-#: Where the transaction before had so many entries, the next one waits so long for others: with 128 calls in flight
-#: on two cores, 8 to 15 % less CPU an item.
-SIBLINGS = 3
-DELAY_S = 0.01
-#: PostgreSQL's words for "another transaction was in the way": 40001 and 40P01. The same again then works.
-_IN_THE_WAY = frozenset({"40001", "40P01"})
-_TRIES = 5
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """Writes that belong together, or a question; whoever waits for it, on an event loop or in a thread.
-
-    Attributes:
-        guard: the claim that the writes stand on.
-        answer: of the question, once it is asked.
-        error: why it is not on disk.
-    """
-
-    writes: tuple[Write, ...] = ()
-    question: Callable[[Connection], Any] | None = None
-    guard: Guard | None = None
-    loop: asyncio.AbstractEventLoop | None = None
-    waiter: asyncio.Future[Any] | Future[Any] | None = None
-    answer: Any = None
-    error: AudioBatchError | None = None
+    from audiobatch.ledger.database import Database
+    from audiobatch.ledger.group_commit import Commit, GroupCommit, Guard, Write
+    from audiobatch.ledger.reader import LedgerReader
+    from audiobatch.ledger.rows import Attempt, AttemptEnd, PartOutcome
+    from audiobatch.model import Outcome, Review, Source
 
 
 class LedgerWriter:
-    """Owns the only connection that writes."""
+    """Records what belongs together in one transaction.
 
-    def __init__(self, engine: Engine, where: str, patience: Patience) -> None:
-        self._engine = engine
-        self._patience = patience
-        self._where = where
-        self._queue: queue.Queue[_Entry | None] = queue.Queue(MAX_WAITING)
-        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
-        self._thread.start()
-        self._closed = False
-        #: Whether anything was committed that the reports marked as whole do not show; True: it is on record.
-        self._changed = False
+    What a call leaves behind is a `Commit`, to be awaited, or waited for in a thread. All else blocks.
+    """
 
-    async def write(self, *writes: Write, guard: Guard | None = None) -> None:
-        """Commit these writes together; returns once they are on disk.
+    def __init__(
+        self,
+        database: Database,
+        commits: GroupCommit,
+        reader: LedgerReader,
+        guard: Callable[[str], Guard | None],
+    ) -> None:
+        """Write to an opened database.
 
         Args:
-            writes: statements with their rows.
-            guard: an item and the fence that it was claimed with.
+            database: the ledger's.
+            commits: the thread that writes.
+            reader: of the same ledger.
+            guard: returns this run's claim of an item, which its writes depend on.
+        """
+        self._database = database
+        self._commits = commits
+        self._reader = reader
+        self._guard = guard
+
+    # Calls.
+
+    def record_intent(self, attempt: Attempt) -> Commit[None]:
+        """Record that a call is about to be made.
 
         Raises:
-            LeaseLost: another run has claimed the item since; nothing was written.
-            StorageError: they are not on disk.
+            LeaseLost: another run has claimed the item since.
+            StorageError: it is not on disk; do not send.
         """
-        await self._wait_for(_Entry(writes=writes, guard=guard))
+        intent = (statements.ADD_INTENT, [intent_row(attempt)])
+        return self._commits.write(intent, guard=self._guard(attempt.item_id))
 
-    async def ask(self, question: Callable[[Connection], _T]) -> _T:
-        """What the question returns, once what it wrote is on disk. It may be asked twice; the last time counts.
+    def record_end(self, end: AttemptEnd) -> Commit[None]:
+        """Record that a call ended without deciding its item, which will be retried.
+
+        The end that another run gave it meanwhile stays.
+        """
+        return self._commits.write((statements.END_OPEN, [end_row(end)]))
+
+    def settle_end(self, end: AttemptEnd) -> None:
+        """Record how a call ended whose run is gone, whatever end it was given."""
+        self._commits.write((statements.END_ATTEMPT, [end_row(end)])).wait()
+
+    def record_outcome(
+        self, outcome: Outcome, end: AttemptEnd | None = None, *, superseded: Outcome | None = None
+    ) -> Commit[None]:
+        """Record the outcome of a turn, with the end of the call that decided it.
+
+        Args:
+            outcome: takes the turn's row.
+            end: of the deciding call.
+            superseded: the success that it replaces, which moves among the earlier versions.
 
         Raises:
-            StorageError: it is not.
+            LeaseLost: another run has claimed the item since.
+            StorageError: it is not on disk.
         """
-        answer: _T = await self._wait_for(_Entry(question=question))
-        return answer
+        writes = _outcome_writes(outcome, end, superseded)
+        return self._commits.write(*writes, guard=self._guard(outcome.item_id))
 
-    async def _wait_for(self, entry: _Entry) -> Any:
-        entry.loop = asyncio.get_running_loop()
-        entry.waiter = done = entry.loop.create_future()
-        self._put(entry)
-        return await done
+    def record_part(
+        self, part: PartOutcome, end: AttemptEnd | None = None, outcome: Outcome | None = None
+    ) -> Commit[None]:
+        """Record the outcome of a part, with the end of its call.
 
-    def write_now(self, *writes: Write, guard: Guard | None = None) -> None:
-        """The same as `write`, for a thread without an event loop."""
-        done: Future[None] = Future()
-        self._put(_Entry(writes=writes, guard=guard, waiter=done))
-        done.result()
+        Args:
+            part: takes the part's row.
+            end: of its call.
+            outcome: the whole turn's, with what the part changes in it.
 
-    def ask_now(self, question: Callable[[Connection], _T]) -> _T:
-        """The same as `ask`, for a thread without an event loop."""
-        done: Future[_T] = Future()
-        self._put(_Entry(question=question, waiter=done))
-        return done.result()
+        Raises:
+            LeaseLost: another run has claimed the item since.
+            StorageError: it is not on disk.
+        """
+        writes: list[Write] = []
+        if end is not None:
+            writes.append((statements.END_ATTEMPT, [end_row(end)]))
+        writes.append((statements.PUT_PART, [part_to_row(part)]))
+        if outcome is not None:
+            writes.append((statements.PUT_OUTCOME, [outcome_to_row(outcome)]))
+        return self._commits.write(*writes, guard=self._guard(part.outcome.item_id))
 
-    def write_later(self, *writes: Write) -> None:
-        """Commit these with what comes next; nobody waits, and what fails is not heard of."""
-        self._put(_Entry(writes=writes))
+    def adopt(self, attempt: Attempt, end: AttemptEnd, outcome: Outcome) -> None:
+        """Record a result that an earlier ledger of this output knew, with the call that brought it."""
+        intent = (statements.ADD_INTENT, [intent_row(attempt)])
+        self._commits.write(intent, *_outcome_writes(outcome, end, None)).wait()
 
-    def _put(self, entry: _Entry) -> None:
-        if self._closed:
-            raise StorageError(f"{self._where}: the ledger is closed")
-        self._queue.put(entry)
+    # Runs and their inputs.
 
-    def close(self) -> None:
-        """Commit what waits, then end the thread."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
-            self._thread.join()
+    def begin_run(self, run_id: str, *, spec: str, settings_key: str, settings_value: str) -> None:
+        """Record a run, and the settings that its results are made with."""
+        run = {
+            "run_id": run_id,
+            "started_at": time_text(datetime.now(UTC)),
+            "finished_at": None,
+            "spec": spec,
+            "settings_key": settings_key,
+            "summary": None,
+        }
+        settings = {"key": settings_key, "value": settings_value}
+        self._commits.write((statements.PUT_RUN, [run]), (statements.PUT_SETTINGS, [settings])).wait()
 
-    def _run(self) -> None:
-        membership = 0
-        while (first := self._queue.get()) is not None:
-            if membership >= SIBLINGS:
-                time.sleep(DELAY_S)
-            batch: list[_Entry] = [first]
-            ended = False
-            while len(batch) < MAX_BATCH:
-                try:
-                    more = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    ended = True
-                    break
-                batch.append(more)
-            membership = len(batch)
-            self._commit(batch)
-            if ended:
-                return
+    def end_run(self, run_id: str, summary: str) -> None:
+        """Record that a run has finished, with its summary as JSON."""
+        end = {"which": run_id, "finished_at": time_text(datetime.now(UTC)), "summary": summary}
+        self._commits.write((statements.END_RUN, [end])).wait()
 
-    def _commit(self, batch: list[_Entry], tries: int = 1) -> None:
-        try:
-            with self._engine.begin() as connection:
-                changed = self._apply(connection, batch)
-        except Exception as failed:  # noqa: BLE001 - whatever it is, somebody waits for the answer
-            if (
-                getattr(getattr(failed, "orig", None), "sqlstate", None) in _IN_THE_WAY and tries < _TRIES
-            ) or (isinstance(failed, DBAPIError) and self._patience.waits(failed, tries)):
-                self._commit(batch, tries + 1)
-            elif len(batch) == 1 and isinstance(failed, DataError) and (clean := _without_nul(batch[0])):
-                self._commit([clean], tries)
-            elif len(batch) == 1 or isinstance(failed, OperationalError):
-                error = failed if isinstance(failed, AudioBatchError) else self._error(failed)
-                for entry in batch:
-                    entry.error = error
-                _answer(batch)
+    def put_sources(self, sources: Sequence[Source], queue_id: str) -> None:
+        """Insert or refresh inputs; results that they have stay. Unchanged ones are only marked as seen.
+
+        Args:
+            sources: as they were found now.
+            queue_id: of the queue that they are on; runs that share a ledger share its queue.
+        """
+        rows = [source_to_row(source, queue_id) for source in sources]
+        stored = self._reader.item_rows([row["item_id"] for row in rows])
+        changed, seen = [], []
+        for row in rows:
+            if stored.get(row["item_id"]) == as_found(row):
+                seen.append({"which": row["item_id"], "run": queue_id})
             else:
-                for entry in batch:
-                    self._commit([entry])
-        else:
-            self._patience.answered()
-            self._changed = changed
-            _answer(batch)
+                changed.append(row)
+        self._commits.write((statements.PUT_ITEM, changed), (statements.SEE, seen)).wait()
 
-    def _apply(self, connection: Connection, batch: list[_Entry]) -> bool:
-        """Each distinct statement once, over all its rows. Statements of one entry keep their order.
+    def mark_all_seen(self, queue_id: str) -> None:
+        """Take every input of earlier runs as found for this queue: for inputs that come only once."""
+        self._commits.write((statements.SEE_ALL, [{"run": queue_id}])).wait()
 
-        Returns:
-            Whether reports are behind the ledger from now on; the first such change is noted with it.
+    def forget_missing_inputs(self, queue_id: str) -> None:
+        """Delete inputs that were not found for this queue and never had a result."""
+        if self._reader.has_missing(queue_id):
+            self._commits.write((statements.FORGET_MISSING, [{"run": queue_id}])).wait()
+
+    def accept_outcomes(self, accepted: Sequence[tuple[str, int, str]]) -> None:
+        """Accept results as they are.
+
+        Args:
+            accepted: (item_id, turn, the fingerprint of the request that would be sent today).
         """
-        lost = refused(connection, guards) if (guards := [one.guard for one in batch if one.guard]) else ()
-        grouped: dict[int, tuple[Executable, list[Row]]] = {}
-        for entry in batch:
-            entry.error = None
-            if entry.guard in lost:
-                entry.error = (
-                    LeaseLost(f"{entry.guard[0]}: another run has taken it over") if entry.guard else None
-                )
-                continue
-            for statement, rows in entry.writes:
-                grouped.setdefault(id(statement), (statement, []))[1].extend(rows)
-        for statement, rows in grouped.values():
-            if rows:
-                connection.execute(statement, rows)
-        for entry in batch:
-            if entry.question is not None:
-                entry.answer = entry.question(connection)
-        marked = id(statements.MARK_SHOWN) in grouped
-        if not any(rows and key in statements.CHANGES_REPORTS for key, (_, rows) in grouped.items()):
-            return self._changed and not marked
-        if marked or not self._changed:
-            connection.execute(statements.FORGET_SHOWN)
-        return True
+        rows = [
+            {"which": item_id, "which_turn": turn, "kept_as": fingerprint}
+            for item_id, turn, fingerprint in accepted
+        ]
+        self._commits.write((statements.KEEP_AS, rows)).wait()
 
-    def _error(self, failed: Exception) -> StorageError:
-        error = StorageError(f"{self._where}: {getattr(failed, 'orig', None) or failed}")
-        error.__cause__ = failed
-        return error
+    # Reviews, reports and notes.
 
+    def put_reviews(self, reviews: Mapping[tuple[str, int], Review]) -> None:
+        """Set marks on the current results of these turns; an empty one deletes the mark.
 
-def _without_nul(entry: _Entry) -> _Entry | None:
-    """The entry without NUL characters, which PostgreSQL's texts cannot hold; None where it has none."""
+        A mark is of one version of a reply: when another takes its place, that one has none, and this stays
+        with the version that it was made on.
+        """
+        put, dropped = mark_rows(self._reader.outcome, reviews)
+        self._commits.write((statements.PUT_MARK, put), (statements.DROP_MARK, dropped)).wait()
 
-    def clean(value: Any) -> Any:
-        return value.replace("\0", "\ufffd") if isinstance(value, str) else value
+    def mark_reports_current(self, layout: str) -> None:
+        """Note that the reports show all that is recorded; the next change deletes this note in its commit.
 
-    writes = tuple(
-        (statement, [{name: clean(value) for name, value in row.items()} for row in rows])
-        for statement, rows in entry.writes
-    )
-    return replace(entry, writes=writes) if writes != entry.writes else None
+        Args:
+            layout: what decides how the reports look, beside the records.
+        """
+        note = {"key": statements.SHOWN_KEY, "value": layout}
+        self._commits.write((statements.MARK_SHOWN, [note])).wait()
 
+    def put_note(self, key: str, value: str) -> None:
+        """Store a note, for `LedgerReader.note`."""
+        self._commits.write((statements.PUT_NOTE, [{"key": key, "value": value}])).wait()
 
-def _answer(batch: list[_Entry]) -> None:
-    """Wake the waiters, with one call into each event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Entry]] = {}
-    for entry in batch:
-        if entry.loop is not None:
-            by_loop.setdefault(entry.loop, []).append(entry)
-        elif entry.waiter is None:
-            continue
-        elif entry.error is None:
-            entry.waiter.set_result(entry.answer)
-        else:
-            entry.waiter.set_exception(entry.error)
-    for loop, entries in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, entries)
-        except RuntimeError:  # the loop has ended; nobody is left to hear
-            continue
+    # A purge.
+
+    def purge_texts(self, item_ids: Sequence[str]) -> None:
+        """Blank all that was said, asked and saved for these items; counts, costs, hashes and times stay."""
+        rows = [{"which": item_id} for item_id in item_ids]
+        self._commits.write(*((statement, rows) for statement in statements.PURGE)).wait()
+
+    def shrink(self) -> None:
+        """Leave no trace of blanked text in the database's file."""
+        engine.shrink(self._database.engine)
 
 
-def _resolve(entries: list[_Entry]) -> None:
-    for entry in entries:
-        waiter = entry.waiter
-        if waiter is None or waiter.done():
-            continue
-        if entry.error is None:
-            waiter.set_result(entry.answer)
-        else:
-            waiter.set_exception(entry.error)
+def _outcome_writes(outcome: Outcome, end: AttemptEnd | None, superseded: Outcome | None) -> list[Write]:
+    writes: list[Write] = []
+    if end is not None:
+        writes.append((statements.END_ATTEMPT, [end_row(end)]))
+    if superseded is not None:
+        writes.append((statements.KEEP_VERSION, [outcome_to_row(superseded)]))
+    writes.append((statements.PUT_OUTCOME, [outcome_to_row(outcome)]))
+    return writes

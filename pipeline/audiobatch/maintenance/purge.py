@@ -85,9 +85,9 @@ def select_items(
         ConfigError: there is no such item.
     """
     last: dict[str, datetime] = {}
-    for outcome in ledger.all_outcomes():
+    for outcome in ledger.reader.all_outcomes():
         last[outcome.item_id] = max(last.get(outcome.item_id, outcome.finished_at), outcome.finished_at)
-    known = {record.source.item_id for record in ledger.recorded()} | last.keys()
+    known = {record.source.item_id for record in ledger.reader.recorded()} | last.keys()
     for item_id in item_ids:
         if item_id not in known:
             raise ConfigError(f"--item {item_id!r}: there is no such item in this folder")
@@ -105,7 +105,7 @@ def purge(storage: Storage, ledger: Ledger, spool: Spool, spec: JobSpec, item_id
         StorageError: something could not be deleted; the same purge continues.
     """
     paths = {path for path in _paths_of(ledger, item_ids) if storage.exists(path)}
-    ledger.forget_words(sorted(item_ids))
+    ledger.writer.purge_texts(sorted(item_ids))
     size_bytes = 0
     paths.update(_unrecorded(storage, ledger, item_ids))
     for path in sorted(paths):
@@ -114,7 +114,7 @@ def purge(storage: Storage, ledger: Ledger, spool: Spool, spec: JobSpec, item_id
     spooled = [entry for entry in spool.entries() if entry.record["outcome"]["item_id"] in item_ids]
     for entry in spooled:
         entry.path.unlink()
-    ledger.shrink()
+    ledger.writer.shrink()
     _blank_run_lists(storage, item_ids)
     for name in (*_REPORTS, *storage.walk(PARTS_FOLDER)):
         storage.delete(name)
@@ -127,19 +127,19 @@ def purge(storage: Storage, ledger: Ledger, spool: Spool, spec: JobSpec, item_id
 
 
 def _paths_of(ledger: Ledger, item_ids: frozenset[str]) -> Iterator[str]:
-    for outcome in ledger.all_outcomes():
+    for outcome in ledger.reader.all_outcomes():
         if outcome.item_id in item_ids:
             yield from files_of(outcome)
             for ending in RAW_ENDINGS:
                 yield output_path(outcome.item_id, folder="replies", ending=ending, turn=outcome.turn)
-    for outcome in ledger.all_outcomes(earlier=True):
+    for outcome in ledger.reader.all_outcomes(earlier=True):
         if outcome.item_id in item_ids:
             yield from (version_path(path, outcome.version) for path in files_of(outcome))
 
 
 def _unrecorded(storage: Storage, ledger: Ledger, item_ids: frozenset[str]) -> Iterator[str]:
     """Find files of results without a record by their names."""
-    everything = item_ids >= {record.source.item_id for record in ledger.recorded()}
+    everything = item_ids >= {record.source.item_id for record in ledger.reader.recorded()}
     stems = _stems_of(ledger, item_ids)
     for top in RESULT_FOLDERS:
         for relative in storage.walk(top):
@@ -151,7 +151,7 @@ def _unrecorded(storage: Storage, ledger: Ledger, item_ids: frozenset[str]) -> I
 
 def _stems_of(ledger: Ledger, item_ids: frozenset[str]) -> set[str]:
     """Return the names of these items' files without folder and ending, also of their parts and transcriptions."""
-    part_counts = ledger.parts_called()
+    part_counts = ledger.reader.parts_called()
     ids = list(item_ids)
     for item_id in item_ids:
         ids += [part_id(item_id, number) for number in range(1, part_counts.get(item_id, 0) + 1)]

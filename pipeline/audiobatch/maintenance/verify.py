@@ -133,7 +133,7 @@ class Verification:
 
     def _compared(self, *, earlier: bool) -> Iterator[tuple[Outcome, WrongFiles]]:
         """Yield each outcome with its wrong files; those in a store are checked in threads."""
-        outcomes = self.ledger.all_outcomes(earlier=earlier)
+        outcomes = self.ledger.reader.all_outcomes(earlier=earlier)
         check = partial(self._wrong_files, earlier=earlier)
         if isinstance(self.storage, LocalStorage):
             yield from ((outcome, check(outcome)) for outcome in outcomes)
@@ -145,7 +145,7 @@ class Verification:
         self.result.findings.append(Finding(trouble=trouble, where=where, what=what, repaired=repaired))
 
     def _database(self) -> None:
-        for damage in self.ledger.damage():
+        for damage in self.ledger.reader.damage():
             self._report(Trouble.DATABASE, "ledger.db", damage)
 
     def _outcome(self, outcome: Outcome, before: WrongFiles) -> None:
@@ -229,7 +229,7 @@ class Verification:
                 entry.name,
                 f"its reply is in the spool, {entry.path}; the next run records it",
             )
-        for call in self.ledger.open_calls():
+        for call in self.ledger.reader.open_calls():
             self._report(
                 Trouble.OPEN_CALL,
                 f"{shown(call['item_id'])} turn {call['turn']}",
@@ -249,7 +249,7 @@ class Verification:
         """Say how the manifest differs from the ledger; empty where it does not."""
         if not self.storage.exists(Views.MANIFEST):
             # A run that is killed early writes none.
-            return "is gone" if self.ledger.has_finished_run() else ""
+            return "is gone" if self.ledger.reader.has_finished_run() else ""
         with tempfile.TemporaryDirectory(prefix="audiobatch-") as scratch:
             Views(LocalStorage(Path(scratch)), self.ledger, self.spec, run_id=None).write_manifest()
             fresh = Path(scratch, Views.MANIFEST)

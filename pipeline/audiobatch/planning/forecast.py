@@ -35,7 +35,7 @@ from audiobatch.config.transcription_rules import (
 from audiobatch.errors import ConfigError, InputError
 from audiobatch.inputs.discover import Discovery
 from audiobatch.inputs.sound_settings import why_unsuitable
-from audiobatch.ledger.copy import ledger_copy
+from audiobatch.ledger.ledger import ledger_copy
 from audiobatch.model import PartKind, SourceKind, Status, Usage
 from audiobatch.planning.disk_space import bytes_per_item
 from audiobatch.planning.items import build_item
@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.config.targets import Target
     from audiobatch.config.transcription_rules import TranscriptKey
-    from audiobatch.ledger.ledger import Ledger, Recorded
+    from audiobatch.ledger.ledger import Ledger
+    from audiobatch.ledger.reader import Recorded
     from audiobatch.model import Item, Outcome, Source, Turn
     from audiobatch.planning.plan import Plan
     from audiobatch.planning.review_rules import Rules
@@ -173,7 +174,7 @@ def forecast(spec: JobSpec, *, today: date | None = None) -> Forecast:
         tempfile.TemporaryDirectory(prefix="audiobatch-plan-") as folder,
         ledger_copy(output.ledger, output.address, Path(folder)) as ledger,
     ):
-        ledger.queue.empty()
+        ledger.queue.clear()
         _discover(spec, ledger)
         plan = make_plan(ledger, spec, _RUN_ID)
         targets = targets_of(spec, plan.deployments, with_credentials=False)
@@ -185,8 +186,8 @@ def forecast(spec: JobSpec, *, today: date | None = None) -> Forecast:
 
 def _discover(spec: JobSpec, ledger: Ledger) -> None:
     stdin = sys.stdin.buffer if "-" in spec.inputs else None
-    for batch in batched(Discovery(spec, ledger.known_files(), stdin).sources(), 500):
-        ledger.put_sources(batch, _RUN_ID)
+    for batch in batched(Discovery(spec, ledger.reader.known_files(), stdin).sources(), 500):
+        ledger.writer.put_sources(batch, _RUN_ID)
 
 
 def _forecast(
@@ -202,7 +203,7 @@ def _forecast(
     refused: dict[str, str] = {}
     earlier = 0
     rules = rules_of(spec, None)
-    for record in ledger.recorded(_RUN_ID):
+    for record in ledger.reader.recorded(_RUN_ID):
         for outcome in record.outcomes.values():
             if outcome.status is Status.SUCCEEDED:
                 sizes.add(outcome)
@@ -211,9 +212,9 @@ def _forecast(
             refused[record.source.item_id] = reason
     replies = ReplyTotals(now_s=time.time())
     transcripts = TranscriptTotals(
-        existing=ledger.written_down() if transcription_models(spec) else frozenset()
+        existing=ledger.reader.transcribed() if transcription_models(spec) else frozenset()
     )
-    for record in ledger.recorded_to_do():
+    for record in ledger.reader.recorded_to_do():
         item = build_item(record.source, spec)
         replies.add(record, item, rules, sizes, spec)
         transcripts.add(record, item, rules, sizes, spec)

@@ -28,7 +28,7 @@ from audiobatch.config.jobspec import placeholders
 from audiobatch.config.transcription_rules import missing_transcripts, transcription_models
 from audiobatch.errors import RETRYABLE, ConfigError, ErrorType, InputError
 from audiobatch.inputs.sound_settings import sent_s, trimmed_s, why_unsuitable
-from audiobatch.ledger.queries import Unchanged
+from audiobatch.ledger.reader import Unchanged
 from audiobatch.limits.retry import MAX_UNKNOWN
 from audiobatch.model import Status
 from audiobatch.planning.items import build_item, digest, job_settings
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.config.transcription_rules import TranscriptKey
-    from audiobatch.ledger.ledger import Ledger, Recorded
+    from audiobatch.ledger.ledger import Ledger
+    from audiobatch.ledger.reader import Recorded
     from audiobatch.model import Item, Outcome, Turn
 
 #: Past this many, items share a shard: a task runner that records the state of each shard can follow so many.
@@ -151,7 +152,7 @@ _DEPLOYMENTS_NOTE = "deployments"
 
 def deployments_noted(ledger: Ledger) -> frozenset[str]:
     """Return the deployments that rows name, as the last plan noted them."""
-    return frozenset(filter(None, ledger.noted(_DEPLOYMENTS_NOTE).split("\n")))
+    return frozenset(filter(None, ledger.reader.note(_DEPLOYMENTS_NOTE).split("\n")))
 
 
 def rules_of(spec: JobSpec, retry: Retry | None) -> Rules:
@@ -176,28 +177,30 @@ def make_plan(ledger: Ledger, spec: JobSpec, queue_id: str, *, retry: Retry | No
         ConfigError: the job's settings changed for existing results, and neither `redo` nor `keep` says what to do;
             or a prompt names a column that no input has.
     """
-    planning = _Planning(spec, settings_key(spec), ledger.unknown_counts(), retry)
+    planning = _Planning(spec, settings_key(spec), ledger.reader.unknown_counts(), retry)
     if transcription_models(spec) and retry is None:
-        planning.transcribed = ledger.written_down()
+        planning.transcribed = ledger.reader.transcribed()
     done = _surely_done(spec, retry)
     if done is not None:
-        planning.counts[Decision.DONE] = ledger.count_unchanged(queue_id, done)
-    for chunk in batched(ledger.recorded(queue_id, but=done), _BATCH):
+        planning.counts[Decision.DONE] = ledger.reader.count_unchanged(queue_id, done)
+    for chunk in batched(ledger.reader.recorded(queue_id, exclude=done), _BATCH):
         to_send = [
             (record.source.item_id, record.source.position) for record in chunk if planning.add(record)
         ]
         ledger.queue.fill(to_send, queue_id)
         if planning.accepted:
-            ledger.keep_as(planning.accepted)
+            ledger.writer.accept_outcomes(planning.accepted)
             planning.accepted = []
     if planning.changed and not (spec.redo or spec.keep):
         raise ConfigError(_what_changed(ledger, spec, planning))
     if planning.bad_prompt and planning.counts[Decision.SEND] + planning.counts[Decision.DONE] == 0:
         raise ConfigError(planning.bad_prompt)
     if planning.deployments and ledger.is_shared:
-        ledger.note(_DEPLOYMENTS_NOTE, "\n".join(sorted(planning.deployments | deployments_noted(ledger))))
+        ledger.writer.put_note(
+            _DEPLOYMENTS_NOTE, "\n".join(sorted(planning.deployments | deployments_noted(ledger)))
+        )
     if ledger.is_shared:
-        ledger.queue.hold_for_others()
+        ledger.queue.reserve_for_silent_runs()
     positions = ledger.queue.positions()
     shards = _shards_of(positions)
     size = shards[0].size if shards else 1
@@ -237,9 +240,9 @@ def replan(
     ledger: Ledger, spec: JobSpec, retry: Retry | None, recorded: Iterable[Recorded]
 ) -> dict[str, Decision]:
     """Decide again for items of a run that died, after its calls were settled."""
-    planning = _Planning(spec, settings_key(spec), ledger.unknown_counts(), retry)
+    planning = _Planning(spec, settings_key(spec), ledger.reader.unknown_counts(), retry)
     if transcription_models(spec) and retry is None:
-        planning.transcribed = ledger.written_down()
+        planning.transcribed = ledger.reader.transcribed()
     decided: dict[str, Decision] = {}
     for record in recorded:
         decision, _ = planning.decide(record)
@@ -388,7 +391,7 @@ def _shards_of(positions: list[int]) -> tuple[Shard, ...]:
 
 def _what_changed(ledger: Ledger, spec: JobSpec, planning: _Planning) -> str:
     assert planning.changed is not None
-    before = ledger.settings_value(planning.changed.settings_key) or {}
+    before = ledger.reader.settings_value(planning.changed.settings_key) or {}
     now = job_settings(spec)
     names = (*now, *(name for name in before if name not in now))
     lines = [

@@ -21,7 +21,7 @@ from audiobatch.planning.items import digest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from audiobatch.ledger.ledger import Recorded
+    from audiobatch.ledger.reader import Recorded
     from audiobatch.model import Outcome, Turn
 
 _WITH_NOTE = (

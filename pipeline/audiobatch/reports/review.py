@@ -228,7 +228,7 @@ def recorded_marks(ledger: Ledger, spec: JobSpec) -> dict[RowKey, RecordedMark]:
         (row["item_id"], row["turn"]): RecordedMark(
             review=row.get("review") or "", note=row.get("review_note") or "", version=row.get("version") or 0
         )
-        for chunk in manifest_rows(ledger.recorded(), spec)
+        for chunk in manifest_rows(ledger.reader.recorded(), spec)
         for row in chunk
     }
 
@@ -256,6 +256,6 @@ def read_review_file(path: Path, ledger: Ledger, spec: JobSpec) -> ReviewFile:
 
 def record_marks(file: ReviewFile, ledger: Ledger) -> None:
     """Record the file's changes in the ledger; they replace earlier marks."""
-    ledger.put_reviews(
+    ledger.writer.put_reviews(
         {change.mark.key: Review(review=change.mark.review, note=change.mark.note) for change in file.changed}
     )

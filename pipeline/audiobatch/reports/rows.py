@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from audiobatch.address import Location
     from audiobatch.config.jobspec import JobSpec
-    from audiobatch.ledger.ledger import Recorded
+    from audiobatch.ledger.reader import Recorded
     from audiobatch.model import Item, Outcome, Source
 
 #: Columns that an `Outcome` has under the same name.
@@ -46,7 +46,7 @@ def manifest_rows(
     """Yield manifest rows in chunks.
 
     Args:
-        records: in input order (`Ledger.recorded`).
+        records: in input order (`LedgerReader.recorded`).
         spec: the job, which says what inputs without a result will be asked.
         run_id: yield only this run's results and the inputs that it refused; None: all.
         output: where the reports will be: rows get a relative link to their recording (`INPUT_LINK`).

@@ -164,7 +164,7 @@ def reasons(ledger: Ledger, spec: JobSpec, run_id: str) -> list[Reason]:
     """Group the rows of a run that failed, were refused or are unknown; the most frequent reason first."""
     counts: Counter[tuple[str, str]] = Counter()
     first: dict[tuple[str, str], str] = {}
-    for chunk in manifest_rows(ledger.recorded(touched_by=run_id), spec, run_id=run_id):
+    for chunk in manifest_rows(ledger.reader.recorded(touched_by=run_id), spec, run_id=run_id):
         for row in chunk:
             if row["status"] in _NO_RESULT:
                 key = str(row["status"]), str(row.get("error_message") or row.get("error_type") or "")
@@ -180,16 +180,16 @@ def overview(ledger: Ledger, spec: JobSpec) -> Overview:
     """Count the rows of the manifest."""
     statuses: Counter[str] = Counter()
     error_types: Counter[str] = Counter()
-    for chunk in manifest_rows(ledger.recorded(), spec):
+    for chunk in manifest_rows(ledger.reader.recorded(), spec):
         for row in chunk:
             statuses[row["status"]] += 1
             if row["status"] != Status.SUCCEEDED.value and row.get("error_type"):
                 error_types[str(row["error_type"])] += 1
-    calls, at_most_usd = ledger.uncounted()
+    calls, at_most_usd = ledger.reader.uncounted()
     return Overview(
         statuses={status.value: statuses[status.value] for status in Status if statuses[status.value]},
         error_types=dict(error_types.most_common()),
-        spent_usd=ledger.spent_usd(),
+        spent_usd=ledger.reader.spent_usd(),
         uncounted=calls,
         at_most_usd=at_most_usd,
     )

@@ -128,7 +128,11 @@ class Views:
             self._write_run_list(self._run_id)
         names = self._names()
         settings = digest(self._spec.model_dump(mode="json"))
-        if not again and self._ledger.shown() == settings and self._are_unchanged([self.MANIFEST, *names]):
+        if (
+            not again
+            and self._ledger.reader.reports_shown() == settings
+            and self._are_unchanged([self.MANIFEST, *names])
+        ):
             return ()
         totals = Totals()
         written, manifest_hash = self._write_csv(totals)
@@ -142,7 +146,7 @@ class Views:
             self._state.update(content, [self.manifest.name, *names], has_additions=has_additions)
             self._state.save(self._ledger)
         if is_complete:
-            self._ledger.mark_shown(settings)
+            self._ledger.writer.mark_reports_current(settings)
         return tuple(dict.fromkeys(notes))
 
     def _are_unchanged(self, names: Sequence[str]) -> bool:
@@ -214,7 +218,7 @@ class Views:
 
     def _write_run_list(self, run_id: str) -> None:
         extra = self._extra_columns()
-        rows = manifest_rows(self._ledger.recorded(touched_by=run_id), self._spec, run_id=run_id)
+        rows = manifest_rows(self._ledger.reader.recorded(touched_by=run_id), self._spec, run_id=run_id)
         with self._storage.open_binary_atomic(f"runs/{run_id}.csv") as out:
             write_csv(rows, out, extra_columns=extra)
 
@@ -260,7 +264,7 @@ class Views:
         return notes
 
     def _rows(self, additions: Additions) -> Iterator[Sequence[dict[str, Any]]]:
-        rows = manifest_rows(self._ledger.recorded(), self._spec, output=self._storage.root)
+        rows = manifest_rows(self._ledger.reader.recorded(), self._spec, output=self._storage.root)
         return merge_additions(rows, additions)  # type: ignore[return-value]
 
     def _additions(self) -> Additions:
@@ -268,11 +272,11 @@ class Views:
         additions = self._additions_reader.read()
         if not additions.marks:
             return additions
-        return drop_settled_marks(additions, self._ledger.past_marks(), self._settled)
+        return drop_settled_marks(additions, self._ledger.reader.past_marks(), self._settled)
 
     def _extra_columns(self) -> list[str]:
         fields = answer_fields(self._spec.fields)
-        return [*own_columns(self._ledger.row_texts()), *(fields.columns if fields else ())]
+        return [*own_columns(self._ledger.reader.row_texts()), *(fields.columns if fields else ())]
 
     def _columns(self, extra: Sequence[str]) -> tuple[str, ...] | None:
         wanted = self._spec.manifest_columns
@@ -285,7 +289,7 @@ class Views:
     def table_rows(self, limit: int) -> list[dict[str, str]]:
         """Return this run's first rows as a short table: few columns, long cells cut."""
         rows: list[dict[str, str]] = []
-        records = self._ledger.recorded(touched_by=self._run_id)
+        records = self._ledger.reader.recorded(touched_by=self._run_id)
         for chunk in manifest_rows(records, self._spec, run_id=self._run_id):
             for row in chunk:
                 if len(rows) >= limit:
@@ -327,7 +331,7 @@ class ReportState:
     @classmethod
     def load(cls, ledger: Ledger, stamp_of: Callable[[str], list[int] | None]) -> ReportState:
         """Read the state from the ledger's notes."""
-        text = ledger.noted(_NOTE)
+        text = ledger.reader.note(_NOTE)
         if not text:
             return cls(stamp_of=stamp_of)
         note = orjson.loads(text)
@@ -338,7 +342,7 @@ class ReportState:
     def save(self, ledger: Ledger) -> None:
         """Write the state to the ledger's notes."""
         note = {"rows": self.content, "added": self.has_additions, "stamps": self.stamps}
-        ledger.note(_NOTE, orjson.dumps(note).decode())
+        ledger.writer.put_note(_NOTE, orjson.dumps(note).decode())
 
     def is_unchanged(self, name: str) -> bool:
         """Whether the report exists as it was last written."""

@@ -144,13 +144,13 @@ def alone(found: Folder, what: str) -> Iterator[None]:
     Raises:
         FolderInUse: a run is at work on it.
     """
-    with FolderLock.acquire(found.home, what, shown=str(found.path)), found.ledger.alone(what):
+    with FolderLock.acquire(found.home, what, shown=str(found.path)), found.ledger.reserved(what):
         yield
 
 
 def at_work(found: Folder) -> str:
     """Return who works on an output now, as a person knows them; empty: nobody."""
     if found.ledger.is_shared:
-        return ", ".join(found.ledger.live_workers())
+        return ", ".join(found.ledger.reader.live_workers())
     holder = FolderLock.holder(found.home)
     return str(holder) if holder else ""

@@ -124,10 +124,10 @@ def _export(found: Folder, target: Path, *, as_json: bool) -> int:
 
     fields = answer_fields(found.spec.fields)
     exported = export_approved(
-        manifest_rows(found.ledger.recorded(), found.spec),
+        manifest_rows(found.ledger.reader.recorded(), found.spec),
         found.storage,
         target,
-        extra_columns=[*own_columns(found.ledger.row_texts()), *(fields.columns if fields else ())],
+        extra_columns=[*own_columns(found.ledger.reader.row_texts()), *(fields.columns if fields else ())],
     )
     for item_id in exported.missing:
         click.echo(

@@ -27,7 +27,7 @@ def status(folder: Location, *, as_json: bool) -> int:
         holder = at_work(found)
         seen = overview(found.ledger, found.spec)
         at = datetime.now(UTC)
-        now = found.ledger.progress(at - timedelta(minutes=1)) if holder else None
+        now = found.ledger.reader.progress(at - timedelta(minutes=1)) if holder else None
         rate = now.per_minute(at) if now else 0.0
         waiting = sum(1 for _ in found.spool.entries())
     if as_json:
