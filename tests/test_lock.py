@@ -211,10 +211,17 @@ def test_a_file_system_without_locks_is_said_and_not_worked_around(
         FolderLock.acquire(tmp_path, "run-1")
 
 
-def test_an_output_that_is_a_file_cannot_be_locked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("output", ["out", "out/calls", "out/calls/today"])
+def test_a_file_where_the_output_folder_should_be_is_named_with_what_to_do(
+    output: str, tmp_path: Path
+) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(ConfigError, match="cannot be locked"):
-        FolderLock.acquire(tmp_path / "out", "run-1")
+    with pytest.raises(ConfigError) as refused:
+        FolderLock.acquire(tmp_path / output, "run-1")
+    assert refused.value.message == (
+        f"{tmp_path / output} cannot be the output folder: {tmp_path / 'out'} is a file. Move that file away, or "
+        "name another --output."
+    )
     assert (tmp_path / "out").read_text() == "mine"
 
 

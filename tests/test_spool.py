@@ -45,7 +45,7 @@ def everything_below(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_kept_reply_comes_home_with_its_files_and_its_record(spool: Spool, output: LocalStorage) -> None:
-    path = spool.keep("anna.wav turn 1", FILES, RECORD)
+    path = spool.add("anna.wav turn 1", FILES, RECORD)
     assert path.parent == spool.folder
     [entry] = Spool(output.root, base=spool.folder.parent.parent).entries()
     assert (entry.name, entry.path, entry.record, list(entry.files)) == (
@@ -69,7 +69,7 @@ def test_a_kept_reply_comes_home_with_its_files_and_its_record(spool: Spool, out
 def test_an_entry_is_deleted_only_after_its_files_and_its_outcome_are_durable(
     spool: Spool, output: LocalStorage
 ) -> None:
-    kept = spool.keep("anna.wav turn 1", FILES, RECORD)
+    kept = spool.add("anna.wav turn 1", FILES, RECORD)
 
     def record(entry: Any, saved: Any) -> None:
         assert everything_below(output.root) == dict(FILES)
@@ -89,7 +89,7 @@ def test_while_the_output_is_still_broken_every_reply_stays(
     spool: Spool, output: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
-        spool.keep(f"item {number}", [(f"audio/{number}.wav", b"x")], {})
+        spool.add(f"item {number}", [(f"audio/{number}.wav", b"x")], {})
     tries = []
 
     def full(files: Any) -> Any:
@@ -111,13 +111,13 @@ def test_entries_come_oldest_first_and_one_name_twice_is_two_replies(
 ) -> None:
     monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_000)  # a clock that stands still
     for number in range(12):
-        spool.keep("same item", [], {"n": number})
+        spool.add("same item", [], {"n": number})
     assert [entry.record["n"] for entry in spool.entries()] == list(range(12))
 
 
 def test_many_threads_keep_at_once(spool: Spool) -> None:
     with ThreadPoolExecutor(16) as threads:
-        paths = list(threads.map(lambda n: spool.keep(f"item {n}", [("a", b"%d" % n)], {"n": n}), range(100)))
+        paths = list(threads.map(lambda n: spool.add(f"item {n}", [("a", b"%d" % n)], {"n": n}), range(100)))
     assert len(set(paths)) == 100
     assert sorted(entry.record["n"] for entry in spool.entries()) == list(range(100))
 
@@ -125,7 +125,7 @@ def test_many_threads_keep_at_once(spool: Spool) -> None:
 def test_a_damaged_entry_stays_where_it_is_and_the_others_come_home(
     spool: Spool, output: LocalStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = [spool.keep(f"item {n}", [(f"audio/{n}.wav", b"reply %d" % n)], {}) for n in range(4)]
+    kept = [spool.add(f"item {n}", [(f"audio/{n}.wav", b"reply %d" % n)], {}) for n in range(4)]
     kept[0].write_bytes(kept[0].read_bytes()[:-1])
     kept[1].write_bytes(b"not a reply")
     kept[2].write_bytes(kept[2].read_bytes().replace(b"reply 2", b"REPLY 2"))
@@ -137,7 +137,7 @@ def test_a_damaged_entry_stays_where_it_is_and_the_others_come_home(
 def test_a_kept_path_that_leaves_the_output_is_refused(
     spool: Spool, output: LocalStorage, tmp_path: Path
 ) -> None:
-    spool.keep("hostile", [("../../escaped", b"x")], {})
+    spool.add("hostile", [("../../escaped", b"x")], {})
     with pytest.raises(StorageError, match="refused"):
         spool.replay(output, recorded_at_once)
     assert not (tmp_path / "escaped").exists()
@@ -146,7 +146,7 @@ def test_a_kept_path_that_leaves_the_output_is_refused(
 def test_any_name_and_any_text_can_be_kept(spool: Spool) -> None:
     names = ["", "a/../b", "x" * 5000, "new\nline", "\u202egpj", "bad\udcff"]
     for name in names:
-        spool.keep(name, [], {"transcript": "Zeile\n\u2028\x00 \ud800", name: [1, 2.5, True]})
+        spool.add(name, [], {"transcript": "Zeile\n\u2028\x00 \ud800", name: [1, 2.5, True]})
     assert [entry.name for entry in spool.entries()] == names
     assert [entry.record["transcript"] for entry in spool.entries()] == ["Zeile\n\u2028\x00 \ud800"] * len(
         names
@@ -155,7 +155,7 @@ def test_any_name_and_any_text_can_be_kept(spool: Spool) -> None:
 
 def test_a_record_that_is_not_json_is_a_mistake_of_the_caller(spool: Spool) -> None:
     with pytest.raises(TypeError):
-        spool.keep("a", [], {"when": object()})
+        spool.add("a", [], {"when": object()})
     assert list(spool.entries()) == []
 
 
@@ -168,7 +168,7 @@ def test_every_output_has_a_spool_of_its_own_in_the_user_s_state_folder(
     assert one.folder.parent == tmp_path / "state" / "spool"
     assert Spool("az://account/out").folder == Spool("az://account/out").folder
     assert Spool("az://account/out").output == "az://account/out"
-    one.keep("a", [], {})
+    one.add("a", [], {})
     assert list(other.entries()) == []
     [entry] = one.folder.iterdir()
     assert json.loads(entry.read_bytes().partition(b"\n")[0])["output"] == str(tmp_path / "a")
@@ -178,7 +178,7 @@ def test_every_output_has_a_spool_of_its_own_in_the_user_s_state_folder(
 def test_kept_replies_are_their_user_s_alone(spool: Spool) -> None:
     umask = os.umask(0)
     try:
-        path = spool.keep("a", FILES, RECORD)
+        path = spool.add("a", FILES, RECORD)
     finally:
         os.umask(umask)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -195,7 +195,7 @@ def test_asking_an_empty_spool_makes_nothing(spool: Spool, output: LocalStorage,
 def test_room_that_was_reserved_is_given_back(spool: Spool) -> None:
     spool.reserve(2_500_000)
     assert sum(p.stat().st_size for p in spool.folder.iterdir()) == 2_500_000
-    spool.keep("a", FILES, RECORD)
+    spool.add("a", FILES, RECORD)
     assert (spool.folder / "reserve").exists()
     spool.release()
     assert [entry.name for entry in spool.entries()] == ["a"]
@@ -205,7 +205,7 @@ def test_room_that_was_reserved_is_given_back(spool: Spool) -> None:
     next(spool.folder.glob("*.reply")).unlink()
     spool.release()
     assert not spool.folder.exists()
-    spool.keep("b", FILES, RECORD)
+    spool.add("b", FILES, RECORD)
     assert [entry.name for entry in spool.entries()] == ["b"]
 
 
@@ -223,7 +223,7 @@ def test_on_one_full_disk_the_replies_in_flight_fit_into_the_reserved_room(tmp_p
         with pytest.raises(StorageError, match="no space"):
             output.write_many([("audio/0.wav", bytes(100_000))])
         for number in range(8):
-            spool.keep(f"item {number}", [(f"audio/{number}.wav", bytes([number]) * 100_000)], {"n": number})
+            spool.add(f"item {number}", [(f"audio/{number}.wav", bytes([number]) * 100_000)], {"n": number})
         (disk / "filler").unlink()
         home = spool.replay(output, recorded_at_once)
         assert home == [f"item {number}" for number in range(8)]
@@ -256,7 +256,7 @@ def test_replies_that_are_kept_at_once_do_not_take_each_other_s_room(kind: str, 
                     fill.write(bytes(65_536))
             with ThreadPoolExecutor(8) as threads:
                 kept = [
-                    threads.submit(spool.keep, f"item {n}", [("a.wav", os.urandom(200_000))], {"n": n})
+                    threads.submit(spool.add, f"item {n}", [("a.wav", os.urandom(200_000))], {"n": n})
                     for n in range(8)
                 ]
             assert all(entry.exception() is None for entry in kept)
@@ -279,7 +279,7 @@ def test_room_that_somebody_else_frees_in_time_is_waited_for(
         return write(descriptor, data)
 
     monkeypatch.setattr(os, "write", full)
-    spool.keep("a", FILES, RECORD)
+    spool.add("a", FILES, RECORD)
     assert [entry.name for entry in spool.entries()] == ["a"]
 
 
@@ -300,7 +300,7 @@ def test_when_it_cannot_be_kept_either_the_message_says_where(
     monkeypatch.setattr(os, "write", full)
     monkeypatch.setattr("audiobatch.storage.spool.FULL_DISK_S", 0.3)
     with pytest.raises(StorageError, match=rf"cannot write {spool.folder}.*no space is left"):
-        spool.keep("a", FILES, RECORD)
+        spool.add("a", FILES, RECORD)
 
 
 KILLED_PROGRAM = """
@@ -318,7 +318,7 @@ def record(entry, saved):
         file.write(entry.name + "\\n")
 
 if act == "home":
-    spool.keep("reply", [("audio/a.wav", b"paid" * 1000)], {"n": 1})
+    spool.add("reply", [("audio/a.wav", b"paid" * 1000)], {"n": 1})
 
 def killing(call):
     def called(*args, **named):
@@ -333,7 +333,7 @@ for name in ("open", "write", "fsync", "replace", "mkdir", "close", "unlink", "r
 if act == "home":
     spool.replay(output, record)
 else:
-    spool.keep("reply", [("audio/a.wav", b"paid" * 1000)], {"n": 1})
+    spool.add("reply", [("audio/a.wav", b"paid" * 1000)], {"n": 1})
 print("done", flush=True)
 os._exit(0)
 """
@@ -380,5 +380,5 @@ def test_runs_that_share_a_spool_set_aside_room_of_their_own(tmp_path: Path) -> 
     third = Spool(tmp_path / "out", base=tmp_path / "state")
     third.share("third", alone=True)
     assert not list(third.folder.iterdir()), "what a dead run set aside is freed"
-    first.keep("a", FILES, RECORD)
+    first.add("a", FILES, RECORD)
     assert [entry.name for entry in third.entries()] == ["a"]

@@ -244,9 +244,11 @@ def test_what_another_run_has_written_since_is_not_replaced(objects: FsspecStora
         raise LeaseLost("another run has it")
 
     with pytest.raises(LeaseLost):
-        objects.write_many([("audio/a.wav", b"late"), ("t/a.txt", b"late")], replacing=False, sure=lost)
+        objects.write_many(
+            [("audio/a.wav", b"late"), ("t/a.txt", b"late")], replacing=False, check_lease=lost
+        )
     assert objects.read("audio/a.wav") == b"of who took over"
-    objects.write_many([("audio/b.wav", b"free")], replacing=False, sure=lost)
+    objects.write_many([("audio/b.wav", b"free")], replacing=False, check_lease=lost)
     assert objects.read("audio/b.wav") == b"free"
 
 

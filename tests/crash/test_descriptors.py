@@ -84,7 +84,7 @@ threading.Thread(target=free).start()
 if sys.argv[2] == "output":
     output.write_many([("audio/b.wav", b"b"), ("other/c.wav", b"c")])
 else:
-    spool.keep("b", [("audio/b.wav", b"b")], {})
+    spool.add("b", [("audio/b.wav", b"b")], {})
 print(time.monotonic() - began)
 """
 

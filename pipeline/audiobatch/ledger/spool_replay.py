@@ -75,7 +75,7 @@ def spool_reply(
         "part": None if part is None else _part_to_json(part),
         "late": late,
     }
-    path = spool.keep(outcome.item_id, files, record)
+    path = spool.add(outcome.item_id, files, record)
     log.warning("%s: the reply is spooled in %s; the next run records it", outcome.item_id, path)
     return path
 
@@ -140,7 +140,7 @@ def replay(
             return nullcontext(False)
         return ledger.queue.hold(entry.name, owner=entry.record["outcome"]["run_id"])
 
-    return len(spool.replay(storage, record, first=set_earlier_aside, hold=hold))
+    return len(spool.replay(storage, record, prepare=set_earlier_aside, hold=hold))
 
 
 def _among_versions(entry: SpoolEntry, spooled: Outcome, known: Outcome | None) -> SpoolEntry:

@@ -143,7 +143,7 @@ def save(  # noqa: PLR0917 - called in a thread, by position
     replaced: Outcome | None,
     finish: Finish = AS_IT_CAME,
     checks: tuple[Check, ...] | None = None,
-    sure: Callable[[], None] = lambda: None,
+    check_lease: Callable[[], None] = lambda: None,
 ) -> Saved:
     """Write a reply's files; each is whole and on disk when this returns.
 
@@ -155,7 +155,7 @@ def save(  # noqa: PLR0917 - called in a thread, by position
         replaced: an earlier success in whose place this one comes; its files are set aside first.
         finish: what is done to its sound.
         checks: of a reply that was put together of checked ones.
-        sure: raises a StorageError where the item is no longer this run's to write.
+        check_lease: raises a StorageError where the item is no longer this run's to write.
 
     Raises:
         BadReply: the audio is unusable.
@@ -163,10 +163,10 @@ def save(  # noqa: PLR0917 - called in a thread, by position
     """
     made = make(item, turn, reply, finish, checks)
     try:
-        sure()
+        check_lease()
         if replaced is not None:
             set_aside(storage, replaced)
-        written = storage.write_many(made.files, replacing=replaced is not None, sure=sure)
+        written = storage.write_many(made.files, replacing=replaced is not None, check_lease=check_lease)
         saved = {file.path: file for file in written}
         if replaced is not None:
             clear(storage, replaced, keep=list(saved))

@@ -1,4 +1,4 @@
-"""The steps that make a file survive a kill and a power cut, and the words for when they fail.
+"""Writes files that survive a kill and a power cut, and explains why a write failed.
 
 A new file is durable when, in this order: its bytes are flushed, it has its name, the folder that holds the
 name is flushed. Flushing the folder alone is not enough, and neither is flushing the file alone.
@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from audiobatch.errors import StorageError
@@ -24,7 +25,6 @@ if sys.platform == "darwin":
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from _typeshed import ReadableBuffer
 
@@ -46,7 +46,9 @@ _CREATE: Final = (
     | getattr(os, "O_BINARY", 0)
 )
 _AGAIN: Final = "then run the same command again: nothing that is recorded is lost or bought twice."
-_WORDS: Final = {
+_FILE_IN_THE_WAY: Final = "a file is in the way, where a folder is needed"
+#: What happened, and what to do.
+_MESSAGES: Final = {
     errno.ENOSPC: ("no space is left on the disk", "Free some space, or name another --output, " + _AGAIN),
     errno.EDQUOT: ("the disk quota is used up", "Free some space, or name another --output, " + _AGAIN),
     errno.EROFS: ("the file system is read-only", "Mount it writable, or name another --output, " + _AGAIN),
@@ -64,8 +66,8 @@ _WORDS: Final = {
     ),
     errno.EIO: ("the disk reports an error", "Check the disk, or name another --output, " + _AGAIN),
     errno.EISDIR: ("a folder has that name", "Move the folder away, " + _AGAIN),
-    errno.ENOTDIR: ("a file stands where a folder is needed", "Move the file away, " + _AGAIN),
-    errno.EEXIST: ("a file stands where a folder is needed", "Move the file away, " + _AGAIN),
+    errno.ENOTDIR: (_FILE_IN_THE_WAY, "Move that file away, or name another --output, " + _AGAIN),
+    errno.EEXIST: (_FILE_IN_THE_WAY, "Move that file away, or name another --output, " + _AGAIN),
     errno.EMFILE: ("this process has too many files open", "Raise `ulimit -n`, " + _AGAIN),
     errno.ENFILE: ("the machine has too many files open", "End what holds them, " + _AGAIN),
     errno.ENAMETOOLONG: (
@@ -76,20 +78,30 @@ _WORDS: Final = {
 
 
 def storage_error(exc: OSError, path: str, *, verb: str = "write") -> StorageError:
-    """What happened, to which file, and what to do. Permanent: the same write will not pass by waiting."""
-    what, advice = _WORDS.get(
+    """Say what happened, to which file, and what to do. Permanent: waiting does not help."""
+    what, advice = _MESSAGES.get(
         exc.errno or 0, (exc.strerror or type(exc).__name__, "Mend that, or name another --output, " + _AGAIN)
     )
+    if what == _FILE_IN_THE_WAY and (file := file_in_the_way(Path(path).parent)):
+        what = f"{file} is a file, where a folder is needed"
     return StorageError(f"cannot {verb} {path}: {what}. {advice}")
 
 
+def file_in_the_way(folder: Path) -> Path | None:
+    """Return the file that keeps `folder` from being made: at its path, or above; None if there is none."""
+    for path in (folder, *folder.parents):
+        if os.path.lexists(path):
+            return None if os.path.isdir(path) else path  # noqa: PTH112 - raises nothing
+    return None
+
+
 def is_full(failed: StorageError) -> bool:
-    """Whether a write failed for want of room: others may free some, or have just done so."""
+    """Return whether a write failed because the disk is full: others may free space, or have just done so."""
     return isinstance(failed.__cause__, OSError) and failed.__cause__.errno in _FULL
 
 
 def open_patiently(path: Path, flags: int, mode: int = 0o777) -> int:
-    """As `os.open`; waits while this process, or the machine, has too many files open.
+    """Call `os.open`; wait while this process, or the machine, has too many files open.
 
     What is written has been paid for, and calls that end close what they hold. Blocks for `OPENING_S` at most.
 

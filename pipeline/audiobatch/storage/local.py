@@ -55,7 +55,7 @@ class Storage(Protocol):
         files: Sequence[tuple[str, bytes]],
         *,
         replacing: bool = True,
-        sure: Callable[[], None] = lambda: None,
+        check_lease: Callable[[], None] = lambda: None,
     ) -> list[SavedFile]: ...
     def open_text_atomic(
         self, path: str, *, encoding: str = "utf-8", newline: str = ""
@@ -100,7 +100,7 @@ class LocalStorage:
         files: Sequence[tuple[str, bytes]],
         *,
         replacing: bool = True,
-        sure: Callable[[], None] = lambda: None,
+        check_lease: Callable[[], None] = lambda: None,
     ) -> list[SavedFile]:
         """As `write`, with one flush a file and one a folder; a disk knows no conditions.
 

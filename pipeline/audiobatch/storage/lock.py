@@ -1,4 +1,4 @@
-"""One run a folder: an operating-system lock, with a record beside it of who holds it.
+"""Lets one run write into a folder: a lock of the operating system, with a record of who holds it.
 
 The lock is the truth and the system frees it when its process dies, however it dies. The record `lock.json`
 is for people, and is beside the lock because Windows does not let others read a locked file.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 from filelock import FileLock, Timeout
 
 from audiobatch.errors import ConfigError, FolderInUse, StorageError
-from audiobatch.storage.atomic_file import NewFile, make_folders
+from audiobatch.storage.atomic_file import NewFile, file_in_the_way, make_folders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,15 +30,15 @@ _log = logging.getLogger(__name__)
 
 LOCK_NAME: Final = "lock"
 OWNER_NAME: Final = "lock.json"
-#: Who only asks for the holder has the lock for an instant: a run that starts just then waits so long.
-_PATIENCE_S: Final = 0.3
+#: Asking for the holder takes the lock for an instant: a run that starts just then waits so long.
+_ACQUIRE_S: Final = 0.3
 #: A new owner writes its record right after it has the lock; until then the dead owner's may still be there.
 _POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockHolder:
-    """The run that holds a folder. Empty texts and pid 0: it holds the lock and its record cannot be read."""
+    """The run that holds a folder. Empty strings and pid 0: its record cannot be read."""
 
     run_id: str
     pid: int
@@ -55,6 +55,7 @@ class LockHolder:
 
     @classmethod
     def this_process(cls, run_id: str) -> Self:
+        """Describe a run of this process."""
         user = ""
         with suppress(OSError, KeyError, ImportError):  # no name for this user id, as in many containers
             user = getpass.getuser()
@@ -80,21 +81,21 @@ class FolderLock:
 
     @classmethod
     def acquire(cls, folder: Path, run_id: str, *, shown: str = "") -> FolderLock:
-        """Takes the folder, making it where it is missing.
+        """Lock the folder; make it where it is missing.
 
         Args:
             folder: what is locked.
-            run_id: who holds it from now on.
-            shown: what the user calls it, where that is not the folder.
+            run_id: of the run that holds it from now on.
+            shown: the output that messages name, where it is not the folder.
 
         Raises:
             FolderInUse: another run holds it; the message says who, since when, and what to do.
-            ConfigError: the folder cannot be locked: not writable, or a file system without locks.
+            ConfigError: a file is in the way, or the folder cannot be locked: not writable, or no locks there.
         """
         lock = _lock_of(folder)
         try:
             make_folders(folder.resolve())
-            lock.acquire(timeout=_PATIENCE_S, poll_interval=_POLL_S)
+            lock.acquire(timeout=_ACQUIRE_S, poll_interval=_POLL_S)
         except Timeout:
             output = shown or folder
             raise FolderInUse(
@@ -102,6 +103,11 @@ class FolderLock:
                 f"or name another --output; `audiobatch status {output}` shows how far it is."
             ) from None
         except (OSError, NotImplementedError) as exc:
+            if file := file_in_the_way(folder.resolve()):
+                raise ConfigError(
+                    f"{shown or folder} cannot be the output folder: {file} is a file. Move that file away, or "
+                    "name another --output."
+                ) from exc
             raise ConfigError(
                 f"{folder} cannot be locked: {exc}. It must be writable and on a file system with locks; "
                 "name an --output on a local disk."
@@ -111,7 +117,7 @@ class FolderLock:
         return cls(folder, holder, lock)
 
     def release(self) -> None:
-        """Free for the next run; a second call does nothing."""
+        """Free the folder for the next run; a second call does nothing."""
         if self._lock.is_locked:
             # First, and only while the lock is ours: afterwards it could be the next owner's.
             with suppress(OSError):
@@ -128,7 +134,7 @@ class FolderLock:
 
     @staticmethod
     def holder(folder: Path) -> LockHolder | None:
-        """Who holds the folder now; None: nobody. Changes nothing in it."""
+        """Return the run that holds the folder now; None: nobody. Changes nothing in it."""
         if not (folder / LOCK_NAME).exists():
             return None
         lock = _lock_of(folder)
@@ -137,7 +143,7 @@ class FolderLock:
         except Timeout:
             return _read_record_of_holder(folder)
         except (OSError, NotImplementedError):
-            # Not ours to write, so not ours to try: the record, where its process is not known to be dead.
+            # The lock cannot be tried where we may not write: use the record, unless its process is known to be dead.
             record = _read_record(folder)
             return record if record and not _is_known_dead(record) else None
         lock.release()
@@ -186,7 +192,7 @@ def _read_record(folder: Path) -> LockHolder | None:
 
 def _read_record_of_holder(folder: Path) -> LockHolder:
     """The live holder's record, not the one that a dead owner left and the live one is about to replace."""
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _ACQUIRE_S
     while True:
         record = _read_record(folder)
         if record and not _is_known_dead(record):

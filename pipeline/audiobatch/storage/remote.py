@@ -77,19 +77,19 @@ class FsspecStorage:
         files: Sequence[tuple[str, bytes]],
         *,
         replacing: bool = True,
-        sure: Callable[[], None] = lambda: None,
+        check_lease: Callable[[], None] = lambda: None,
     ) -> list[SavedFile]:
         """A reply's files, at once.
 
         Args:
             replacing: what lies there may go; else each is put on condition that nothing is there.
-            sure: raises where these files are no longer ours to write; asked before an object that is in the way
-                is set aside, since it may be the result of who took over.
+            check_lease: raises where another run has claimed the item; called before an object that is in the way
+                is set aside, since it may be that run's result.
 
         Raises:
             StorageError: nothing may be taken as written; each object is its old or its new self.
         """
-        put = self._put if replacing else partial(self._put_new, sure=sure)
+        put = self._put if replacing else partial(self._put_new, check_lease=check_lease)
         if len(files) == 1:
             return [put(*files[0])]
         waiting = [self._puts.submit(put, path, data) for path, data in files]
@@ -304,25 +304,25 @@ class FsspecStorage:
         answer = self._asked(path, "write", lambda: self._files.pipe_file(key, data))
         return self._arrived(path, data, answer)
 
-    def _put_new(self, path: str, data: bytes, sure: Callable[[], None] = lambda: None) -> SavedFile:
+    def _put_new(self, path: str, data: bytes, check_lease: Callable[[], None] = lambda: None) -> SavedFile:
         key = self._key(path)
         try:
             answer = self._again(lambda: self._files.pipe_file(key, data, mode="create"))
         except FileExistsError:
-            return self._in_the_way(path, data, sure)
+            return self._in_the_way(path, data, check_lease)
         except Exception as failed:
             if not is_unknown_there(failed):
                 raise store_error(failed, self.root / path) from failed
             # Some servers that speak like S3 know no conditions.
-            return self._in_the_way(path, data, sure) if self.exists(path) else self._put(path, data)
+            return self._in_the_way(path, data, check_lease) if self.exists(path) else self._put(path, data)
         return self._arrived(path, data, answer)
 
-    def _in_the_way(self, path: str, data: bytes, sure: Callable[[], None]) -> SavedFile:
+    def _in_the_way(self, path: str, data: bytes, check_lease: Callable[[], None]) -> SavedFile:
         """An object is there: ours, whose answer was lost; or one that no record speaks of."""
         there = self.read(path)
         if there == data:
             return _saved(path, data)
-        sure()
+        check_lease()
         kept = f"{UNRECORDED}/{path}"
         log.warning("%s was there already and is not on record; it is kept as %s", path, kept)
         self._put(kept, there)

@@ -1,12 +1,12 @@
-"""A kept place for replies that were paid for and cannot be written to the output.
+"""The spool: replies that were paid for and cannot be written to the output.
 
 One file an entry: a line of JSON (which files, their lengths and hashes, and the caller's record), then the
 files' bytes one after another. One file, so that an entry is whole or not there. Readable by its user only.
 
-    StorageError in mid-run → keep → the run stops → … → the next run → replay → entry deleted
+    StorageError in mid-run → add → the run stops → … → the next run → replay → entry deleted
 
-A disk that is full for the output is often full for the spool too: `reserve` sets room aside before money is
-spent, and `keep` gives back as much of it as an entry needs, and writes the entry, in one step.
+A disk that is full for the output is often full for the spool too: `reserve` takes space before money is
+spent, and `add` frees as much of it as an entry needs, and writes the entry, in one step.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ENTRY_BYTES: Final = 16_384
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolEntry:
-    """One kept reply.
+    """One spooled reply.
 
     Attributes:
         name: what the caller called it.
@@ -66,7 +66,7 @@ class SpoolEntry:
 
 
 class Spool:
-    """The kept replies of one output folder. Every method may be called from any thread."""
+    """The spooled replies of one output folder. Every method may be called from any thread."""
 
     def __init__(self, output: Path | str, *, base: Path | None = None) -> None:
         """`output` is a folder, or an address of another store; `base` replaces the user's state folder."""
@@ -77,7 +77,7 @@ class Spool:
         self._storage = LocalStorage(self.folder, private=True)
         self._reserve = _RESERVE
         self._counting = threading.Lock()
-        self._keeping = threading.Lock()  # of the reserve and of what uses it up
+        self._adding = threading.Lock()  # of the reserve and of what uses it up
         self._last_ns = 0
 
     def share(self, owner: str, *, alone: bool) -> None:
@@ -93,12 +93,12 @@ class Spool:
         self._reserve = f"{_RESERVE}.{owner}"
 
     def reserve(self, size_bytes: int) -> None:
-        """Sets room aside on the spool's disk, so that `keep` works when it is full; adds to what is set aside.
+        """Reserve space on the spool's disk, so that `add` works when it is full; adds to what is reserved.
 
         Raises:
             StorageError: that much is not free; what was set aside before is as it was.
         """
-        with self._keeping:
+        with self._adding:
             before = self.reserved_bytes
             if not before:
                 self._storage.write(self._reserve, b"")
@@ -122,19 +122,19 @@ class Spool:
             return 0
 
     def release(self) -> None:
-        """Gives the room back, and leaves no empty folder behind."""
+        """Free the reserve, and leave no empty folder behind."""
         if self.folder.is_dir():
             self._storage.delete(self._reserve)
             self._storage.sweep_temporary()
             self._remove_if_empty()
 
-    def keep(self, name: str, files: Sequence[tuple[str, bytes]], record: Mapping[str, Any]) -> Path:
-        """Keeps a reply: its files as they were to be written, and a record for who brings it home.
+    def add(self, name: str, files: Sequence[tuple[str, bytes]], record: Mapping[str, Any]) -> Path:
+        """Spool a reply: its files as they were to be written, and a record for its replay.
 
-        Durable when it returns. Two of one name are two entries: nothing kept is ever replaced.
+        Durable when it returns. Two of one name are two entries: no entry is ever replaced.
 
         Raises:
-            StorageError: it could not be kept here either; the message says where and why.
+            StorageError: it could not be written here either; the message says where and why.
             TypeError: the record is not JSON.
         """
         head = {
@@ -148,12 +148,12 @@ class Spool:
         }
         parts = [json.dumps(head).encode() + b"\n", *(data for _, data in files)]
         path = f"{self._next_ns()}-{secrets.token_hex(4)}{_ENDING}"
-        with self._keeping:
+        with self._adding:
             self._write(path, parts)
         return self.folder / path
 
     def _write(self, path: str, parts: list[bytes]) -> None:
-        """Writes an entry, with the help of the reserve; one at a time, so that no other takes its room."""
+        """Write an entry, freeing the reserve where the disk is full. One at a time: no other takes its space."""
         ends_s = time.monotonic() + FULL_DISK_S
         again = True
         while True:
@@ -163,7 +163,7 @@ class Spool:
                 # Another run on the same output may have ended, and left no empty folder behind.
                 self._storage = LocalStorage(self.folder, private=True)
                 full = is_full(failed)
-                if full and self._give_back(sum(map(len, parts)) + _ENTRY_BYTES):
+                if full and self._free(sum(map(len, parts)) + _ENTRY_BYTES):
                     continue
                 if not (full and time.monotonic() < ends_s) and not (again and not full):
                     raise
@@ -173,8 +173,8 @@ class Spool:
             else:
                 return
 
-    def _give_back(self, size_bytes: int) -> bool:
-        """Frees so much of the reserve; whether there was any."""
+    def _free(self, size_bytes: int) -> bool:
+        """Free so much of the reserve; return whether there was any."""
         try:
             descriptor = open_patiently(self.folder / self._reserve, os.O_WRONLY)
         except OSError:
@@ -188,57 +188,57 @@ class Spool:
         return left > 0
 
     def entries(self) -> Iterator[SpoolEntry]:
-        """The kept replies, oldest first, read one at a time. A damaged one is logged and left where it is."""
+        """Yield the entries, oldest first, read one at a time. A damaged one is logged and left where it is."""
         for path in sorted(self.folder.glob("*" + _ENDING)):
             try:
                 yield _read(path, self._storage.read(path.name))
             except (StorageError, ValueError, KeyError, TypeError) as exc:
-                _log.error("the kept reply %s cannot be read (%s); it is left there", path, exc)
+                _log.error("the spooled reply %s cannot be read (%s); it is left there", path, exc)
 
     def replay(
         self,
         storage: Storage,
         record: Callable[[SpoolEntry, list[SavedFile]], None],
         *,
-        first: Callable[[SpoolEntry], SpoolEntry] | None = None,
+        prepare: Callable[[SpoolEntry], SpoolEntry] | None = None,
         hold: Callable[[SpoolEntry], AbstractContextManager[bool]] = lambda _: nullcontext(True),
     ) -> list[str]:
-        """Writes every kept reply to the output, has its outcome recorded, and only then deletes the entry.
+        """Write every entry to the output, have its outcome recorded, and only then delete the entry.
 
-        A kill between these steps brings an entry home twice: `record` must take an outcome that it already
+        A kill between these steps replays an entry twice: `record` must take an outcome that it already
         has, and be durable when it returns.
 
         Args:
             storage: the output.
             record: is given the entry and its files as saved.
-            first: is given the entry before its files are written, and gives it back, perhaps with other paths.
-            hold: what is held while an entry comes home; it says whether that entry comes now.
+            prepare: is given the entry before its files are written, and gives it back, perhaps with other paths.
+            hold: entered while an entry is replayed; it says whether to replay that entry now.
 
         Returns:
-            The names of the entries that are home.
+            The names of the replayed entries.
 
         Raises:
             StorageError: the output still cannot be written; this entry and the rest stay.
         """
-        home = []
+        replayed = []
         for entry in self.entries():
             try:
-                with hold(entry) as comes_now:
-                    if not comes_now:
+                with hold(entry) as is_held:
+                    if not is_held:
                         continue
-                    written = entry if first is None else first(entry)
+                    written = entry if prepare is None else prepare(entry)
                     record(written, storage.write_many(written.files))
             except LeaseLost as lost:
                 _log.warning("%s; the reply stays in the spool", lost.message)
                 continue
             self._storage.delete(entry.path.name)
-            home.append(entry.name)
-        if home:
+            replayed.append(entry.name)
+        if replayed:
             self._remove_if_empty()
-        return home
+        return replayed
 
     def _next_ns(self) -> int:
-        """The time, as a name that sorts, also while the clock is too coarse or set back."""
+        """Return the time, as a name that sorts even while the clock is too coarse or set back."""
         with self._counting:
             self._last_ns = max(self._last_ns + 1, time.time_ns())
             return self._last_ns
@@ -253,7 +253,7 @@ class Spool:
 
 
 def _fill(descriptor: int, size_bytes: int) -> None:
-    """Appends bytes that no file system compresses or stores as a hole, and flushes them."""
+    """Append bytes that no file system compresses or stores as a hole, and flushes them."""
     block = os.urandom(_BLOCK_BYTES)
     while size_bytes > 0:
         size_bytes -= os.write(descriptor, block[:size_bytes])
@@ -268,7 +268,7 @@ def _read(path: Path, data: bytes) -> SpoolEntry:
     for file in head["files"]:
         content = rest[start : start + file["size_bytes"]]
         if hashlib.sha256(content).hexdigest() != file["sha256"]:
-            raise ValueError(f"{file['path']} is not what was kept")
+            raise ValueError(f"{file['path']} is not what was spooled")
         files.append((str(file["path"]), content))
         start += file["size_bytes"]
     return SpoolEntry(name=head["name"], path=path, record=head["record"], files=tuple(files))
