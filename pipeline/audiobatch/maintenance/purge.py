@@ -55,8 +55,6 @@ class Purged:
 
     items: int
     files: int
-    size_bytes: int
-    spooled_replies: int
 
 
 def parse_age(text: str) -> timedelta:
@@ -106,14 +104,12 @@ def purge(storage: Storage, ledger: Ledger, spool: Spool, spec: JobSpec, item_id
     """
     paths = {path for path in _paths_of(ledger, item_ids) if storage.exists(path)}
     ledger.writer.purge_texts(sorted(item_ids))
-    size_bytes = 0
     paths.update(_unrecorded(storage, ledger, item_ids))
     for path in sorted(paths):
-        size_bytes += storage.size(path)
         storage.delete(path)
-    spooled = [entry for entry in spool.entries() if entry.record["outcome"]["item_id"] in item_ids]
-    for entry in spooled:
-        entry.path.unlink()
+    for entry in spool.entries():
+        if entry.record["outcome"]["item_id"] in item_ids:
+            entry.path.unlink()
     ledger.writer.shrink()
     _blank_run_lists(storage, item_ids)
     for name in (*_REPORTS, *storage.walk(PARTS_FOLDER)):
@@ -123,7 +119,7 @@ def purge(storage: Storage, ledger: Ledger, spool: Spool, spec: JobSpec, item_id
     Views(storage, ledger, spec, run_id=None).write_all()
     for top in RESULT_FOLDERS:
         storage.prune(top)
-    return Purged(items=len(item_ids), files=len(paths), size_bytes=size_bytes, spooled_replies=len(spooled))
+    return Purged(items=len(item_ids), files=len(paths))
 
 
 def _paths_of(ledger: Ledger, item_ids: frozenset[str]) -> Iterator[str]:
