@@ -117,9 +117,9 @@ UNSTEADY_DEPTH = Depth(0.66, 0.68)
 
 #: How long a probe stays at its first low rate; doubled each time, up to the second.
 PROBE_S, LONGEST_PROBE_S = 6.0, 40.0
-#: So many refusals in so many seconds at the low rate can show that they do not depend on the rate …
-ENOUGH, ENOUGH_S = 2, 3.0
-#: … where their share is hardly more than this, and half of it for so few: a cut quota would refuse more.
+#: So many refusals at the low rate can show that they do not depend on the rate …
+ENOUGH = 2
+#: … where their share is hardly more than this: a cut quota would refuse more.
 FEW = 0.2
 #: So many at the low rate, and this share of its calls, say that it is not low enough.
 MANY, GREAT_SHARE = 4, 0.2
@@ -384,7 +384,6 @@ class Probe:
         accepted_at_s: when a call was last seen to be accepted.
         recovery: factor by which the rate grows each step, up to `recovers_to`, until it is refused on the way.
         goes_on: the last change of the rate was made without a pause.
-        low_from_s: time of the first call at the low rate.
         sent_low: calls at the low rate.
         refused_low: refusals among them.
     """
@@ -399,7 +398,6 @@ class Probe:
     recovery: float | None = None
     recovers_to: float = math.inf
     goes_on: bool = False
-    low_from_s: float = math.inf
     sent_low: int = 0
     refused_low: int = 0
     _clean: int = 0
@@ -410,13 +408,12 @@ class Probe:
     _low_rates: int = 0
     _share_before: float = math.inf
 
-    def sent(self, per_minute: float | None, now_s: float) -> None:
+    def sent(self, per_minute: float | None) -> None:
         """Count a call that is sent at this rate."""
         self._clean += 1
         if self._is_counting:
             self._sent += 1
         if per_minute is not None and per_minute <= self._low:
-            self.low_from_s = min(self.low_from_s, now_s)
             self.sent_low += 1
 
     def refused(self, per_minute: float) -> None:
@@ -445,11 +442,10 @@ class Probe:
         if per_minute > self._low and self.sent_low:
             return self.accepted * depth  # the low rate of before
         self._share_before = self.refused_low / self.sent_low if self.sent_low else math.inf
-        self.low_from_s = math.inf
         self.sent_low = self.refused_low = 0
         return min(per_minute, self.accepted) * depth
 
-    def finding(self, per_minute: float, now_s: float, *, accepted: int) -> Finding:
+    def finding(self, per_minute: float, *, accepted: int) -> Finding:
         """Return what the last refusal says; `accepted`: calls that were accepted between the last pause and it."""
         if accepted == 0:
             return Finding.NOTHING_ACCEPTED
@@ -457,9 +453,7 @@ class Probe:
             return Finding.FAR_TOO_HIGH
         if per_minute > self._low:
             return Finding.TOO_HIGH if self._refused else Finding.NOTHING_YET
-        long_enough = self.refused_low >= ENOUGH and now_s - self.low_from_s >= ENOUGH_S
-        few = FEW if self.refused_low > ENOUGH else FEW / 2
-        are_few = long_enough and greatest_share(self.refused_low, self.sent_low) <= few
+        are_few = self.refused_low >= ENOUGH and greatest_share(self.refused_low, self.sent_low) <= FEW
         if are_few or self.refused_low >= AT_LENGTH:
             return Finding.TOO_HIGH if self._helped else Finding.RANDOM
         if self.refused_low >= MANY and self.refused_low >= GREAT_SHARE * self.sent_low:
@@ -563,7 +557,7 @@ class RateLearner:
         self._used += 1
         self.random_rejections.sent()
         if self._probe is not None:
-            self._probe.sent(self.per_minute, now_s)
+            self._probe.sent(self.per_minute)
         if now_s >= self._grow_at_s:
             self._grow(now_s)
 
@@ -665,7 +659,7 @@ class RateLearner:
         """Go on with a probe after a further refusal."""
         # Of two calls that are sent at nearly the same time, the refusal of the second can come first.
         accepted = self._calls.count(self._resumed_at_s, sent_s - (now_s - sent_s) / 2)
-        finding = probe.finding(known, now_s, accepted=accepted)
+        finding = probe.finding(known, accepted=accepted)
         for_a_minute = named_s > SHORT_WAIT_S
         if finding is Finding.NOTHING_ACCEPTED:
             for_a_minute = for_a_minute or now_s - probe.accepted_at_s > SHORT_WAIT_S
