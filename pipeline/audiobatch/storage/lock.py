@@ -143,7 +143,8 @@ class FolderLock:
         except Timeout:
             return _read_record_of_holder(folder)
         except (OSError, NotImplementedError):
-            # The lock cannot be tried where we may not write: use the record, unless its process is known to be dead.
+            # The lock cannot be tried where we may not write: use the record, unless its process is known to be
+            # dead.
             record = _read_record(folder)
             return record if record and not _is_known_dead(record) else None
         lock.release()
