@@ -29,7 +29,7 @@ def company(
     emulator: EmulatorProcess, postgresql: PostgresqlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Company]:
     monkeypatch.setattr(
-        "crash.test_many_runs.PATIENCE_S", PATIENCE_S
+        "tests.crash.test_many_runs.PATIENCE_S", PATIENCE_S
     )  # there are two starts, one after another
     company = Company(emulator, postgresql, tmp_path)
     yield company
