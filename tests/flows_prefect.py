@@ -92,7 +92,7 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-def until(condition: Callable[[], object], timeout_s: float = 30.0) -> bool:
+def until(condition: Callable[[], object], timeout_s: float = 120.0) -> bool:
     """Wait for what another process does."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:

@@ -320,7 +320,7 @@ def test_the_tones_need_no_engine_in_the_process() -> None:
         "assert not {'espeakng_loader', 'pocketsphinx'} & set(sys.modules)\n"
     )
     with python(code) as child:
-        assert child.wait(30) == 0
+        assert child.wait(120) == 0
 
 
 async def test_tones_last_as_long_as_the_text_would() -> None:

@@ -54,7 +54,7 @@ class Run:
 
     def end(self) -> tuple[int, str, str]:
         """Exit code, the lines of standard output and standard error."""
-        out, err = self.process.communicate(timeout=60)
+        out, err = self.process.communicate(timeout=120)
         self.summary = json.loads(out.splitlines()[-1]) if out else None
         return self.process.returncode, out, err
 
@@ -286,5 +286,7 @@ def test_a_process_that_hangs_at_its_end_is_ended() -> None:
     program = (
         "import time; from audiobatch_flows.signals import *; end_process_after(143, 0.1); time.sleep(60)"
     )
-    ended = subprocess.run([sys.executable, "-c", program], env=flows_prefect.child_environment(), timeout=30)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=flows_prefect.child_environment(), timeout=120
+    )
     assert ended.returncode == 143

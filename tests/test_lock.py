@@ -75,7 +75,7 @@ def tell(process: subprocess.Popen[str], line: str) -> None:
 def end(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(20) == 0
+    assert process.wait(120) == 0
 
 
 def test_a_second_run_says_who_holds_the_folder_since_when_and_what_to_do(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_lock_of_a_killed_owner_is_free_by_itself(tmp_path: Path) -> None:
     with program(HOLDER, tmp_path, "run-1") as other:
         assert line_of(other) == "held"
         other.send_signal(signal.SIGKILL)
-        other.wait(20)
+        other.wait(120)
     assert (tmp_path / OWNER_NAME).exists()
     assert FolderLock.holder(tmp_path) is None
     with FolderLock.acquire(tmp_path, "run-2") as mine:

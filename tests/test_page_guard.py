@@ -85,7 +85,7 @@ def answer(
 ) -> tuple[int, dict[str, str]]:
     """Status and headers, by hand: no client adds a header of its own."""
     where = urlsplit(address)
-    connection = http.client.HTTPConnection(present(where.hostname), where.port, timeout=30)
+    connection = http.client.HTTPConnection(present(where.hostname), where.port, timeout=120)
     with contextlib.closing(connection):
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         sent = {"Host": where.netloc, "Content-Length": str(len(body)), **headers}
@@ -159,7 +159,7 @@ def test_a_socket_from_another_origin_is_refused(standing_server: standing.Serve
             "Upgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{origin}\r\n"
         )
-        with socket.create_connection((address.hostname, address.port), timeout=30) as line:
+        with socket.create_connection((address.hostname, address.port), timeout=120) as line:
             line.sendall(asked.encode())
             return line.recv(4096).decode("latin-1").split()[1]
 

@@ -267,7 +267,7 @@ def test_a_long_stream_behind_one_slow_item_is_not_drawn_into_memory() -> None:
             yield number, number == 0
 
     def work(_: int) -> str:
-        assert gate.wait(30)
+        assert gate.wait(120)
         return "done"
 
     results = PrefetchingMap(work).results(items())

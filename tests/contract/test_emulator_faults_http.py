@@ -145,7 +145,7 @@ def exchange(server: EmulatorProcess, payload: bytes) -> tuple[bytes, type[Excep
     """What came over the wire, and how it ended: None is an orderly close."""
     host, _, port = server.base_url.removeprefix("http://").rpartition(":")
     received = b""
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
         connection.sendall(payload)
         try:
             while piece := connection.recv(1 << 20):

@@ -94,7 +94,7 @@ def nearly_good(draw: st.DrawFn) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def plain() -> Iterator[httpx2.Client]:
-    with httpx2.Client(trust_env=False, timeout=30) as client:
+    with httpx2.Client(trust_env=False, timeout=120) as client:
         yield client
 
 
@@ -184,7 +184,7 @@ def test_any_headers(
 def test_anything_on_the_wire(server: EmulatorProcess, content: bytes, started: bool) -> None:
     host, _, port = server.base_url.removeprefix("http://").rpartition(":")
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" if started else b""
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
         connection.sendall(head + content)
         connection.shutdown(socket.SHUT_WR)
         received = b""

@@ -82,7 +82,7 @@ def test_it_ends_with_its_standard_input_when_told_so() -> None:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["pid"] == process.pid
         process.stdin.close()
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=120) == 0
 
 
 def test_the_journal_survives_a_kill(tmp_path: Path) -> None:

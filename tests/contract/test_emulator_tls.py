@@ -15,7 +15,7 @@ from tests.contract.emulator_clients import API_VERSION, ask
 def secure(server: EmulatorProcess) -> Iterator[sdk.AzureOpenAI]:
     context = ssl.create_default_context(cafile=server.certificate)
     with (
-        httpx2.Client(verify=context, trust_env=False, timeout=20) as http,
+        httpx2.Client(verify=context, trust_env=False, timeout=120) as http,
         sdk.AzureOpenAI(
             azure_endpoint=server.https_base_url,
             api_version=API_VERSION,

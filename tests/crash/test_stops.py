@@ -99,7 +99,7 @@ class Run:
         return [*run, "--max-concurrency", "4", "--json", *flags]
 
     def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=60)
+        out, err = self.process.communicate(timeout=120)
         return self.process.returncode, out, err
 
     def assert_drained(self) -> None:

@@ -88,7 +88,7 @@ def pairs(folder: str, times: int, items: int) -> None:
             )
             for which in range(2)
         ]
-        codes = [child.wait(60) for child in both]
+        codes = [child.wait(120) for child in both]
         (base / f"codes-{number}.json").write_text(json.dumps(codes))
 
 
@@ -128,6 +128,6 @@ def test_status_reads_while_a_run_writes_and_says_who_is_at_work(
         assert "is at work" in looked.stderr
     finally:
         running.terminate()
-        assert running.wait(60) == 143, present(running.stderr).read()
+        assert running.wait(120) == 143, present(running.stderr).read()
         present(running.stderr).close()
     assert last_json(audiobatch("status", out, "--json", env=env).stdout)["running"] is None
