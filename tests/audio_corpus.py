@@ -155,7 +155,7 @@ def sparse_rf64(
     return data_bytes / frame_bytes / rate_hz
 
 
-def make(folder: Path) -> list[Case]:
+def make(folder: Path) -> list[Case]:  # noqa: C901 - a block for each kind of file
     """Writes the corpus; about 110 files, 7 MB."""
     folder.mkdir(parents=True, exist_ok=True)
     cases: list[Case] = []

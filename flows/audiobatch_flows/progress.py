@@ -17,6 +17,7 @@ from audiobatch_flows import summary_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
+    from decimal import Decimal
 
     from audiobatch.calls.stats import RunSummary, Snapshot
     from audiobatch.execution.job import Job
@@ -33,7 +34,7 @@ BAR_WIDTH = 24
 MOST_REASONS = 3
 
 
-def line(now: Snapshot, *, bar: bool = False) -> str:
+def line(now: Snapshot, *, bar: bool = False) -> str:  # noqa: C901 - a case for each part of the line
     """Return `120/500 done, 2 failed · 14.0/min · 27 min left · $1.20 of about $5.00 · …`."""
     if now.phase == "discovering":
         return f"discovering: {now.total:,} inputs so far" if now.total else "discovering inputs"
@@ -48,9 +49,7 @@ def line(now: Snapshot, *, bar: bool = False) -> str:
     if now.eta_s is not None and now.phase == "sending":
         parts.append(f"{summary_text.duration(now.eta_s)} left")
     if now.cost_usd is not None:
-        about = now.projected_usd
-        of = f" of about {summary_text.money(about)}" if about is not None and now.phase == "sending" else ""
-        parts.append(summary_text.money(now.cost_usd) + of)
+        parts.append(_cost(now, now.cost_usd))
     if now.in_flight:
         parts.append(f"{now.in_flight} {'call' if now.in_flight == 1 else 'calls'} in flight")
     if now.phase in ("draining", "reporting"):
@@ -58,6 +57,13 @@ def line(now: Snapshot, *, bar: bool = False) -> str:
     elif now.waiting:
         parts.append(f"waiting: {now.waiting}")
     return " · ".join(parts)
+
+
+def _cost(now: Snapshot, cost_usd: Decimal) -> str:
+    """Return the cost so far and, while items are sent, that of the whole run."""
+    projected = now.projected_usd if now.phase == "sending" else None
+    of = f" of about {summary_text.money(projected)}" if projected is not None else ""
+    return summary_text.money(cost_usd) + of
 
 
 def percent(now: Snapshot) -> float:

@@ -80,18 +80,9 @@ class _Reader:
             raise invalid("The emulator does not emulate tools.", f"{at}.role", "unsupported_parameter")
         audio_id = self._audio_id(value.get("audio"), at) if role == "assistant" else None
         content = value.get("content")
+        parts: tuple[str | bytes, ...]
         if content is None:
-            if role != "assistant":
-                raise invalid(
-                    "Invalid value for 'content': expected a string, got null.", f"{at}.content", None
-                )
-            parts: tuple[str | bytes, ...] = ()
-            if isinstance(value.get("refusal"), str):
-                parts = (value["refusal"],)
-            elif audio_id is None:
-                raise invalid(
-                    "Invalid value for 'content': expected a string, got null.", f"{at}.content", None
-                )
+            parts = self._without_content(value, role, audio_id, at)
         elif isinstance(content, str):
             parts = (content,)
         elif isinstance(content, list):
@@ -104,6 +95,15 @@ class _Reader:
                 "invalid_type",
             )
         return Message(role=role, parts=parts, audio_id=audio_id)
+
+    @staticmethod
+    def _without_content(value: dict[str, Any], role: str, audio_id: str | None, at: str) -> tuple[str, ...]:
+        """Return the parts of an assistant's message without content: its refusal, or none beside its audio."""
+        if role == "assistant" and isinstance(value.get("refusal"), str):
+            return (value["refusal"],)
+        if role != "assistant" or audio_id is None:
+            raise invalid("Invalid value for 'content': expected a string, got null.", f"{at}.content", None)
+        return ()
 
     @staticmethod
     def _audio_id(value: object, at: str) -> str | None:

@@ -147,7 +147,7 @@ def _times(value: str, factor: float) -> str:
     return f"{1 + (number - 1) * factor if near_one else number * factor:.6g}"
 
 
-def scenarios() -> dict[str, Scenario]:
+def scenarios() -> dict[str, Scenario]:  # noqa: C901 - a function for each kind of scenario
     """Return all scenarios by name. They import the learner, which a variant has replaced before."""
     from audiobatch.limits.limiter import Limiter
     from tests.quota_simulation import Simulation, stall_spans

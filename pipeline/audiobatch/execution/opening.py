@@ -116,7 +116,7 @@ class Joined:
     lost: int = 0
 
 
-def join(  # noqa: PLR0917 - all of it is one run's
+def join(
     me: Worker, ledger: Ledger, storage: Storage, spool: Spool, spec: JobSpec, stack: contextlib.ExitStack
 ) -> Joined:
     """Join the ledger's runs until the end of `stack`, and repair what killed runs left. Blocks.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -103,44 +103,56 @@ def replay(
     Raises:
         StorageError: the output still cannot be written.
     """
+    work = _Replay(storage=storage, ledger=ledger, only=only)
+    return len(spool.replay(storage, work.record, prepare=work.set_earlier_aside, hold=work.hold))
 
-    def set_earlier_aside(entry: SpoolEntry) -> SpoolEntry:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Replay:
+    """Writes the entries of a spool, one at a time."""
+
+    storage: Storage
+    ledger: Ledger
+    only: Collection[str] | None
+
+    def set_earlier_aside(self, entry: SpoolEntry) -> SpoolEntry:
+        """Move an earlier result away before the reply's files are written, or the files to another path."""
         if entry.record.get("part"):
             return entry
         spooled, _ = _read(entry)
-        known = _success_to_replace(ledger, spooled)
+        known = _success_to_replace(self.ledger, spooled)
         if entry.record.get("late") or _is_obsolete(spooled, known):
             return _among_versions(entry, spooled, known)
         if known is None:
             return entry
-        set_aside(storage, known)
+        set_aside(self.storage, known)
         return entry
 
-    def record(entry: SpoolEntry, saved: list[SavedFile]) -> None:
+    def record(self, entry: SpoolEntry, saved: list[SavedFile]) -> None:
+        """Record an entry whose files are written."""
         spooled, end = _read(entry)
         part = entry.record.get("part")
-        known = None if part else _success_to_replace(ledger, spooled)
+        known = None if part else _success_to_replace(self.ledger, spooled)
         late = entry.record.get("late") and (known is not None or spooled.status is not Status.SUCCEEDED)
         if late or _is_obsolete(spooled, known):
             here = [replace(file, path=_current_path(file.path)) for file in saved]
-            _record_late(ledger, _written(entry, spooled, here), end, known)
+            _record_late(self.ledger, _written(entry, spooled, here), end, known)
             return
         spooled = _written(entry, spooled, saved)
         if part:
-            ledger.writer.record_part(_part_from_json(part, spooled), end).wait()
+            self.ledger.writer.record_part(_part_from_json(part, spooled), end).wait()
             return
         if known is not None:
             spooled = replace(spooled, version=max(spooled.version, known.version + 1))
-            clear(storage, known, keep=[file.path for role in ROLES if (file := getattr(spooled, role))])
-        ledger.writer.record_outcome(spooled, end, superseded=known).wait()
+            clear(self.storage, known, keep=[file.path for role in ROLES if (file := getattr(spooled, role))])
+        self.ledger.writer.record_outcome(spooled, end, superseded=known).wait()
         log.info("%s turn %d: replayed from the spool", spooled.item_id, spooled.turn)
 
-    def hold(entry: SpoolEntry) -> AbstractContextManager[bool]:
-        if only is not None and entry.name not in only:
+    def hold(self, entry: SpoolEntry) -> AbstractContextManager[bool]:
+        """Claim the entry's item while it is written; False: it is left for later."""
+        if self.only is not None and entry.name not in self.only:
             return nullcontext(False)
-        return ledger.queue.hold(entry.name, owner=entry.record["outcome"]["run_id"])
-
-    return len(spool.replay(storage, record, prepare=set_earlier_aside, hold=hold))
+        return self.ledger.queue.hold(entry.name, owner=entry.record["outcome"]["run_id"])
 
 
 def _among_versions(entry: SpoolEntry, spooled: Outcome, known: Outcome | None) -> SpoolEntry:

@@ -87,7 +87,7 @@ def _append(frame: pd.DataFrame, out: IO[Any], *, with_header: bool) -> None:
     out.write(text if isinstance(out, io.TextIOBase) else text.encode("utf-8"))
 
 
-def cell_text(value: object) -> str:
+def cell_text(value: object) -> str:  # noqa: PLR0911 - a return for each type of value
     """Return a raw value as the text of a CSV cell, safe to open."""
     if value is None:
         return ""

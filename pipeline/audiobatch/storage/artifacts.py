@@ -135,7 +135,7 @@ def _playable(reply: Reply, audio_format: str) -> tuple[bytes, Clip]:
         ) from failed
 
 
-def save(  # noqa: PLR0917 - called in a thread, by position
+def save(
     storage: Storage,
     item: Item,
     turn: Turn,

@@ -52,7 +52,7 @@ _NOT_WITH_MARKS: dict[str, object] = {"redo": False, "keep": False}
 @click.option("--no-prefect", is_flag=True, help="Run the engine without Prefect.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, last on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no table.")
-def retry(
+def retry(  # noqa: PLR0913 - an argument for each option
     folder: Location,
     *,
     statuses: tuple[str, ...],

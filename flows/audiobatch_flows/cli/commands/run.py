@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     help="With --watch: time between two looks.",
 )
 @workers_options
-def run(
+def run(  # noqa: PLR0913 - an argument for each option
     inputs: tuple[str, ...],
     job_file: Path | None,
     *,
