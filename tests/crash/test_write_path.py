@@ -183,7 +183,7 @@ def test_too_little_room_for_the_plan_is_said_before_anything_is_sent(
     monkeypatch.setattr("audiobatch.storage.local.LocalStorage.free_bytes", lambda _: 5_000_000)
     message, code = run_to_exit(job(emulator, prompts, tmp_path))
     assert (code, emulator.journal()) == (2, [])
-    assert "5.0 MB are free" in message
+    assert "has 5.0 MB free" in message
     assert "--limit" in message
 
 
