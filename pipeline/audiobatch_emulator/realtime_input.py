@@ -110,7 +110,7 @@ class InputAudio:
         await self._add(item)
         transcription = self._session.input["transcription"]
         if transcription is not None:
-            self._beside(self._transcribe(item, part, str(transcription.get("model") or "whisper-1")))
+            _ = self._beside(self._transcribe(item, part, str(transcription.get("model") or "whisper-1")))
 
     async def _transcribe(self, item: Item, part: Part, model: str) -> None:
         """Sends what was heard. The whisper models are billed by length, the others by tokens."""
