@@ -83,13 +83,11 @@ class TurnPolicy(Protocol):
     """What a call is made for: which request goes out, and where its results are written.
 
     Every method that records is run to its end, whatever happens to its caller (`CallContext.settle`).
-
-    Attributes:
-        part: the part of the turn, from 1; None: the whole.
     """
 
     @property
-    def part(self) -> int | None: ...
+    def part(self) -> int | None:
+        """The part of the turn, from 1; None: the whole."""
 
     def build_request(self, request: Request) -> Request:
         """Make the request that goes out from that of the whole turn."""

@@ -25,7 +25,7 @@ from audiobatch.ledger.membership import QUEUE_NOTE
 from audiobatch.ledger.spool_replay import replay
 from audiobatch.storage.atomic_file import translating
 from audiobatch.storage.lock import FolderLock
-from audiobatch.storage.output import JOB_FILE, output_place
+from audiobatch.storage.output import JOB_FILE, output_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,14 +64,14 @@ def opened_folder(spec: JobSpec, me: Worker) -> Iterator[Opened]:
     Raises:
         ConfigError: it is in use, cannot be written, or is none that results can go to.
     """
-    where = output_place(spec)
+    where = output_folder(spec)
     storage = where.storage
     storage.refuse_file()
     with contextlib.ExitStack() as stack:
         is_shared = is_database(where.ledger)
         if not is_shared:
             # First of all: a run that does not get the lock writes nothing into the folder.
-            stack.enter_context(FolderLock.acquire(where.home, me.run_id, shown=str(where.place)))
+            stack.enter_context(FolderLock.acquire(where.home, me.run_id, shown=str(where.location)))
         storage.probe_writable()
         if not is_shared:
             storage.sweep_temporary()
@@ -83,7 +83,7 @@ def opened_folder(spec: JobSpec, me: Worker) -> Iterator[Opened]:
         spool = where.spool()
         joined = join(me, ledger, storage, spool, spec, stack)
         yield Opened(
-            output=where.place,
+            output=where.location,
             home=where.home,
             storage=storage,
             ledger=ledger,

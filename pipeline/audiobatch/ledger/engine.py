@@ -258,7 +258,7 @@ def _why_not_connected(failed: DBAPIError) -> str:
         )
     if "SSL was required" in words:
         return f"{words}: beyond this machine TLS is required. If the way is safe, set PGSSLMODE=prefer"
-    if any(one in words for one in _PASSWORD_WORDS):
+    if any(word in words for word in _PASSWORD_WORDS):
         return f"the server does not let us in: {words}. {_HOW}"
     if getattr(failed.orig, "sqlstate", None) == "42501":
         return f"{words}. The user needs the right to make a schema: GRANT CREATE ON DATABASE … TO …"

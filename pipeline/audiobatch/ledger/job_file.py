@@ -32,16 +32,16 @@ def write_job_file(storage: Storage, spec: JobSpec) -> None:
         "job_id": job_id(storage) or secrets.token_hex(8),
         "spec": spec.model_dump(mode="json")
         | {"ledger": _from_anywhere(spec.ledger), "prices": _from_anywhere(spec.prices)},
-        "input_roots": [with_full_paths(one) for one in spec.inputs],
+        "input_roots": [with_full_paths(path) for path in spec.inputs],
         "versions": {name: importlib.metadata.version(name) for name in _SHOWN_VERSIONS}
         | {"python": ".".join(map(str, sys.version_info[:3]))},
     }
     storage.write(JOB_FILE, orjson.dumps(job, option=orjson.OPT_INDENT_2))
 
 
-def _from_anywhere(place: str | None) -> str | None:
-    """A file's or database's place, as commands that run in another folder find it."""
-    return place if place is None or is_database(place) else str(Path(place).resolve())
+def _from_anywhere(address: str | None) -> str | None:
+    """Return the address of a file or database for commands that run in another folder."""
+    return address if address is None or is_database(address) else str(Path(address).resolve())
 
 
 def job_id(storage: Storage) -> str:

@@ -58,6 +58,7 @@ def _json(value: object) -> str:
 
 
 def source_to_row(source: Source, queue_id: str) -> dict[str, Any]:
+    """Return the row of an input, seen by the run of this queue."""
     row: dict[str, Any] = {name: getattr(source, name) for name in _PLAIN_SOURCE}
     row["kind"] = source.kind.value
     row["row"] = _json(dict(source.row)) if source.row else ""
@@ -74,6 +75,7 @@ def source_to_row(source: Source, queue_id: str) -> dict[str, Any]:
 
 
 def source_from_row(row: RowMapping) -> Source:
+    """Return the input of a row."""
     return Source(
         kind=SourceKind(row["kind"]),
         row=orjson.loads(row["row"]) if row["row"] else {},
@@ -84,10 +86,12 @@ def source_from_row(row: RowMapping) -> Source:
 
 
 def media_to_text(media: Media | None) -> str:
+    """Return a probed recording as JSON; empty without one."""
     return "" if media is None else _json({name: getattr(media, name) for name in _MEDIA})
 
 
 def media_from_text(text: str) -> Media | None:
+    """Return the probed recording of `media_to_text`."""
     if not text:
         return None
     values = orjson.loads(text)
@@ -96,6 +100,7 @@ def media_from_text(text: str) -> Media | None:
 
 
 def outcome_to_row(outcome: Outcome) -> dict[str, Any]:
+    """Return the row of an outcome."""
     row: dict[str, Any] = {name: getattr(outcome, name) for name in _PLAIN_OUTCOME}
     row["status"] = outcome.status.value
     row["started_at"] = outcome.started_at.astimezone(UTC).isoformat(timespec="milliseconds")
@@ -113,6 +118,7 @@ def outcome_to_row(outcome: Outcome) -> dict[str, Any]:
 
 
 def outcome_from_row(row: RowMapping | Mapping[str, Any]) -> Outcome:
+    """Return the outcome of a row."""
     return Outcome(
         status=Status(row["status"]),
         started_at=datetime.fromisoformat(row["started_at"]),
@@ -210,6 +216,7 @@ class PartOutcome:
 
 
 def part_to_row(part: PartOutcome) -> dict[str, Any]:
+    """Return the row of a part."""
     return outcome_to_row(part.outcome) | {
         "kind": part.kind.value,
         "part": part.part,
@@ -220,6 +227,7 @@ def part_to_row(part: PartOutcome) -> dict[str, Any]:
 
 
 def part_from_row(row: RowMapping | Mapping[str, Any]) -> PartOutcome:
+    """Return the part of a row."""
     return PartOutcome(
         kind=PartKind(row["kind"]),
         part=row["part"],
@@ -231,8 +239,10 @@ def part_from_row(row: RowMapping | Mapping[str, Any]) -> PartOutcome:
 
 
 def cues_to_json(cues: Iterable[Cue]) -> list[list[Any]]:
+    """Return cues as JSON values: start, end, text."""
     return [[cue.start_s, cue.end_s, cue.text] for cue in cues]
 
 
 def cues_from_json(found: Iterable[Sequence[Any]]) -> tuple[Cue, ...]:
+    """Return the cues of `cues_to_json`."""
     return tuple(Cue(start_s=start_s, end_s=end_s, text=text) for start_s, end_s, text in found)

@@ -103,16 +103,19 @@ CHANGES_REPORTS = frozenset(
 
 
 def intent_row(attempt: Attempt) -> dict[str, Any]:
+    """Return the row of a call that is about to leave."""
     row = {field.name: getattr(attempt, field.name) for field in fields(attempt)}
     worst = None if attempt.worst_usd is None else str(attempt.worst_usd)
     return row | {"started_at": time_text(attempt.started_at), "state": "open", "worst_usd": worst}
 
 
-def time_text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
+def time_text(time: datetime) -> str:
+    """Return a time as the ledger stores it: UTC, ISO 8601, milliseconds."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def end_row(end: AttemptEnd) -> dict[str, Any]:
+    """Return the parameters that record the end of a call."""
     return {
         "which": end.attempt_id,
         "state": end.state.value,

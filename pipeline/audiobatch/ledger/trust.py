@@ -77,9 +77,9 @@ def check_trusted(storage: Storage, spec: JobSpec, *, sends: bool, said: bool) -
 
 def _named(spec: JobSpec) -> dict[str, Any]:
     """The endpoints and the ledger that a job names."""
-    endpoints = [spec.endpoint, *(one.endpoint for one in spec.deployments)]
+    endpoints = [spec.endpoint, *(deployment.endpoint for deployment in spec.deployments)]
     return {
-        "endpoints": sorted({one for one in endpoints if one}),
+        "endpoints": sorted({endpoint for endpoint in endpoints if endpoint}),
         "ledger": spec.ledger if spec.ledger and is_database(spec.ledger) else None,
     }
 

@@ -49,7 +49,7 @@ from audiobatch.planning.tokens import (
     transcript_tokens,
 )
 from audiobatch.planning.worst_case import BOUND_TOKENS
-from audiobatch.storage.output import output_name, output_place
+from audiobatch.storage.output import output_folder, output_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,7 +169,7 @@ def forecast(spec: JobSpec, *, today: date | None = None) -> Forecast:
     settings.check_service(spec)
     if not spec.inputs or (spec.output is None and output_name(spec.inputs) is None):
         raise ConfigError("name the inputs to plan for, and --output where there are several")
-    output = output_place(spec)
+    output = output_folder(spec)
     with (
         tempfile.TemporaryDirectory(prefix="audiobatch-plan-") as folder,
         ledger_copy(output.ledger, output.address, Path(folder)) as ledger,
@@ -181,7 +181,7 @@ def forecast(spec: JobSpec, *, today: date | None = None) -> Forecast:
         check_prices(spec, (*targets, *transcription_targets(spec, targets[0])))
         day = today or datetime.now(UTC).date()
         deployments = tuple(_planned_deployment(target, day) for target in targets)
-        return _forecast(spec, ledger, plan, targets, output=output.place, deployments=deployments)
+        return _forecast(spec, ledger, plan, targets, output=output.location, deployments=deployments)
 
 
 def _discover(spec: JobSpec, ledger: Ledger) -> None:

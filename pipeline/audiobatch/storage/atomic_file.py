@@ -220,6 +220,7 @@ class _Translated(io.FileIO):
 
 
 def sync_file(descriptor: int) -> None:
+    """Flush a file to the disk itself."""
     if sys.platform == "darwin":
         # fsync leaves the bytes in the drive's own cache there.
         try:

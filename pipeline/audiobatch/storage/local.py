@@ -43,36 +43,75 @@ if TYPE_CHECKING:
 class Storage(Protocol):
     """Files by POSIX paths relative to a root. Every method may be called from any thread.
 
-    A write is complete and durable when it returns, and has not happened when it raises. All of them raise
-    StorageError where the place cannot be used, and for a path that leaves the root.
+    A write is complete and durable when it returns, and has not happened when it raises. All methods raise
+    StorageError where the root cannot be used, and for a path that leaves it.
     """
 
     @property
-    def root(self) -> Location: ...
-    def write(self, path: str, data: bytes | memoryview | Iterable[bytes]) -> SavedFile: ...
+    def root(self) -> Location:
+        """The folder or prefix that all paths are relative to."""
+
+    def write(self, path: str, data: bytes | memoryview | Iterable[bytes]) -> SavedFile:
+        """Write one file, or replace it."""
+
     def write_many(
         self,
         files: Sequence[tuple[str, bytes]],
         *,
         replacing: bool = True,
         check_lease: Callable[[], None] = lambda: None,
-    ) -> list[SavedFile]: ...
+    ) -> list[SavedFile]:
+        """Write several files that belong together; none is renamed before all are on disk.
+
+        Args:
+            files: path and content.
+            replacing: files that exist may be replaced.
+            check_lease: raises where another run has the item by now; called last before the files appear.
+        """
+
     def open_text_atomic(
         self, path: str, *, encoding: str = "utf-8", newline: str = ""
-    ) -> AbstractContextManager[IO[str]]: ...
-    def open_binary_atomic(self, path: str) -> AbstractContextManager[IO[bytes]]: ...
-    def read(self, path: str) -> bytes: ...
-    def exists(self, path: str) -> bool: ...
-    def size(self, path: str) -> int: ...
-    def sha256(self, path: str) -> str: ...
-    def delete(self, path: str) -> None: ...
-    def move(self, source: str, target: str) -> None: ...
-    def walk(self, folder: str = "") -> Iterator[str]: ...
-    def prune(self, folder: str) -> None: ...
-    def sweep_temporary(self, *, older_than_s: float = 0.0) -> int: ...
-    def free_bytes(self) -> int | None: ...
-    def probe_writable(self) -> None: ...
-    def refuse_file(self) -> None: ...
+    ) -> AbstractContextManager[IO[str]]:
+        """Open a text file that appears, complete, when the block ends without an error."""
+
+    def open_binary_atomic(self, path: str) -> AbstractContextManager[IO[bytes]]:
+        """Open a binary file that appears, complete, when the block ends without an error."""
+
+    def read(self, path: str) -> bytes:
+        """Return a file's content."""
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is such a file."""
+
+    def size(self, path: str) -> int:
+        """Return a file's size in bytes."""
+
+    def sha256(self, path: str) -> str:
+        """Return the SHA-256 of a file's content, in hexadecimal."""
+
+    def delete(self, path: str) -> None:
+        """Delete a file; one that does not exist is no error."""
+
+    def move(self, source: str, target: str) -> None:
+        """Move a file to another path."""
+
+    def walk(self, folder: str = "") -> Iterator[str]:
+        """Yield the paths of all files below a folder."""
+
+    def prune(self, folder: str) -> None:
+        """Delete the empty folders below a folder, and the folder itself if it is empty."""
+
+    def sweep_temporary(self, *, older_than_s: float = 0.0) -> int:
+        """Delete temporary files that killed runs left; return how many."""
+
+    def free_bytes(self) -> int | None:
+        """Return the free space in bytes; None where it is unlimited or unknown."""
+
+    def probe_writable(self) -> None:
+        """Check that files can be written."""
+
+    def refuse_file(self) -> None:
+        """Check that the root is not a file."""
 
 
 class LocalStorage:
@@ -160,23 +199,24 @@ class LocalStorage:
 
     def read(self, path: str) -> bytes:
         """Raises: StorageError: not there, or not readable."""
-        place = place_inside(self.root, path)
-        with translating(str(place), verb="read"):
-            return place.read_bytes()
+        file_path = path_inside(self.root, path)
+        with translating(str(file_path), verb="read"):
+            return file_path.read_bytes()
 
     def exists(self, path: str) -> bool:
-        return place_inside(self.root, path).is_file()
+        """Return whether there is such a file."""
+        return path_inside(self.root, path).is_file()
 
     def size(self, path: str) -> int:
         """Bytes. Raises: StorageError: not there."""
-        place = place_inside(self.root, path)
-        with translating(str(place), verb="read"):
-            return place.stat().st_size
+        file_path = path_inside(self.root, path)
+        with translating(str(file_path), verb="read"):
+            return file_path.stat().st_size
 
     def sha256(self, path: str) -> str:
         """Of the file as it is now, read in blocks. Raises: StorageError: not there, or not readable."""
-        place = place_inside(self.root, path)
-        with translating(str(place), verb="read"), place.open("rb") as file:
+        file_path = path_inside(self.root, path)
+        with translating(str(file_path), verb="read"), file_path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def delete(self, path: str) -> None:
@@ -185,10 +225,10 @@ class LocalStorage:
         Raises:
             StorageError: it may still be there.
         """
-        place = place_inside(self.root, path)
-        with translating(str(place), verb="delete"), suppress(FileNotFoundError):
-            place.unlink()
-            sync_folder(place.parent)
+        file_path = path_inside(self.root, path)
+        with translating(str(file_path), verb="delete"), suppress(FileNotFoundError):
+            file_path.unlink()
+            sync_folder(file_path.parent)
 
     def move(self, source: str, target: str) -> None:
         """Renames within the root, making folders as needed; never over an existing file.
@@ -196,7 +236,7 @@ class LocalStorage:
         Raises:
             StorageError: both are as they were, unless the rename was done and only its flush failed.
         """
-        old, new = place_inside(self.root, source), place_inside(self.root, target)
+        old, new = path_inside(self.root, source), path_inside(self.root, target)
         if os.path.lexists(new):
             raise StorageError(f"cannot move {old}: {target} exists already")
         with translating(str(old), verb="move"):
@@ -264,16 +304,16 @@ class LocalStorage:
             raise ConfigError(f"--output {self.root} is a file; name a folder, or a new one")
 
     def _new_file(self, path: str) -> NewFile:
-        place = place_inside(self.root, path)
-        with translating(str(place)):
-            self._make_durable(place.parent)
+        file_path = path_inside(self.root, path)
+        with translating(str(file_path)):
+            self._make_durable(file_path.parent)
             try:
-                return NewFile(place, mode=self._file_mode)
+                return NewFile(file_path, mode=self._file_mode)
             except FileNotFoundError:
                 # Someone deleted the folder in mid-run.
-                self._durable.discard(place.parent)
-                self._make_durable(place.parent)
-                return NewFile(place, mode=self._file_mode)
+                self._durable.discard(file_path.parent)
+                self._make_durable(file_path.parent)
+                return NewFile(file_path, mode=self._file_mode)
 
     def _make_durable(self, folder: Path) -> None:
         """The folder is there, and its name and those above it, up to the root, are flushed."""
@@ -300,8 +340,8 @@ _FORBIDDEN: Final = frozenset("\\:\0")
 _JUNCTION: Final = 0xA0000003
 
 
-def place_inside(root: Path, path: str) -> Path:
-    """The absolute place of a POSIX path relative to `root`. Its folders need not be there yet.
+def path_inside(root: Path, path: str) -> Path:
+    """Return the absolute path of a POSIX path relative to `root`. Its folders need not exist yet.
 
     Looked at again at every call, since a folder can be swapped for a link in mid-run. The last component may be
     a link: to rename over it or to delete it changes the link, not what it points to.

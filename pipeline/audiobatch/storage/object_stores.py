@@ -126,7 +126,7 @@ class Entry:
     """One object.
 
     Attributes:
-        path: relative to the place that was listed.
+        path: relative to the prefix that was listed.
         version: changes whenever the object does; see `version_of`.
     """
 
@@ -135,26 +135,26 @@ class Entry:
     version: int
 
 
-def listed(filesystem: Any, place: Address, call: Call) -> Iterator[Entry]:
-    """Every object below a place, not the place itself.
+def listed(filesystem: Any, prefix: Address, call: Call) -> Iterator[Entry]:
+    """Yield every object below a prefix, not the prefix itself.
 
     Args:
         filesystem: of `filesystem_of`.
-        place: a container or bucket, or a prefix in it.
+        prefix: a container or bucket, or a folder in it.
         call: makes one request, again where it failed for a reason that passes.
     """
-    prefix = place.path + "/"
-    match place.protocol:
+    start = prefix.path + "/"
+    match prefix.protocol:
         case "az":
-            pages = _azure_pages(filesystem, prefix, call)
+            pages = _azure_pages(filesystem, start, call)
         case "s3":
-            pages = _s3_pages(filesystem, prefix, call)
+            pages = _s3_pages(filesystem, start, call)
         case _:
-            found = call(lambda: filesystem.find(place.path, detail=True))
+            found = call(lambda: filesystem.find(prefix.path, detail=True))
             pages = iter([[{**info, "name": str(name).lstrip("/")} for name, info in sorted(found.items())]])
     for page in pages:
         for info in page:
-            path = info["name"].removeprefix(prefix)
+            path = info["name"].removeprefix(start)
             # Some programs write an empty object for a folder.
             if path and not path.endswith("/"):
                 yield Entry(path=path, size_bytes=int(info["size"] or 0), version=version_of(info))
@@ -186,9 +186,9 @@ def _azure_pages(filesystem: Any, prefix: str, call: Call) -> Iterator[list[dict
             ).by_page(token)
             async for blobs in pages:
                 found = [
-                    {"name": f"{container}/{one.name}", "size": one.size, "etag": one.etag}
-                    async for one in blobs
-                    if not _is_folder_mark(one.metadata)
+                    {"name": f"{container}/{blob.name}", "size": blob.size, "etag": blob.etag}
+                    async for blob in blobs
+                    if not _is_folder_mark(blob.metadata)
                 ]
                 return found, pages.continuation_token
         return [], None
@@ -220,8 +220,8 @@ def _s3_pages(filesystem: Any, prefix: str, call: Call) -> Iterator[list[dict[st
     while True:
         answer = call(page)
         yield [
-            {"name": f"{bucket}/{one['Key']}", "size": one["Size"], "ETag": one["ETag"]}
-            for one in answer.get("Contents", ())
+            {"name": f"{bucket}/{entry['Key']}", "size": entry["Size"], "ETag": entry["ETag"]}
+            for entry in answer.get("Contents", ())
         ]
         if not answer.get("IsTruncated"):
             return
@@ -288,16 +288,16 @@ _AGAIN: Final = "then run the same command again: nothing that is recorded is lo
 
 def is_passing(failed: BaseException) -> bool:
     """Whether the same request may well be answered in a moment: throttled, cut off, timed out."""
-    for one in _causes(failed):
-        status, code = _answer(one)
+    for cause in _causes(failed):
+        status, code = _answer(cause)
         if status is not None:
             return status in _PASSING_STATUSES or code in _PASSING_CODES
-    return any(isinstance(one, (*_DROPPED, *_clients_own())) for one in _causes(failed))
+    return any(isinstance(cause, (*_DROPPED, *_clients_own())) for cause in _causes(failed))
 
 
 def is_unknown_there(failed: BaseException) -> bool:
     """Whether the store does not know what it was asked to do."""
-    answers = [_answer(one) for one in _causes(failed)]
+    answers = [_answer(cause) for cause in _causes(failed)]
     return any(status == 501 or code == "NotImplemented" for status, code in answers)
 
 
@@ -327,7 +327,7 @@ def store_error(failed: BaseException, where: Address, *, verb: str = "write") -
 
 
 def _words(failed: BaseException, where: Address) -> str:
-    answers = [answer for one in _causes(failed) if (answer := _answer(one))[0] is not None]
+    answers = [answer for cause in _causes(failed) if (answer := _answer(cause))[0] is not None]
     status, code = answers[-1] if answers else (None, "")
     said = " ".join(part for part in (str(status) if status else "", code) if part)
     if code in {"NoSuchBucket", "ContainerNotFound"}:
@@ -353,11 +353,11 @@ def _words(failed: BaseException, where: Address) -> str:
 def _causes(failed: BaseException) -> Iterator[BaseException]:
     """The error and what it came from."""
     seen: list[BaseException] = []
-    one: BaseException | None = failed
-    while one is not None and one not in seen:
-        seen.append(one)
-        yield one
-        one = one.__cause__
+    cause: BaseException | None = failed
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        yield cause
+        cause = cause.__cause__
 
 
 def _answer(failed: BaseException) -> tuple[int | None, str]:
@@ -373,5 +373,5 @@ def _answer(failed: BaseException) -> tuple[int | None, str]:
 
 
 def _no_credential(failed: BaseException) -> bool:
-    names = {type(one).__name__ for one in _causes(failed)}
+    names = {type(cause).__name__ for cause in _causes(failed)}
     return bool(names & {"ClientAuthenticationError", "CredentialUnavailableError", "NoCredentialsError"})

@@ -31,44 +31,45 @@ JOB_FILE = "job.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutputPlace:
-    """Where a job's results are, and all that belongs to them.
+class OutputFolder:
+    """A job's output folder, its storage and its ledger.
 
     Attributes:
-        home: a folder of this machine: the output itself, or what stands in for it.
-        ledger: a file, or the address of a database.
+        home: a folder of this machine: the output itself, or the one that holds the lock and logs of a remote
+        output. ledger: a file, or the address of a database.
     """
 
-    place: Location
+    location: Location
     storage: Storage
     home: Path
     ledger: str
 
     @property
     def is_remote(self) -> bool:
-        return isinstance(self.place, Address)
+        """Whether it is in an object store."""
+        return isinstance(self.location, Address)
 
     @property
     def address(self) -> str:
-        """The same for every run on it, whatever folder it is started in."""
-        return str(_full(self.place))
+        """Its location in full: the same for every run on it, whatever folder the run is started in."""
+        return str(_full(self.location))
 
     def spool(self) -> Spool:
-        """Where replies wait that the output would not take."""
-        return Spool(str(self.place), base=self.home) if self.is_remote else Spool(self.home)
+        """Return the spool of replies that could not be written to this output."""
+        return Spool(str(self.location), base=self.home) if self.is_remote else Spool(self.home)
 
 
-def output_place(spec: JobSpec) -> OutputPlace:
-    """The job's output.
+def output_folder(spec: JobSpec) -> OutputFolder:
+    """Return the job's output folder.
 
     Raises:
-        ConfigError: as `output_of` and `place_with`.
+        ConfigError: as `output_of` and `folder_with`.
     """
-    return place_with(output_of(spec), spec.ledger)
+    return folder_with(output_of(spec), spec.ledger)
 
 
 def output_of(spec: JobSpec) -> Location:
-    """Where the job's results go.
+    """Return the location of the job's output.
 
     Raises:
         ConfigError: no input is given, it is an input itself, or it must be named.
@@ -88,15 +89,15 @@ def output_of(spec: JobSpec) -> Location:
     return output
 
 
-def place_with(output: Location, ledger: str | None) -> OutputPlace:
-    """An output with its ledger.
+def folder_with(output: Location, ledger: str | None) -> OutputFolder:
+    """Return an output folder with its ledger.
 
     Raises:
         ConfigError: a store without a ledger elsewhere, or one that cannot be reached from here.
     """
     if isinstance(output, Path):
-        return OutputPlace(
-            place=output,
+        return OutputFolder(
+            location=output,
             storage=LocalStorage(output),
             home=output,
             ledger=ledger or str(output / "ledger.db"),
@@ -109,29 +110,31 @@ def place_with(output: Location, ledger: str | None) -> OutputPlace:
         )
     from audiobatch.storage.remote import FsspecStorage  # fsspec is not for every run
 
-    return OutputPlace(place=output, storage=FsspecStorage(output), home=_home(output, ledger), ledger=ledger)
+    return OutputFolder(
+        location=output, storage=FsspecStorage(output), home=_home(output, ledger), ledger=ledger
+    )
 
 
-def storage_of(place: Location) -> Storage:
-    """The storage at a place, without its ledger.
+def storage_of(location: Location) -> Storage:
+    """Return the storage at a location, without its ledger.
 
     Raises:
         ConfigError: a store that cannot be reached from here.
     """
-    if isinstance(place, Path):
-        return LocalStorage(place)
+    if isinstance(location, Path):
+        return LocalStorage(location)
     from audiobatch.storage.remote import FsspecStorage
 
-    return FsspecStorage(place)
+    return FsspecStorage(location)
 
 
 def with_full_paths(given: str) -> str:
-    """An input as it is kept in `job.json`: the same whatever folder a later command is run in."""
+    """Return an input as `job.json` stores it: the same whatever folder a later command is run in."""
     return given if given == "-" or is_remote(given) else str(_full(parse_location(given)))
 
 
-def _full(place: Location) -> Location:
-    return place.resolve() if isinstance(place, Path) else place
+def _full(location: Location) -> Location:
+    return location.resolve() if isinstance(location, Path) else location
 
 
 def _home(output: Address, ledger: str) -> Path:
@@ -142,8 +145,7 @@ def _home(output: Address, ledger: str) -> Path:
 
 
 def output_name(inputs: tuple[str, ...]) -> PurePosixPath | None:
-    """The default output folder for these inputs; None where there is no single name to take."""
+    """Return the default output folder of these inputs; None where there is no single name to take."""
     if len(inputs) != 1 or inputs[0] == "-":
         return None
-    place = parse_location(inputs[0])
-    return PurePosixPath("outputs") / (place.resolve() if isinstance(place, Path) else place).name
+    return PurePosixPath("outputs") / _full(parse_location(inputs[0])).name

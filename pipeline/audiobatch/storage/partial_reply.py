@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from audiobatch.errors import StorageError, longest_secret_bytes, redacted_bytes
-from audiobatch.storage.local import LocalStorage, place_inside
+from audiobatch.storage.local import LocalStorage, path_inside
 from audiobatch.storage.names import output_path
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Received:
         self._gathered.clear()
         self._shut()
         with suppress(StorageError, OSError):
-            place_inside(self._storage.root, self._path).unlink(missing_ok=True)
+            path_inside(self._storage.root, self._path).unlink(missing_ok=True)
 
     def _pour(self, *, whole: bool = False) -> None:
         """Append what was gathered; but for its end, which may be the beginning of a credential, unless `whole`."""
@@ -80,9 +80,9 @@ class Received:
         try:
             if self._fresh:
                 self._shut()
-                place = place_inside(self._storage.root, self._path)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                self._file = place.open("wb", buffering=0)
+                path = path_inside(self._storage.root, self._path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = path.open("wb", buffering=0)
                 self._fresh = False
             assert self._file is not None
             self._file.write(ready)

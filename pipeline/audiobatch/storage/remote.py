@@ -93,10 +93,10 @@ class FsspecStorage:
         if len(files) == 1:
             return [put(*files[0])]
         waiting = [self._puts.submit(put, path, data) for path, data in files]
-        failed = [one.exception() for one in waiting]
-        if first := next((one for one in failed if one is not None), None):
+        failed = [write.exception() for write in waiting]
+        if first := next((error for error in failed if error is not None), None):
             raise first
-        return [one.result() for one in waiting]
+        return [write.result() for write in waiting]
 
     @contextmanager
     def open_text_atomic(self, path: str, *, encoding: str = "utf-8", newline: str = "") -> Iterator[IO[str]]:
@@ -140,6 +140,7 @@ class FsspecStorage:
         return self._asked(path, "read", lambda: self._get(key))
 
     def exists(self, path: str) -> bool:
+        """Return whether there is such an object."""
         return self.stat(path) is not None
 
     def size(self, path: str) -> int:
@@ -210,21 +211,21 @@ class FsspecStorage:
         Raises:
             StorageError: it cannot be listed.
         """
-        place = self.root / folder if folder else self.root
+        prefix = self.root / folder if folder else self.root
         try:
-            for one in listed(self._files, place, self._again):
-                path = f"{folder}/{one.path}" if folder else one.path
-                yield Entry(path=path, size_bytes=one.size_bytes, version=one.version)
+            for entry in listed(self._files, prefix, self._again):
+                path = f"{folder}/{entry.path}" if folder else entry.path
+                yield Entry(path=path, size_bytes=entry.size_bytes, version=entry.version)
         except FileNotFoundError:
             return
         except StorageError:
             raise
         except Exception as failed:
-            raise store_error(failed, place, verb="list") from failed
+            raise store_error(failed, prefix, verb="list") from failed
 
     def walk(self, folder: str = "") -> Iterator[str]:
         """The paths of `entries`."""
-        return (one.path for one in self.entries(folder))
+        return (entry.path for entry in self.entries(folder))
 
     # What goes.
 

@@ -17,7 +17,7 @@ from audiobatch.errors import ConfigError, StorageError
 from audiobatch.ledger.ledger import Ledger
 from audiobatch.ledger.trust import check_trusted
 from audiobatch.storage.lock import FolderLock
-from audiobatch.storage.output import JOB_FILE, place_with, storage_of
+from audiobatch.storage.output import JOB_FILE, folder_with, storage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,7 +116,7 @@ def opened(path: Location) -> Iterator[Folder]:
         ConfigError: it is no output of ours, or its ledger is not where it is said to be.
     """
     spec = spec_of(path)
-    where = place_with(path, spec.ledger)
+    where = folder_with(path, spec.ledger)
     if not is_database(where.ledger) and not Path(where.ledger).exists():
         at = (
             f" at {where.ledger}; name it with --ledger if it was moved, or is on this machine"
