@@ -64,6 +64,7 @@ def speech(duration_s: float, rate_hz: int, *, seed: int = 1, level: float = 0.2
 
 
 def wav(samples: np.ndarray, rate_hz: int, subtype: str = "PCM_16", container: str = "WAV") -> bytes:
+    """Encode samples with soundfile."""
     out = io.BytesIO()
     soundfile.write(out, samples, rate_hz, subtype=subtype, format=container)
     return out.getvalue()

@@ -38,6 +38,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def shared_emulator(audio_emulator_process: EmulatorProcess) -> EmulatorProcess:
+    """The emulator of the whole test run, as the last test left it."""
     return audio_emulator_process
 
 
@@ -54,6 +55,7 @@ def postgresql() -> Iterator[PostgresqlServer]:
 
 @pytest.fixture
 def emulator(audio_emulator: EmulatorProcess) -> EmulatorProcess:
+    """The emulator, reset for this test."""
     return audio_emulator
 
 

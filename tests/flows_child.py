@@ -25,6 +25,7 @@ def told(summary: RunSummary) -> RunSummary:
 
 
 async def run_plain(spec: JobSpec) -> RunSummary:
+    """Run the job without Prefect."""
     from audiobatch_flows import progress, signals
 
     async with flows_engine.SlowJob.open(spec) as job:
@@ -35,6 +36,7 @@ async def run_plain(spec: JobSpec) -> RunSummary:
 
 
 async def run_command(spec: JobSpec, server: EmbeddedServer | None) -> RunSummary:
+    """Run the job as the command line does."""
     from audiobatch_flows import launch, progress, signals
 
     launch.PATIENCE_S = 2.0
@@ -53,6 +55,7 @@ async def run_command(spec: JobSpec, server: EmbeddedServer | None) -> RunSummar
 
 
 async def run_flow(spec: JobSpec) -> RunSummary:
+    """Run the job as a user's program does."""
     from audiobatch_flows import RunFailed, process_folder
 
     try:
@@ -63,6 +66,7 @@ async def run_flow(spec: JobSpec) -> RunSummary:
 
 
 def main() -> int:
+    """Run the mode that the arguments name."""
     mode, spec = sys.argv[1], JobSpec.model_validate_json(sys.argv[2])
     if mode != "plain":
         flows_engine.install()

@@ -33,12 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
+    """What the stand-in plans: shards, and how many run at once."""
+
     to_send: int
     shards: tuple[Shard, ...]
     shards_at_once: int
 
 
 def nothing_yet() -> SimpleNamespace:
+    """Return a snapshot of a run that has sent nothing."""
     counts = dict.fromkeys(("total", "done", "failed", "refused", "unknown", "in_flight"), 0)
     return SimpleNamespace(
         **counts, phase="discovering", rate_per_min=0.0, eta_s=None, cost_usd=None, waiting=""
@@ -46,12 +49,15 @@ def nothing_yet() -> SimpleNamespace:
 
 
 def options(spec: JobSpec) -> dict[str, int]:
+    """Parse `name=number` pairs of the system prompt."""
     pairs = (part.split("=") for part in (spec.system or "").split())
     return {name: int(value) for name, value in pairs}
 
 
 @dataclass
 class SlowJob:
+    """Stands in for `Job`: its items take the time that they are given."""
+
     spec: JobSpec
     run_id: str
     output: Path

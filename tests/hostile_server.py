@@ -62,10 +62,12 @@ def head(*fields: bytes, status: int = 200, reason: bytes = b"OK") -> bytes:
 
 
 def whole(body: bytes, *fields: bytes, status: int = 200, reason: bytes = b"OK") -> bytes:
+    """Return a reply with its length and its body."""
     return head(b"Content-Length: %d" % len(body), *fields, status=status, reason=reason) + body
 
 
 def chunk(piece: bytes) -> bytes:
+    """Return one chunk of a chunked body."""
     return b"%x\r\n%s\r\n" % (len(piece), piece)
 
 
@@ -92,6 +94,7 @@ def good_body(call: Call, words: str = "Hello there.", sound_s: float = 0.5) -> 
 
 
 def good(call: Call) -> Iterable[bytes]:
+    """Return the reply that a well-behaved service gives."""
     return [whole(good_body(call))]
 
 

@@ -51,6 +51,8 @@ class Store:
 
 
 class Azurite(Store):
+    """Azure's own emulator of Blob Storage, from npm."""
+
     protocol = "az"
 
     def __init__(self) -> None:
@@ -88,6 +90,8 @@ class Azurite(Store):
 
 
 class S3(Store):
+    """A server that answers as S3 does, from pip."""
+
     protocol = "s3"
 
     def __init__(self) -> None:

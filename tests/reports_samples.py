@@ -96,6 +96,7 @@ def _without_reply(status: str, error_type: str, message: str) -> dict[str, Any]
 
 
 def chunks_of(rows: list[dict[str, Any]], size: int = 500) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows in chunks."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 

@@ -79,6 +79,7 @@ def rows_of(summary: RunSummary) -> list[dict[str, str]]:
 
 
 def read_manifest(path: Path) -> list[dict[str, str]]:
+    """Read a manifest's rows."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 

@@ -1,3 +1,5 @@
+"""Folders that are watched: which files have arrived, and when they are complete."""
+
 import os
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""Prefect's API address as we read it: from every place that Prefect itself reads."""
+
 from pathlib import Path
 
 import pytest

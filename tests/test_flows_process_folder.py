@@ -1,3 +1,5 @@
+"""The flow in this process: task runs, artifacts, states, and exit codes."""
+
 import asyncio
 import json
 import threading

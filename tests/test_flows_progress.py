@@ -1,3 +1,5 @@
+"""The progress line: what it says in each phase, and how it is written to a terminal and to a file."""
+
 import asyncio
 import io
 import re

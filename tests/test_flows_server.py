@@ -1,3 +1,5 @@
+"""The embedded Prefect server: its start, its settings, its end."""
+
 import asyncio
 import os
 import signal

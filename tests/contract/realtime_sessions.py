@@ -62,6 +62,7 @@ async def until(
 
 
 async def say(connection: AsyncRealtimeConnection, text: str) -> None:
+    """Add a user's message to the conversation."""
     content: Any = [{"type": "input_text", "text": text}]
     await connection.conversation.item.create(item={"type": "message", "role": "user", "content": content})
 
@@ -75,6 +76,7 @@ async def update(connection: AsyncRealtimeConnection, **changes: Any) -> dict[st
 
 
 def no_vad(**more: Any) -> dict[str, Any]:
+    """Return a session's settings without turn detection."""
     return {"audio": {"input": {"turn_detection": None, **more}}}
 
 
@@ -94,6 +96,7 @@ def audio_of(events: list[dict[str, Any]]) -> list[bytes]:
 
 
 def words_of(events: list[dict[str, Any]]) -> str:
+    """Return the transcript of a response's audio."""
     return "".join(e["delta"] for e in events if e["type"] == "response.output_audio_transcript.delta")
 
 
@@ -104,4 +107,5 @@ def tone(duration_s: float, rate_hz: int = 24_000, level: float = 0.25) -> bytes
 
 
 def packed(pcm: bytes) -> str:
+    """Encode audio as an event carries it."""
     return base64.b64encode(pcm).decode()

@@ -49,6 +49,7 @@ KINDS = ("kills", *(kind.name for kind in OTHERS))
 
 
 def main() -> int:
+    """Run the campaign that the command line asks for; return the exit code."""
     options = _options()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="audiobatch-campaign-"))
     folder.mkdir(parents=True, exist_ok=True)

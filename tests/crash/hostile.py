@@ -228,6 +228,7 @@ class Hostile:
 
 
 async def main(journal: str, seed: str, share: str) -> None:
+    """Serve until the process is killed; print the address first."""
     hostile = Hostile(Path(journal), seed, float(share))
     server = await asyncio.start_server(hostile.serve, "127.0.0.1", 0, limit=1 << 24)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)

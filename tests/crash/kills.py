@@ -37,6 +37,8 @@ GIVE_UP_S = 300.0
 
 @dataclass
 class Totals:
+    """What a campaign of kills has counted."""
+
     kills: Counter[str] = field(default_factory=Counter)
     jobs: int = 0
     runs: int = 0
@@ -63,6 +65,8 @@ class Totals:
 
 
 class Campaign:
+    """Jobs that are killed and resumed until they are done, and compared."""
+
     def __init__(
         self,
         options: argparse.Namespace,
@@ -265,6 +269,7 @@ class _Job:
 
 
 def table(totals: Totals, concurrency: int) -> str:
+    """Format the totals as a table."""
     kills = sum(totals.kills.values())
     rows = [
         ("kills", kills, f"{totals.kills['random instant']} at random instants"),

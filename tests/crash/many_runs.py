@@ -211,6 +211,7 @@ def _sent(out: Path) -> int | None:
 
 
 def main() -> int:
+    """Run the campaign; return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -122,10 +122,12 @@ def _is(path: Path, size_bytes: int, sha256: str) -> bool:
 
 
 def temporary_files(folder: Path) -> int:
+    """Count the temporary files below a folder."""
     return sum(name.startswith(TEMPORARY) for _, _, names in os.walk(folder) for name in names)
 
 
 def manifest_rows(folder: Path) -> list[dict[str, str]]:
+    """Read the manifest's rows."""
     with (folder / "manifest.csv").open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -138,6 +140,7 @@ def hash_of_prompt(text: str) -> str:
 
 
 def by_item(journal: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Group a journal by item."""
     found: dict[str, list[dict[str, Any]]] = {}
     for record in journal:
         if record["item_hash"]:

@@ -131,6 +131,7 @@ def campaign(*, files: int, seconds: float, seed: int) -> Found:
 
 
 def main() -> int:
+    """Run the campaign; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=1_000_000_000)
     parser.add_argument("--seconds", type=float, default=1e9)

@@ -341,6 +341,7 @@ def _broken(scene: Scene, outcomes: list[tuple[Any, ...]]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     given.add_argument("--on", choices=("pool", "dask"), default="pool")
     given.add_argument("--workers", type=int, default=2, help="asked for at the start; one more joins late")
@@ -360,6 +361,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
+    """Run the campaign; return the exit code."""
     options = parser().parse_args()
     with tempfile.TemporaryDirectory(prefix="audiobatch-workers-", ignore_cleanup_errors=True) as scratch:
         folder = options.keep or Path(scratch)
