@@ -25,7 +25,6 @@ from audiobatch.planning.plan import Plan as RealPlan
 from audiobatch.planning.plan import Shard
 from audiobatch.stop import Stop, StopReason
 from audiobatch_flows.engine_context import Engine
-from tests.narrowing import present
 
 if TYPE_CHECKING:
     from audiobatch.execution.job import ShardResult
@@ -133,13 +132,13 @@ class SlowJob:
 
     async def finish(self) -> RunSummary:
         self.now.phase = "reporting"
-        codes = {
+        codes: dict[StopReason | None, int] = {
             StopReason.SIGINT: 130,
             StopReason.SIGTERM: 143,
             StopReason.CANCELLED: 130,
             StopReason.INTERNAL: 1,
         }
-        code = codes.get(present(self.stop.reason), 3 if self.now.failed else 0)
+        code = codes.get(self.stop.reason, 3 if self.now.failed else 0)
         code = options(self.spec).get("exit", code)
         manifest = self.output / "manifest.csv"
         manifest.write_text("item_id\n")

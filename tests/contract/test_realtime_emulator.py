@@ -197,8 +197,8 @@ async def test_a_wrong_setting_is_an_error_and_changes_nothing(
     async with session(server) as connection:
         before: Any = await connection.recv()
         wrong = patch(QUICKSTART, path, value)
-        update: Any = {"type": "session.update", "session": wrong, "event_id": "mine"}
-        await connection.send(update)
+        event: Any = {"type": "session.update", "session": wrong, "event_id": "mine"}
+        await connection.send(event)
         error: Any = await connection.recv()
         assert error.type == "error"
         assert (error.error.param, error.error.code) == (param, code)
