@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
-from audiobatch_emulator.process import EmulatorProcess
-from tests import standing
-from tests.postgresql_server import PostgresqlServer
-from tests.remote_stores import S3, Azurite
+if TYPE_CHECKING:  # some of it needs an extra that a plain installation does not have
+    from collections.abc import Iterator
+
+    from audiobatch_emulator.process import EmulatorProcess
+    from tests import standing
+    from tests.postgresql_server import PostgresqlServer
+    from tests.remote_stores import S3, Azurite
 
 #: Properties are about what is computed; how long it takes is the benchmarks' matter.
 #: The gate asks the same each time; who runs them by hand asks anew.
@@ -45,9 +48,7 @@ def shared_emulator(audio_emulator_process: EmulatorProcess) -> EmulatorProcess:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgresqlServer]:
     """A PostgreSQL server. Each output has a schema of its own, so that tests are apart by their folders."""
-    from tests.postgresql_server import (
-        PostgresqlServer,  # needs an extra that a plain installation does not have
-    )
+    from tests.postgresql_server import PostgresqlServer
 
     with PostgresqlServer() as server:
         yield server
