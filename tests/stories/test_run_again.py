@@ -1,14 +1,18 @@
 """What a second run sends: only what is new, changed, or failed for a reason that may pass."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from audiobatch.errors import ConfigError
+from audiobatch.calls import item
+from audiobatch.errors import ConfigError, InputError
 from audiobatch.execution.job import Job
+from audiobatch.model import Status
 from audiobatch.planning.plan import Plan, Retry
 from audiobatch_emulator.process import EmulatorProcess
+from tests.narrowing import local
 from tests.running import ROOT, audiobatch, azure, rows_of, run_job, write_wav
 
 PRICES = ROOT / "pipeline" / "audiobatch" / "config" / "prices.toml"
@@ -199,8 +203,6 @@ def test_each_run_lists_what_it_did(job: dict[str, Any], folder: Path) -> None:
 def test_a_recording_that_changes_between_plan_and_call_is_sent_under_its_new_hash(
     tmp_path: Path, emulator: EmulatorProcess
 ) -> None:
-    import hashlib
-
     path = write_wav(tmp_path / "in" / "memo.wav", seconds=1)
 
     def rewrite(job: Job) -> None:
@@ -220,3 +222,29 @@ def test_a_recording_that_changes_between_plan_and_call_is_sent_under_its_new_ha
     assert row["input_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert float(row["input_duration_s"]) == pytest.approx(2.0)
     assert run_job(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), **azure(emulator)).sent == 0
+
+
+def test_an_item_that_cannot_be_sent_after_a_failed_redo_keeps_its_versions(
+    job: dict[str, Any], emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise InputError("it is gone")
+
+    job |= {"limit": 1}
+    failed = Retry(statuses=frozenset({Status.FAILED}))
+    first = run_job(**job)
+    path = rows_of(first)[0]["audio_file"]
+    sound = local(first.output / path).read_bytes()
+    emulator.put_faults({"do": {"corrupt": "json"}})
+    assert rows_of(run_job(**job, voice="ash", redo=True))[0]["version"] == "2"
+    emulator.put_faults()
+    with monkeypatch.context() as patched:
+        patched.setattr(item, "build_item", refuse)
+        row = rows_of(run_job(**job, voice="ash", retry=failed))[0]
+    assert (row["status"], row["error_message"]) == ("failed", "it is gone")
+    assert (row["version"], row["attempts"]) == ("2", "1")
+    assert rows_of(run_job(**job, voice="ash", retry=failed))[0]["version"] == "2"
+    last = run_job(**job, voice="echo", redo=True)
+    assert rows_of(last)[0]["version"] == "3"
+    assert local(last.output / "versions" / "v1" / path).read_bytes() == sound
+    assert local(last.output / "versions" / "v2" / path).exists()

@@ -12,13 +12,15 @@ import pytest
 
 from audiobatch.calls import transcription
 from audiobatch.calls.stats import RunSummary
-from audiobatch.errors import StorageError
+from audiobatch.errors import BadReply, StorageError
+from audiobatch.execution import finishing
 from audiobatch.ledger.writer import LedgerWriter
 from audiobatch.model import Status
 from audiobatch.planning.plan import Retry
 from audiobatch.storage import artifacts
 from audiobatch.storage.spool import Spool
 from audiobatch.transports import chat, reply_content
+from audiobatch.transports import transcriptions as transcriptions_transport
 from audiobatch_emulator.process import EmulatorProcess
 from tests.hostile_server import Call, HostileServer, good, hostile_server, whole
 from tests.narrowing import local
@@ -143,6 +145,29 @@ def test_each_part_of_a_long_recording_is_finished_by_itself(
     assert not [path for path in local(done.output / "parts").rglob("*") if path.is_file()]
 
 
+def test_a_part_that_proves_to_be_unusable_fails_its_turn_and_no_later_run(
+    emulator: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk(tmp_path / "in" / "talk.wav", 90)
+    job = {"inputs": [str(tmp_path / "in")], "output": str(tmp_path / "out"), **azure(emulator, max_part=0.5)}
+    with monkeypatch.context() as patched:
+        breaks(patched, (artifacts, "measure"), BUG)
+        assert rows_of(run_job(**job))[0]["error_type"] == "unfinished"
+    paid = len(emulator.settled_journal(1))
+    with monkeypatch.context() as patched:
+        breaks(patched, (finishing, "make"), BadReply("its audio is not audio"))
+        second = run_job(**job)
+    row = rows_of(second)[0]
+    assert (second.sent, row["status"], row["error_type"]) == (0, "failed", "bad_reply")
+    assert "its audio is not audio" in row["error_message"]
+    assert local(second.output / "replies" / "talk.wav.json").exists()
+    again = run_job(**job, retry=Retry(statuses=frozenset({Status.FAILED})))
+    assert (again.exit_code, again.succeeded) == (0, 1), again.message
+    assert len(emulator.settled_journal(paid + 1)) > paid
+    checked = audiobatch("verify", str(again.output))
+    assert checked.returncode == 0, checked.stdout
+
+
 def words_with_times(call: Call) -> Iterable[bytes]:
     if not call.is_transcription:
         return good(call)
@@ -204,6 +229,21 @@ def test_words_that_are_paid_for_are_finished_by_the_next_run(
     assert "00:00:00,200 --> 00:00:00,900" in subtitles(second)
     checked = audiobatch("verify", str(second.output))
     assert checked.returncode == 0, checked.stdout
+
+
+def test_a_transcript_that_proves_to_be_unusable_is_requested_again(
+    words_job: dict[str, Any], words_server: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        breaks(patched, (transcription, "Cue"), BUG)
+        run_job(**words_job)
+    with monkeypatch.context() as patched:
+        breaks(patched, (transcriptions_transport, "decode"), BadReply("no transcript in it"))
+        second = run_job(**words_job)
+    assert (has_words(second), transcriptions(words_server)) == (False, 1)
+    third = run_job(**words_job)
+    assert (third.exit_code, has_words(third), transcriptions(words_server)) == (0, True, 2)
+    assert not [path for path in local(third.output / "parts").rglob("*") if path.is_file()]
 
 
 def test_words_that_the_ledger_does_not_take_come_home_from_the_spool(

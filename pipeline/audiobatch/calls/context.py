@@ -143,8 +143,11 @@ class CallContext:
 
     def _settled(self, settling: asyncio.Future[Any]) -> None:
         self._settling.discard(settling)
-        if not settling.cancelled() and isinstance(failed := settling.exception(), StorageError):
+        failed = None if settling.cancelled() else settling.exception()
+        if isinstance(failed, StorageError):
             log.error("%s", failed.message)
+        elif failed is not None and not isinstance(failed, AudioBatchError):  # its caller may be gone
+            log.error("a call could not be recorded", exc_info=failed)
 
     async def back_off(self, seconds: float) -> None:
         """Wait before the next try.

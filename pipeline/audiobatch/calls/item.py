@@ -28,7 +28,7 @@ from audiobatch.errors import (
 from audiobatch.inputs.prepared_recording import prepare_recording
 from audiobatch.limits.pool import NoDeployment, Stopping
 from audiobatch.limits.retry import Deferred, Tries
-from audiobatch.model import Exchange, Outcome, PriorReply, SourceKind, Status
+from audiobatch.model import Exchange, Outcome, PriorReply, SourceKind, Status, next_version
 from audiobatch.planning.items import build_item
 from audiobatch.planning.review_rules import Rules
 from audiobatch.planning.worst_case import spoken_tokens
@@ -288,7 +288,7 @@ class ItemRunner:
 
         A result is never replaced here: it was paid for, in this run or an earlier one.
         """
-        turn = await self.context.on_disk(self._first_without_result, recorded.source.item_id)
+        turn, before = await self.context.on_disk(self._first_without_result, recorded.source.item_id)
         if turn is None:
             log.warning("%s: its earlier results stay: %s", recorded.source.item_id, refused.message)
             return Status.FAILED
@@ -301,6 +301,12 @@ class ItemRunner:
             run_id=self.context.run_id,
             started_at=now,
             finished_at=now,
+            version=next_version(before),
+            attempts=before.attempts if before else 0,
+            perhaps_billed=before.perhaps_billed if before else 0,
+            usage=before.usage if before else None,
+            cost_usd=before.cost_usd if before else None,
+            cost_basis=before.cost_basis if before else None,
             error_type=refused.error_type,
             error_message=refused.message,
             input_sha256=recorded.source.sha256,
@@ -309,13 +315,16 @@ class ItemRunner:
         await self.context.ledger.writer.record_outcome(outcome)
         return Status.FAILED
 
-    def _first_without_result(self, item_id: str) -> int | None:
-        """Ask the ledger anew: this run may have made turns since the item was claimed."""
+    def _first_without_result(self, item_id: str) -> tuple[int | None, Outcome | None]:
+        """Return the first turn without a result, and what is recorded of it; None: every turn has one.
+
+        The ledger is asked anew: this run may have made turns since the item was claimed.
+        """
         for turn in range(1, len(self.context.spec.turn_specs()) + 1):
             outcome = self.context.ledger.reader.outcome(item_id, turn)
             if outcome is None or outcome.status is not Status.SUCCEEDED:
-                return turn
-        return None
+                return turn, outcome
+        return None, None
 
     def _stop_at_failure_limit(self) -> None:
         spec, stats = self.context.spec, self.context.stats

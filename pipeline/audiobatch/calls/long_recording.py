@@ -188,9 +188,10 @@ class MultipartTurn:
         queue = iter([part for part in parts if part.number not in done])
         failures: list[Outcome] = []
         workers = (self._work(queue, done, failures, calls) for _ in range(PARTS_AT_ONCE))
-        for ended in await asyncio.gather(*workers, return_exceptions=True):
-            if isinstance(ended, BaseException):
-                raise ended
+        ends = await asyncio.gather(*workers, return_exceptions=True)
+        if errors := [end for end in ends if isinstance(end, BaseException)]:
+            # An output that cannot be written ends the run, whatever else there was.
+            raise next((error for error in errors if isinstance(error, StorageError)), errors[0])
         if failures:
             return failures[0]
         return await context.settle(self._join([done[part.number] for part in parts]))

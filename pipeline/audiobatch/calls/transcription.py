@@ -118,13 +118,20 @@ class TranscriptionPolicy:
         """Make the transcript from a stored body, and record it; nothing is sent.
 
         Raises:
-            BadReply: the body holds none after all.
+            BadReply: the body holds none after all; the next run sends the sound again.
         """
         from audiobatch.transports.transcriptions import decode  # brings the service's client
 
         context, outcome = self.context, unfinished.outcome
         assert outcome.raw_reply is not None
-        reply = decode(await context.on_disk(context.storage.read, outcome.raw_reply.path), {}, 0.0)
+        body = await context.on_disk(context.storage.read, outcome.raw_reply.path)
+        try:
+            reply = decode(body, {}, 0.0)
+        except BadReply as bad:
+            failed = replace(outcome, status=Status.FAILED, error_type=bad.error_type, raw_reply=None)
+            await context.ledger.writer.record_part(replace(unfinished, outcome=failed))
+            await context.on_disk(context.storage.delete, outcome.raw_reply.path)
+            raise
         done = replace(outcome, status=Status.SUCCEEDED, error_type=None, error_message="", raw_reply=None)
         row = self._row_of(reply.without_secrets(), done)
         await context.ledger.writer.record_part(row)

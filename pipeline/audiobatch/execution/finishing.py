@@ -19,7 +19,7 @@ from audiobatch.inputs.sound_settings import finish_of
 from audiobatch.ledger.rows import PartOutcome
 from audiobatch.model import AudioPart, CostBasis, Outcome, PartKind, Request, SourceKind, Status, Usage
 from audiobatch.planning.items import build_item
-from audiobatch.storage.artifacts import make, save
+from audiobatch.storage.artifacts import make, raw_path, save
 from audiobatch.transports.stored_body import own_fields
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from audiobatch.config.jobspec import JobSpec
     from audiobatch.config.targets import Target
     from audiobatch.ledger.ledger import Ledger
-    from audiobatch.model import Item, Reply, Turn
+    from audiobatch.model import Item, Reply, SavedFile, Turn
     from audiobatch.storage.local import Storage
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def finish_unfinished(
         *(work.finish(turn, partial(work.turn, turn)) for turn in turns if turn.raw_reply is not None),
     ]
     still_open = {(part.outcome.item_id, part.outcome.turn) for part in ledger.reader.unfinished()[1]}
-    for turn in turns:
+    for turn in ledger.reader.unfinished()[0]:
         if turn.raw_reply is None and (turn.item_id, turn.turn) not in still_open:
             ledger.writer.record_outcome(_reopened(turn)).wait()  # its other parts are sent
     return ends.count(None), next((failed for failed in ends if failed is not None), None)
@@ -124,8 +124,12 @@ class _Finishing:
         assert outcome.raw_reply is not None
         item, turn = self._sent_turn(outcome)
         plain = replace(turn, format=JOINED_FORMAT)
-        reply = self._reply(outcome, item, plain)
-        made = make(item, plain, reply)
+        try:
+            reply = self._reply(outcome, item, plain)
+            made = make(item, plain, reply)
+        except ServiceError as failed:
+            self._fail_part(part, outcome.raw_reply, failed)
+            return
         path = part_path(item, turn, part.part, f".{JOINED_FORMAT}")
         files = [(path, data) for made_path, data in made.files if made_path == made.audio_path]
         saved = self.storage.write_many(files)
@@ -137,6 +141,19 @@ class _Finishing:
         )
         self.ledger.writer.record_part(replace(part, outcome=done)).wait()
         self.storage.delete(outcome.raw_reply.path)
+
+    def _fail_part(self, part: PartOutcome, body: SavedFile, failed: ServiceError) -> None:
+        """Record that a part's reply is unusable after all: it fails its turn, as it would have then."""
+        outcome, data = part.outcome, self.storage.read(body.path)
+        bad = replace(
+            outcome,
+            status=Status.FAILED,
+            error_type=failed.error_type,
+            error_message=f"part {part.part}: {failed.message}",
+            raw_reply=self.storage.write(raw_path(outcome.item_id, outcome.turn, data), data),
+        )
+        self.ledger.writer.record_part(replace(part, outcome=replace(bad, raw_reply=None)), None, bad).wait()
+        self.storage.delete(body.path)
 
     def _sent_turn(self, outcome: Outcome) -> tuple[Item, Turn]:
         """Return the turn as it was sent, whatever the job says today."""

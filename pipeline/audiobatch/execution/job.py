@@ -211,7 +211,8 @@ class Job:
                     job.membership = Membership(
                         ledger=opened.ledger, stop=job.stop, lease_s=spec.lease_s, sends=sends
                     )
-                    job._begin_background(job.membership.keep())
+                    # Without heartbeats other runs would take its items.
+                    job._begin_background(job.membership.keep(), needed=True)
                 yield job
 
     def _warn_early(self, replayed: int, lost: int) -> None:
@@ -258,7 +259,8 @@ class Job:
         if plan.to_send and run.sends:
             await asyncio.to_thread(self._reserve_space, plan)
             await self._open_runner(plan)
-        self._begin_background(self._watch_stop(), self._refresh_manifest())
+        self._begin_background(self._watch_stop(), needed=True)
+        self._begin_background(self._refresh_manifest())
         await self._begin_sending()
         return plan
 
@@ -398,7 +400,7 @@ class Job:
         self.plan = replace(EMPTY_PLAN, deployments=deployments)
         self.phase = "sending"
         await self._open_runner(self.plan)
-        self._begin_background(self._watch_stop())
+        self._begin_background(self._watch_stop(), needed=True)
         await self._begin_sending()
         await self._end_sending()
         await self._end_background()
@@ -572,10 +574,21 @@ class Job:
                 log.warning("manifest not refreshed: %s", failed.message)
             pause_s = max(Views.REFRESH_EVERY_S, 20 * (loop.time() - began_s))
 
-    def _begin_background(self, *work: Coroutine[Any, Any, None]) -> None:
+    def _begin_background(self, *work: Coroutine[Any, Any, None], needed: bool = False) -> None:
+        """Start tasks beside the calls; a run that needs one stops where that fails."""
         if not self._background:
             self._stack.push_async_callback(self._end_background)
-        self._background += [asyncio.create_task(step) for step in work]
+        for step in work:
+            task = asyncio.create_task(step)
+            task.add_done_callback(partial(self._background_ended, needed=needed))
+            self._background.append(task)
+
+    def _background_ended(self, task: asyncio.Task[None], *, needed: bool) -> None:
+        if task.cancelled() or (failed := task.exception()) is None:
+            return
+        log.error("a task beside the calls failed", exc_info=failed)
+        if needed:
+            self.stop.ask(StopReason.INTERNAL, repr(failed))
 
     async def _end_background(self) -> None:
         for task in self._background:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from audiobatch.errors import InputError
@@ -96,15 +96,10 @@ def probed_source(file: RecordingFile, result: Probed | InputError) -> Source:
     """Return the source of a recording that was probed, or could not be."""
     if isinstance(result, InputError):
         return _source(file, refusal=result.message)
-    return Source(
-        item_id=file.item_id,
-        kind=SourceKind.RECORDING,
-        position=0,
-        root=file.root,
-        path=file.path,
+    return replace(
+        _source(file, sha256=result.sha256),
         size_bytes=result.size_bytes,
         mtime_ns=result.mtime_ns,
-        sha256=result.sha256,
         media=result.media,
     )
 
