@@ -38,6 +38,12 @@ def service() -> Iterator[EmulatorProcess]:
         yield emulator
 
 
+@pytest.fixture(autouse=True)
+def no_faults(service: EmulatorProcess) -> None:
+    """No test meets the faults of the one before."""
+    service.put_faults()
+
+
 @pytest.fixture(scope="module")
 def account(service: EmulatorProcess) -> dict[str, str]:
     return {

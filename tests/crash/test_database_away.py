@@ -78,7 +78,7 @@ def test_one_that_is_back_after_seconds_costs_nothing_but_the_wait(
     # On a busy machine the server takes seconds to start; a run that is silent past its lease stops.
     summary = run_job(**settings | {"lease_s": 60.0})
     waits.join()
-    assert (summary.exit_code, summary.succeeded) == (0, ITEMS)
+    assert (summary.exit_code, summary.succeeded) == (0, ITEMS), summary.message
     assert billed(emulator) == ITEMS
     assert {row["status"] for row in rows_of(summary)} == {"succeeded"}
 

@@ -7,22 +7,26 @@ meanwhile has been paid for, or is about to be.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
 from audiobatch.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection, Engine
 
 log = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Part = TypeVar("_Part", bound="HasDatabase")
 
 #: How long a database may be away before it counts as gone.
 LONGEST_OUTAGE_S = 120.0
@@ -96,6 +100,32 @@ class Outage:
     def give_up(self) -> None:
         """Stop waiting: from now on, what cannot be written fails at once and goes to the spool."""
         self._gave_up.set()
+
+
+class HasDatabase(Protocol):
+    """A part of a ledger that reads."""
+
+    _database: Database
+
+
+def retried(read: Callable[Concatenate[_Part, _P], _T]) -> Callable[Concatenate[_Part, _P], _T]:
+    """Run a method that reads once more where its connection broke off, for as long as an outage is waited out."""
+
+    @functools.wraps(read)
+    def reading(part: _Part, /, *arguments: _P.args, **named: _P.kwargs) -> _T:
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return read(part, *arguments, **named)
+            except StorageError as failed:
+                cause = failed.__cause__
+                if not isinstance(cause, DBAPIError):
+                    raise
+                if not part._database.outage.wait_before_retry(cause, tries):  # noqa: SLF001 - the part's own
+                    raise
+
+    return reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

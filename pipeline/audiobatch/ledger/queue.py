@@ -25,6 +25,7 @@ from sqlalchemy import Float, and_, bindparam, case, exists, func, or_, select, 
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from audiobatch.errors import LeaseLost
+from audiobatch.ledger.database import retried
 from audiobatch.ledger.group_commit import lost_claims
 from audiobatch.ledger.queue_totals import QueueTotals
 from audiobatch.ledger.schema import attempts, db_now, queue, workers
@@ -416,6 +417,7 @@ class WorkQueue:
         """Return the totals of the items of a queue."""
         return QueueTotals(self._database, queue_id)
 
+    @retried
     def positions(self) -> list[int]:
         """Return the positions of what is left, ascending. Blocks."""
         query: Select[Any] = (

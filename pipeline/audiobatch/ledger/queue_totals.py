@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from sqlalchemy import Numeric, and_, case, cast, func, select
 
+from audiobatch.ledger.database import retried
 from audiobatch.ledger.rows import media_from_text
 from audiobatch.ledger.schema import TAKEN_BACK, attempts, items, outcomes, queue, runs
 from audiobatch.model import CostBasis, Status
@@ -65,6 +66,7 @@ class QueueTotals:
         self._database = database
         self._queue_id = queue_id
 
+    @retried
     def counts(self) -> Counts:
         """Count finished items and calls in flight, and add up what calls have cost."""
         worst = func.max(
@@ -94,6 +96,7 @@ class QueueTotals:
                 cost_usd=Decimal(connection.execute(cost).scalar() or 0),
             )
 
+    @retried
     def sums(self) -> Sums:
         """Add up every row of the items that are finished."""
         query: Select[Any] = (
@@ -141,6 +144,7 @@ class QueueTotals:
             estimated_usd=sum(estimates, Decimal(0)),
         )
 
+    @retried
     def sent_for(self, for_run: str) -> int:
         """Count the items that the workers of `for_run` made a call for, other than calls that were taken back."""
         query = select(func.count(attempts.c.item_id.distinct())).where(
@@ -149,6 +153,7 @@ class QueueTotals:
         with self._database.reading() as connection:
             return int(connection.execute(query).scalar_one())
 
+    @retried
     def summaries_of(self, for_run: str) -> list[dict[str, Any] | None]:
         """Return the summaries of the workers of `for_run`; None: still at work, or killed."""
         query = select(runs.c.summary).where(runs.c.run_id.startswith(f"{for_run}.", autoescape=True))

@@ -16,6 +16,7 @@ from sqlalchemy import Select, and_, case, distinct, func, not_, or_, select
 
 from audiobatch.errors import ErrorType
 from audiobatch.ledger.costs import at_most_usd, counted_usd, uncounted
+from audiobatch.ledger.database import retried
 from audiobatch.ledger.engine import damage
 from audiobatch.ledger.membership import QUEUE_NOTE, live_workers, name_of
 from audiobatch.ledger.rows import (
@@ -136,6 +137,7 @@ class LedgerReader:
 
     # Outcomes and parts.
 
+    @retried
     def outcome(self, item_id: str, turn: int) -> Outcome | None:
         """Return the outcome of a turn; None if there is none yet."""
         query = select(outcomes).where(outcomes.c.item_id == item_id, outcomes.c.turn == turn)
@@ -143,12 +145,14 @@ class LedgerReader:
             row = connection.execute(query).mappings().first()
         return outcome_from_row(row) if row else None
 
+    @retried
     def earlier_outcomes(self, item_id: str, turn: int) -> list[Outcome]:
         """Return the outcomes of a turn that a later one has superseded."""
         query = select(versions).where(versions.c.item_id == item_id, versions.c.turn == turn)
         with self._database.reading() as connection:
             return [outcome_from_row(row) for row in connection.execute(query).mappings()]
 
+    @retried
     def unknown_calls(self, item_id: str, turn: int) -> int:
         """Count the calls of a turn with an unknown end."""
         query = (
@@ -164,6 +168,7 @@ class LedgerReader:
         with self._database.reading() as connection:
             return int(connection.execute(query).scalar_one())
 
+    @retried
     def unknown_counts(self) -> dict[tuple[str, int, str], int]:
         """Count calls with an unknown end, by (item_id, turn, fingerprint); of parts, those of the worst one."""
         key = (attempts.c.item_id, attempts.c.turn, attempts.c.fingerprint)
@@ -179,6 +184,7 @@ class LedgerReader:
                 worst[key_of] = max(count, worst.get(key_of, 0))
         return worst
 
+    @retried
     def part_calls(self, item_id: str, turn: int, fingerprint: str) -> dict[int, PartCalls]:
         """Count the calls of one turn so far, by part."""
         query = (
@@ -199,6 +205,7 @@ class LedgerReader:
             found = connection.execute(query).tuples().all()
         return {part: PartCalls(made=int(made), unknown=int(unknown)) for part, made, unknown in found}
 
+    @retried
     def parts_called(self) -> dict[str, int]:
         """Return the highest part of each item that was ever called in parts."""
         query = (
@@ -209,6 +216,7 @@ class LedgerReader:
         with self._database.reading() as connection:
             return {str(item): int(part) for item, part in connection.execute(query)}
 
+    @retried
     def parts_of(self, item_id: str, turn: int, version: int, kind: PartKind) -> dict[int, PartOutcome]:
         """Return what is recorded of a turn's parts, by number."""
         query = select(parts).where(
@@ -221,6 +229,7 @@ class LedgerReader:
             found = connection.execute(query).mappings().all()
         return {row["part"]: part_from_row(row) for row in found}
 
+    @retried
     def transcribed(self, item_id: str | None = None) -> set[tuple[str, int, int, str]]:
         """Return what is transcribed, of all items or one: (item_id, turn, version, kind of part)."""
         query = select(parts.c.item_id, parts.c.turn, parts.c.version, parts.c.kind).where(parts.c.part == 0)
@@ -229,6 +238,7 @@ class LedgerReader:
         with self._database.reading() as connection:
             return {(item, turn, version, kind) for item, turn, version, kind in connection.execute(query)}
 
+    @retried
     def known_files(self) -> dict[str, tuple[int, int, str, str, str]]:
         """Return what probing found before: item_id → (size, mtime, sha256, media, refusal)."""
         query = select(
@@ -245,12 +255,14 @@ class LedgerReader:
                 for row in connection.execution_options(yield_per=CHUNK).execute(query)
             }
 
+    @retried
     def item_rows(self, item_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         """Return the `FOUND_COLUMNS` of those of these inputs that are recorded."""
         query = select(*(items.c[name] for name in FOUND_COLUMNS)).where(items.c.item_id.in_(item_ids))
         with self._database.reading() as connection:
             return {row[0]: tuple(row) for row in connection.execute(query).all()}
 
+    @retried
     def has_missing(self, queue_id: str) -> bool:
         """Return whether there are inputs without a result that were not found for this queue."""
         has_outcome = select(outcomes.c.turn).where(outcomes.c.item_id == items.c.item_id).exists()
@@ -281,6 +293,7 @@ class LedgerReader:
             query = query.where(or_(items.c.item_id.in_(decided), undecided, items.c.refusal != ""))
         yield from self._recorded(query)
 
+    @retried
     def count_unchanged(self, queue_id: str, unchanged: Unchanged) -> int:
         """Count the inputs of this queue that are done and unchanged."""
         query = select(func.count()).select_from(items)
@@ -294,6 +307,7 @@ class LedgerReader:
         with self._database.reading() as connection:
             yield from connection.execution_options(yield_per=CHUNK).execute(query).scalars()
 
+    @retried
     def recorded_of(self, item_ids: Sequence[str]) -> list[Recorded]:
         """Return these sources with their outcomes, in input order."""
         query = select(items).where(items.c.item_id.in_(item_ids)).order_by(items.c.position)
@@ -326,28 +340,33 @@ class LedgerReader:
                         reviews=reviews.get(item_id, {}),
                     )
 
+    @retried
     def note(self, key: str) -> str:
         """Return a note; empty where there is none."""
         with self._database.reading() as connection:
             return connection.execute(select(meta.c.value).where(meta.c.key == key)).scalar() or ""
 
+    @retried
     def past_marks(self) -> set[tuple[str, int, int, Review]]:
         """Return every mark that was ever applied: (item_id, turn, version marked, mark)."""
         with self._database.reading() as connection:
             return past_marks(connection)
 
+    @retried
     def settings_value(self, settings_key: str) -> dict[str, Any] | None:
         """Return the job settings with a key."""
         with self._database.reading() as connection:
             text = connection.execute(select(settings.c.value).where(settings.c.key == settings_key)).scalar()
         return orjson.loads(text) if text else None
 
+    @retried
     def spent_usd(self, run_id: str | None = None) -> Decimal:
         """Add up what calls have cost, in one run or in the folder's life. Decimals, never floats."""
         of_run = () if run_id is None else (attempts.c.run_id == run_id,)
         with self._database.reading() as connection:
             return counted_usd(connection, *of_run)
 
+    @retried
     def spent_at_most_usd(self, unrecorded_usd: Decimal) -> Decimal:
         """Add up what calls cost at most in the folder's life: their worst case, where the cost is not known.
 
@@ -357,11 +376,13 @@ class LedgerReader:
         with self._database.reading() as connection:
             return at_most_usd(connection, unrecorded_usd)
 
+    @retried
     def uncounted(self) -> tuple[int, Decimal | None]:
         """Count the calls whose cost is not known, and add up their worst cases; None where one has no bound."""
         with self._database.reading() as connection:
             return uncounted(connection)
 
+    @retried
     def unfinished(self) -> tuple[list[Outcome], list[PartOutcome]]:
         """Return turns, and parts of turns, whose reply was paid for and could not be processed.
 
@@ -375,6 +396,7 @@ class LedgerReader:
             turns = [outcome_from_row(row) for row in connection.execute(of_turns).mappings()]
             return turns, [part_from_row(row) for row in connection.execute(of_parts).mappings()]
 
+    @retried
     def count_outcomes(self) -> dict[str, int]:
         """Count the outcomes, by status."""
         query = select(outcomes.c.status, func.count()).group_by(outcomes.c.status)
@@ -383,6 +405,7 @@ class LedgerReader:
 
     # What a killed run left; what verify and status show.
 
+    @retried
     def open_calls(self, item_ids: Sequence[str] | None = None) -> Sequence[RowMapping]:
         """Return the calls, of all items or these, whose end is not recorded: in flight, or killed."""
         query = select(attempts).where(attempts.c.state == "open")
@@ -391,6 +414,7 @@ class LedgerReader:
         with self._database.reading() as connection:
             return connection.execute(query).mappings().all()
 
+    @retried
     def unknown_without_outcome(self) -> Sequence[RowMapping]:
         """Return the last calls, with an unknown end, of turns whose outcome a kill left unwritten."""
         settled = and_(outcomes.c.item_id == attempts.c.item_id, outcomes.c.turn == attempts.c.turn)
@@ -407,6 +431,7 @@ class LedgerReader:
             found = connection.execute(query).mappings().all()
         return list({(call["item_id"], call["turn"]): call for call in found}.values())
 
+    @retried
     def run_ids(self) -> set[str]:
         """Return every run that was begun on this ledger."""
         with self._database.reading() as connection:
@@ -429,6 +454,7 @@ class LedgerReader:
             for row in connection.execution_options(yield_per=CHUNK).execute(query).mappings():
                 yield outcome_from_row(row)
 
+    @retried
     def progress(self, since: datetime) -> Progress:
         """Return how far the work on the queue is, for a process that does not do it.
 
@@ -450,12 +476,14 @@ class LedgerReader:
             queued=counts[0], ended=counts[1], ended_since=counts[2], since=since, in_flight=counts[3]
         )
 
+    @retried
     def has_finished_run(self) -> bool:
         """Return whether any run has finished, and so has written the reports."""
         query = select(runs.c.run_id).where(runs.c.finished_at.is_not(None)).limit(1)
         with self._database.reading() as connection:
             return connection.execute(query).first() is not None
 
+    @retried
     def live_workers(self) -> list[str]:
         """Return the names of the runs that are at work on a shared ledger."""
         with self._database.reading() as connection:
