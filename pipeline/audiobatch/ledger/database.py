@@ -30,6 +30,8 @@ _Part = TypeVar("_Part", bound="HasDatabase")
 
 #: How long a database may be away before it counts as gone.
 LONGEST_OUTAGE_S = 120.0
+#: Tries of one read. A query that breaks every connection is given up; one that cannot connect waits by itself.
+_MOST_READS = 5
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 3.0
 #: PostgreSQL's states for a server that ends, crashes, starts, or has no connection left. Source: PostgreSQL 17,
@@ -109,7 +111,7 @@ class HasDatabase(Protocol):
 
 
 def retried(read: Callable[Concatenate[_Part, _P], _T]) -> Callable[Concatenate[_Part, _P], _T]:
-    """Run a method that reads once more where its connection broke off, for as long as an outage is waited out."""
+    """Let a method that reads run again where its connection broke off; an outage is waited out as elsewhere."""
 
     @functools.wraps(read)
     def reading(part: _Part, /, *arguments: _P.args, **named: _P.kwargs) -> _T:
@@ -120,7 +122,7 @@ def retried(read: Callable[Concatenate[_Part, _P], _T]) -> Callable[Concatenate[
                 return read(part, *arguments, **named)
             except StorageError as failed:
                 cause = failed.__cause__
-                if not isinstance(cause, DBAPIError):
+                if not isinstance(cause, DBAPIError) or tries == _MOST_READS:
                     raise
                 if not part._database.outage.wait_before_retry(cause, tries):  # noqa: SLF001 - the part's own
                     raise
